@@ -1,0 +1,76 @@
+"""The values that travel between the parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Generic, TypeVar
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeEvent:
+    """
+    "Look at this entity again": the whole content of a broadcast.
+
+    Attributes:
+        id: The entity's id, text of 1 to 512 characters.
+    """
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """
+    What a sink knows of an id.
+
+    Attributes:
+        version: Grows with every successful `apply`; 0 if the id was never touched.
+        present: True if an entity is cached; False for a tombstone and for an id never seen.
+        etag: The `ETag` that came with the cached entity, or None.
+    """
+
+    version: int = 0
+    present: bool = False
+    etag: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found(Generic[T_co]):
+    """
+    The source has the entity.
+
+    Attributes:
+        value: The entity.
+        etag: Its `ETag`, with which the next GET can ask for changes only; None if the source sent none.
+    """
+
+    value: T_co
+    etag: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """The source still has what the cache holds (304). Only an answer to a GET that named the entry's `etag`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The source says that there is no such entity: deleted, or a save that failed."""
+
+
+class Outcome(str, Enum):
+    """What a look did to the cache. Members are text: `Outcome.CREATED == "created"`."""
+
+    CREATED = "created"
+    """Found, and not in the cache before."""
+    UPDATED = "updated"
+    """Found, with another `ETag` than the cached one (or with none, so that nobody can tell)."""
+    UNCHANGED = "unchanged"
+    """The cache was right already: same `ETag`, or gone and known to be."""
+    DELETED = "deleted"
+    """Gone, and in the cache until now."""
+    NEVER_SAVED = "never_saved"
+    """Gone, and never seen before: the save after the broadcast failed, or the entity was deleted since."""

@@ -1,0 +1,177 @@
+"""Where an id comes from: checked values, and paths or callables that are checked when a function is decorated."""
+
+from __future__ import annotations
+
+import inspect
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from types import GeneratorType
+from typing import Any
+from uuid import UUID
+
+from change_events.exceptions import ConfigurationError, IdResolutionError
+
+MAX_ID_LENGTH = 512
+
+Arguments = Mapping[str, Any]
+
+
+def checked_id(value: object) -> str:
+    """
+    Return the id as text, or say why it can't be one.
+
+    Args:
+        value: Text of 1 to 512 characters, an integer or a UUID. Refused are `.` and `..` (they change which path a URL
+            names, RFC 3986, 5.2.4), control characters and lone surrogates (they have no UTF-8).
+
+    Raises:
+        ValueError: Anything else.
+    """
+    if isinstance(value, str):
+        text = value
+    elif isinstance(value, (int, UUID)) and not isinstance(value, bool):
+        text = str(value)
+    else:
+        raise ValueError(f"an id is text, an integer or a UUID, not {value!r}")
+    if not 1 <= len(text) <= MAX_ID_LENGTH:
+        raise ValueError(f"an id has 1 to {MAX_ID_LENGTH} characters, not {len(text)}")
+    if text in {".", ".."}:
+        raise ValueError(f"an id can't be {text!r}: it would change which path is asked")
+    if not text.isprintable() and any(unicodedata.category(character) in {"Cc", "Cs"} for character in text):
+        raise ValueError(f"an id has no control characters and no lone surrogates: {text!r}")
+    return text
+
+
+def id_resolver(
+    function: Callable[..., Any],
+    *,
+    id: str | Callable[..., object] | None,
+    ids: str | Callable[..., Iterable[object]] | None,
+) -> Callable[[Arguments], tuple[str, ...]]:
+    """
+    Build what reads the ids from a call of `function`.
+
+    Args:
+        function: The function that is being decorated.
+        id: Where the one id is: a path (`"product.id"`: a parameter, then attributes or mapping keys), or a callable
+            that names the parameters it wants. None: the parameter named `id`, else the first parameter's own `id`.
+        ids: The same for several ids; what it gives is iterated.
+
+    Raises:
+        ConfigurationError: `id` and `ids` together; a path or callable that doesn't fit the function's parameters.
+    """
+    name = function.__qualname__
+    if ids is not None:
+        if id is not None:
+            raise ConfigurationError(f"{name}(): give id= or ids=, not both")
+        read_all = reader(function, ids, setting="ids")
+        return lambda arguments: _many(name, ids, read_all, arguments)
+    source = _default_path(function) if id is None else id
+    read_one = reader(function, source, setting="id")
+    return lambda arguments: (_checked(name, source, read_one(arguments)),)
+
+
+def reader(function: Callable[..., Any], source: str | Callable[..., Any], *, setting: str) -> Callable[[Arguments], Any]:
+    """Build what reads one value from a call of `function`: by a path, or by a callable of some of its arguments."""
+    if isinstance(source, str):
+        return _path_reader(function, source, setting=setting)
+    if callable(source):
+        return _callable_reader(function, source, setting=setting)
+    raise ConfigurationError(f"{function.__qualname__}(): {setting}= takes a path or a callable, not {source!r}")
+
+
+def _default_path(function: Callable[..., Any]) -> str:
+    parameters = list(inspect.signature(function).parameters)
+    if "id" in parameters:
+        return "id"
+    if parameters[:1] in (["self"], ["cls"]):
+        del parameters[0]
+    if not parameters:
+        raise ConfigurationError(
+            f"{function.__qualname__}() has no parameters to read an id from; "
+            "give it one, or say where the id is with id=lambda: ..."
+        )
+    return f"{parameters[0]}.id"
+
+
+def _path_reader(function: Callable[..., Any], path: str, *, setting: str) -> Callable[[Arguments], Any]:
+    name = function.__qualname__
+    first, *rest = path.split(".")
+    if not all([first, *rest]):
+        raise ConfigurationError(f"{name}(): {setting}={path!r} is no path; write it like 'product.id'")
+    _require_parameter(function, first)
+
+    def read(arguments: Arguments) -> object:
+        value = arguments[first]
+        for step in rest:
+            try:
+                value = value[step] if isinstance(value, Mapping) else getattr(value, step)
+            except (AttributeError, LookupError) as error:
+                raise IdResolutionError(
+                    f"{name}(): no {step!r} in the {type(value).__name__} on the way of {setting}={path!r}"
+                ) from error
+        return value
+
+    return read
+
+
+def _callable_reader(function: Callable[..., Any], source: Callable[..., Any], *, setting: str) -> Callable[[Arguments], Any]:
+    name = function.__qualname__
+    try:
+        wanted = inspect.signature(source).parameters.values()
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"{name}(): {setting}={source!r} does not tell its parameters; use a lambda") from error
+    names = []
+    for parameter in wanted:
+        if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
+            raise ConfigurationError(f"{name}(): {setting}= must name the parameters that it wants, not {parameter}")
+        if parameter.default is parameter.empty:
+            _require_parameter(function, parameter.name)
+            names.append(parameter)
+
+    def read(arguments: Arguments) -> object:
+        positional = [arguments[p.name] for p in names if p.kind is not p.KEYWORD_ONLY]
+        keywords = {p.name: arguments[p.name] for p in names if p.kind is p.KEYWORD_ONLY}
+        try:
+            return source(*positional, **keywords)
+        except (AttributeError, LookupError) as error:
+            raise IdResolutionError(f"{name}(): {setting}= found nothing: {error!r}") from error
+
+    return read
+
+
+def _require_parameter(function: Callable[..., Any], name: str) -> None:
+    parameters = list(inspect.signature(function).parameters)
+    if name not in parameters:
+        close = get_close_matches(name, parameters, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(parameters) or 'none'}"
+        raise ConfigurationError(f"{function.__qualname__}() has no parameter {name!r}; {hint}")
+
+
+def _checked(name: str, source: object, value: object) -> str:
+    if value is None:
+        raise IdResolutionError(
+            f"{name}(): the id ({_shown(source)}) is None. An id that the database hands out at insert can't be "
+            "announced before it: make the id in the service (a UUID or ULID)"
+        )
+    try:
+        return checked_id(value)
+    except ValueError as error:
+        raise IdResolutionError(f"{name}(): {_shown(source)}: {error}") from None
+
+
+def _many(name: str, source: object, read: Callable[[Arguments], Iterable[object]], arguments: Arguments) -> tuple[str, ...]:
+    for parameter, value in arguments.items():
+        if isinstance(value, (GeneratorType, map, filter, zip)):
+            raise IdResolutionError(
+                f"{name}(): {parameter!r} is a {type(value).__name__}; reading its ids would leave nothing to save. Pass a list"
+            )
+    values = read(arguments)
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise IdResolutionError(f"{name}(): {_shown(source)} gave {values!r}, not an iterable of ids")
+    return tuple(dict.fromkeys(_checked(name, source, value) for value in values))
+
+
+def _shown(source: object) -> str:
+    return repr(source) if isinstance(source, str) else "from the callable"

@@ -1,0 +1,147 @@
+"""
+Which id is due for a look, and which events a look settles. Pure: no clock, no thread, no I/O.
+
+An event may be acknowledged after a look whose GET started when the event was *due* or later. Until then it is held, and
+the events of one id are held together:
+
+- at most one look at an id at a time;
+- an event that arrives before the GET starts joins the look; one that arrives later asks for another;
+- looks that would fall due close together are one: an event can wait a tenth of its hold beyond its due time.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from dataclasses import dataclass, field
+
+SLACK = 0.1
+"""How much longer than its hold an event may wait for company, as a share of the hold."""
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """
+    One event in the worker's hands: received, not acknowledged.
+
+    Attributes:
+        id: The entity's id.
+        message_id: SQS's name for the message, the same at each delivery.
+        receipt_handle: The key to the *latest* delivery, with which to acknowledge or extend it.
+        receive_count: How often SQS has delivered it (`ApproximateReceiveCount`).
+        due: When a GET that settles it may start at the earliest, in monotonic seconds.
+        latest: When that GET should start at the latest.
+        expires: When the message becomes visible to other workers, unless extended.
+    """
+
+    id: str
+    message_id: str
+    receipt_handle: str
+    receive_count: int
+    due: float
+    latest: float
+    expires: float
+
+
+@dataclass(slots=True, eq=False)
+class _Group:
+    """The held events of one id."""
+
+    events: dict[str, Held] = field(default_factory=dict)
+    look_at: float = math.inf
+    looking: bool = False
+    frozen: list[Held] = field(default_factory=list)
+    get_started: float = math.inf
+
+
+class Inbox:
+    """
+    The events that a worker holds. Times are passed in; the caller serializes the calls.
+
+    Args:
+        early_look: Look once as soon as an event arrives, too, not only when it is due.
+    """
+
+    def __init__(self, *, early_look: bool) -> None:
+        self._early_look = early_look
+        self._groups: dict[str, _Group] = {}
+        self._agenda: list[tuple[float, str]] = []  # a heap; entries that no longer match their group are skipped
+        self._count = 0
+
+    def __len__(self) -> int:
+        """Return how many events are held."""
+        return self._count
+
+    def add(self, event: Held, now: float) -> None:
+        """Hold an event. One that is held already was delivered again: only its new receipt handle counts."""
+        group = self._groups.setdefault(event.id, _Group())
+        known = group.events.get(event.message_id)
+        if known is not None:
+            known.receipt_handle = event.receipt_handle
+            known.receive_count = event.receive_count
+            known.expires = event.expires
+            return
+        group.events[event.message_id] = event
+        self._count += 1
+        self._schedule(event.id, group, now if self._early_look else event.latest)
+
+    def next(self, now: float) -> str | None:
+        """Return the id that has been due for a look the longest, and reserve it; None if there is none."""
+        at = self.next_at()
+        if at is None or at > now:
+            return None
+        _, id = heapq.heappop(self._agenda)
+        self._groups[id].looking = True
+        return id
+
+    def next_at(self) -> float | None:
+        """Return when the next look is due, in monotonic seconds; None if no look is awaited."""
+        while self._agenda:
+            at, id = self._agenda[0]
+            group = self._groups.get(id)
+            if group is not None and not group.looking and group.look_at == at:
+                return at
+            heapq.heappop(self._agenda)
+        return None
+
+    def freeze(self, id: str, now: float) -> None:
+        """The GET of the reserved look starts: the events of now are its own; later ones ask for another look."""
+        group = self._groups[id]
+        group.frozen = list(group.events.values())
+        group.get_started = now
+        group.look_at = math.inf
+
+    def settle(self, id: str) -> list[Held]:
+        """The look is done and applied: let go of the events that it settles, and return them to be acknowledged."""
+        group = self._groups[id]
+        settled = [event for event in group.frozen if event.due <= group.get_started]
+        waiting = [event.latest for event in group.frozen if event.due > group.get_started]
+        for event in settled:
+            del group.events[event.message_id]
+        self._count -= len(settled)
+        group.looking = False
+        if group.events:
+            self._schedule(id, group, min([group.look_at, *waiting]))
+        else:
+            del self._groups[id]
+        return settled
+
+    def give_up(self, id: str) -> list[Held]:
+        """The reserved look decided nothing: let go of all events of the id, and return them to be handed back."""
+        events = list(self._groups.pop(id).events.values())
+        self._count -= len(events)
+        return events
+
+    def expiring(self, before: float) -> list[Held]:
+        """Return the held events that become visible to others before that time."""
+        return [event for group in self._groups.values() for event in group.events.values() if event.expires < before]
+
+    def clear(self) -> list[Held]:
+        """Let go of everything, and return it to be handed back."""
+        return [event for id in list(self._groups) for event in self.give_up(id)]
+
+    def _schedule(self, id: str, group: _Group, at: float) -> None:
+        if at <= group.look_at:
+            group.look_at = at
+            if not group.looking:
+                heapq.heappush(self._agenda, (at, id))

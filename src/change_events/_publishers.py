@@ -1,0 +1,195 @@
+"""Publishers: SNS, and none."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import threading
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from change_events._codec import encode
+from change_events.exceptions import ConfigurationError, PublishError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from change_events._event import ChangeEvent
+
+log = logging.getLogger("change_events")
+
+BATCH_SIZE = 10
+"""Entries in one `PublishBatch` call, at the most (Amazon SNS API Reference, PublishBatch)."""
+
+MAX_ATTRIBUTES = 7
+"""With raw delivery a message of more than ten attributes is dropped; three are kept for the protocol."""
+
+RESERVED_ATTRIBUTES = frozenset({"phase", "save", "settle"})
+
+_TOPIC_ARN = re.compile(r"arn:[^:]+:sns:(?P<region>[^:]+):[^:]+:[\w-]+(?P<fifo>\.fifo)?")
+_GROUP_ID = re.compile(r"[!-~]{1,128}")
+"""Alphanumerics and punctuation, 128 at the most (Amazon SNS API Reference, Publish, MessageGroupId)."""
+
+Attributes = Mapping[str, str] | Callable[[], Mapping[str, str]]
+
+
+class NullPublisher:
+    """Broadcasts nothing and lets every save run: for tests, scripts and machines without a topic."""
+
+    def publish(self, events: Sequence[ChangeEvent], /) -> None:
+        """Do nothing."""
+
+
+class SNSPublisher:
+    """
+    Broadcasts events to an SNS topic, standard or FIFO. May be shared between threads.
+
+    On a FIFO topic (`.fifo`) the message group is the id (its SHA-256 where SNS would refuse the id itself), so that one
+    entity's events stay in order, and the deduplication id is new for each broadcast. (Content-based deduplication would
+    swallow the second change of an entity within five minutes.)
+
+    Args:
+        topic_arn: The topic's ARN, or a callable that is asked for it at each broadcast; its None broadcasts nothing.
+        client: A boto3 SNS client. Default: one made at the first broadcast, in the topic's region, that gives up
+            after three attempts of at most 2 s to connect and 3 s to answer each, as a save is waiting.
+        attributes: Message attributes to send with every event, as text; or a callable that returns them, called in the
+            context of the save (for a trace context, say). Seven at the most: with raw delivery SNS drops a message of
+            more than ten, and three (`phase`, `save`, `settle`) are the protocol's own.
+
+    Raises:
+        ConfigurationError: `topic_arn` is no topic's ARN; `attributes` are too many, reserved, or not text.
+    """
+
+    def __init__(
+        self,
+        topic_arn: str | Callable[[], str | None],
+        *,
+        client: Any = None,
+        attributes: Attributes | None = None,
+    ) -> None:
+        self._topic_arn = topic_arn
+        self._client = client
+        self._client_lock = threading.Lock()
+        self._attributes = attributes
+        if isinstance(topic_arn, str):
+            _parsed(topic_arn)
+        if not callable(attributes):
+            _message_attributes(attributes)
+
+    @classmethod
+    def from_env(cls, name: str, *, client: Any = None, required: bool = False, attributes: Attributes | None = None) -> Self:
+        """
+        Make a publisher that reads its topic's ARN from the environment, anew at each broadcast.
+
+        Args:
+            name: The environment variable, say `PRODUCT_EVENTS_TOPIC_ARN`. Unset or empty: nothing is broadcast, every
+                save runs, and one warning is logged.
+            client: As for the class.
+            required: If the variable is unset or empty, raise `ConfigurationError` at the broadcast, before the save.
+            attributes: As for the class.
+        """
+        return cls(_Variable(name, required=required).read, client=client, attributes=attributes)
+
+    def publish(self, events: Sequence[ChangeEvent], /) -> None:
+        """
+        Broadcast the events: one by `Publish`, several by a `PublishBatch` for every ten.
+
+        Raises:
+            PublishError: SNS did not accept all of them. Those accepted stay sent; each costs the consumers a look.
+            ConfigurationError: The environment variable is required and missing, or holds no topic's ARN.
+        """
+        topic_arn = self._topic_arn() if callable(self._topic_arn) else self._topic_arn
+        if topic_arn is None:
+            return
+        topic = _parsed(topic_arn)
+        accepted = 0
+        try:
+            client = self._client or self._make_client(topic["region"])
+            attributes = _message_attributes(self._attributes)
+            messages = [_message(event, attributes, fifo=topic["fifo"] is not None) for event in events]
+            if len(messages) == 1:
+                client.publish(TopicArn=topic_arn, **messages[0])
+                return
+            for accepted in range(0, len(messages), BATCH_SIZE):
+                _publish_batch(client, topic_arn, messages[accepted : accepted + BATCH_SIZE])
+        except Exception as error:  # whatever it was: not known to be accepted, so nothing may be saved
+            ids = [event.id for event in events[accepted:]]
+            raise PublishError(f"no broadcast of {_shown(ids)} to {topic_arn}: {error}", ids=ids) from error
+
+    def _make_client(self, region: str) -> Any:
+        import boto3  # not above: a service that imports this library pays for boto3 when it first broadcasts
+        from botocore.config import Config
+
+        with self._client_lock:
+            if self._client is None:
+                patience = Config(connect_timeout=2, read_timeout=3, retries={"mode": "standard", "total_max_attempts": 3})
+                self._client = boto3.client("sns", region_name=region, config=patience)
+            return self._client
+
+
+class _Variable:
+    """An environment variable that is read anew each time, and warned of once."""
+
+    def __init__(self, name: str, *, required: bool) -> None:
+        self._name = name
+        self._required = required
+        self._warned = False
+
+    def read(self) -> str | None:
+        if value := os.environ.get(self._name):
+            return value
+        if self._required:
+            raise ConfigurationError(f"{self._name} is not set: put the ARN of the topic to broadcast to into it")
+        if not self._warned:
+            self._warned = True
+            log.warning("%s is not set: nothing is broadcast", self._name, extra={"action": "publish", "variable": self._name})
+        return None
+
+
+def _parsed(topic_arn: str) -> re.Match[str]:
+    topic = _TOPIC_ARN.fullmatch(topic_arn)
+    if topic is None:
+        raise ConfigurationError(f"{topic_arn!r} is no topic's ARN; one looks like arn:aws:sns:eu-west-1:123456789012:name")
+    return topic
+
+
+def _message_attributes(attributes: Attributes | None) -> dict[str, dict[str, str]]:
+    values = attributes() if callable(attributes) else attributes or {}
+    if len(values) > MAX_ATTRIBUTES:
+        raise ConfigurationError(f"{len(values)} message attributes; at most {MAX_ATTRIBUTES} reach every queue")
+    for name, value in values.items():
+        if name in RESERVED_ATTRIBUTES:
+            raise ConfigurationError(f"the message attribute {name!r} is the protocol's own; use another name")
+        if not isinstance(value, str) or not value:
+            raise ConfigurationError(f"the message attribute {name!r} must be text that is not empty, not {value!r}")
+    return {name: {"DataType": "String", "StringValue": value} for name, value in values.items()}
+
+
+def _message(event: ChangeEvent, attributes: dict[str, dict[str, str]], *, fifo: bool) -> dict[str, Any]:
+    message: dict[str, Any] = {"Message": encode(event)}
+    if attributes:
+        message["MessageAttributes"] = attributes
+    if fifo:
+        group = event.id if _GROUP_ID.fullmatch(event.id) else hashlib.sha256(event.id.encode()).hexdigest()
+        message |= {"MessageGroupId": group, "MessageDeduplicationId": uuid.uuid4().hex}
+    return message
+
+
+def _publish_batch(client: Any, topic_arn: str, messages: list[dict[str, Any]]) -> None:
+    entries = [{"Id": str(position), **message} for position, message in enumerate(messages)]
+    failed = client.publish_batch(TopicArn=topic_arn, PublishBatchRequestEntries=entries).get("Failed", [])
+    if failed:
+        reasons = sorted({f"{entry.get('Code')}: {entry.get('Message')}" for entry in failed})
+        raise _RefusedError(f"{len(failed)} of {len(entries)} refused ({'; '.join(reasons)})")
+
+
+class _RefusedError(Exception):
+    """SNS accepted the call, and not all of its entries."""
+
+
+def _shown(ids: list[str]) -> str:
+    more = f" and {len(ids) - 3} more" if len(ids) > 3 else ""
+    return ", ".join(map(repr, ids[:3])) + more

@@ -1,0 +1,155 @@
+"""The queue, in batches; and every batch's `Failed` list is read."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from change_events.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+log = logging.getLogger("change_events")
+
+BATCH_SIZE = 10
+"""Entries in one batch call, and messages in one receive, at the most (Amazon SQS API Reference)."""
+
+MAX_VISIBILITY = 43_200
+"""Seconds: twelve hours (Amazon SQS API Reference, ChangeMessageVisibility)."""
+
+_QUEUE_URL = re.compile(r"https?://[^/]+/.+")
+_AWS_HOST = re.compile(r"https://(?:sqs\.(?P<new>[^.]+)|(?P<old>[^.]+)\.queue)\.amazonaws\.com(?:\.cn)?/")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A delivery of a message."""
+
+    message_id: str
+    receipt_handle: str
+    body: str
+    receive_count: int
+
+
+class Queue:
+    """
+    An SQS queue, as far as a worker needs it.
+
+    Args:
+        url: The queue's URL.
+        client: A boto3 SQS client, or None to make one for the region in the URL.
+
+    Raises:
+        ConfigurationError: `url` is no queue's URL.
+    """
+
+    def __init__(self, url: str, client: Any = None) -> None:
+        if not _QUEUE_URL.match(url):
+            raise ConfigurationError(
+                f"{url!r} is no queue's URL; one looks like https://sqs.eu-west-1.amazonaws.com/123456789012/name"
+            )
+        self.url = url
+        self._client = client
+
+    def open(self) -> float:
+        """
+        Ask the queue for its delay, which shows that it exists and may be read.
+
+        Returns:
+            `DelaySeconds`: how old every message is, at the least, when it is received.
+
+        Raises:
+            ConfigurationError: It can't be asked: no such queue, no credentials, no permission, no route to it.
+        """
+        try:
+            self._client = self._client or _make_client(self.url)
+            attributes = self._attributes("DelaySeconds")
+        except Exception as error:  # boto3 has no common root for what can be wrong here, from region to DNS
+            raise ConfigurationError(
+                f"the queue {self.url} can't be read: {error}. Check the URL, the credentials and region that boto3 finds, "
+                "and that they allow sqs:GetQueueAttributes, ReceiveMessage, DeleteMessage and ChangeMessageVisibility"
+            ) from error
+        return float(attributes["DelaySeconds"])
+
+    def delayed(self) -> int:
+        """Return about how many messages wait for the queue's delay to pass."""
+        return int(self._attributes("ApproximateNumberOfMessagesDelayed")["ApproximateNumberOfMessagesDelayed"])
+
+    def _attributes(self, *names: str) -> dict[str, str]:
+        attributes: dict[str, str] = self._client.get_queue_attributes(QueueUrl=self.url, AttributeNames=list(names))[
+            "Attributes"
+        ]
+        return attributes
+
+    def receive(self, *, most: int, wait: int, visibility: int) -> list[Message]:
+        """Long-poll for messages. Times are in seconds."""
+        response = self._client.receive_message(
+            QueueUrl=self.url,
+            MaxNumberOfMessages=most,
+            WaitTimeSeconds=wait,
+            VisibilityTimeout=visibility,
+            MessageSystemAttributeNames=["ApproximateReceiveCount"],
+        )
+        return [
+            Message(
+                message["MessageId"],
+                message["ReceiptHandle"],
+                message["Body"],
+                int(message.get("Attributes", {}).get("ApproximateReceiveCount", 1)),
+            )
+            for message in response.get("Messages", [])
+        ]
+
+    def delete(self, receipt_handles: Sequence[str]) -> tuple[int, list[str]]:
+        """
+        Acknowledge up to ten deliveries.
+
+        Returns:
+            How many were deleted, and the receipt handles that may be tried again. Those that SQS refuses for good, as they
+            have expired say, are logged and in neither.
+        """
+        # Positions as entry ids: one message delivered twice may stand twice in a batch, and its id then only once.
+        entries = [{"Id": str(position), "ReceiptHandle": handle} for position, handle in enumerate(receipt_handles)]
+        failed = self._client.delete_message_batch(QueueUrl=self.url, Entries=entries).get("Failed", [])
+        retriable = _retriable(failed, "acknowledge")
+        return len(entries) - len(failed), [receipt_handles[int(entry["Id"])] for entry in retriable]
+
+    def change_visibility(self, deliveries: Sequence[tuple[str, float]]) -> None:
+        """
+        Make up to ten deliveries invisible for so many seconds from now, rounded up.
+
+        What fails is logged: the message becomes visible by itself, sooner or later than asked.
+        """
+        entries = [
+            {
+                "Id": str(position),
+                "ReceiptHandle": handle,
+                "VisibilityTimeout": min(-int(-seconds // 1), MAX_VISIBILITY),
+            }
+            for position, (handle, seconds) in enumerate(deliveries)
+        ]
+        failed = self._client.change_message_visibility_batch(QueueUrl=self.url, Entries=entries).get("Failed", [])
+        _retriable(failed, "change_visibility")
+
+
+def batches(items: Sequence[Any], size: int = BATCH_SIZE) -> list[Sequence[Any]]:
+    """Cut into pieces of ten."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _retriable(failed: list[dict[str, Any]], action: str) -> list[dict[str, Any]]:
+    for entry in failed:
+        log.warning("%s failed: %s", action, entry.get("Code"), extra={"action": action, "code": entry.get("Code")})
+    return [entry for entry in failed if not entry.get("SenderFault")]
+
+
+def _make_client(url: str) -> Any:
+    import boto3
+    from botocore.config import Config
+
+    host = _AWS_HOST.match(url)
+    region = (host["new"] or host["old"]) if host else None
+    return boto3.client("sqs", region_name=region, config=Config(retries={"mode": "standard"}))

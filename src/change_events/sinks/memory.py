@@ -1,0 +1,95 @@
+"""A cache in this process's memory."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from change_events._event import Entry, Found, Gone, Unchanged
+from change_events.sinks import MAX_EVENT_AGE, check_purge_age
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Row(Generic[T]):
+    entry: Entry
+    value: T | None
+    applied_at: float
+
+
+_UNTOUCHED: _Row[None] = _Row(Entry(), None, 0.0)
+
+
+class MemorySink(Generic[T]):
+    """
+    Keeps entities in a dictionary: for tests, and for caches that may start empty with the process.
+
+    Args:
+        clock: Tells the time in seconds since the epoch, for `purge`.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._rows: dict[str, _Row[T]] = {}
+
+    def entry(self, id: str, /) -> Entry:
+        """Return the entry's version and what is known of the entity."""
+        return self._rows.get(id, _UNTOUCHED).entry
+
+    def apply(self, id: str, change: Found[T] | Unchanged | Gone, /, *, if_version: int) -> bool:
+        """Store what a look found; False, and nothing written, if the version is no longer `if_version`."""
+        with self._lock:
+            row = self._rows.get(id, _UNTOUCHED)
+            if row.entry.version != if_version:
+                return False
+            if isinstance(change, Found):
+                present, etag, value = True, change.etag, change.value
+            elif isinstance(change, Gone):
+                present, etag, value = False, None, None
+            else:
+                present, etag, value = row.entry.present, row.entry.etag, row.value
+            self._rows[id] = _Row(Entry(if_version + 1, present, etag), value, self._clock())
+            return True
+
+    def get(self, id: str, /) -> T | None:
+        """Return the cached entity, or None."""
+        return self._rows.get(id, _UNTOUCHED).value
+
+    def items(self) -> Iterator[tuple[str, T]]:
+        """Iterate over the cached entities and their ids, as they are now."""
+        with self._lock:
+            rows = list(self._rows.items())
+        return ((id, row.value) for id, row in rows if row.entry.present)  # type: ignore[misc]  # present: has a value
+
+    def __len__(self) -> int:
+        """Return how many entities are cached."""
+        with self._lock:
+            return sum(row.entry.present for row in self._rows.values())
+
+    def purge(self, *, older_than: float = MAX_EVENT_AGE) -> int:
+        """
+        Forget the tombstones that were last looked at longer ago than that.
+
+        Args:
+            older_than: Seconds, at least 14 days, the longest an event can live in a queue.
+
+        Returns:
+            How many were forgotten.
+
+        Raises:
+            ConfigurationError: `older_than` is less than 14 days.
+        """
+        check_purge_age(older_than)
+        before = self._clock() - older_than
+        with self._lock:
+            old = [id for id, row in self._rows.items() if not row.entry.present and row.applied_at < before]
+            for id in old:
+                del self._rows[id]
+        return len(old)

@@ -1,0 +1,71 @@
+"""The seams: what a publisher, a fetcher and a sink must do to take part. Any object that fits will do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from change_events._event import ChangeEvent, Entry, Found, Gone, Unchanged
+
+T_co = TypeVar("T_co", covariant=True)
+T_contra = TypeVar("T_contra", contravariant=True)
+
+
+@runtime_checkable
+class Publisher(Protocol):
+    """Announces changes. Called before every save, from any thread."""
+
+    def publish(self, events: Sequence[ChangeEvent], /) -> None:
+        """
+        Broadcast the events; return once *all* of them are accepted.
+
+        Raises:
+            PublishError: At least one was not accepted. The save will not run.
+        """
+        ...
+
+
+class Fetcher(Protocol[T_co]):
+    """Reads the source. Called from many threads at once."""
+
+    def fetch(self, id: str, /, *, etag: str | None = None) -> Found[T_co] | Unchanged | Gone:
+        """
+        Read the entity's latest state from the source.
+
+        Args:
+            id: The entity's id.
+            etag: What the cache holds, if the source told; `Unchanged` may only be answered to a call that has one.
+
+        Raises:
+            FetchError: The answer decides nothing (an outage, say). The look is tried again later.
+        """
+        ...
+
+
+class Sink(Protocol[T_contra]):
+    """
+    The local cache. Called from many threads, and for one id from several processes, at once.
+
+    The protocol stands on two rules: the version grows with *every* successful `apply`, also when nothing else changes;
+    and it survives a delete (a tombstone), so that a look that began before the delete can't bring the entity back.
+    """
+
+    def entry(self, id: str, /) -> Entry:
+        """Read the entry's version, and what is known of the entity; `Entry()` for an id never touched."""
+        ...
+
+    def apply(self, id: str, change: Found[T_contra] | Unchanged | Gone, /, *, if_version: int) -> bool:
+        """
+        Store what a look found, unless another worker got there first. Atomic: compare the version, write, add one to it.
+
+        Args:
+            id: The entity's id.
+            change: What the look found. `Unchanged` keeps the entity, `Gone` leaves a tombstone; both bump the version.
+            if_version: The version read *before* the look's GET.
+
+        Returns:
+            False if the entry's version is another by now; nothing is written.
+        """
+        ...
