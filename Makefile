@@ -1,0 +1,52 @@
+# Everything here sets itself up: `make demo` and `make test` need Python, make and a package index, nothing else.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint format types figures clean
+
+help: ## Say what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/.example ## See a product service and two caches that follow it, over the wire, in under a minute
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/.dev ## Run all tests, with branch coverage
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+test-all: ## Run all tests on each of Python 3.10 to 3.13 that is found
+	./run-on-each-python
+
+lint: $(VENV)/.dev ## Check format and style
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+
+format: $(VENV)/.dev ## Mend format and style
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+types: $(VENV)/.dev ## Check the types, with mypy and with pyright
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+figures: $(VENV)/.dev ## Print what the library costs: per call, at import, on disk
+	$(BIN)/python benchmarks/figures.py
+
+clean: ## Remove what the other targets made
+	rm -rf .venv* .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.example: pyproject.toml | $(BIN)/python
+	@echo "setting up $(VENV) (once, about a minute)"
+	$(PIP) --editable '.[example]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	@echo "setting up $(VENV) (once, a minute or two)"
+	$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.example

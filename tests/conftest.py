@@ -1,0 +1,229 @@
+"""What the tests share: an emulator of AWS and a source of entities, both real servers on loopback."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote
+
+import boto3
+import pytest
+from hypothesis import settings
+from moto.server import ThreadedMotoServer
+
+REGION = "eu-west-1"
+
+settings.register_profile("default", deadline=None)  # these machines are shared; a slow example is no failure
+settings.load_profile("default")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def aws() -> Iterator[str]:
+    """The emulator's URL. boto3 finds it, and credentials, in the environment."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", REGION)
+        patch.setenv("AWS_CONFIG_FILE", "/nowhere")
+        patch.delenv("AWS_PROFILE", raising=False)
+        yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def sns(aws: str) -> Any:
+    return boto3.client("sns")
+
+
+@pytest.fixture(scope="session")
+def sqs(aws: str) -> Any:
+    return boto3.client("sqs")
+
+
+@dataclass(frozen=True)
+class Channel:
+    """A topic and a queue that is subscribed to it."""
+
+    topic_arn: str
+    queue_url: str
+    sns: Any
+    sqs: Any
+
+    def messages(self) -> list[dict[str, Any]]:
+        """Take what has arrived."""
+        arrived: list[dict[str, Any]] = []
+        while True:
+            response = self.sqs.receive_message(
+                QueueUrl=self.queue_url,
+                MaxNumberOfMessages=10,
+                MessageAttributeNames=["All"],
+                MessageSystemAttributeNames=["All"],
+            )
+            if "Messages" not in response:
+                return arrived
+            for message in response["Messages"]:
+                arrived.append(message)
+                self.sqs.delete_message(QueueUrl=self.queue_url, ReceiptHandle=message["ReceiptHandle"])
+
+    def bodies(self) -> list[str]:
+        """Take the bodies of what has arrived."""
+        return [message["Body"] for message in self.messages()]
+
+    def ids(self) -> list[str]:
+        return [json.loads(body)["id"] for body in self.bodies()]
+
+    def announce(self, *ids: str) -> None:
+        for id in ids:
+            self.sns.publish(TopicArn=self.topic_arn, Message=json.dumps({"id": id}), **self._fifo(id))
+
+    def send(self, body: str) -> None:
+        self.sqs.send_message(QueueUrl=self.queue_url, MessageBody=body, **self._fifo("group"))
+
+    def count(self) -> dict[str, int]:
+        """How many messages are visible, in someone's hands, and delayed."""
+        names = {
+            "visible": "ApproximateNumberOfMessages",
+            "held": "ApproximateNumberOfMessagesNotVisible",
+            "delayed": "ApproximateNumberOfMessagesDelayed",
+        }
+        attributes = self.sqs.get_queue_attributes(QueueUrl=self.queue_url, AttributeNames=list(names.values()))["Attributes"]
+        return {short: int(attributes[name]) for short, name in names.items() if int(attributes[name])}
+
+    def _fifo(self, group: str) -> dict[str, str]:
+        if not self.topic_arn.endswith(".fifo"):
+            return {}
+        return {"MessageGroupId": group, "MessageDeduplicationId": uuid.uuid4().hex}
+
+
+@pytest.fixture(scope="session")
+def make_channel(sns: Any, sqs: Any) -> Callable[..., Channel]:
+    def make(*, fifo: bool = False, raw: bool = True, **attributes: str) -> Channel:
+        name = uuid.uuid4().hex + (".fifo" if fifo else "")
+        kind = {"FifoQueue": "true"} if fifo else {}
+        topic_arn = sns.create_topic(Name=name, Attributes={"FifoTopic": "true"} if fifo else {})["TopicArn"]
+        queue_url = sqs.create_queue(QueueName=name, Attributes={**kind, **attributes})["QueueUrl"]
+        queue = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        delivery = {"RawMessageDelivery": "true" if raw else "false"}
+        sns.subscribe(TopicArn=topic_arn, Protocol="sqs", Endpoint=queue, Attributes=delivery)
+        return Channel(topic_arn, queue_url, sns, sqs)
+
+    return make
+
+
+@pytest.fixture
+def channel(make_channel: Callable[..., Channel]) -> Channel:
+    return make_channel()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the source answers."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=lambda: {"Content-Type": "application/json"})
+    length: int | None = None  # what Content-Length claims, if it lies
+    chunks: list[tuple[float, bytes]] = field(default_factory=list)  # sent after the body, each after a pause
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the source was asked."""
+
+    path: str
+    headers: dict[str, str]
+    connection: int
+
+
+class Source:
+    """A service that owns entities, on a real socket. Change `entities`; or set `answer` for what no service should do."""
+
+    def __init__(self) -> None:
+        self.entities: dict[str, dict[str, Any] | None] = {}  # None: deleted, 410
+        self.answer: Callable[[str], Answer | None] = lambda id: None
+        self.asked: list[Asked] = []
+        self.url = ""
+        self.gate = threading.Event()  # every answer waits for it
+        self.gate.set()
+        self.arrived = threading.Semaphore(0)  # released at every request, before the gate
+
+    def ids(self) -> list[str]:
+        return [unquote(asked.path.rpartition("/")[2]) for asked in self.asked]
+
+    def respond(self, asked: Asked) -> Answer:
+        self.asked.append(asked)
+        self.arrived.release()
+        assert self.gate.wait(30)
+        id = unquote(asked.path.rpartition("/")[2])
+        return self.answer(id) or self.serve(id, asked.headers.get("If-None-Match"))
+
+    def serve(self, id: str, etag: str | None) -> Answer:
+        if id not in self.entities:
+            return Answer(404, b'{"detail": "no such product"}')
+        entity = self.entities[id]
+        if entity is None:
+            return Answer(410, b'{"detail": "deleted"}')
+        body = json.dumps(entity).encode()
+        tag = f'"{uuid.uuid5(uuid.NAMESPACE_OID, body.decode())}"'
+        if tag == etag:
+            return Answer(304)
+        return Answer(200, body, {"Content-Type": "application/json; charset=utf-8", "ETag": tag})
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+
+@contextmanager
+def serving(source: Source) -> Iterator[Source]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            answer = source.respond(Asked(self.path, dict(self.headers), id(self.connection)))
+            self.send_response(answer.status)
+            for name, value in answer.headers.items():
+                self.send_header(name, value)
+            length = len(answer.body) if answer.length is None else answer.length
+            if answer.status != 304:
+                self.send_header("Content-Length", str(length))
+            self.end_headers()
+            try:
+                self.wfile.write(answer.body)
+                for pause, chunk in answer.chunks:
+                    time.sleep(pause)  # a slow server is what this plays
+                    self.wfile.write(chunk)
+            except OSError:
+                self.close_connection = True  # the client has lost its patience, as it should
+            if answer.length is not None:
+                self.close_connection = True
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = _Server(("127.0.0.1", 0), Handler)
+    source.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield source
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def source() -> Iterator[Source]:
+    with serving(Source()) as running:
+        yield running
