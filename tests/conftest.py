@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 import uuid
@@ -36,6 +37,7 @@ def aws() -> Iterator[str]:
         patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         patch.setenv("AWS_DEFAULT_REGION", REGION)
         patch.setenv("AWS_CONFIG_FILE", "/nowhere")
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
         patch.delenv("AWS_PROFILE", raising=False)
         yield f"http://{host}:{port}"
     server.stop()
@@ -124,6 +126,14 @@ def make_channel(sns: Any, sqs: Any) -> Callable[..., Channel]:
 @pytest.fixture
 def channel(make_channel: Callable[..., Channel]) -> Channel:
     return make_channel()
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
 
 
 @dataclass(frozen=True)

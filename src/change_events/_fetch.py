@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urljoin, urlsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, ProtocolError
 
 from change_events._event import Found, Gone, Unchanged
 from change_events._ids import checked_id
@@ -122,17 +122,23 @@ class HTTPFetcher:
 
     def _request(self, url: str, headers: dict[str, str], deadline: float) -> urllib3.BaseHTTPResponse:
         try:
-            return self._pool.request(
-                "GET",
-                url,
-                headers=headers,
-                timeout=max(deadline - time.monotonic(), 0.001),
-                retries=False,
-                redirect=False,
-                preload_content=False,
-            )
+            try:
+                return self._send(url, headers, deadline)
+            except ProtocolError:  # a kept connection that the source has just closed; a GET may be repeated (RFC 9110, 9.2.2)
+                return self._send(url, headers, deadline)
         except HTTPError as error:
             raise FetchError(f"GET {url}: {error}") from error
+
+    def _send(self, url: str, headers: dict[str, str], deadline: float) -> urllib3.BaseHTTPResponse:
+        return self._pool.request(
+            "GET",
+            url,
+            headers=headers,
+            timeout=max(deadline - time.monotonic(), 0.001),
+            retries=False,
+            redirect=False,
+            preload_content=False,
+        )
 
     def _read(
         self, response: urllib3.BaseHTTPResponse, id: str, etag: str | None, deadline: float

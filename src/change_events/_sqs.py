@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -127,7 +128,7 @@ class Queue:
             {
                 "Id": str(position),
                 "ReceiptHandle": handle,
-                "VisibilityTimeout": min(-int(-seconds // 1), MAX_VISIBILITY),
+                "VisibilityTimeout": math.ceil(seconds),
             }
             for position, (handle, seconds) in enumerate(deliveries)
         ]

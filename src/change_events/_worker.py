@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import math
 import queue
 import random
 import signal
@@ -45,8 +46,14 @@ ACK_ATTEMPTS = 3
 MAX_PAUSE = 300.0
 """Seconds that an id is left alone after failed looks, at the most, unless the source asks for more."""
 
+MAX_ASKED_PAUSE = 3600.0
+"""Seconds that an id is left alone at the most, whatever the source asks for."""
+
 MAX_POLL_PAUSE = 30.0
 """Seconds between receives that fail, at the most."""
+
+SIGNAL_CHECK = 0.25
+"""Seconds between the main thread's looks for a signal."""
 
 MALFORMED_REMEMBERED = 1000
 """How many malformed messages are remembered, so that each is logged once."""
@@ -304,10 +311,11 @@ class _Run(Generic[T]):
         """Start, work until something comes in at the control, stop."""
         self._hold = max(0.0, self._settings.settle - self._queue.open())
         log.info("started", extra={"action": "start", "queue": self._queue.url, "hold": self._hold})
-        why: _Why | BaseException = _Why.SIGNAL
+        why: _Why | BaseException | None = _Why.SIGNAL
         threads = self._start()
         try:
-            why = self._control.get()
+            while (why := self._next_control(math.inf)) is None:
+                pass
         finally:
             self._shut_down(threads, signals=int(why is _Why.SIGNAL))
         if isinstance(why, BaseException):
@@ -342,16 +350,20 @@ class _Run(Generic[T]):
             self._room.notify_all()
         self._thread("finish", lambda: self._finish(threads))
         deadline = time.monotonic() + self._settings.shutdown_timeout
-        while signals < 2:
-            try:
-                why = self._control.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                break
+        while signals < 2 and time.monotonic() < deadline:
+            why = self._next_control(deadline)
             if why is _Why.FINISHED:
                 log.info("stopped", extra={"action": "stop"})
                 return
             signals += why is _Why.SIGNAL
         log.warning("stopped halfway; the messages still held come back by themselves", extra={"action": "stop"})
+
+    def _next_control(self, deadline: float) -> _Why | BaseException | None:
+        # Not one long wait: a signal that the system gives to another thread does not end the main thread's waiting.
+        try:
+            return self._control.get(timeout=max(0.0, min(SIGNAL_CHECK, deadline - time.monotonic())))
+        except queue.Empty:
+            return None
 
     def _finish(self, threads: dict[str, list[threading.Thread]]) -> None:
         # The order matters: looks in progress first, as they settle events; then the acknowledgements of these; then what
@@ -380,12 +392,11 @@ class _Run(Generic[T]):
         failures = 0
         while self._wait_for_room():
             try:
+                # Asked before the receive: a message whose delay ends in between is then found by it.
+                maybe_empty = self._until_empty and self._is_idle() and not self._queue.delayed()
                 messages = self._queue.receive(
                     most=self._settings.batch_size, wait=wait, visibility=self._settings.visibility_timeout
                 )
-                if self._until_empty and not messages and self._is_idle() and not self._queue.delayed():
-                    self._control.put(_Why.DRAINED)
-                    return
             except Exception as error:  # whatever it was, a poll loop that ends is worse
                 failures += 1
                 pause = _pause(failures, MAX_POLL_PAUSE)
@@ -394,6 +405,9 @@ class _Run(Generic[T]):
             else:
                 failures = 0
                 self._take(messages)
+                if maybe_empty and not messages:
+                    self._control.put(_Why.DRAINED)
+                    return
 
     def _wait_for_room(self) -> bool:
         with self._lock:
@@ -503,7 +517,8 @@ class _Run(Generic[T]):
             self._let_go()
         self._tally.add("failed")
         asked = (error.retry_after or 0.0) if isinstance(error, FetchError) else 0.0
-        pause = max(asked, _pause(max(event.receive_count for event in events), MAX_PAUSE))
+        own = _pause(max(event.receive_count for event in events), MAX_PAUSE)
+        pause = max(own, min(asked, MAX_ASKED_PAUSE))
         log.warning(
             "looking at %r failed, again in %.0f s: %s",
             id,

@@ -82,9 +82,9 @@ class SQLiteSink:
             f"CREATE TABLE IF NOT EXISTS {self._table} (id TEXT PRIMARY KEY, version INTEGER NOT NULL, body TEXT, "
             "etag TEXT, applied_at REAL NOT NULL) WITHOUT ROWID"
         )
-        execute("BEGIN IMMEDIATE")  # says now, not at the first event, that the file can't be written
         execute(f"SELECT id, version, body, etag, applied_at FROM {self._table} LIMIT 0")
-        execute("COMMIT")
+        # A write that changes nothing, as no id is empty: says now, not at the first event, that the file can't be written.
+        execute(f"DELETE FROM {self._table} WHERE id = ''")
 
     def entry(self, id: str, /) -> Entry:
         """Return the entry's version and what is known of the entity."""

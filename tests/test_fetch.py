@@ -1,0 +1,371 @@
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import urllib3
+from hypothesis import HealthCheck, example, given, settings
+
+from change_events import ConfigurationError, FetchError, Found, Gone, HTTPFetcher, Unchanged
+from conftest import Answer, Source, serving
+from test_ids import UNUSABLE, USABLE
+
+JSON = {"Content-Type": "application/json"}
+HTML = {"Content-Type": "text/html; charset=utf-8"}
+
+
+@pytest.fixture
+def fetcher(source):
+    return HTTPFetcher(source.url + "/products/{id}")
+
+
+def answering(source, answer):
+    source.answer = lambda id: answer
+
+
+# What is asked
+
+
+def test_a_get_asks_for_a_fresh_answer_in_json(source, fetcher):
+    source.entities["p1"] = {"id": "p1"}
+
+    fetcher.fetch("p1")
+
+    (asked,) = source.asked
+    assert asked.path == "/products/p1"
+    assert asked.headers["Accept"] == "application/json"
+    assert asked.headers["Cache-Control"] == "no-cache"
+    assert "If-None-Match" not in asked.headers
+
+
+def test_with_an_etag_it_asks_for_changes_only(source, fetcher):
+    source.entities["p1"] = {"id": "p1"}
+    found = fetcher.fetch("p1")
+
+    assert fetcher.fetch("p1", etag=found.etag) == Unchanged()
+    source.entities["p1"] = {"id": "p1", "name": "new"}
+    assert fetcher.fetch("p1", etag=found.etag).value == {"id": "p1", "name": "new"}
+
+
+def test_headers_may_be_a_mapping_or_asked_for_at_each_get(source):
+    tokens = iter(["one", "two"])
+    mapping = HTTPFetcher(source.url + "/{id}", headers={"Accept": "application/hal+json", "Authorization": "zero"})
+    called = HTTPFetcher(source.url + "/{id}", headers=lambda: {"Authorization": next(tokens)})
+
+    for fetcher in (mapping, called, called):
+        fetcher.fetch("p1")
+
+    assert [asked.headers["Authorization"] for asked in source.asked] == ["zero", "one", "two"]
+    assert [asked.headers["Accept"] for asked in source.asked] == ["application/hal+json"] + ["application/json"] * 2
+
+
+@given(id=USABLE)
+@example(id="../../admin")
+@example(id="a/b?c=d#e;f@g:h")
+@example(id="%2e%2e/%00")
+@example(id="..%2f")
+@example(id="http://elsewhere/")
+@example(id="\\..\\x")
+@example(id="x" * 512)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+def test_an_id_never_changes_which_path_is_asked(source, id):
+    fetcher = HTTPFetcher(source.url + "/v1/products/{id}?view=full")
+    source.asked.clear()
+
+    fetcher.fetch(id)
+
+    (asked,) = source.asked
+    path, _, query = asked.path.partition("?")
+    assert path.rpartition("/")[0] == "/v1/products"
+    assert query == "view=full"
+    assert urllib3.util.parse_url(asked.path).path.count("/") == 3
+
+
+@pytest.mark.parametrize("id", [value for value, _ in UNUSABLE.values() if isinstance(value, str)])
+def test_an_id_that_might_is_not_asked_for(source, fetcher, id):
+    with pytest.raises(FetchError):
+        fetcher.fetch(id)
+
+    assert source.asked == []
+
+
+def test_the_id_may_stand_in_the_query(source):
+    source.answer = lambda path: Answer(body=b"{}")
+
+    HTTPFetcher(source.url + "/products?id={id}").fetch("a&b=c/d")
+
+    assert source.asked[0].path == "/products?id=a%26b%3Dc%2Fd"
+
+
+# What decides
+
+
+def test_a_200_with_an_object_is_the_entity(source, fetcher):
+    answering(source, Answer(body=b'{"id": "p1", "name": "\\u00fc"}', headers=JSON | {"ETag": 'W/"7"'}))
+
+    assert fetcher.fetch("p1") == Found({"id": "p1", "name": "ü"}, 'W/"7"')
+
+
+@pytest.mark.parametrize("media_type", ["application/json", "Application/JSON ; charset=utf-8", "application/hal+json"])
+def test_json_comes_under_several_names(source, fetcher, media_type):
+    answering(source, Answer(body=b"{}", headers={"Content-Type": media_type}))
+
+    assert fetcher.fetch("p1") == Found({})
+
+
+@pytest.mark.parametrize("id", ["7", "-7"])
+def test_an_integer_in_the_body_is_the_id_in_the_path(source, fetcher, id):
+    answering(source, Answer(body=b'{"id": ' + id.encode() + b"}"))
+
+    assert fetcher.fetch(id).value == {"id": int(id)}
+
+
+def test_a_compressed_body_is_read(source, fetcher):
+    answering(source, Answer(body=gzip.compress(b'{"id": "p1"}'), headers=JSON | {"Content-Encoding": "gzip"}))
+
+    assert fetcher.fetch("p1").value == {"id": "p1"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(404, b'{"detail": "no such product"}'),
+        Answer(404, b"", {}),
+        Answer(404, b"not found", {"Content-Type": "text/plain"}),
+        Answer(410, b"", {}),
+        Answer(410, b"<h1>gone</h1>", HTML),
+    ],
+)
+def test_410_and_a_404_that_is_no_page_are_gone(source, fetcher, answer):
+    answering(source, answer)
+
+    assert fetcher.fetch("p1") == Gone()
+
+
+def test_which_404_to_believe_is_a_setting(source):
+    def is_gone(headers, body):
+        return headers["content-type"].startswith("application/json") and json.loads(body)["detail"] == "no such product"
+
+    fetcher = HTTPFetcher(source.url + "/{id}", is_gone=is_gone)
+
+    assert fetcher.fetch("p1") == Gone()
+    answering(source, Answer(404, b'{"detail": "no such route"}'))
+    with pytest.raises(FetchError, match="404"):
+        fetcher.fetch("p1")
+
+
+# What decides nothing
+
+UNDECIDED = {
+    "500": Answer(500, b"{}"),
+    "502": Answer(502, b"<h1>Bad Gateway</h1>", HTML),
+    "503": Answer(503, b"{}"),
+    "429": Answer(429, b"{}"),
+    "401": Answer(401, b"{}"),
+    "403": Answer(403, b"{}"),
+    "400": Answer(400, b"{}"),
+    "204": Answer(204, b"", {}, length=0),
+    "201": Answer(201, b'{"id": "p1"}'),
+    "304 to no question": Answer(304),
+    "a proxy's 404": Answer(404, b"<h1>default backend - 404</h1>", HTML),
+    "half a 404": Answer(404, b'{"detail"', length=100),
+    "redirect to another host": Answer(302, b"", {"Location": "http://localhost:1/p1"}),
+    "redirect to another scheme": Answer(308, b"", {"Location": "https://127.0.0.1/p1"}),
+    "redirect to no URL": Answer(307, b"", {"Location": "http://[half"}),
+    "redirect without a target": Answer(302, b"", {}),
+    "redirect in a circle": Answer(302, b"", {"Location": "/products/p1"}),
+    "300": Answer(300, b"{}"),
+    "HTML": Answer(200, b"<h1>Sign in</h1>", HTML),
+    "text": Answer(200, b"{}", {"Content-Type": "text/plain"}),
+    "no media type": Answer(200, b"{}", {}),
+    "half a body": Answer(200, b'{"id": "p1"', length=100),
+    "half a document": Answer(200, b'{"id": "p1"'),
+    "empty": Answer(200, b""),
+    "list": Answer(200, b'[{"id": "p1"}]'),
+    "null": Answer(200, b"null"),
+    "NaN": Answer(200, b'{"price": NaN}'),
+    "very deep": Answer(200, b"[" * 200_000),
+    "no UTF-8": Answer(200, b'{"name": "\xff\xfe"}'),
+    "broken gzip": Answer(200, b"{}", JSON | {"Content-Encoding": "gzip"}),
+    "another entity": Answer(200, b'{"id": "p2"}'),
+    "an entity without its id": Answer(200, b'{"id": null}'),
+    "an enormous integer": Answer(200, b'{"id": 1' + b"0" * 5000 + b"}"),
+}
+
+
+@pytest.mark.parametrize("answer", UNDECIDED.values(), ids=UNDECIDED)
+def test_anything_else_decides_nothing(source, fetcher, answer):
+    answering(source, answer)
+
+    with pytest.raises(FetchError) as caught:
+        fetcher.fetch("p1")
+
+    assert caught.value.status in {answer.status, None}
+
+
+def test_it_goes_on_after_every_such_answer_with_the_same_fetcher(source, fetcher):
+    source.entities["p1"] = {"id": "p1"}
+    for answer in UNDECIDED.values():
+        answering(source, answer)
+        with pytest.raises(FetchError):
+            fetcher.fetch("p1")
+
+        answering(source, None)
+        assert fetcher.fetch("p1").value == {"id": "p1"}
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"), [("7", 7.0), ("0", 0.0), ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0), ("soon", None), (None, None)]
+)
+def test_the_source_may_say_when_to_come_back(source, fetcher, value, seconds):
+    answering(source, Answer(503, b"{}", JSON | ({"Retry-After": value} if value else {})))
+
+    with pytest.raises(FetchError, match="503") as caught:
+        fetcher.fetch("p1")
+
+    assert caught.value.retry_after == seconds
+
+
+def test_a_body_over_the_limit_is_refused_without_being_read_to_its_end(source):
+    body = b'{"id": "p1", "x": "' + b"x" * (11 * 1024 * 1024) + b'"}'
+    answering(source, Answer(200, body))
+
+    with pytest.raises(FetchError, match="longer than 10485760 bytes"):
+        HTTPFetcher(source.url + "/{id}").fetch("p1")
+    assert len(HTTPFetcher(source.url + "/{id}", max_bytes=len(body)).fetch("p1").value["x"]) == 11 * 1024 * 1024
+
+
+def test_the_limit_is_that_of_the_decoded_body(source):
+    answering(source, Answer(200, gzip.compress(b'{"x": "' + b"x" * 100_000 + b'"}'), JSON | {"Content-Encoding": "gzip"}))
+
+    with pytest.raises(FetchError, match="longer than 90000 bytes"):
+        HTTPFetcher(source.url + "/{id}", max_bytes=90_000).fetch("p1")
+
+
+def test_a_source_that_says_nothing_costs_no_more_than_the_timeout(source):
+    source.gate.clear()
+    started = time.monotonic()
+
+    with pytest.raises(FetchError, match="timed out"):
+        HTTPFetcher(source.url + "/{id}", timeout=0.2).fetch("p1")
+
+    assert 0.15 < time.monotonic() - started < 2
+    source.gate.set()
+
+
+def test_a_source_that_trickles_costs_no_more_than_twice_the_timeout(source):
+    answering(source, Answer(200, b"{", length=200, chunks=[(0.05, b" ")] * 100))
+    started = time.monotonic()
+
+    with pytest.raises(FetchError, match=r"longer than 0.3 s|took longer"):
+        HTTPFetcher(source.url + "/{id}", timeout=0.3).fetch("p1")
+
+    assert time.monotonic() - started < 2
+
+
+def test_a_source_that_stalls_in_mid_body_decides_nothing(source):
+    answering(source, Answer(200, b"{", length=200, chunks=[(3, b" ")]))
+    started = time.monotonic()
+
+    with pytest.raises(FetchError, match="broke off"):
+        HTTPFetcher(source.url + "/{id}", timeout=0.2).fetch("p1")
+
+    assert time.monotonic() - started < 2
+
+
+def test_nobody_there_decides_nothing(free_port):
+    with pytest.raises(FetchError, match="refused"):
+        HTTPFetcher(f"http://127.0.0.1:{free_port}/{{id}}").fetch("p1")
+
+
+def test_a_name_that_does_not_resolve_decides_nothing():
+    with pytest.raises(FetchError, match=r"name|resolve"):
+        HTTPFetcher("http://products.invalid/{id}").fetch("p1")
+
+
+# Redirects
+
+
+@pytest.mark.parametrize("location", ["/products/p1/", "p1/"])
+def test_a_redirect_within_the_service_is_followed(source, fetcher, location):
+    source.answer = lambda id: None if id == "" else Answer(301, b"", {"Location": location})
+    source.entities[""] = {"id": "p1"}
+
+    assert fetcher.fetch("p1", etag='"old"').value == {"id": "p1"}
+    assert [asked.path for asked in source.asked] == ["/products/p1", "/products/p1/"]
+    assert source.asked[1].headers["If-None-Match"] == '"old"'
+
+
+def test_another_host_is_never_asked(source, fetcher):
+    with serving(Source()) as other:
+        other.entities["p1"] = {"id": "p1"}
+        answering(source, Answer(302, b"", {"Location": other.url + "/products/p1"}))
+
+        with pytest.raises(FetchError, match=r"was sent elsewhere, to .*put it into HTTPFetcher\(url\)"):
+            fetcher.fetch("p1")
+
+        assert other.asked == []
+
+
+# Connections
+
+
+def test_threads_keep_their_connections(source, fetcher, caplog):
+    source.entities["p1"] = {"id": "p1"}
+    meet = threading.Barrier(20)
+
+    def fetch_twice():
+        for _ in range(2):
+            meet.wait()
+            fetcher.fetch("p1")
+
+    with ThreadPoolExecutor(20) as pool:
+        for future in [pool.submit(fetch_twice) for _ in range(20)]:
+            future.result()
+
+    assert len(source.asked) == 40
+    assert len({asked.connection for asked in source.asked}) <= 20
+    assert "discarding" not in caplog.text
+
+
+def test_a_pool_of_ones_own_is_used(source):
+    pool = urllib3.PoolManager(headers={"User-Agent": "mine"})
+    source.entities["p1"] = {"id": "p1"}
+
+    HTTPFetcher(source.url + "/{id}", pool=pool).fetch("p1")
+
+    assert len(pool.pools) == 1
+    pool.clear()
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("https://products.example.com/products", r"has no \{id\}"),
+        ("https://{id}.example.com/products", r"has no \{id\}"),
+        ("https://{id}.example.com/products/{id}", r"has no \{id\}"),
+        ("https://products.example.com/#{id}", r"has no \{id\}"),
+        ("ftp://products.example.com/{id}", "no http"),
+        ("products.example.com/{id}", "no http"),
+        ("https:///{id}", "no http"),
+        ("", "no http"),
+        ("https://user:secret@products.example.com/{id}", "takes no password in the URL"),
+    ],
+)
+def test_a_url_that_can_name_no_entity_is_refused(url, message):
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        HTTPFetcher(url)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("setting", [{"timeout": 0}, {"timeout": -1.0}, {"max_bytes": 0}])
+def test_limits_must_be_positive(setting):
+    with pytest.raises(ConfigurationError, match="must be positive"):
+        HTTPFetcher("https://products.example.com/{id}", **setting)

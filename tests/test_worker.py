@@ -1,0 +1,676 @@
+"""The worker against a real queue and a real source, both on loopback."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sqlite3
+import threading
+import time
+from contextlib import contextmanager
+
+import boto3
+import pytest
+
+from change_events import ConfigurationError, HTTPFetcher, MemorySink, SQLiteSink, Worker
+from change_events import _worker as worker_module
+from change_events._inbox import Inbox
+from conftest import Answer
+
+
+class Outcomes:
+    """What the looks did, in order, and a way to wait for it."""
+
+    def __init__(self):
+        self.seen = []
+        self._changed = threading.Condition()
+
+    def __call__(self, id, outcome):
+        with self._changed:
+            self.seen.append((id, outcome.value))
+            self._changed.notify_all()
+
+    def wait_for(self, *expected, seconds=20):
+        with self._changed:
+            assert self._changed.wait_for(lambda: set(expected) <= set(self.seen), seconds), self.seen
+
+
+@pytest.fixture
+def outcomes():
+    return Outcomes()
+
+
+@pytest.fixture
+def sink():
+    return MemorySink()
+
+
+@pytest.fixture
+def make_worker(channel, source, sink, outcomes):
+    """Make a worker for the test's queue and source, quick to end unless told otherwise."""
+
+    def make(queue_url=channel.queue_url, **settings):
+        # Without a window a short poll will do; with one it would spin until the window is over.
+        given = {
+            "settle": 0.0,
+            "wait_time": 1 if settings.get("settle") else 0,
+            "sink": sink,
+            "on_outcome": outcomes,
+            "threads": 4,
+        }
+        fetcher = HTTPFetcher(source.url + "/products/{id}")
+        return Worker(queue_url, **({"fetcher": fetcher} | given | settings))
+
+    return make
+
+
+@contextmanager
+def running(worker):
+    """Run the worker in a thread; stop it at the end, and raise what it raised."""
+    raised = []
+
+    def run():
+        try:
+            worker.run()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        worker.stop()
+        thread.join(30)
+        assert not thread.is_alive()
+    if raised:
+        raise raised[0]
+
+
+def spy(operation):
+    """A client and the parameters of the calls of one operation that went out over the wire."""
+    client = boto3.client("sqs")
+    calls = []
+    client.meta.events.register(f"provide-client-params.sqs.{operation}", lambda params, **_: calls.append(params))
+    return client, calls
+
+
+def failing(operation, *answers):
+    """A client whose calls of one operation get these answers first: an error to raise, or a parsed response."""
+    client = boto3.client("sqs")
+    left = list(answers)
+
+    def answer(**_):
+        if not left:
+            return None
+        first = left.pop(0)
+        if isinstance(first, Exception):
+            raise first
+        return type("Response", (), {"status_code": 200})(), first
+
+    client.meta.events.register(f"before-call.sqs.{operation}", answer)
+    return client, left
+
+
+# The main job
+
+
+@pytest.mark.parametrize("fifo", [False, True], ids=["standard", "FIFO"])
+@pytest.mark.parametrize("raw", [False, True], ids=["envelope", "raw"])
+def test_the_cache_follows_the_source(make_channel, source, sink, make_worker, outcomes, fifo, raw):
+    channel = make_channel(fifo=fifo, raw=raw)
+    worker = make_worker(channel.queue_url)
+
+    source.entities |= {"p1": {"id": "p1", "n": 1}, "p2": {"id": "p2"}}
+    channel.announce("p1", "p2", "never")
+    assert worker.drain() == 3
+    assert dict(sink.items()) == source.entities
+
+    source.entities |= {"p1": {"id": "p1", "n": 2}, "p2": None}
+    channel.announce("p1", "p2", "p1")
+    assert worker.drain() == 3
+    assert dict(sink.items()) == {"p1": {"id": "p1", "n": 2}}
+
+    del source.entities["p1"]
+    channel.announce("p1")
+    assert worker.drain() == 1
+    assert dict(sink.items()) == {}
+
+    assert {*outcomes.seen} >= {
+        ("p1", "created"), ("p2", "created"), ("never", "never_saved"), ("p1", "updated"), ("p2", "deleted"), ("p1", "deleted"),
+    }  # fmt: skip
+    assert channel.count() == {}
+    stats = worker.stats()
+    assert (stats.received, stats.acknowledged, stats.created, stats.updated, stats.deleted, stats.never_saved) == (
+        7,
+        7,
+        2,
+        1,
+        2,
+        1,
+    )
+    assert stats.gets == stats.created + stats.updated + stats.unchanged + stats.deleted + stats.never_saved
+    assert (stats.held, stats.failed, stats.malformed, stats.conflicts) == (0, 0, 0, 0)
+
+
+def test_a_running_worker_follows_the_source_until_it_is_stopped(channel, source, sink, make_worker, outcomes):
+    with running(make_worker()):
+        source.entities["p1"] = {"id": "p1"}
+        channel.announce("p1")
+        outcomes.wait_for(("p1", "created"))
+        source.entities["p1"] = None
+        channel.announce("p1")
+        outcomes.wait_for(("p1", "deleted"))
+
+    assert channel.count() == {}
+
+
+# The settle window
+
+
+def test_a_save_that_is_slower_than_the_first_look_is_seen_by_the_second(channel, source, sink, make_worker, outcomes):
+    worker = make_worker(settle=1.0)
+    channel.announce("p1")
+    with running(worker):
+        outcomes.wait_for(("p1", "never_saved"))
+        assert channel.count() == {"held": 1}  # looked at, and not acknowledged
+
+        source.entities["p1"] = {"id": "p1"}  # the save commits only now
+        outcomes.wait_for(("p1", "created"))
+
+    assert sink.get("p1") == {"id": "p1"}
+    assert channel.count() == {}
+
+
+def test_an_event_is_acknowledged_only_after_a_get_that_started_when_the_window_was_over(
+    channel, source, make_worker, outcomes
+):
+    gets = []
+    source.answer = lambda id: gets.append(time.monotonic())
+    channel.announce("p1")
+
+    make_worker(settle=1.0).drain()
+
+    assert len(gets) == 2
+    assert gets[1] - gets[0] >= 0.95  # the early look came within milliseconds of the event
+
+
+def test_without_an_early_look_there_is_one_get(channel, source, make_worker, outcomes):
+    channel.announce("p1")
+    started = time.monotonic()
+
+    make_worker(settle=1.0, early_look=False).drain()
+
+    assert len(source.asked) == 1
+    assert time.monotonic() - started >= 1.0
+
+
+def test_a_queue_with_the_windows_delay_gets_one_look_at_once(make_channel, source, make_worker):
+    channel = make_channel(DelaySeconds="1")
+    channel.announce("p1")
+
+    make_worker(channel.queue_url, settle=1.0).drain()
+
+    assert source.ids() == ["p1"]
+    assert channel.count() == {}
+
+
+def test_many_events_of_one_id_cost_few_gets(channel, source, make_worker):
+    channel.announce(*["hot"] * 60)
+
+    worker = make_worker(settle=1.0, early_look=False)
+
+    assert worker.drain() == 60
+    assert len(source.asked) <= 12  # one for the events of a tenth of the window, however many they are
+
+
+def test_an_event_that_comes_during_a_get_gets_another(channel, source, sink, make_worker, outcomes):
+    worker = make_worker()
+    source.gate.clear()
+    source.entities["p1"] = {"id": "p1", "n": 1}
+    first = source.serve("p1", None)
+    answers = iter([first])
+    source.answer = lambda id: next(answers, None)
+    channel.announce("p1")
+    with running(worker):
+        assert source.arrived.acquire(timeout=10)  # the GET is under way, and will answer the old state
+        source.entities["p1"] = {"id": "p1", "n": 2}
+        channel.announce("p1")
+        while worker.stats().received < 2:
+            time.sleep(0.01)  # no event tells that the second message has been received
+        source.gate.set()
+        outcomes.wait_for(("p1", "updated"))
+
+    assert sink.get("p1") == {"id": "p1", "n": 2}
+    assert channel.count() == {}
+
+
+# Holding
+
+
+def test_held_messages_stay_invisible_by_a_heartbeat(channel, source, make_worker):
+    client, extended = spy("ChangeMessageVisibilityBatch")
+    channel.announce("p1", "p2")
+
+    worker = make_worker(settle=4.0, visibility_timeout=3, client=client)
+    assert worker.drain() == 2
+
+    assert worker.stats().received == 2  # never delivered again, though held for longer than the timeout
+    assert {len(call["Entries"]) for call in extended} == {2}
+
+
+def test_no_more_is_held_than_the_prefetch(channel, source, make_worker):
+    held = []
+    worker = make_worker(settle=0.5, prefetch=10, on_outcome=lambda *_: held.append(worker.stats().held))
+    channel.announce(*(f"p{number}" for number in range(25)))
+
+    assert worker.drain() == 25
+    assert max(held) == 10
+
+
+def test_acknowledgements_share_calls(channel, source, make_worker):
+    client, calls = spy("DeleteMessageBatch")
+    channel.announce(*(f"p{number}" for number in range(50)))
+
+    make_worker(settle=1.0, early_look=False, threads=10, client=client).drain()
+
+    assert sum(len(call["Entries"]) for call in calls) == 50
+    assert len(calls) <= 15
+
+
+# Looks that decide nothing
+
+
+@pytest.mark.parametrize("answer", [Answer(503, b"{}"), Answer(404, b"<h1>no backend</h1>", {"Content-Type": "text/html"})])
+def test_a_look_that_decides_nothing_leaves_the_cache_and_is_tried_again(channel, source, sink, make_worker, outcomes, answer):
+    worker = make_worker()
+    source.entities["p1"] = {"id": "p1", "n": 1}
+    channel.announce("p1")
+    worker.drain()
+
+    source.entities["p1"] = {"id": "p1", "n": 2}
+    answers = iter([answer])
+    source.answer = lambda id: next(answers, None)
+    channel.announce("p1")
+    with running(worker):
+        while not worker.stats().failed:
+            time.sleep(0.01)  # a look that failed has no outcome to wait for
+        assert sink.get("p1") == {"id": "p1", "n": 1}
+        outcomes.wait_for(("p1", "updated"))
+
+    assert sink.get("p1") == {"id": "p1", "n": 2}
+    assert channel.count() == {}
+
+
+@pytest.mark.parametrize(("asked", "pause"), [("77", 77), ("999999", 3600)])
+def test_the_pause_is_what_the_source_asks_for_to_a_limit(channel, source, make_worker, caplog, asked, pause):
+    client, changed = spy("ChangeMessageVisibilityBatch")
+    source.answer = lambda id: Answer(503, b"{}", {"Retry-After": asked})
+    channel.announce("p1")
+
+    assert make_worker(client=client).drain() == 0
+
+    assert [entry["VisibilityTimeout"] for call in changed for entry in call["Entries"]] == [pause]
+    assert channel.count() == {"held": 1}
+    (record,) = [record for record in caplog.records if getattr(record, "outcome", None) == "failed"]
+    assert (record.levelno, record.id, record.pause, record.exc_info) == (logging.WARNING, "p1", float(pause), False)
+
+
+def test_the_pause_doubles_with_every_delivery_to_a_limit():
+    pauses = [worker_module._pause(failures, 300.0) for failures in range(40)]
+
+    assert all(min(2**n, 300) / 2 <= pause <= min(2**n, 300) for n, pause in enumerate(pauses))
+
+
+def test_a_sink_that_fails_is_a_look_that_decides_nothing(channel, source, make_worker, caplog):
+    class Broken(MemorySink):
+        def apply(self, id, change, /, *, if_version):
+            raise sqlite3.OperationalError("database is locked")
+
+    channel.announce("p1")
+
+    worker = make_worker(sink=Broken())
+    assert worker.drain() == 0
+
+    assert worker.stats().failed == 1
+    assert channel.count() == {"held": 1}
+    assert "database is locked" in caplog.text
+
+
+def test_one_broken_id_does_not_hold_up_the_others(channel, source, sink, make_worker):
+    source.entities |= {f"p{number}": {"id": f"p{number}"} for number in range(20)}
+    source.answer = lambda id: Answer(500, b"{}") if id == "p7" else None
+    channel.announce(*source.entities)
+
+    assert make_worker().drain() == 19
+    assert len(sink) == 19
+
+
+def test_a_lost_compare_and_set_is_counted_and_looked_at_again(channel, source, make_worker):
+    class Contended(MemorySink):
+        lost = 0
+
+        def apply(self, id, change, /, *, if_version):
+            if not self.lost:
+                self.lost += 1
+                super().apply(id, change, if_version=if_version)  # another worker was quicker
+            return super().apply(id, change, if_version=if_version)
+
+    source.entities["p1"] = {"id": "p1"}
+    channel.announce("p1")
+
+    worker = make_worker(sink=Contended())
+    assert worker.drain() == 1
+    assert (worker.stats().conflicts, worker.stats().gets) == (1, 2)
+
+
+def test_what_on_outcome_raises_is_logged_and_the_event_is_acknowledged(channel, source, make_worker, caplog):
+    channel.announce("p1")
+
+    assert make_worker(on_outcome=lambda id, outcome: 1 / 0).drain() == 1
+
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_on_outcome_is_optional(channel, source, make_worker):
+    channel.announce("p1")
+
+    assert make_worker(on_outcome=None).drain() == 1
+
+
+# Malformed messages
+
+
+def test_a_malformed_message_is_logged_once_and_left_to_the_redrive_policy(
+    make_channel, sqs, source, make_worker, outcomes, caplog
+):
+    dead = make_channel()
+    dead_arn = sqs.get_queue_attributes(QueueUrl=dead.queue_url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    channel = make_channel(RedrivePolicy=json.dumps({"deadLetterTargetArn": dead_arn, "maxReceiveCount": "2"}))
+    channel.send('{"productId": "p1"}')
+    channel.announce("p2")
+
+    worker = make_worker(channel.queue_url, visibility_timeout=3)
+    with running(worker):
+        (message,) = sqs.receive_message(QueueUrl=dead.queue_url, WaitTimeSeconds=20)["Messages"]
+        outcomes.wait_for(("p2", "never_saved"))
+
+    assert message["Body"] == '{"productId": "p1"}'
+    assert source.ids() == ["p2"]
+    assert worker.stats().malformed == 2
+    records = [record for record in caplog.records if getattr(record, "action", None) == "decode"]
+    assert [(record.levelno, record.message_id) for record in records] == [(logging.ERROR, message["MessageId"])]
+    assert "productId" not in caplog.text
+
+
+def test_only_so_many_malformed_messages_are_remembered(channel, make_worker, monkeypatch, caplog):
+    monkeypatch.setattr(worker_module, "MALFORMED_REMEMBERED", 2)
+    for _ in range(5):
+        channel.send("{}")
+
+    worker = make_worker()
+    assert worker.drain() == 0
+
+    assert worker.stats().malformed == 5
+    assert channel.count() == {"held": 5}
+
+
+# When SQS fails
+
+
+def test_the_poll_loop_outlives_errors(channel, source, make_worker, outcomes, caplog, monkeypatch):
+    monkeypatch.setattr(worker_module, "MAX_POLL_PAUSE", 0.1)
+    client, left = failing("ReceiveMessage", ConnectionError("reset"), ConnectionError("reset"))
+    channel.announce("p1")
+
+    with running(make_worker(client=client)):
+        outcomes.wait_for(("p1", "never_saved"))
+
+    assert left == []
+    assert caplog.text.count("receive failed") == 2
+
+
+def test_acknowledgements_that_fail_are_tried_again(channel, source, make_worker, monkeypatch):
+    retriable = {"Successful": [], "Failed": [{"Id": "0", "SenderFault": False, "Code": "InternalError"}]}
+    client, left = failing("DeleteMessageBatch", ConnectionError("reset"), retriable)
+    channel.announce("p1")
+
+    worker = make_worker(client=client)
+    assert worker.drain() == 1
+
+    assert left == []
+    assert channel.count() == {}
+
+
+def test_acknowledgements_that_keep_failing_are_given_up_and_the_message_comes_back(channel, source, make_worker):
+    client, _ = failing("DeleteMessageBatch", *[ConnectionError("reset")] * 3)
+    channel.announce("p1")
+
+    worker = make_worker(client=client, visibility_timeout=3)
+    assert worker.drain() == 0
+    assert channel.count() == {"held": 1}
+
+
+def test_a_receipt_handle_that_has_expired_is_not_tried_again(channel, source, make_worker):
+    expired = {"Successful": [], "Failed": [{"Id": "0", "SenderFault": True, "Code": "ReceiptHandleIsInvalid"}]}
+    client, left = failing("DeleteMessageBatch", expired, ConnectionError("asked again"))
+    channel.announce("p1")
+
+    assert make_worker(client=client).drain() == 0
+    assert len(left) == 1
+
+
+def test_visibility_that_can_not_be_changed_is_logged(channel, source, make_worker, caplog):
+    client, _ = failing("ChangeMessageVisibilityBatch", ConnectionError("reset"))
+    source.answer = lambda id: Answer(503)
+    channel.announce("p1")
+
+    make_worker(client=client).drain()
+
+    assert "changing visibility failed: reset" in caplog.text
+
+
+# Stopping
+
+
+def test_stopping_gives_back_what_is_held(channel, source, sink, make_worker, outcomes):
+    client, changed = spy("ChangeMessageVisibilityBatch")
+    channel.announce("p1")
+    worker = make_worker(settle=30.0, client=client)
+    with running(worker):
+        outcomes.wait_for(("p1", "never_saved"))
+
+    (entry,) = [entry for call in changed for entry in call["Entries"]]
+    assert 25 <= entry["VisibilityTimeout"] <= 30  # what remains of its window
+    assert worker.stats().held == 0
+    assert channel.count() == {"held": 1}
+
+
+def test_stopping_ends_the_look_in_progress_and_acknowledges_it(channel, source, sink, make_worker):
+    source.entities["p1"] = {"id": "p1"}
+    source.gate.clear()
+    channel.announce("p1")
+    worker = make_worker()
+    with running(worker) as thread:
+        assert source.arrived.acquire(timeout=10)
+        worker.stop()
+        thread.join(0.2)
+        assert thread.is_alive()
+        source.gate.set()
+
+    assert sink.get("p1") == {"id": "p1"}
+    assert channel.count() == {}
+
+
+def test_what_a_long_poll_brings_after_the_stop_goes_back_at_once(channel, source, make_worker):
+    client, polls = spy("ReceiveMessage")
+    worker = make_worker(wait_time=20, client=client)
+    with running(worker) as thread:
+        while not polls:
+            time.sleep(0.01)  # no event tells that the poll is under way
+        worker.stop()
+        thread.join(0.2)
+        assert thread.is_alive()
+        channel.announce("p1")
+        thread.join(10)
+        assert not thread.is_alive()
+
+    assert channel.count() == {"visible": 1}
+    assert source.asked == []
+
+
+def test_stopping_takes_no_longer_than_its_timeout(channel, source, make_worker, caplog):
+    source.gate.clear()
+    channel.announce("p1")
+    worker = make_worker(shutdown_timeout=0.2)
+    with running(worker) as thread:
+        assert source.arrived.acquire(timeout=10)
+        worker.stop()
+        worker.stop()
+        thread.join(5)
+        assert not thread.is_alive()
+    source.gate.set()
+
+    assert "stopped halfway" in caplog.text
+    assert channel.count() == {"held": 1}  # comes back when its visibility timeout is over
+
+
+def test_a_stopped_worker_does_not_run_again(channel, make_worker):
+    worker = make_worker()
+    worker.stop()
+    channel.announce("p1")
+
+    worker.run()
+
+    assert worker.drain() == 0
+    assert channel.count() == {"visible": 1}
+
+
+def test_a_worker_runs_once_at_a_time(channel, source, make_worker, outcomes):
+    worker = make_worker()
+    channel.announce("p1")
+    with running(worker):
+        outcomes.wait_for(("p1", "never_saved"))
+        with pytest.raises(RuntimeError, match="runs already"):
+            worker.drain()
+
+
+def signalled(*numbers, when, then=lambda: None):
+    """Send this process signals once `when` returns."""
+
+    def send():
+        when()
+        for number in numbers:
+            os.kill(os.getpid(), number)
+        then()
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_the_worker_in_good_order(channel, source, make_worker, outcomes, caplog, number):
+    caplog.set_level(logging.INFO, "change_events")
+    before = signal.getsignal(number)
+    channel.announce("p1")
+    thread = signalled(number, when=lambda: outcomes.wait_for(("p1", "never_saved")))
+
+    make_worker(settle=30.0).run()
+
+    thread.join()
+    assert signal.getsignal(number) is before
+    assert caplog.messages[-1] == "stopped"
+
+
+def test_a_second_signal_returns_at_once(channel, source, make_worker, caplog):
+    source.gate.clear()
+    channel.announce("p1")
+    thread = signalled(signal.SIGTERM, signal.SIGINT, when=lambda: source.arrived.acquire(timeout=10))
+
+    make_worker().run()
+
+    source.gate.set()
+    thread.join()
+    assert "stopped halfway" in caplog.text
+    assert channel.count() == {"held": 1}
+
+
+def test_ctrl_c_ends_a_drain_in_good_order(channel, source, make_worker, outcomes):
+    client, changed = spy("ChangeMessageVisibilityBatch")
+    channel.announce("p1")
+    worker = make_worker(settle=30.0, client=client)
+    thread = signalled(signal.SIGINT, when=lambda: outcomes.wait_for(("p1", "never_saved")))
+
+    with pytest.raises(KeyboardInterrupt):
+        worker.drain()
+
+    thread.join()
+    assert len(changed) == 1
+    assert worker.stats().held == 0
+
+
+def test_a_thread_that_dies_stops_the_worker_with_its_error(channel, make_worker, monkeypatch, caplog):
+    monkeypatch.setattr(Inbox, "next", lambda self, now: 1 / 0)
+
+    with pytest.raises(ZeroDivisionError):
+        make_worker().run()
+
+    assert "the look thread died" in caplog.text
+
+
+# Several workers
+
+
+def test_several_workers_on_one_queue_and_one_file_agree(channel, source, make_worker, tmp_path):
+    ids = [f"p{number}" for number in range(15)]
+    path = tmp_path / "cache.db"
+    with SQLiteSink(path) as one, SQLiteSink(path) as other:
+        workers = [make_worker(settle=0.3, sink=one), make_worker(settle=0.3, sink=other), make_worker(settle=0.3, sink=one)]
+        with running(workers[0]), running(workers[1]), running(workers[2]):
+            for version in range(6):
+                for id in ids:
+                    source.entities[id] = {"id": id, "version": version}
+                channel.announce(*ids)
+            source.entities["p3"] = None
+            channel.announce("p3")
+            deadline = time.monotonic() + 30
+            while channel.count() and time.monotonic() < deadline:
+                time.sleep(0.1)  # the queue tells nobody when it is empty
+
+        assert dict(other.items()) == {id: entity for id, entity in source.entities.items() if entity}
+        assert sum(worker.stats().acknowledged for worker in workers) >= 91
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"settle": -1},
+        {"settle": float("nan")},
+        {"threads": 0},
+        {"threads": 257},
+        {"batch_size": 0},
+        {"batch_size": 11},
+        {"prefetch": 9},
+        {"wait_time": 21},
+        {"wait_time": -1},
+        {"visibility_timeout": 2},
+        {"visibility_timeout": 43_201},
+        {"shutdown_timeout": -1},
+    ],
+)
+def test_a_setting_out_of_range_is_refused_by_name(make_worker, setting):
+    with pytest.raises(ConfigurationError, match=rf"{next(iter(setting))} must be from"):
+        make_worker(**setting)
+
+
+def test_a_queue_that_can_not_be_read_is_an_error_at_start(make_worker, aws):
+    with pytest.raises(ConfigurationError, match="can't be read"):
+        make_worker(f"{aws}/123456789012/missing").run()
+    with pytest.raises(ConfigurationError, match="is no queue's URL"):
+        make_worker("products")
