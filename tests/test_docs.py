@@ -1,0 +1,68 @@
+"""Every code block of README and docs runs, in order, and prints what it says it prints."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from conftest import Source
+from pytest_examples import EvalExample, find_examples
+
+from change_events import Worker
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.fixture
+def readers_world(channel, source: Source, tmp_path, monkeypatch):
+    """What a reader of the README has: a topic in the environment, a queue, a service, a place for files."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PRODUCT_EVENTS_TOPIC_ARN", channel.topic_arn)
+    monkeypatch.setattr(Worker, "run", Worker.drain)  # or it would run for ever, as it should
+    return {"queue_url": channel.queue_url, "source": source, "channel": channel}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_block_runs_and_prints_what_it_says(document, eval_example: EvalExample, readers_world):
+    eval_example.set_config(line_length=128, target_version="py310")
+    names = readers_world
+    for example in find_examples(document):
+        names |= eval_example.run_print_check(example, module_globals=names)
+    if "worker" in names:
+        names["worker"]._settings.sink.close()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_no_block_is_of_a_kind_that_does_not_run(document):
+    assert set(re.findall(r"^ *```(\w*)", document.read_text(), re.MULTILINE)) <= {"python", ""}
+
+
+def test_the_readme_keeps_a_cache(eval_example: EvalExample, readers_world):
+    """The README's own lines, with a product to save and a service that has it."""
+    producer, consumer = find_examples(ROOT / "README.md")
+    names = eval_example.run(producer, module_globals=readers_world)
+    names["ProductRepository"]().save(type("Product", (), {"id": "p1"}))
+    readers_world["source"].entities["p1"] = {"id": "p1", "name": "Anvil"}
+    consumer.source = consumer.source.replace("https://products.example.com", readers_world["source"].url).replace(
+        "sink=", "settle=0.5, wait_time=1, sink="
+    )
+
+    names = eval_example.run(consumer, module_globals=readers_world)
+
+    assert names["worker"]._settings.sink.get("p1") == {"id": "p1", "name": "Anvil"}
+    names["worker"]._settings.sink.close()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_to_a_file_leads_somewhere(document):
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)", document.read_text()):
+        assert (document.parent / target).exists(), target
+
+
+def test_every_word_of_our_own_stands_in_the_glossary():
+    glossary = (ROOT / "docs" / "glossary.md").read_text().lower()
+
+    for word in ("look", "early look", "settle window", "hold", "outcome", "entry", "tombstone", "raw delivery", "heartbeat"):
+        assert f"**{word}" in glossary or f", {word}**" in glossary, word
