@@ -10,11 +10,13 @@ import sys
 import tempfile
 import time
 import venv
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from change_events import SNSPublisher, broadcasts_before_save
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).parents[1]
 TOPIC = "arn:aws:sns:eu-west-1:123456789012:products"
@@ -53,9 +55,7 @@ def microseconds_per_call(save: Callable[[dict[str, str]], None], calls: int = 5
 
 def decorator_overhead() -> None:
     repository = Repository()
-    pairs = [
-        (microseconds_per_call(repository.save_by_hand), microseconds_per_call(repository.save)) for _ in range(15)
-    ]
+    pairs = [(microseconds_per_call(repository.save_by_hand), microseconds_per_call(repository.save)) for _ in range(15)]
     overhead = statistics.median(decorated - by_hand for by_hand, decorated in pairs)
     by_hand = statistics.median(pair[0] for pair in pairs)
     print(f"decorator   {overhead:6.1f} µs a call over the same publish and save by hand ({by_hand:.1f} µs); goal 25")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 import pytest
-from conftest import Source
 from pytest_examples import EvalExample, find_examples
 
 from change_events import Worker
+from conftest import Source
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -19,6 +20,9 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"
 def readers_world(channel, source: Source, tmp_path, monkeypatch):
     """What a reader of the README has: a topic in the environment, a queue, a service, a place for files."""
     monkeypatch.chdir(tmp_path)
+    for name, value in os.environ.items():
+        if name.startswith("AWS_"):
+            monkeypatch.setenv(name, value)  # so that what a document sets is put back
     monkeypatch.setenv("PRODUCT_EVENTS_TOPIC_ARN", channel.topic_arn)
     monkeypatch.setattr(Worker, "run", Worker.drain)  # or it would run for ever, as it should
     return {"queue_url": channel.queue_url, "source": source, "channel": channel}
