@@ -372,7 +372,7 @@ def actions_of_a_worker(cloud: Cloud, url: str) -> set[str]:
     client.meta.events.register("before-call.sqs", lambda model, **_: calls.append(model.name))
     cloud.sqs.send_message(QueueUrl=url, MessageBody='{"id": "abc"}')
     queue = Queue(url, client)
-    queue.open()
+    queue.open(wait=20)
     queue.delayed()
     (message,) = queue.receive(most=10, wait=0, visibility=60)
     queue.change_visibility([(message.receipt_handle, 30)])

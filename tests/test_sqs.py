@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import boto3
 import pytest
+from botocore.config import Config
 from botocore.stub import Stubber
 
 from change_events import ConfigurationError
@@ -11,7 +12,7 @@ from change_events._sqs import Queue, batches
 @pytest.fixture
 def queue(channel):
     queue = Queue(channel.queue_url)
-    queue.open()
+    queue.open(wait=20)
     return queue
 
 
@@ -20,8 +21,8 @@ def receive(queue, most=10):
 
 
 def test_opening_tells_the_queues_delay(make_channel):
-    assert Queue(make_channel().queue_url).open() == 0.0
-    assert Queue(make_channel(DelaySeconds="7").queue_url).open() == 7.0
+    assert Queue(make_channel().queue_url).open(wait=20) == 0.0
+    assert Queue(make_channel(DelaySeconds="7").queue_url).open(wait=20) == 7.0
 
 
 def test_what_is_received_can_be_received_again_until_it_is_deleted(queue, channel):
@@ -70,7 +71,7 @@ def test_visibility_is_in_whole_seconds_rounded_up(queue, channel, seconds, aske
 def test_delayed_messages_are_counted(make_channel):
     channel = make_channel(DelaySeconds="60")
     queue = Queue(channel.queue_url)
-    queue.open()
+    queue.open(wait=20)
 
     channel.send("one")
 
@@ -117,7 +118,7 @@ def test_what_is_no_queues_url_is_refused(url):
 
 def test_a_queue_that_does_not_exist_is_an_error_that_says_what_to_check(aws):
     with pytest.raises(ConfigurationError, match=r"missing can't be read: .*Check the URL.*sqs:GetQueueAttributes") as caught:
-        Queue(f"{aws}/123456789012/missing").open()
+        Queue(f"{aws}/123456789012/missing").open(wait=20)
 
     assert type(caught.value.__cause__).__name__ == "QueueDoesNotExist"
 
@@ -126,7 +127,15 @@ def test_an_endpoint_that_does_not_answer_is_an_error(monkeypatch, free_port):
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port}")
 
     with pytest.raises(ConfigurationError, match="can't be read: Could not connect"):
-        Queue("https://sqs.eu-west-1.amazonaws.com/123456789012/q").open()
+        Queue("https://sqs.eu-west-1.amazonaws.com/123456789012/q").open(wait=20)
+
+
+def test_a_client_that_gives_up_a_long_poll_before_its_end_is_an_error(channel):
+    client = boto3.client("sqs", config=Config(read_timeout=20))
+
+    with pytest.raises(ConfigurationError, match=r"read_timeout \(20 s\) must be longer than wait_time \(20 s\)"):
+        Queue(channel.queue_url, client).open(wait=20)
+    assert Queue(channel.queue_url, client).open(wait=19) == 0.0
 
 
 def test_missing_credentials_are_an_error(monkeypatch):
@@ -136,7 +145,7 @@ def test_missing_credentials_are_an_error(monkeypatch):
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it remembers what it has found
 
     with pytest.raises(ConfigurationError, match=r"Unable to locate credentials.*credentials and region that boto3 finds"):
-        Queue("https://sqs.eu-west-1.amazonaws.com/123456789012/q").open()
+        Queue("https://sqs.eu-west-1.amazonaws.com/123456789012/q").open(wait=20)
 
 
 @pytest.mark.parametrize(
@@ -152,6 +161,6 @@ def test_the_region_is_the_urls(url, region):
     queue = Queue(url)
 
     with pytest.raises(ConfigurationError):
-        queue.open()  # no such queue in the emulator
+        queue.open(wait=20)  # no such queue in the emulator
 
     assert queue._client.meta.region_name == region

@@ -184,17 +184,17 @@ def test_a_save_that_is_slower_than_the_first_look_is_seen_by_the_second(channel
     assert channel.count() == {}
 
 
-def test_an_event_is_acknowledged_only_after_a_get_that_started_when_the_window_was_over(
-    channel, source, make_worker, outcomes
-):
+def test_an_event_is_acknowledged_only_after_a_get_that_started_when_the_window_was_over(channel, source, make_worker):
     gets = []
     source.answer = lambda id: gets.append(time.monotonic())
+    announced = time.monotonic()
     channel.announce("p1")
 
     make_worker(settle=1.0).drain()
 
-    assert len(gets) == 2
-    assert gets[1] - gets[0] >= 0.95  # the early look came within milliseconds of the event
+    early, late = gets
+    assert early < late
+    assert late - announced >= 1.0
 
 
 def test_without_an_early_look_there_is_one_get(channel, source, make_worker, outcomes):
@@ -277,7 +277,7 @@ def test_acknowledgements_share_calls(channel, source, make_worker):
     make_worker(settle=1.0, early_look=False, threads=10, client=client).drain()
 
     assert sum(len(call["Entries"]) for call in calls) == 50
-    assert len(calls) <= 15
+    assert len(calls) <= 25
 
 
 # Looks that decide nothing

@@ -55,15 +55,19 @@ class Queue:
         self.url = url
         self._client = client
 
-    def open(self) -> float:
+    def open(self, *, wait: int) -> float:
         """
         Ask the queue for its delay, which shows that it exists and may be read.
+
+        Args:
+            wait: Seconds that a long poll will take.
 
         Returns:
             `DelaySeconds`: how old every message is, at the least, when it is received.
 
         Raises:
-            ConfigurationError: It can't be asked: no such queue, no credentials, no permission, no route to it.
+            ConfigurationError: It can't be asked: no such queue, no credentials, no permission, no route to it; or the
+                client would give up a long poll before its end.
         """
         try:
             self._client = self._client or _make_client(self.url)
@@ -73,6 +77,9 @@ class Queue:
                 f"the queue {self.url} can't be read: {error}. Check the URL, the credentials and region that boto3 finds, "
                 "and that they allow sqs:GetQueueAttributes, ReceiveMessage, DeleteMessage and ChangeMessageVisibility"
             ) from error
+        patience = self._client.meta.config.read_timeout
+        if patience <= wait:  # the messages that such a poll was given would be nobody's until their visibility timeout
+            raise ConfigurationError(f"the client's read_timeout ({patience} s) must be longer than wait_time ({wait} s)")
         return float(attributes["DelaySeconds"])
 
     def delayed(self) -> int:
@@ -153,4 +160,6 @@ def _make_client(url: str) -> Any:
 
     host = _AWS_HOST.match(url)
     region = (host["new"] or host["old"]) if host else None
-    return boto3.client("sqs", region_name=region, config=Config(retries={"mode": "standard"}))
+    # As many connections as a worker can have threads, or some would be thrown away after each call.
+    config = Config(retries={"mode": "standard"}, max_pool_connections=300)
+    return boto3.client("sqs", region_name=region, config=config)

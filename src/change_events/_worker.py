@@ -309,7 +309,7 @@ class _Run(Generic[T]):
 
     def work(self) -> None:
         """Start, work until something comes in at the control, stop."""
-        self._hold = max(0.0, self._settings.settle - self._queue.open())
+        self._hold = max(0.0, self._settings.settle - self._queue.open(wait=self._settings.wait_time))
         log.info("started", extra={"action": "start", "queue": self._queue.url, "hold": self._hold})
         why: _Why | BaseException | None = _Why.SIGNAL
         threads = self._start()
