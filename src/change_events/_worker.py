@@ -559,6 +559,8 @@ class _Run(Generic[T]):
     def _delete(self, events: list[Held]) -> None:
         handles = [event.receipt_handle for event in events]
         for attempt in range(ACK_ATTEMPTS):
+            if attempt:
+                self._finished.wait(_pause(attempt, 1.0))
             try:
                 deleted, handles = self._queue.delete(handles)
             except Exception as error:  # boto3 has tried again already; what stays undeleted comes back
@@ -567,7 +569,6 @@ class _Run(Generic[T]):
                 self._tally.add("acknowledged", deleted)
             if not handles:
                 return
-            self._finished.wait(_pause(attempt, 1.0))
 
     def _beat(self) -> None:
         """Keep what is held invisible: what would be visible before the next beat but one is extended at each."""
