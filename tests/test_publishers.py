@@ -276,24 +276,25 @@ def test_the_topic_may_come_from_a_callable(channel):
     assert channel.ids() == ["p1"]
 
 
-def test_many_threads_share_one_client(channel, publisher, monkeypatch):
+def test_many_threads_share_one_client_and_keep_their_connections(channel, publisher, monkeypatch, caplog):
     made = []
     make = boto3.client
     monkeypatch.setattr(boto3, "client", lambda *args, **kwargs: made.append(args) or make(*args, **kwargs))
-    start = threading.Barrier(8)
+    start = threading.Barrier(20)
 
     def publish(id):
         start.wait()
         publisher.publish(events(id))
 
-    threads = [threading.Thread(target=publish, args=(f"p{number}",)) for number in range(8)]
+    threads = [threading.Thread(target=publish, args=(f"p{number}",)) for number in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
-    assert sorted(channel.ids()) == [f"p{number}" for number in range(8)]
+    assert sorted(channel.ids()) == sorted(f"p{number}" for number in range(20))
     assert made == [("sns",)]
+    assert "discarding" not in caplog.text
 
 
 def test_the_null_publisher_is_a_publisher_that_broadcasts_nothing():

@@ -125,8 +125,13 @@ class SNSPublisher:
 
         with self._client_lock:
             if self._client is None:
-                patience = Config(connect_timeout=2, read_timeout=3, retries={"mode": "standard", "total_max_attempts": 3})
-                self._client = boto3.client("sns", region_name=region, config=patience)
+                config = Config(
+                    connect_timeout=2,
+                    read_timeout=3,
+                    retries={"mode": "standard", "total_max_attempts": 3},
+                    max_pool_connections=100,  # a web server has more threads than boto3 keeps connections, which is 10
+                )
+                self._client = boto3.client("sns", region_name=region, config=config)
             return self._client
 
 

@@ -1,0 +1,95 @@
+"""See change-events at work, over the wire, in under a minute: `python examples/demo.py --help`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DESCRIPTION = """\
+See change-events at work, over the wire, in under a minute.
+
+Starts, on loopback and free ports, each as a process of its own:
+
+  - an emulator of AWS (moto), and in it the topic and the queues of this
+    package's CloudFormation templates;
+  - a product service, which broadcasts a product's id before it saves;
+  - two downstream services, each with a cache of the products that its worker
+    keeps in step. 'early look' has a queue without delay: it looks at a product
+    as soon as it hears of it, and again when the save must be over. 'one look'
+    has a queue with a delay, and looks only then.
+
+Then it changes products from several threads at once. Some changes are invalid:
+they must broadcast nothing. Some saves fail after their broadcast, and some take
+longer than an early look, which sees the past: the caches must cope.
+
+In the end it compares both caches with the source, product by product.
+"""
+
+EPILOG = """\
+exit status: 0 if both caches equal the source and all else is as it should be,
+1 if not, 130 if stopped. Ctrl-C leaves no process behind.
+"""
+
+
+def main() -> int:
+    """Run the demo; return the exit status."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: stop.set())
+    arguments = _parser().parse_args()
+
+    # Not above: they take a second, in which Ctrl-C should do what it does later.
+    from rich.console import Console
+
+    from demo_parts.processes import Children
+    from demo_parts.screen import Screen
+    from demo_parts.story import Settings, Story
+
+    screen = Screen(Console())
+    screen.say(f"seed {arguments.seed}: --seed {arguments.seed} draws the same changes again")
+    with tempfile.TemporaryDirectory(prefix="change-events-demo-") as directory:
+        children = Children(Path(directory), path=Path(__file__).parent)
+        story = Story(Settings(**vars(arguments)), children, Path(directory))
+        # The story in a thread, and signals and the screen here: so a signal breaks off nothing at a bad moment.
+        threading.Thread(target=story.run, daemon=True).start()
+        try:
+            screen.follow(story, stop)
+            return screen.end(story)
+        finally:
+            children.stop()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--changes", type=_whole(8, 5000), default=250, help="how many changes to make (default: %(default)s)")
+    parser.add_argument("--settle", type=_whole(1, 60), default=4, help="the settle window in seconds (default: %(default)s)")
+    seed = random.randrange(10**6)  # noqa: S311  # no secret
+    parser.add_argument("--seed", type=int, default=seed, help="what to draw the changes by (default: a new one)")
+    return parser
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"from {least} to {most}, not {text}")
+        return int(text)
+
+    return number
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stdout.flush()
+    os._exit(status)  # at once: when stopped, the story's threads may still wait for answers that will never come

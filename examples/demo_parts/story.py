@@ -1,0 +1,239 @@
+"""What happens, from the first process to the verdict. It runs in a thread of its own; the screen looks on."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import urllib3
+
+from demo_parts.changes import Driver, plan
+from demo_parts.evidence import Staleness, cached_bodies, difference, source_bodies, staleness
+from demo_parts.stacks import Outputs, deploy, deploy_queue, waiting
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from demo_parts.processes import Child, Children
+
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "demo",
+    "AWS_SECRET_ACCESS_KEY": "demo",
+    "AWS_DEFAULT_REGION": "eu-west-1",
+    "AWS_CONFIG_FILE": "/dev/null",
+    "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+"""Nobody's: the emulator asks for some. The user's own are neither needed nor seen."""
+
+THREADS = 4
+PRODUCTS = 40
+SLOWEST_SAVE = 0.2
+"""As a share of the settle window: slower than an early look, and well within the promise."""
+
+QUIET_PATIENCE = 60.0
+"""Seconds to wait, after the last change, for the queues to be empty."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """
+    What the user may choose.
+
+    Attributes:
+        changes: How many changes to make.
+        seed: What to draw them by.
+        settle: The settle window in whole seconds.
+    """
+
+    changes: int
+    seed: int
+    settle: int
+
+
+class Downstream:
+    """
+    A service that keeps a cache.
+
+    Attributes:
+        name: What people call it.
+        queue: Its stack's outputs.
+        stats: Its worker's counts, as far as is known.
+        staleness: How stale its cache was; known in the end.
+    """
+
+    def __init__(self, name: str, queue: Outputs, directory: Path) -> None:
+        self.name = name
+        self.queue = queue
+        self.cache = directory / f"{name}.db"
+        self.outcome_log = directory / f"{name}.jsonl"
+        self.stats: dict[str, int] = {}
+        self.staleness: Staleness | None = None
+        self.url = ""
+
+    def start(self, children: Children, source: str, settle: int) -> Child:
+        """Start its process."""
+        options = {
+            "--queue-url": self.queue["QueueUrl"],
+            "--source": source,
+            "--cache": str(self.cache),
+            "--settle": str(settle),
+            "--outcome-log": str(self.outcome_log),
+            "--port": "0",
+            "--log-level": "warning",
+        }
+        return children.start(self.name, "product_service.downstream", *(word for option in options.items() for word in option))
+
+    def queue_urls(self) -> list[str]:
+        """Return the URLs of its queue and of both dead-letter queues."""
+        return [url for output, url in self.queue.items() if output.endswith("QueueUrl")]
+
+
+class Story:
+    """
+    The demo, step by step.
+
+    Attributes:
+        steps: What has been done, a line each.
+        driver: What makes the changes, once they begin.
+        downstreams: The services that keep caches, once they run.
+        summary: The aggregation that a downstream answers from its cache.
+        findings: What the end shows, a line each, and whether it is as it should be.
+        verdict: The last line.
+        equal: Whether all is as promised.
+        error: What broke the story off.
+        done: Set when the story has ended, one way or the other.
+    """
+
+    def __init__(self, settings: Settings, children: Children, directory: Path) -> None:
+        self.settings = settings
+        self.steps: list[str] = []
+        self.driver: Driver | None = None
+        self.downstreams: list[Downstream] = []
+        self.summary: list[dict[str, Any]] = []
+        self.findings: list[tuple[bool, str]] = []
+        self.verdict = ""
+        self.equal = False
+        self.error: Exception | None = None
+        self.done = threading.Event()
+        self._children = children
+        self._directory = directory
+        self._pool = urllib3.PoolManager(maxsize=4, retries=False, timeout=10)
+        self._session: Any = None
+        self._source = ""
+
+    def run(self) -> None:
+        """Tell the story; don't raise, but leave the error behind."""
+        try:
+            self._set_up()
+            threading.Thread(target=self._watch, daemon=True).start()
+            driver = self._drive()
+            self._wait_until_quiet()
+            self._judge(driver)
+        except Exception as error:  # whatever it is, the screen shows it, and the children must be stopped
+            self.error = self._children.failure() or error
+        finally:
+            self.done.set()
+
+    def _set_up(self) -> None:
+        endpoint = self._children.start("emulator", "demo_parts.emulator").url()
+        self.steps.append(f"an emulator of AWS (moto) on {endpoint}")
+        self._children.set_environment(**CREDENTIALS, AWS_ENDPOINT_URL=endpoint)
+        self._session = _Session(endpoint)
+        topic_arn, early, delayed = self._deploy()
+        self._children.set_environment(PRODUCT_EVENTS_TOPIC_ARN=topic_arn)
+        options = ["--create-table", "--demo-faults", "--port", "0", "--log-level", "warning"]
+        self._source = self._children.start("products", "product_service", *options).url()
+        self.steps.append(f"the product service on {self._source}: broadcasts, then saves")
+        children = [downstream.start(self._children, self._source, self.settings.settle) for downstream in (early, delayed)]
+        early.url, delayed.url = (child.url() for child in children)
+        self.steps.append(f"{early.name!r} on {early.url}: looks at once, and {self.settings.settle} s later")
+        self.steps.append(f"{delayed.name!r} on {delayed.url}: looks {self.settings.settle} s later only")
+        self.downstreams = [early, delayed]
+
+    def _deploy(self) -> tuple[str, Downstream, Downstream]:
+        topic_arn = deploy(self._session, "products", "topic.yaml", Image="product-service")["TopicArn"]
+        settle = self.settings.settle
+        early = deploy_queue(self._session, "early-look", topic_arn=topic_arn, delay=0, raw=True)
+        delayed = deploy_queue(self._session, "one-look", topic_arn=topic_arn, delay=settle, raw=False)
+        self.steps.append("a topic and two queues, from the templates in change_events/cloudformation/")
+        return topic_arn, Downstream("early look", early, self._directory), Downstream("one look", delayed, self._directory)
+
+    def _drive(self) -> Driver:
+        settings = self.settings
+        products = min(PRODUCTS, settings.changes // 4)
+        changes = plan(settings.seed, settings.changes, products=products, slowest=SLOWEST_SAVE * settings.settle)
+        self.driver = Driver(self._source, changes, threads=THREADS)
+        self.driver.run()
+        return self.driver
+
+    def _wait_until_quiet(self) -> None:
+        deadline = time.monotonic() + QUIET_PATIENCE
+        while waiting(self._session, [downstream.queue["QueueUrl"] for downstream in self.downstreams]):
+            self._check_children()
+            if time.monotonic() > deadline:
+                break  # the verdict will say it
+            time.sleep(0.2)
+
+    def _judge(self, driver: Driver) -> None:
+        self._check_children()
+        source = source_bodies(self._pool, self._source)
+        differences = {downstream.name: difference(source, cached_bodies(downstream.cache)) for downstream in self.downstreams}
+        for downstream in self.downstreams:
+            downstream.stats = self._get(f"{downstream.url}/stats")
+            downstream.staleness = staleness(driver.saved, downstream.outcome_log)
+        self.summary = self._get(f"{self.downstreams[0].url}/summary")
+        self.findings = [self._all_announced(driver), self._all_empty()]
+        self.equal = not any(differences.values())
+        self.verdict = f"Both caches equal the source: {len(source)} products, the same ids, the same bodies."
+        if not self.equal:
+            which = "; ".join(f"{name!r}: {difference}" for name, difference in differences.items() if difference)
+            self.verdict = f"NOT equal to the source ({len(source)} products): {which}."
+
+    def _all_announced(self, driver: Driver) -> tuple[bool, str]:
+        events = {downstream.stats["acknowledged"] for downstream in self.downstreams}
+        if events == {driver.broadcasts}:
+            return True, f"{driver.broadcasts} saves begun, as many events: the {driver.tally['rejected']} rejected sent none"
+        return False, f"{driver.broadcasts} saves begun, but {' and '.join(map(str, events))} events"
+
+    def _all_empty(self) -> tuple[bool, str]:
+        urls = [url for downstream in self.downstreams for url in downstream.queue_urls()]
+        left = waiting(self._session, urls)
+        return left == 0, f"{left or 'no'} messages are left in the {len(urls)} queues, dead-letter queues included"
+
+    def _watch(self) -> None:
+        """Keep the counts up to date, for the screen."""
+        with contextlib.suppress(urllib3.exceptions.HTTPError):  # it stops: the story's own thread will notice
+            while not self.done.wait(0.2):
+                for downstream in self.downstreams:
+                    downstream.stats = self._get(f"{downstream.url}/stats")
+
+    def _check_children(self) -> None:
+        if (failure := self._children.failure()) is not None:
+            raise failure
+
+    def _get(self, url: str) -> Any:
+        return self._pool.request("GET", url).json()
+
+
+class _Session:
+    """Clients for the emulator, each made once."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._endpoint = endpoint
+        self._clients: dict[str, Any] = {}
+
+    def client(self, service: str) -> Any:
+        if service not in self._clients:
+            self._clients[service] = boto3.client(
+                service,
+                endpoint_url=self._endpoint,
+                region_name=CREDENTIALS["AWS_DEFAULT_REGION"],
+                aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
+                aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+            )
+        return self._clients[service]

@@ -1,0 +1,129 @@
+"""
+The product service's HTTP side.
+
+What a client sends is checked before the repository is asked to save: a request that is refused broadcasts nothing.
+"""
+
+import hashlib
+import uuid
+from http import HTTPStatus
+from typing import Annotated, Any
+
+import jsonpatch
+from fastapi import APIRouter, Body, Depends, FastAPI, Header, HTTPException, Path, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from jsonpointer import JsonPointerException
+from pydantic import ValidationError
+
+from change_events import PublishError
+from product_service.demo_faults import DemoFaultError
+from product_service.models import NewProduct, Product
+from product_service.repository import ConflictError, DeletedProductError, ProductRepository, UnknownProductError
+
+JSON_PATCH = "application/json-patch+json"
+
+ANSWERS: dict[type[Exception], tuple[HTTPStatus, str]] = {
+    UnknownProductError: (HTTPStatus.NOT_FOUND, "there is no such product"),
+    DeletedProductError: (HTTPStatus.GONE, "the product has been deleted"),
+    ConflictError: (HTTPStatus.CONFLICT, "the product has been changed since; read it and try again"),
+    PublishError: (HTTPStatus.SERVICE_UNAVAILABLE, "the change could not be announced, so it was not saved; try again"),
+    DemoFaultError: (HTTPStatus.INTERNAL_SERVER_ERROR, "the save failed, as the request asked for"),
+}
+
+router = APIRouter(prefix="/products")
+
+
+def create_app(products: ProductRepository) -> FastAPI:
+    """Make the service's application."""
+    app = FastAPI(title="Products")
+    app.state.products = products
+    app.include_router(router)
+    app.add_exception_handler(RequestValidationError, _answer_invalid)
+    for error in ANSWERS:
+        app.add_exception_handler(error, _answer_error)
+    return app
+
+
+def _repository(request: Request) -> ProductRepository:
+    products: ProductRepository = request.app.state.products
+    return products
+
+
+def _require_json_patch(content_type: Annotated[str, Header()] = "") -> None:
+    if content_type.partition(";")[0].strip().lower() != JSON_PATCH:
+        raise HTTPException(415, f"send a JSON Patch, as {JSON_PATCH}", {"Accept-Patch": JSON_PATCH})
+
+
+Products = Annotated[ProductRepository, Depends(_repository)]
+ProductId = Annotated[str, Path(max_length=512)]
+
+
+# Plain functions, not coroutines: boto3 blocks, and FastAPI runs these in threads.
+@router.get("")
+def list_products(request: Request, response: Response, products: Products, after: str | None = None) -> list[Product]:
+    """List the products, 25 a page; the header `Link` says where the next page is."""
+    page, cursor = products.page(after)
+    if cursor is not None:
+        url = request.url_for("list_products").include_query_params(after=cursor)
+        response.headers["Link"] = f'<{url}>; rel="next"'
+    return page
+
+
+@router.post("", status_code=201)
+def create_product(new: NewProduct, request: Request, response: Response, products: Products) -> Product:
+    """Make a product; the header `Location` says where it is."""
+    product = products.create(str(uuid.uuid4()), new)
+    response.headers["Location"] = str(request.url_for("get_product", id=product.id))
+    return product
+
+
+@router.get("/{id}", response_model=Product)
+def get_product(id: ProductId, products: Products, if_none_match: Annotated[str, Header()] = "") -> Response:
+    """Read a product: its latest commit, or 304 if the client has that already."""
+    body = products.get(id).model_dump_json().encode()
+    etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    if etag in {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}:
+        return Response(status_code=304, headers={"ETag": etag})
+    return Response(body, headers={"ETag": etag}, media_type="application/json")
+
+
+@router.patch("/{id}", dependencies=[Depends(_require_json_patch)])
+def patch_product(id: ProductId, patch: Annotated[list[dict[str, Any]], Body()], products: Products) -> Product:
+    """Change a product by a JSON Patch (RFC 6902). 409 if somebody else changes it at the same time, or a `test` fails."""
+    return products.update(_patched(products.get(id), patch))
+
+
+@router.delete("/{id}")
+def delete_product(id: ProductId, products: Products) -> Product:
+    """Delete a product, and answer with the last of it. Afterwards its GET says 410."""
+    return products.delete(products.get(id))
+
+
+def _patched(product: Product, patch: list[dict[str, Any]]) -> Product:
+    try:
+        patched = Product.model_validate(jsonpatch.apply_patch(product.model_dump(mode="json"), patch))
+    except jsonpatch.JsonPatchTestFailed as error:
+        raise HTTPException(409, str(error)) from None
+    except (jsonpatch.JsonPatchException, JsonPointerException) as error:
+        raise HTTPException(422, f"the patch can't be applied: {error}") from None
+    except ValidationError as error:
+        raise HTTPException(422, _reasons(error)) from None
+    if (patched.id, patched.lastModified) != (product.id, product.lastModified):
+        raise HTTPException(422, "id and lastModified are the service's own; they can't be changed")
+    return patched
+
+
+async def _answer_error(_: Request, error: Exception) -> JSONResponse:
+    status, detail = next(ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS)
+    return JSONResponse({"detail": detail}, status)
+
+
+async def _answer_invalid(_: Request, error: Exception) -> JSONResponse:
+    # Not FastAPI's own handler: it repeats the input, which may hold what can't be sent (a lone surrogate).
+    assert isinstance(error, RequestValidationError)  # noqa: S101  # what it is registered for
+    return JSONResponse({"detail": _reasons(error)}, 422)
+
+
+def _reasons(error: ValidationError | RequestValidationError) -> str:
+    return "; ".join(f"{'.'.join(map(str, reason['loc']))}: {reason['msg']}" for reason in error.errors())

@@ -1,0 +1,165 @@
+"""Products in DynamoDB. Every method that saves is decorated: it broadcasts the product's id before it runs."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.config import Config
+
+from change_events import SNSPublisher, broadcasts_before_save
+from product_service.models import NewProduct, Product
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PAGE_SIZE = 25
+THREADS = 40
+"""In how many threads FastAPI runs endpoints; each wants a connection of its own."""
+
+publisher = SNSPublisher.from_env("PRODUCT_EVENTS_TOPIC_ARN")
+
+
+class UnknownProductError(LookupError):
+    """There never was a product of that id."""
+
+
+class DeletedProductError(LookupError):
+    """The product has been deleted."""
+
+
+class ConflictError(Exception):
+    """The product has been changed by somebody else since it was read."""
+
+
+class ProductRepository:
+    """
+    The products' table. May be shared between threads.
+
+    Args:
+        table: The table's name. Its key is `id`, a string.
+        before_commit: Called between the broadcast and the write; demonstrations put faults there.
+    """
+
+    def __init__(self, table: str, *, before_commit: Callable[[], None] = lambda: None) -> None:
+        resource: Any = boto3.resource("dynamodb", config=Config(max_pool_connections=THREADS))
+        self._client = resource.meta.client  # speaks Python values and, other than the resource, may be shared by threads
+        self._table = table
+        self._before_commit = before_commit
+
+    def create_table(self) -> None:
+        """Make the table, unless it is there."""
+        try:
+            self._client.create_table(
+                TableName=self._table,
+                AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+                KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+                BillingMode="PAY_PER_REQUEST",
+            )
+        except self._client.exceptions.ResourceInUseException:
+            return
+        self._client.get_waiter("table_exists").wait(TableName=self._table)
+
+    def get(self, id: str) -> Product:
+        """
+        Read the latest commit. (`ConsistentRead`: an eventually consistent one may answer with the past.)
+
+        Raises:
+            UnknownProductError, DeletedProductError: There is none.
+        """
+        item = self._client.get_item(TableName=self._table, Key={"id": id}, ConsistentRead=True).get("Item")
+        if item is None:
+            raise UnknownProductError(id)
+        if item["deleted"]:
+            raise DeletedProductError(id)
+        return _product(item)
+
+    def page(self, after: str | None = None) -> tuple[list[Product], str | None]:
+        """
+        Read up to 25 products.
+
+        Args:
+            after: The last page's cursor.
+
+        Returns:
+            The products, and the cursor of the next page, or None if this is the last.
+        """
+        products: list[Product] = []
+        while len(products) < PAGE_SIZE:
+            start = {"ExclusiveStartKey": {"id": after}} if after else {}
+            scan = self._client.scan(TableName=self._table, Limit=PAGE_SIZE - len(products), ConsistentRead=True, **start)
+            products += [_product(item) for item in scan["Items"] if not item["deleted"]]
+            if "LastEvaluatedKey" not in scan:
+                return products, None
+            after = scan["LastEvaluatedKey"]["id"]
+        return products, after
+
+    @broadcasts_before_save(publisher)
+    def create(self, id: str, new: NewProduct) -> Product:
+        """
+        Save a new product.
+
+        Raises:
+            PublishError: The broadcast was not accepted; nothing is saved. (`update` and `delete` likewise.)
+        """
+        self._before_commit()
+        product = Product(id=id, name=new.name, imageURL=new.imageURL, lastModified=_now())
+        self._put(product, ConditionExpression="attribute_not_exists(id)")
+        return product
+
+    @broadcasts_before_save(publisher, id="product.id")
+    def update(self, product: Product) -> Product:
+        """
+        Save a change of the product.
+
+        Args:
+            product: The new state. Its `lastModified` is that of the state it was made from.
+
+        Returns:
+            What was saved: the same with a new `lastModified`.
+
+        Raises:
+            ConflictError: Somebody else has saved the product since; nothing is saved.
+        """
+        return self._replace(product)
+
+    @broadcasts_before_save(publisher, id="product.id")
+    def delete(self, product: Product) -> Product:
+        """
+        Mark the product as deleted. Its row stays, so that its GET can say 410 and not just 404.
+
+        Raises:
+            ConflictError: Somebody else has saved the product since; nothing is saved.
+        """
+        return self._replace(product, deleted=True)
+
+    def _replace(self, product: Product, *, deleted: bool = False) -> Product:
+        self._before_commit()
+        saved = product.model_copy(update={"lastModified": _now(later_than=product.lastModified)})
+        self._put(
+            saved,
+            deleted=deleted,
+            ConditionExpression="lastModified = :seen",
+            ExpressionAttributeValues={":seen": product.lastModified},
+        )
+        return saved
+
+    def _put(self, product: Product, *, deleted: bool = False, **condition: Any) -> None:
+        item = {**product.model_dump(mode="json"), "deleted": deleted}
+        try:
+            self._client.put_item(TableName=self._table, Item=item, **condition)
+        except self._client.exceptions.ConditionalCheckFailedException:
+            raise ConflictError(product.id) from None
+
+
+def _product(item: dict[str, Any]) -> Product:
+    return Product.model_validate({name: item[name] for name in Product.model_fields})
+
+
+def _now(later_than: str | None = None) -> str:
+    """Tell the time; a microsecond after `later_than` if the clock has not got that far, or has been set back."""
+    now = datetime.now(timezone.utc)
+    if later_than is not None:
+        now = max(now, datetime.fromisoformat(later_than) + timedelta(microseconds=1))
+    return now.isoformat(timespec="microseconds")
