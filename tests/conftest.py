@@ -154,6 +154,10 @@ class Answer:
     chunks: list[tuple[float, bytes]] = field(default_factory=list)  # sent after the body, each after a pause
 
 
+HANG_UP = Answer(status=0)
+"""No answer: the source closes the connection."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """What the source was asked."""
@@ -210,6 +214,9 @@ def serving(source: Source) -> Iterator[Source]:
 
         def do_GET(self) -> None:
             answer = source.respond(Asked(self.path, dict(self.headers), id(self.connection)))
+            if answer == HANG_UP:
+                self.close_connection = True
+                return
             self.send_response(answer.status)
             for name, value in answer.headers.items():
                 self.send_header(name, value)

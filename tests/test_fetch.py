@@ -11,7 +11,7 @@ import urllib3
 from hypothesis import HealthCheck, example, given, settings
 
 from change_events import ConfigurationError, FetchError, Found, Gone, HTTPFetcher, Unchanged
-from conftest import Answer, Source, serving
+from conftest import HANG_UP, Answer, Source, serving
 from test_ids import UNUSABLE, USABLE
 
 JSON = {"Content-Type": "application/json"}
@@ -330,6 +330,23 @@ def test_threads_keep_their_connections(source, fetcher, caplog):
     assert len(source.asked) == 40
     assert len({asked.connection for asked in source.asked}) <= 20
     assert "discarding" not in caplog.text
+
+
+def test_a_connection_that_the_source_has_just_closed_is_no_failure(source, fetcher):
+    source.entities["p1"] = {"id": "p1"}
+    answers = iter([HANG_UP])
+    source.answer = lambda id: next(answers, None)
+
+    assert fetcher.fetch("p1").value == {"id": "p1"}
+    assert len(source.asked) == 2
+
+
+def test_a_source_that_keeps_hanging_up_decides_nothing(source, fetcher):
+    answering(source, HANG_UP)
+
+    with pytest.raises(FetchError, match="without response"):
+        fetcher.fetch("p1")
+    assert len(source.asked) == 2
 
 
 def test_a_pool_of_ones_own_is_used(source):
