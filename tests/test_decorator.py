@@ -125,7 +125,7 @@ def test_arguments_that_do_not_fit_are_a_type_error_and_nothing_is_broadcast(rep
 def test_broadcasting_wraps_any_block(channel):
     publisher = SNSPublisher(channel.topic_arn)
 
-    with broadcasting(publisher, "p1", 2):
+    with broadcasting(publisher, "p1", 2, "p1"):
         before = channel.ids()
     with broadcasting(publisher):
         pass

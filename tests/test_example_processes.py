@@ -65,7 +65,7 @@ def test_the_outcome_log_tells_what_each_look_did(source, channel, tmp_path):
     with SQLiteSink(tmp_path / "cache.db") as sink:
         fetcher = HTTPFetcher(f"{source.url}/products/{{id}}")
         write = OutcomeLog(log, sink).write
-        worker = Worker(channel.queue_url, fetcher=fetcher, sink=sink, settle=0, wait_time=0, on_outcome=write)
+        worker = Worker(channel.queue_url, fetcher=fetcher, sink=sink, settle=0, wait_time=1, on_outcome=write)
         before = time.time()
         for id in "a", "b":
             channel.announce(id)

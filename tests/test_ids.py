@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import itertools
 from dataclasses import dataclass
 from types import SimpleNamespace
 from uuid import UUID
@@ -213,7 +215,7 @@ def test_a_callable_that_finds_nothing_raises_and_saves_nothing(recorder):
     def save(product):
         pytest.fail("saved")
 
-    with pytest.raises(IdResolutionError, match=r"save\(\): id= found nothing.*sku"):
+    with pytest.raises(IdResolutionError, match=r"save\(\): no id was found: .*sku"):
         save(Product())
 
     assert recorder.ids == []
@@ -233,13 +235,27 @@ def test_several_ids_come_from_a_callable_or_a_path_and_each_is_sent_once(record
     assert recorder.ids == ["p1", "p2", "3", "4"]
 
 
+def test_an_iterator_that_is_not_read_for_its_ids_is_none_of_our_business(recorder):
+    @broadcasts_before_save(recorder, ids="ids")
+    def save_rows(rows, ids):
+        return list(rows)
+
+    assert save_rows(iter([1, 2]), ["p1"]) == [1, 2]
+    assert recorder.ids == ["p1"]
+
+
 def test_no_ids_are_no_broadcast_and_the_save_runs(recorder):
     @broadcasts_before_save(recorder, ids="ids")
     def delete_all(ids):
         return "ran"
 
+    @broadcasts_before_save(recorder, ids="ids")
+    async def delete_all_async(ids):
+        return "ran"
+
+    recorder.publish = lambda events: pytest.fail("asked to broadcast nothing")
     assert delete_all([]) == "ran"
-    assert recorder.ids == []
+    assert asyncio.run(delete_all_async([])) == "ran"
 
 
 @pytest.mark.parametrize(
@@ -251,6 +267,8 @@ def test_no_ids_are_no_broadcast_and_the_save_runs(recorder):
         (["p1", ""], "'ids': an id has 1 to 512"),
         ((id for id in ["p1"]), "'ids' is a generator; reading its ids would leave nothing to save"),
         (map(str, [1]), "'ids' is a map"),
+        (iter(["p1"]), "'ids' is a list_iterator"),
+        (itertools.chain(["p1"]), "'ids' is a chain"),
     ],
 )
 def test_ids_that_are_unusable_raise_and_save_nothing(recorder, ids, message):
@@ -296,6 +314,7 @@ MISTAKES = {
     "any keyword": (save, {"id": lambda **kwargs: 1}, r"not \*\*kwargs"),
     "no signature": (save, {"id": type}, "use a lambda"),
     "no parameters": (no_parameters, {}, r"no_parameters\(\) has no parameters to read an id from.*id=lambda"),
+    "no parameter of its own": (lambda *args, **kwargs: None, {}, "has no parameters to read an id from"),
     "path without parameters": (no_parameters, {"id": "product.id"}, "no parameter 'product'; it has none"),
     "generator": (generator, {}, r"generator\(\) is a generator function"),
     "asynchronous generator": (async_generator, {}, r"async_generator\(\) is a generator function"),
@@ -322,6 +341,15 @@ def test_a_mistake_is_an_error_at_decoration(function, settings, message):
 def test_a_publisher_that_is_none_is_an_error_at_decoration(publisher, message):
     with pytest.raises(ConfigurationError, match=message):
         broadcasts_before_save(publisher)(save)
+
+
+def test_a_publisher_that_is_missing_at_the_call_is_its_own_error(recorder):
+    @broadcasts_before_save(lambda self: self.publisher)
+    def save(self, product):
+        pytest.fail("saved")
+
+    with pytest.raises(AttributeError, match="publisher"):
+        save(SimpleNamespace(), Product())
 
 
 def test_a_publisher_may_come_from_the_call(recorder):

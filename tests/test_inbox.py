@@ -12,7 +12,7 @@ from change_events._inbox import Held, Inbox
 
 
 def held(id="p1", message="m1", now=0.0, hold=5.0, handle="h1", count=1):
-    return Held(id, message, handle, count, due=now + hold, latest=now + hold * 1.1, expires=now + 60)
+    return Held(id, message, handle, count, received=now, hold=hold, expires=now + 60)
 
 
 @pytest.fixture
@@ -62,11 +62,10 @@ def test_without_an_early_look_there_is_one_look_after_the_window(patient):
 @pytest.mark.parametrize("early_look", [True, False])
 def test_without_a_hold_one_look_at_once_settles(early_look):
     inbox = Inbox(early_look=early_look)
-    event = held(hold=0.0)
+    event = held(hold=0.0, now=3.0)
     inbox.add(event, 3.0)
-    event.due = event.latest = 3.0
 
-    assert inbox.next_at() in {0.0, 3.0}
+    assert inbox.next_at() == 3.0
     assert look(inbox, "p1", 3.0) == [event]
 
 
@@ -94,6 +93,16 @@ def test_looks_that_do_not_are_not(patient):
 
     assert [event.message_id for event in look(patient, "p1", patient.next_at())] == ["m1"]
     assert patient.next_at() == 6.5
+
+
+def test_events_of_different_holds_are_each_looked_at_in_time(patient):
+    for message, hold in (("m1", 10.0), ("m2", 2.0), ("m3", 5.0)):
+        patient.add(held(message=message, hold=hold), 0.0)
+
+    due = []
+    while (at := patient.next_at()) is not None:
+        due.append((at, [event.message_id for event in look(patient, "p1", at)]))
+    assert due == [(pytest.approx(2.2), ["m2"]), (pytest.approx(5.5), ["m3"]), (pytest.approx(11.0), ["m1"])]
 
 
 def test_an_event_that_comes_before_the_get_joins_the_look(inbox):

@@ -197,17 +197,18 @@ def test_access_denied_prevents_the_save():
 
 
 def test_one_failed_entry_of_a_batch_prevents_the_save():
-    ids = [f"p{number}" for number in range(12)]
+    ids = [f"p{number}" for number in range(22)]
     client = boto3.client("sns")
-    refusal = {"Id": "1", "Code": "InternalError", "Message": "try again", "SenderFault": False}
+    refusal = {"Id": "0", "Code": "InternalError", "Message": "try again", "SenderFault": False}
     with Stubber(client) as stub:  # the emulator fails no single entry
         stub.add_response("publish_batch", {"Successful": [{"Id": str(n)} for n in range(10)], "Failed": []})
-        stub.add_response("publish_batch", {"Successful": [{"Id": "0"}], "Failed": [refusal]})
+        stub.add_response("publish_batch", {"Successful": [{"Id": str(n)} for n in range(1, 10)], "Failed": [refusal]})
 
         error = must_not_save(SNSPublisher(TOPIC, client=client), ids)
 
-    assert error.ids == ("p10", "p11")  # the first ten were accepted
-    assert "1 of 2 refused (InternalError: try again)" in str(error)
+    assert error.ids == ("p10", "p20", "p21")  # refused, and not even tried; the others were accepted
+    assert "'p10', 'p20', 'p21' to" in str(error)
+    assert "InternalError: try again" in str(error)
 
 
 def test_attributes_that_fail_at_the_call_prevent_the_save(channel):
@@ -274,6 +275,24 @@ def test_the_topic_may_come_from_a_callable(channel):
     SNSPublisher(lambda: channel.topic_arn).publish(events("p1"))
 
     assert channel.ids() == ["p1"]
+
+
+def test_its_own_client_is_of_the_topics_region_and_keeps_no_save_waiting(sns):
+    topics = [
+        boto3.client("sns", region_name=region).create_topic(Name="t")["TopicArn"] for region in ("us-west-2", "eu-west-3")
+    ]
+    publisher = SNSPublisher(iter(topics).__next__)
+
+    publisher.publish(events("p1"))
+    publisher.publish(events("p1"))
+
+    assert {region: client.meta.region_name for region, client in publisher._clients.items()} == {
+        "us-west-2": "us-west-2",
+        "eu-west-3": "eu-west-3",
+    }
+    config = publisher._clients["us-west-2"].meta.config
+    assert (config.connect_timeout, config.read_timeout) == (2, 3)
+    assert (config.retries["mode"], config.retries["total_max_attempts"]) == ("standard", 3)
 
 
 def test_many_threads_share_one_client_and_keep_their_connections(channel, publisher, monkeypatch, caplog):

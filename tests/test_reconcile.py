@@ -94,6 +94,15 @@ def test_a_sink_that_refuses_for_ever_does_not_spin_for_ever():
         look("p1", fetcher=steps, sink=Broken(), on_get=lambda: None)
 
 
+def test_a_fetcher_that_finds_nothing_unchanged_is_not_believed():
+    steps = Steps(Unchanged())
+
+    with pytest.raises(RuntimeError, match="Steps found 'p1' unchanged, but nothing is cached"):
+        steps.look()
+
+    assert steps.sink.entry("p1") == Entry()
+
+
 @pytest.mark.parametrize(
     ("entry", "change", "expected"),
     [

@@ -144,14 +144,16 @@ def test_purge_forgets_old_tombstones_only(sink, clock):
     sink.apply("old", Gone(), if_version=0)
     sink.apply("live", FOUND, if_version=0)
     sink.apply("looked at", Gone(), if_version=0)
+    sink.apply("still gone", Gone(), if_version=0)
     clock.now += 20 * DAY
     sink.apply("looked at", Unchanged(), if_version=1)
+    sink.apply("still gone", Gone(), if_version=1)
     sink.apply("young", Gone(), if_version=0)
 
     assert sink.purge() == 1
 
     assert sink.entry("old") == Entry()
-    assert [sink.entry(id).version for id in ("live", "looked at", "young")] == [1, 2, 1]
+    assert [sink.entry(id).version for id in ("live", "looked at", "still gone", "young")] == [1, 2, 2, 1]
     assert sink.purge(older_than=30 * DAY) == 0
 
 
@@ -256,10 +258,11 @@ def test_one_file_can_hold_several_tables(path):
         assert (len(products), len(orders)) == (1, 0)
 
 
-def test_an_entity_that_is_no_json_is_refused_and_nothing_is_written(path):
+@pytest.mark.parametrize("value", [object(), float("inf"), float("nan")])
+def test_an_entity_that_is_no_json_is_refused_and_nothing_is_written(path, value):
     with SQLiteSink(path) as sink:
-        with pytest.raises(TypeError):
-            sink.apply("p1", Found({"when": object()}), if_version=0)
+        with pytest.raises((TypeError, ValueError), match="JSON"):
+            sink.apply("p1", Found({"value": value}), if_version=0)
 
         assert sink.entry("p1") == Entry()
 

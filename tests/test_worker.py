@@ -6,7 +6,10 @@ import json
 import logging
 import os
 import signal
+import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -52,14 +55,7 @@ def make_worker(channel, source, sink, outcomes):
     """Make a worker for the test's queue and source, quick to end unless told otherwise."""
 
     def make(queue_url=channel.queue_url, **settings):
-        # Without a window a short poll will do; with one it would spin until the window is over.
-        given = {
-            "settle": 0.0,
-            "wait_time": 1 if settings.get("settle") else 0,
-            "sink": sink,
-            "on_outcome": outcomes,
-            "threads": 4,
-        }
+        given = {"settle": 0.0, "wait_time": 1, "sink": sink, "on_outcome": outcomes, "threads": 4, "prefetch": 100}
         fetcher = HTTPFetcher(source.url + "/products/{id}")
         return Worker(queue_url, **({"fetcher": fetcher} | given | settings))
 
@@ -87,6 +83,14 @@ def running(worker):
         assert not thread.is_alive()
     if raised:
         raise raised[0]
+
+
+def wait_until(condition, seconds=30):
+    """Wait for what tells nobody when it happens."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def spy(operation):
@@ -226,6 +230,17 @@ def test_many_events_of_one_id_cost_few_gets(channel, source, make_worker):
     assert len(source.asked) <= 12  # one for the events of a tenth of the window, however many they are
 
 
+def test_an_event_waits_a_little_for_the_next_of_its_id(channel, source, make_worker):
+    worker = make_worker(settle=4.0, early_look=False)
+    channel.announce("p1")
+    with running(worker):
+        wait_until(lambda: worker.stats().received == 1)
+        channel.announce("p1")
+        wait_until(lambda: worker.stats().acknowledged == 2)
+
+    assert len(source.asked) == 1
+
+
 def test_an_event_that_comes_during_a_get_gets_another(channel, source, sink, make_worker, outcomes):
     worker = make_worker()
     source.gate.clear()
@@ -238,8 +253,7 @@ def test_an_event_that_comes_during_a_get_gets_another(channel, source, sink, ma
         assert source.arrived.acquire(timeout=10)  # the GET is under way, and will answer the old state
         source.entities["p1"] = {"id": "p1", "n": 2}
         channel.announce("p1")
-        while worker.stats().received < 2:
-            time.sleep(0.01)  # no event tells that the second message has been received
+        wait_until(lambda: worker.stats().received == 2)
         source.gate.set()
         outcomes.wait_for(("p1", "updated"))
 
@@ -254,11 +268,49 @@ def test_held_messages_stay_invisible_by_a_heartbeat(channel, source, make_worke
     client, extended = spy("ChangeMessageVisibilityBatch")
     channel.announce("p1", "p2")
 
-    worker = make_worker(settle=4.0, visibility_timeout=3, client=client)
+    worker = make_worker(settle=7.0, visibility_timeout=6, client=client)
     assert worker.drain() == 2
 
     assert worker.stats().received == 2  # never delivered again, though held for longer than the timeout
-    assert {len(call["Entries"]) for call in extended} == {2}
+    assert [len(call["Entries"]) for call in extended] == [2]  # of the beats after 2, 4 and 6 s only the second was needed
+
+
+def test_a_heartbeat_that_fails_is_made_up_for_by_the_next(channel, source, make_worker):
+    client, left = failing("ChangeMessageVisibilityBatch", ConnectionError("reset"))
+    channel.announce("p1")
+
+    worker = make_worker(settle=5.0, visibility_timeout=4, client=client)
+    assert worker.drain() == 1
+
+    assert left == []
+    assert worker.stats().received == 1
+
+
+def test_a_worker_that_is_full_can_be_stopped(channel, source, make_worker):
+    worker = make_worker(settle=30.0, prefetch=10)
+    channel.announce(*(f"p{number}" for number in range(11)))
+    with running(worker) as thread:
+        wait_until(lambda: worker.stats().held == 10)
+        worker.stop()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def test_a_delay_that_is_lowered_does_not_shorten_the_window_for_long(
+    make_channel, sqs, source, sink, make_worker, monkeypatch
+):
+    monkeypatch.setattr(worker_module, "DELAY_CHECK", 0.0)
+    channel = make_channel(DelaySeconds="2")
+    worker = make_worker(channel.queue_url, settle=2.0)
+    with running(worker):
+        sqs.set_queue_attributes(QueueUrl=channel.queue_url, Attributes={"DelaySeconds": "0"})
+        wait_until(lambda: worker.stats().held == 0)
+        time.sleep(1.5)  # no event tells that the poll under way, which believes in the old delay, is over
+        announced = time.monotonic()
+        channel.announce("p1")
+        wait_until(lambda: worker.stats().acknowledged == 1)
+
+    assert time.monotonic() - announced >= 2.0
 
 
 def test_no_more_is_held_than_the_prefetch(channel, source, make_worker):
@@ -295,13 +347,25 @@ def test_a_look_that_decides_nothing_leaves_the_cache_and_is_tried_again(channel
     source.answer = lambda id: next(answers, None)
     channel.announce("p1")
     with running(worker):
-        while not worker.stats().failed:
-            time.sleep(0.01)  # a look that failed has no outcome to wait for
+        wait_until(lambda: worker.stats().failed)
         assert sink.get("p1") == {"id": "p1", "n": 1}
         outcomes.wait_for(("p1", "updated"))
 
     assert sink.get("p1") == {"id": "p1", "n": 2}
     assert channel.count() == {}
+
+
+def test_the_pause_grows_with_the_receives_of_the_message(channel, source, sqs, make_worker):
+    client, changed = spy("ChangeMessageVisibilityBatch")
+    source.answer = lambda id: Answer(503, b"{}")
+    channel.announce("p1")
+    for _ in range(3):
+        sqs.receive_message(QueueUrl=channel.queue_url, VisibilityTimeout=0)
+
+    make_worker(client=client).drain()
+
+    ((entry,),) = [call["Entries"] for call in changed]
+    assert 8 <= entry["VisibilityTimeout"] <= 16
 
 
 @pytest.mark.parametrize(("asked", "pause"), [("77", 77), ("999999", 3600)])
@@ -334,8 +398,8 @@ def test_a_sink_that_fails_is_a_look_that_decides_nothing(channel, source, make_
     worker = make_worker(sink=Broken())
     assert worker.drain() == 0
 
-    assert worker.stats().failed == 1
-    assert channel.count() == {"held": 1}
+    assert worker.stats().failed >= 1
+    assert sum(channel.count().values()) == 1
     assert "database is locked" in caplog.text
 
 
@@ -420,19 +484,43 @@ def test_only_so_many_malformed_messages_are_remembered(channel, make_worker, mo
 # When SQS fails
 
 
-def test_the_poll_loop_outlives_errors(channel, source, make_worker, outcomes, caplog, monkeypatch):
-    monkeypatch.setattr(worker_module, "MAX_POLL_PAUSE", 0.1)
-    client, left = failing("ReceiveMessage", ConnectionError("reset"), ConnectionError("reset"))
+@pytest.fixture
+def pauses(monkeypatch):
+    """The failures for which the worker wanted to pause; it pauses for a moment only."""
+    wanted = []
+
+    def pause(failures, most):
+        wanted.append(failures)
+        return 0.05
+
+    monkeypatch.setattr(worker_module, "_pause", pause)
+    return wanted
+
+
+def test_the_poll_loop_outlives_errors_with_growing_pauses(channel, source, make_worker, outcomes, caplog, pauses):
+    client, left = failing("ReceiveMessage", ConnectionError("reset"), ConnectionError("reset"), {}, ConnectionError("reset"))
     channel.announce("p1")
+    started = time.monotonic()
 
     with running(make_worker(client=client)):
         outcomes.wait_for(("p1", "never_saved"))
 
     assert left == []
-    assert caplog.text.count("receive failed") == 2
+    assert caplog.text.count("receive failed") == 3
+    assert pauses == [1, 2, 1]  # one that succeeds in between ends the count
+    assert time.monotonic() - started >= 0.15
 
 
-def test_acknowledgements_that_fail_are_tried_again(channel, source, make_worker, monkeypatch):
+def test_a_drain_does_not_outlive_errors_for_ever(channel, make_worker, pauses):
+    client, _ = failing("ReceiveMessage", *[ConnectionError("reset")] * 10)
+
+    with pytest.raises(ConnectionError, match="reset"):
+        make_worker(client=client).drain()
+
+    assert pauses == [1, 2, 3]
+
+
+def test_acknowledgements_that_fail_are_tried_again(channel, source, make_worker, pauses):
     retriable = {"Successful": [], "Failed": [{"Id": "0", "SenderFault": False, "Code": "InternalError"}]}
     client, left = failing("DeleteMessageBatch", ConnectionError("reset"), retriable)
     channel.announce("p1")
@@ -441,6 +529,7 @@ def test_acknowledgements_that_fail_are_tried_again(channel, source, make_worker
     assert worker.drain() == 1
 
     assert left == []
+    assert pauses == [1, 2]
     assert channel.count() == {}
 
 
@@ -507,8 +596,7 @@ def test_what_a_long_poll_brings_after_the_stop_goes_back_at_once(channel, sourc
     client, polls = spy("ReceiveMessage")
     worker = make_worker(wait_time=20, client=client)
     with running(worker) as thread:
-        while not polls:
-            time.sleep(0.01)  # no event tells that the poll is under way
+        wait_until(lambda: polls)
         worker.stop()
         thread.join(0.2)
         assert thread.is_alive()
@@ -530,10 +618,10 @@ def test_stopping_takes_no_longer_than_its_timeout(channel, source, make_worker,
         worker.stop()
         thread.join(5)
         assert not thread.is_alive()
+        assert channel.count() == {"held": 1}  # comes back when its visibility timeout is over
     source.gate.set()
 
     assert "stopped halfway" in caplog.text
-    assert channel.count() == {"held": 1}  # comes back when its visibility timeout is over
 
 
 def test_a_stopped_worker_does_not_run_again(channel, make_worker):
@@ -591,13 +679,63 @@ def test_a_second_signal_returns_at_once(channel, source, make_worker, caplog):
 
     make_worker().run()
 
-    source.gate.set()
-    thread.join()
     assert "stopped halfway" in caplog.text
     assert channel.count() == {"held": 1}
+    source.gate.set()
+    thread.join()
 
 
-def test_ctrl_c_ends_a_drain_in_good_order(channel, source, make_worker, outcomes):
+@pytest.fixture
+def ctrl_c():
+    """SIGINT raises KeyboardInterrupt, also where the tests run in a shell's background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+WORKER = """
+import signal, sys
+from change_events import HTTPFetcher, MemorySink, Worker
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+Worker(sys.argv[1], fetcher=HTTPFetcher("http://127.0.0.1:1/{id}"), sink=MemorySink()).run()
+"""
+
+
+def test_ctrl_c_ends_a_worker_whose_queue_does_not_answer():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        process = subprocess.Popen(
+            [sys.executable, "-c", WORKER, f"{url}/1/q"], env=os.environ | {"AWS_ENDPOINT_URL": url}, stderr=subprocess.DEVNULL
+        )
+        connection, _ = silent.accept()  # it asks for the queue's delay, and gets no answer
+        process.send_signal(signal.SIGINT)
+
+        assert process.wait(10) != 0
+        connection.close()
+
+
+OUTLIVING = """
+import sys, threading, time
+from change_events import HTTPFetcher, MemorySink, Worker
+
+worker = Worker(sys.argv[1], fetcher=HTTPFetcher("http://127.0.0.1:1/{id}"), sink=MemorySink(), wait_time=1)
+threading.Thread(target=worker.run).start()
+threading.Thread(target=lambda: threading.main_thread().join() or worker.stop()).start()
+while "change-events-finish" not in {thread.name for thread in threading.enumerate()}:
+    time.sleep(0.01)
+"""
+
+
+def test_a_worker_in_a_thread_stops_in_good_order_even_after_the_main_thread_has_ended(channel):
+    process = subprocess.run(
+        [sys.executable, "-c", OUTLIVING, channel.queue_url], check=False, capture_output=True, text=True, timeout=20
+    )
+
+    assert (process.returncode, process.stderr) == (0, "")
+
+
+def test_ctrl_c_ends_a_drain_in_good_order(channel, source, make_worker, outcomes, ctrl_c):
     client, changed = spy("ChangeMessageVisibilityBatch")
     channel.announce("p1")
     worker = make_worker(settle=30.0, client=client)
@@ -635,9 +773,7 @@ def test_several_workers_on_one_queue_and_one_file_agree(channel, source, make_w
                 channel.announce(*ids)
             source.entities["p3"] = None
             channel.announce("p3")
-            deadline = time.monotonic() + 30
-            while channel.count() and time.monotonic() < deadline:
-                time.sleep(0.1)  # the queue tells nobody when it is empty
+            wait_until(lambda: not channel.count())
 
         assert dict(other.items()) == {id: entity for id, entity in source.entities.items() if entity}
         assert sum(worker.stats().acknowledged for worker in workers) >= 91
@@ -648,16 +784,28 @@ def test_several_workers_on_one_queue_and_one_file_agree(channel, source, make_w
 
 @pytest.mark.parametrize(
     "setting",
+    [{"threads": 2.0}, {"batch_size": "5"}, {"prefetch": float("inf")}, {"wait_time": 0.5}, {"visibility_timeout": 30.0}],
+)
+def test_a_setting_that_is_no_integer_is_refused_by_name(make_worker, setting):
+    with pytest.raises(ConfigurationError, match=rf"{next(iter(setting))} must be an integer"):
+        make_worker(**setting)
+
+
+@pytest.mark.parametrize(
+    "setting",
     [
         {"settle": -1},
+        {"settle": None},
+        {"settle": "5"},
         {"settle": float("nan")},
         {"threads": 0},
         {"threads": 257},
         {"batch_size": 0},
         {"batch_size": 11},
         {"prefetch": 9},
+        {"prefetch": 9001},
         {"wait_time": 21},
-        {"wait_time": -1},
+        {"wait_time": 0},
         {"visibility_timeout": 2},
         {"visibility_timeout": 43_201},
         {"shutdown_timeout": -1},

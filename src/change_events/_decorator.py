@@ -38,7 +38,7 @@ class broadcasting:  # a context manager, named like one  # noqa: N801
 
     def __init__(self, publisher: Publisher, /, *ids: object) -> None:
         try:
-            self._events = [ChangeEvent(checked_id(id)) for id in ids]
+            self._events = [ChangeEvent(id) for id in dict.fromkeys(map(checked_id, ids))]
         except ValueError as error:
             raise IdResolutionError(str(error)) from None
         self._publisher = publisher

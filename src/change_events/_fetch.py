@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, urlsplit
 
 import urllib3
 from urllib3.exceptions import HTTPError, ProtocolError
@@ -17,7 +18,6 @@ from change_events.exceptions import ConfigurationError, FetchError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-MAX_REDIRECTS = 3
 KEPT_CONNECTIONS = 256
 """More than a worker has threads, so that no thread's connection is thrown away. Unused ones cost nothing."""
 
@@ -35,16 +35,16 @@ class HTTPFetcher:
     GETs JSON objects from the service that owns them. May be shared between threads.
 
     A 200 with a JSON object is the entity; 304 means unchanged; 410, and a 404 that `is_gone` believes, mean gone. Anything
-    else decides nothing and raises `FetchError`: any other status, a redirect to another origin, a media type other than
-    JSON, a body that is incomplete, too long, no JSON object, or has another `"id"` than was asked for.
+    else decides nothing and raises `FetchError`: any other status (a redirect, too, as it may lead to a login page), a media
+    type other than JSON, a body that is incomplete, too long, no JSON object, or has another `"id"` than was asked for.
 
     Connections are kept, one for each thread that uses the fetcher at the same time. Every GET asks for a fresh answer
     (`Cache-Control: no-cache`) and, where the cache holds an `ETag`, for changes only (`If-None-Match`, RFC 9110, 13.1.2).
 
     Args:
         url: Where an entity is, with `{id}` in its path or query. The id is percent-encoded whole.
-        timeout: Seconds that a GET may take, to the last byte of the body; a source that stalls in mid-body can stretch it
-            to twice that.
+        timeout: Seconds that a GET may take, to the last byte of the body. A source that stalls in mid-body can stretch it
+            to twice that, and one that trickles its headers further.
         headers: Request headers to add; or a callable that returns them, asked at each GET (tokens expire).
         is_gone: Given a 404's headers and body, says whether to believe it. Default: anything but `text/html`.
         pool: A `urllib3.PoolManager` of your own, for client certificates or a proxy.
@@ -105,22 +105,6 @@ class HTTPFetcher:
         return headers
 
     def _get(self, url: str, headers: dict[str, str], deadline: float) -> urllib3.BaseHTTPResponse:
-        for _ in range(MAX_REDIRECTS + 1):
-            response = self._request(url, headers, deadline)
-            location = response.get_redirect_location()
-            if not location:
-                return response
-            response.close()
-            target = _joined(url, location)
-            if urlsplit(target)[:2] != urlsplit(url)[:2]:
-                raise FetchError(
-                    f"GET {url} was sent elsewhere, to {target}; if that is right, put it into HTTPFetcher(url)",
-                    status=response.status,
-                )
-            url = target
-        raise FetchError(f"GET {url}: more than {MAX_REDIRECTS} redirects")
-
-    def _request(self, url: str, headers: dict[str, str], deadline: float) -> urllib3.BaseHTTPResponse:
         try:
             try:
                 return self._send(url, headers, deadline)
@@ -151,8 +135,10 @@ class HTTPFetcher:
             return Unchanged()
         if status == 410 or (status == 404 and self._is_gone(response.headers, body)):
             return Gone()
+        location = response.get_redirect_location()
         raise FetchError(
-            f"GET {id!r} answered {status} {response.reason or ''}".rstrip(),
+            f"GET {id!r} answered {status}"
+            + (f": it is at {location}. If that is right, put it into HTTPFetcher(url)" if location else ""),
             status=status,
             retry_after=_retry_after(response),
         )
@@ -183,19 +169,12 @@ def _require_template(url: str) -> None:
         raise ConfigurationError("HTTPFetcher(url) takes no password in the URL; give an Authorization header in headers=")
 
 
-def _joined(url: str, location: str) -> str:
-    try:
-        return urljoin(url, location)
-    except ValueError as error:
-        raise FetchError(f"GET {url} was sent to {location!r}, which is no URL: {error}") from None
-
-
 def _entity(headers: Mapping[str, str], body: bytes, id: str) -> dict[str, Any]:
     media_type = _media_type(headers)
     if media_type != "application/json" and not media_type.endswith("+json"):
         raise FetchError(f"GET {id!r} answered {media_type or 'no media type'}, not JSON", status=200)
     try:
-        entity = json.loads(body, parse_constant=_refuse)
+        entity = json.loads(body, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise FetchError(f"GET {id!r} answered what is no JSON: {error}", status=200) from None
     if not isinstance(entity, dict):
@@ -208,7 +187,7 @@ def _entity(headers: Mapping[str, str], body: bytes, id: str) -> dict[str, Any]:
 def _retry_after(response: urllib3.BaseHTTPResponse) -> float | None:
     try:
         return urllib3.Retry().get_retry_after(response)
-    except HTTPError:  # neither seconds nor a date
+    except (HTTPError, ValueError, OverflowError):  # neither seconds nor a date of this calendar
         return None
 
 
@@ -218,3 +197,10 @@ def _media_type(headers: Mapping[str, str]) -> str:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON (RFC 8259, 6)")
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{number:.20} is beyond all numbers, and SQL could not read what would be stored")
+    return value

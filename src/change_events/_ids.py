@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import inspect
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
-from types import GeneratorType
 from typing import Any
 from uuid import UUID
 
 from change_events.exceptions import ConfigurationError, IdResolutionError
 
 MAX_ID_LENGTH = 512
+
+_COLLECTORS = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 
 Arguments = Mapping[str, Any]
 
@@ -66,10 +67,11 @@ def id_resolver(
         if id is not None:
             raise ConfigurationError(f"{name}(): give id= or ids=, not both")
         read_all = reader(function, ids, setting="ids")
-        return lambda arguments: _many(name, ids, read_all, arguments)
+        wanted = [ids.partition(".")[0]] if isinstance(ids, str) else list(_wanted_parameters(ids))
+        return lambda arguments: _many(name, ids, wanted, read_all, arguments)
     source = _default_path(function) if id is None else id
     read_one = reader(function, source, setting="id")
-    return lambda arguments: (_checked(name, source, read_one(arguments)),)
+    return lambda arguments: (_checked(name, source, _found(name, read_one, arguments)),)
 
 
 def reader(function: Callable[..., Any], source: str | Callable[..., Any], *, setting: str) -> Callable[[Arguments], Any]:
@@ -82,7 +84,8 @@ def reader(function: Callable[..., Any], source: str | Callable[..., Any], *, se
 
 
 def _default_path(function: Callable[..., Any]) -> str:
-    parameters = list(inspect.signature(function).parameters)
+    signature = inspect.signature(function)
+    parameters = [name for name, parameter in signature.parameters.items() if parameter.kind not in _COLLECTORS]
     if "id" in parameters:
         return "id"
     if parameters[:1] in (["self"], ["cls"]):
@@ -119,26 +122,27 @@ def _path_reader(function: Callable[..., Any], path: str, *, setting: str) -> Ca
 def _callable_reader(function: Callable[..., Any], source: Callable[..., Any], *, setting: str) -> Callable[[Arguments], Any]:
     name = function.__qualname__
     try:
-        wanted = inspect.signature(source).parameters.values()
+        parameters = inspect.signature(source).parameters.values()
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"{name}(): {setting}={source!r} does not tell its parameters; use a lambda") from error
-    names = []
-    for parameter in wanted:
-        if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
+    for parameter in parameters:
+        if parameter.kind in _COLLECTORS:
             raise ConfigurationError(f"{name}(): {setting}= must name the parameters that it wants, not {parameter}")
-        if parameter.default is parameter.empty:
-            _require_parameter(function, parameter.name)
-            names.append(parameter)
+    wanted = _wanted_parameters(source)
+    for parameter_name in wanted:
+        _require_parameter(function, parameter_name)
 
     def read(arguments: Arguments) -> object:
-        positional = [arguments[p.name] for p in names if p.kind is not p.KEYWORD_ONLY]
-        keywords = {p.name: arguments[p.name] for p in names if p.kind is p.KEYWORD_ONLY}
-        try:
-            return source(*positional, **keywords)
-        except (AttributeError, LookupError) as error:
-            raise IdResolutionError(f"{name}(): {setting}= found nothing: {error!r}") from error
+        positional = [arguments[name] for name, parameter in wanted.items() if parameter.kind is not parameter.KEYWORD_ONLY]
+        keywords = {name: arguments[name] for name, parameter in wanted.items() if parameter.kind is parameter.KEYWORD_ONLY}
+        return source(*positional, **keywords)
 
     return read
+
+
+def _wanted_parameters(source: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(source).parameters
+    return {name: parameter for name, parameter in parameters.items() if parameter.default is parameter.empty}
 
 
 def _require_parameter(function: Callable[..., Any], name: str) -> None:
@@ -147,6 +151,15 @@ def _require_parameter(function: Callable[..., Any], name: str) -> None:
         close = get_close_matches(name, parameters, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(parameters) or 'none'}"
         raise ConfigurationError(f"{function.__qualname__}() has no parameter {name!r}; {hint}")
+
+
+def _found(name: str, read: Callable[[Arguments], Any], arguments: Arguments) -> Any:
+    try:
+        return read(arguments)
+    except IdResolutionError:
+        raise
+    except (AttributeError, LookupError) as error:
+        raise IdResolutionError(f"{name}(): no id was found: {error!r}") from error
 
 
 def _checked(name: str, source: object, value: object) -> str:
@@ -161,16 +174,19 @@ def _checked(name: str, source: object, value: object) -> str:
         raise IdResolutionError(f"{name}(): {_shown(source)}: {error}") from None
 
 
-def _many(name: str, source: object, read: Callable[[Arguments], Iterable[object]], arguments: Arguments) -> tuple[str, ...]:
-    for parameter, value in arguments.items():
-        if isinstance(value, (GeneratorType, map, filter, zip)):
+def _many(
+    name: str, source: object, wanted: list[str], read: Callable[[Arguments], Any], arguments: Arguments
+) -> tuple[str, ...]:
+    for parameter in wanted:
+        if isinstance(arguments[parameter], Iterator):
             raise IdResolutionError(
-                f"{name}(): {parameter!r} is a {type(value).__name__}; reading its ids would leave nothing to save. Pass a list"
+                f"{name}(): {parameter!r} is a {type(arguments[parameter]).__name__}; reading its ids would leave nothing to "
+                "save. Pass a list"
             )
-    values = read(arguments)
+    values = _found(name, read, arguments)
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         raise IdResolutionError(f"{name}(): {_shown(source)} gave {values!r}, not an iterable of ids")
-    return tuple(dict.fromkeys(_checked(name, source, value) for value in values))
+    return tuple(_checked(name, source, value) for value in values)
 
 
 def _shown(source: object) -> str:

@@ -29,8 +29,8 @@ class Held:
         message_id: SQS's name for the message, the same at each delivery.
         receipt_handle: The key to the *latest* delivery, with which to acknowledge or extend it.
         receive_count: How often SQS has delivered it (`ApproximateReceiveCount`).
-        due: When a GET that settles it may start at the earliest, in monotonic seconds.
-        latest: When that GET should start at the latest.
+        received: When it was first received, in monotonic seconds.
+        hold: How many seconds later a GET that settles it may start at the earliest.
         expires: When the message becomes visible to other workers, unless extended.
     """
 
@@ -38,9 +38,19 @@ class Held:
     message_id: str
     receipt_handle: str
     receive_count: int
-    due: float
-    latest: float
+    received: float
+    hold: float
     expires: float
+
+    @property
+    def due(self) -> float:
+        """When a GET that settles it may start at the earliest."""
+        return self.received + self.hold
+
+    @property
+    def latest(self) -> float:
+        """When that GET should start at the latest."""
+        return self.received + self.hold * (1 + SLACK)
 
 
 @dataclass(slots=True, eq=False)

@@ -72,7 +72,8 @@ class SNSPublisher:
     ) -> None:
         self._topic_arn = topic_arn
         self._client = client
-        self._client_lock = threading.Lock()
+        self._clients: dict[str, Any] = {}  # our own, by Region
+        self._clients_lock = threading.Lock()
         self._attributes = attributes
         if isinstance(topic_arn, str):
             _parsed(topic_arn)
@@ -107,32 +108,42 @@ class SNSPublisher:
         topic = _parsed(topic_arn)
         accepted = 0
         try:
-            client = self._client or self._make_client(topic["region"])
+            client = self._client or self._own_client(topic["region"])
             attributes = _message_attributes(self._attributes)
             messages = [_message(event, attributes, fifo=topic["fifo"] is not None) for event in events]
             if len(messages) == 1:
                 client.publish(TopicArn=topic_arn, **messages[0])
                 return
             for accepted in range(0, len(messages), BATCH_SIZE):
-                _publish_batch(client, topic_arn, messages[accepted : accepted + BATCH_SIZE])
+                refused = _publish_batch(client, topic_arn, messages[accepted : accepted + BATCH_SIZE])
+                if refused:
+                    ids = [events[accepted + position].id for position in refused]
+                    ids += [event.id for event in events[accepted + BATCH_SIZE :]]
+                    raise PublishError(f"no broadcast of {_shown(ids)} to {topic_arn}: {_reasons(refused)}", ids=ids)
+        except PublishError:
+            raise
         except Exception as error:  # whatever it was: not known to be accepted, so nothing may be saved
             ids = [event.id for event in events[accepted:]]
             raise PublishError(f"no broadcast of {_shown(ids)} to {topic_arn}: {error}", ids=ids) from error
 
-    def _make_client(self, region: str) -> Any:
-        import boto3  # not above: a service that imports this library pays for boto3 when it first broadcasts
-        from botocore.config import Config
+    def _own_client(self, region: str) -> Any:
+        with self._clients_lock:
+            if region not in self._clients:
+                self._clients[region] = _make_client(region)
+            return self._clients[region]
 
-        with self._client_lock:
-            if self._client is None:
-                config = Config(
-                    connect_timeout=2,
-                    read_timeout=3,
-                    retries={"mode": "standard", "total_max_attempts": 3},
-                    max_pool_connections=100,  # a web server has more threads than boto3 keeps connections, which is 10
-                )
-                self._client = boto3.client("sns", region_name=region, config=config)
-            return self._client
+
+def _make_client(region: str) -> Any:
+    import boto3  # not above: a service that imports this library pays for boto3 when it first broadcasts
+    from botocore.config import Config
+
+    config = Config(
+        connect_timeout=2,
+        read_timeout=3,
+        retries={"mode": "standard", "total_max_attempts": 3},
+        max_pool_connections=100,  # a web server has more threads than boto3 keeps connections, which is 10
+    )
+    return boto3.client("sns", region_name=region, config=config)
 
 
 class _Variable:
@@ -183,16 +194,15 @@ def _message(event: ChangeEvent, attributes: dict[str, dict[str, str]], *, fifo:
     return message
 
 
-def _publish_batch(client: Any, topic_arn: str, messages: list[dict[str, Any]]) -> None:
+def _publish_batch(client: Any, topic_arn: str, messages: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """Publish up to ten messages; return what the answer says of the refused ones, by their positions."""
     entries = [{"Id": str(position), **message} for position, message in enumerate(messages)]
     failed = client.publish_batch(TopicArn=topic_arn, PublishBatchRequestEntries=entries).get("Failed", [])
-    if failed:
-        reasons = sorted({f"{entry.get('Code')}: {entry.get('Message')}" for entry in failed})
-        raise _RefusedError(f"{len(failed)} of {len(entries)} refused ({'; '.join(reasons)})")
+    return {int(entry["Id"]): entry for entry in failed}
 
 
-class _RefusedError(Exception):
-    """SNS accepted the call, and not all of its entries."""
+def _reasons(refused: dict[int, dict[str, Any]]) -> str:
+    return "; ".join(sorted({f"{entry.get('Code')}: {entry.get('Message')}" for entry in refused.values()}))
 
 
 def _shown(ids: list[str]) -> str:

@@ -31,12 +31,14 @@ def look(id: str, *, fetcher: Fetcher[T], sink: Sink[T], on_get: Callable[[], No
 
     Raises:
         FetchError: The GET decided nothing; the cache stays as it was.
-        RuntimeError: The sink refuses every version, which a sink that keeps its contract does not.
+        RuntimeError: The sink refuses every version, or the fetcher found nothing unchanged; their contracts forbid it.
     """
     for _ in range(MAX_CONFLICTS):
         entry = sink.entry(id)
         on_get()
         change = fetcher.fetch(id, etag=entry.etag)
+        if isinstance(change, Unchanged) and not entry.present:
+            raise RuntimeError(f"{type(fetcher).__name__} found {id!r} unchanged, but nothing is cached that it could equal")
         if sink.apply(id, change, if_version=entry.version):
             return outcome(entry, change)
     raise RuntimeError(f"{type(sink).__name__} refused what {MAX_CONFLICTS} looks in a row found at {id!r}")

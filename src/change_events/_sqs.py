@@ -78,7 +78,9 @@ class Queue:
                 "and that they allow sqs:GetQueueAttributes, ReceiveMessage, DeleteMessage and ChangeMessageVisibility"
             ) from error
         patience = self._client.meta.config.read_timeout
-        if patience <= wait:  # the messages that such a poll was given would be nobody's until their visibility timeout
+        if (
+            patience is not None and patience <= wait
+        ):  # the messages that such a poll was given would be nobody's until their visibility timeout
             raise ConfigurationError(f"the client's read_timeout ({patience} s) must be longer than wait_time ({wait} s)")
         return float(attributes["DelaySeconds"])
 
@@ -106,7 +108,7 @@ class Queue:
                 message["MessageId"],
                 message["ReceiptHandle"],
                 message["Body"],
-                int(message.get("Attributes", {}).get("ApproximateReceiveCount", 1)),
+                int(message["Attributes"]["ApproximateReceiveCount"]),
             )
             for message in response.get("Messages", [])
         ]
@@ -143,9 +145,9 @@ class Queue:
         _retriable(failed, "change_visibility")
 
 
-def batches(items: Sequence[Any], size: int = BATCH_SIZE) -> list[Sequence[Any]]:
+def batches(items: Sequence[Any]) -> list[Sequence[Any]]:
     """Cut into pieces of ten."""
-    return [items[start : start + size] for start in range(0, len(items), size)]
+    return [items[start : start + BATCH_SIZE] for start in range(0, len(items), BATCH_SIZE)]
 
 
 def _retriable(failed: list[dict[str, Any]], action: str) -> list[dict[str, Any]]:
@@ -161,5 +163,6 @@ def _make_client(url: str) -> Any:
     host = _AWS_HOST.match(url)
     region = (host["new"] or host["old"]) if host else None
     # As many connections as a worker can have threads, or some would be thrown away after each call.
-    config = Config(retries={"mode": "standard"}, max_pool_connections=300)
+    # Patience enough for the longest poll, 20 s, and no more: a lost packet must not hold up the heartbeat for a minute.
+    config = Config(connect_timeout=5, read_timeout=30, retries={"mode": "standard"}, max_pool_connections=300)
     return boto3.client("sqs", region_name=region, config=config)

@@ -22,7 +22,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from change_events._codec import decode
-from change_events._inbox import SLACK, Held, Inbox
+from change_events._inbox import Held, Inbox
 from change_events._reconcile import look
 from change_events._sqs import BATCH_SIZE, MAX_VISIBILITY, Message, Queue, batches
 from change_events.exceptions import ConfigurationError, DecodeError, FetchError
@@ -51,6 +51,15 @@ MAX_ASKED_PAUSE = 3600.0
 
 MAX_POLL_PAUSE = 30.0
 """Seconds between receives that fail, at the most."""
+
+HELD_PER_SECOND = 150
+"""Events that a heartbeat can hold for each second of visibility timeout: at 10 ms a call of ten, half of its time."""
+
+DRAIN_ATTEMPTS = 4
+"""After so many receives in a row that failed, `drain()` raises: who calls it waits for it."""
+
+DELAY_CHECK = 60.0
+"""Seconds after which the queue is asked for its delay again: somebody may have lowered it."""
 
 SIGNAL_CHECK = 0.25
 """Seconds between the main thread's looks for a signal."""
@@ -136,22 +145,28 @@ class Worker(Generic[T]):
     the queue, invisible for a pause that grows with each delivery. A message that is no change event is logged once and
     left to the queue's redrive policy.
 
+    A FIFO queue delivers the next event of an id only when the one before is acknowledged. So a change that follows another
+    within the settle window is seen when that is over, and not by an early look.
+
     Args:
         queue_url: The SQS queue that is subscribed to the topic, standard or FIFO, raw delivery or envelope.
         fetcher: What reads the source.
         sink: The cache.
         client: A boto3 SQS client. Default: one for the region in `queue_url`.
         settle: The settle window in seconds: how long a save may take, from the start of its broadcast. At least as long as
-            the publishers' saves; longer costs nothing but held messages.
+            the publishers' saves; longer costs nothing but held messages. The queue's own delay is asked for at the start
+            and every minute after: whoever lowers it must expect events of that minute to be let go too early.
         early_look: Look at an entity as soon as an event arrives, too. False spares a GET, and the cache follows only
             after the settle window. On a queue with `DelaySeconds` of at least `settle` there is one look in any case.
-        prefetch: How many events to hold at the most.
+        prefetch: How many events to hold at the most. No more than 150 for every second of `visibility_timeout`, as the
+            heartbeat takes a call for every ten of them.
         threads: How many looks run at once.
         batch_size: How many messages to ask for in one receive, 1 to 10.
-        wait_time: Seconds of a long poll, 0 to 20. Stopping waits for the poll under way.
+        wait_time: Seconds of a long poll, 1 to 20. Stopping waits for the poll under way.
         visibility_timeout: Seconds, 3 to 43,200, after which messages of a worker that died come back. Messages of a living
             one are kept invisible by a heartbeat, every third of it.
-        shutdown_timeout: Seconds that stopping may take.
+        shutdown_timeout: Seconds that stopping may take; better longer than `wait_time`, as what an abandoned poll brings
+            stays invisible until its visibility timeout is over.
         on_outcome: Called with an id and what a look at it did, from the look's thread. What it raises is logged.
 
     Raises:
@@ -176,11 +191,11 @@ class Worker(Generic[T]):
         on_outcome: Callable[[str, Outcome], object] | None = None,
     ) -> None:
         _require("settle", settle, 0, 3600)
-        _require("threads", threads, 1, 256)
-        _require("batch_size", batch_size, 1, 10)
-        _require("prefetch", prefetch, batch_size, 100_000)
-        _require("wait_time", wait_time, 0, 20)
-        _require("visibility_timeout", visibility_timeout, 3, MAX_VISIBILITY)
+        _require_integer("threads", threads, 1, 256)
+        _require_integer("batch_size", batch_size, 1, 10)
+        _require_integer("wait_time", wait_time, 1, 20)
+        _require_integer("visibility_timeout", visibility_timeout, 3, MAX_VISIBILITY)
+        _require_integer("prefetch", prefetch, batch_size, HELD_PER_SECOND * visibility_timeout)
         _require("shutdown_timeout", shutdown_timeout, 0, 3600)
         self._settings = _Settings(
             queue=Queue(queue_url, client),
@@ -206,7 +221,7 @@ class Worker(Generic[T]):
         Work until `stop()` is called or, in the main thread, until SIGTERM or SIGINT comes.
 
         Stopping ends the looks in progress, acknowledges what they settle, and gives the rest back to the queue. A second
-        signal returns at once; nothing is lost, as nothing was acknowledged.
+        signal returns at once; nothing is lost, as nothing was acknowledged. (The threads go on until the process ends.)
 
         Raises:
             ConfigurationError: The queue can't be read.
@@ -226,7 +241,8 @@ class Worker(Generic[T]):
         Work until the queue is empty and nothing is held: for tests, scripts and cron.
 
         Messages that are invisible, as another worker holds them or a failed look sent them back for a while, are not
-        waited for.
+        waited for. Unlike `run()`, it does not outlast an outage of SQS: it raises boto3's error when several receives in a
+        row have failed.
 
         Returns:
             How many messages were acknowledged.
@@ -234,6 +250,7 @@ class Worker(Generic[T]):
         Raises:
             ConfigurationError: The queue can't be read.
             RuntimeError: The worker runs already.
+            botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError: It can't be read any more.
         """
         before = self._tally.read()["acknowledged"]
         self._run(until_empty=True)
@@ -252,8 +269,7 @@ class Worker(Generic[T]):
                 return
             self._control = control
         try:
-            with contextlib.nullcontext() if until_empty else _signals_put_into(control):
-                _Run(self._settings, self._tally, control, until_empty=until_empty).work()
+            _Run(self._settings, self._tally, control, until_empty=until_empty).work()
         finally:
             with self._lock:
                 self._control = None
@@ -304,30 +320,37 @@ class _Run(Generic[T]):
         self._stopping = threading.Event()
         self._finished = threading.Event()
         self._acks: queue.SimpleQueue[Held | None] = queue.SimpleQueue()
-        self._unacknowledged = 0
         self._malformed: dict[str, None] = {}
 
     def work(self) -> None:
         """Start, work until something comes in at the control, stop."""
-        self._hold = max(0.0, self._settings.settle - self._queue.open(wait=self._settings.wait_time))
+        self._hold = self._remaining_window()
         log.info("started", extra={"action": "start", "queue": self._queue.url, "hold": self._hold})
-        why: _Why | BaseException | None = _Why.SIGNAL
-        threads = self._start()
-        try:
-            while (why := self._next_control(math.inf)) is None:
-                pass
-        finally:
-            self._shut_down(threads, signals=int(why is _Why.SIGNAL))
+        # Not before: until the queue has answered, Ctrl-C should just end it.
+        with contextlib.nullcontext() if self._until_empty else _signals_put_into(self._control):
+            why: _Why | BaseException | None = _Why.SIGNAL
+            self._start()
+            try:
+                while (why := self._next_control(math.inf)) is None:
+                    pass
+            finally:
+                self._shut_down(signals=int(why is _Why.SIGNAL))
         if isinstance(why, BaseException):
             raise why
 
-    def _start(self) -> dict[str, list[threading.Thread]]:
-        return {
+    def _remaining_window(self) -> float:
+        """Ask the queue for its delay, and return what that leaves of the settle window."""
+        return max(0.0, self._settings.settle - self._queue.open(wait=self._settings.wait_time))
+
+    def _start(self) -> None:
+        threads = {
             "look": [self._thread("look", self._look_on) for _ in range(self._settings.threads)],
             "acknowledge": [self._thread("acknowledge", self._acknowledge)],
             "heartbeat": [self._thread("heartbeat", self._beat)],
             "poll": [self._thread("poll", self._poll)],
         }
+        # Started now, for its time to come: Python 3.12 starts no thread once the main thread has ended.
+        self._thread("finish", lambda: self._finish(threads))
 
     def _thread(self, role: str, target: Callable[[], None]) -> threading.Thread:
         def supervised() -> None:
@@ -342,13 +365,12 @@ class _Run(Generic[T]):
         thread.start()
         return thread
 
-    def _shut_down(self, threads: dict[str, list[threading.Thread]], *, signals: int) -> None:
+    def _shut_down(self, *, signals: int) -> None:
         """Stop in good order, unless that takes too long or a second signal comes."""
         with self._lock:
             self._stopping.set()
             self._due.notify_all()
             self._room.notify_all()
-        self._thread("finish", lambda: self._finish(threads))
         deadline = time.monotonic() + self._settings.shutdown_timeout
         while signals < 2 and time.monotonic() < deadline:
             why = self._next_control(deadline)
@@ -366,32 +388,34 @@ class _Run(Generic[T]):
             return None
 
     def _finish(self, threads: dict[str, list[threading.Thread]]) -> None:
-        # The order matters: looks in progress first, as they settle events; then the acknowledgements of these; then what
-        # is left goes back. The poll comes last, as a long poll can't be cancelled; what it still brings, it returns itself.
-        for thread in threads["look"]:
-            thread.join()
+        # The order matters: looks in progress first, as they settle events; then the acknowledgements of these; then the
+        # heartbeat, which must not hold again what goes back next. The poll comes last, as a long poll can't be cancelled;
+        # what it still brings, it returns itself.
+        self._stopping.wait()
+        _join(threads["look"])
         self._acks.put(None)
-        for thread in threads["acknowledge"]:
-            thread.join()
+        _join(threads["acknowledge"])
+        self._finished.set()
+        _join(threads["heartbeat"])
         with self._lock:
             held = self._inbox.clear()
             self._let_go()
         now = time.monotonic()
         self._hand_back([(event.receipt_handle, max(0.0, event.due - now)) for event in held])
-        for thread in threads["poll"]:
-            thread.join()
-        self._finished.set()
-        for thread in threads["heartbeat"]:
-            thread.join()
+        _join(threads["poll"])
         self._control.put(_Why.FINISHED)
 
     # Receiving
 
     def _poll(self) -> None:
-        wait = min(self._settings.wait_time, 1) if self._until_empty else self._settings.wait_time
+        wait = 1 if self._until_empty else self._settings.wait_time
         failures = 0
+        asked = time.monotonic()
         while self._wait_for_room():
             try:
+                if time.monotonic() - asked >= DELAY_CHECK:
+                    asked = time.monotonic()
+                    self._hold = max(self._hold, self._remaining_window())  # never less: older messages had the old delay
                 # Asked before the receive: a message whose delay ends in between is then found by it.
                 maybe_empty = self._until_empty and self._is_idle() and not self._queue.delayed()
                 messages = self._queue.receive(
@@ -399,6 +423,9 @@ class _Run(Generic[T]):
                 )
             except Exception as error:  # whatever it was, a poll loop that ends is worse
                 failures += 1
+                if self._until_empty and failures == DRAIN_ATTEMPTS:
+                    self._control.put(error)
+                    return
                 pause = _pause(failures, MAX_POLL_PAUSE)
                 log.warning("receive failed, next in %.1f s: %s", pause, error, extra={"action": "receive", "pause": pause})
                 self._stopping.wait(pause)
@@ -418,7 +445,7 @@ class _Run(Generic[T]):
 
     def _is_idle(self) -> bool:
         with self._lock:
-            return len(self._inbox) == 0 and self._unacknowledged == 0
+            return len(self._inbox) == 0
 
     def _take(self, messages: list[Message]) -> None:
         now = time.monotonic()
@@ -440,8 +467,8 @@ class _Run(Generic[T]):
             message_id=message.message_id,
             receipt_handle=message.receipt_handle,
             receive_count=message.receive_count,
-            due=now + self._hold,
-            latest=now + self._hold * (1 + SLACK),
+            received=now,
+            hold=self._hold,
             expires=now + self._settings.visibility_timeout,
         )
 
@@ -498,7 +525,6 @@ class _Run(Generic[T]):
         self._report(id, outcome)
         with self._lock:
             settled = self._inbox.settle(id)
-            self._unacknowledged += len(settled)
             self._let_go()
         for event in settled:
             self._acks.put(event)
@@ -539,8 +565,6 @@ class _Run(Generic[T]):
     def _acknowledge(self) -> None:
         while events := self._gather():
             self._delete(events)
-            with self._lock:
-                self._unacknowledged -= len(events)
 
     def _gather(self) -> list[Held]:
         """Wait for an event to acknowledge, and a moment for up to nine more; nothing once the last is through."""
@@ -571,23 +595,36 @@ class _Run(Generic[T]):
                 return
 
     def _beat(self) -> None:
-        """Keep what is held invisible: what would be visible before the next beat but one is extended at each."""
+        """Keep what is held invisible: each beat extends what would be visible before the next but one."""
         period = self._settings.visibility_timeout / 3
-        while not self._finished.wait(period):
-            now = time.monotonic()
+        beat = time.monotonic() + period
+        while not self._finished.wait(max(0.0, beat - time.monotonic())):
             with self._lock:
-                expiring = self._inbox.expiring(now + 2 * period)
-            self._hand_back([(event.receipt_handle, self._settings.visibility_timeout) for event in expiring])
-            for event in expiring:
-                event.expires = now + self._settings.visibility_timeout
+                expiring = self._inbox.expiring(beat + 2 * period)
+            for batch in batches(expiring):
+                now = time.monotonic()
+                if self._change_visibility([(event.receipt_handle, self._settings.visibility_timeout) for event in batch]):
+                    for event in batch:
+                        event.expires = now + self._settings.visibility_timeout
+            beat += period
 
     def _hand_back(self, deliveries: Sequence[tuple[str, float]]) -> None:
         """Make messages visible to all workers, this one too, after so many seconds."""
         for batch in batches(deliveries):
-            try:
-                self._queue.change_visibility(batch)
-            except Exception as error:  # the messages become visible by themselves
-                log.warning("changing visibility failed: %s", error, extra={"action": "change_visibility"})
+            self._change_visibility(batch)
+
+    def _change_visibility(self, deliveries: Sequence[tuple[str, float]]) -> bool:
+        try:
+            self._queue.change_visibility(deliveries)
+        except Exception as error:  # the messages become visible by themselves
+            log.warning("changing visibility failed: %s", error, extra={"action": "change_visibility"})
+            return False
+        return True
+
+
+def _join(threads: list[threading.Thread]) -> None:
+    for thread in threads:
+        thread.join()
 
 
 def _pause(failures: int, most: float) -> float:
@@ -596,8 +633,14 @@ def _pause(failures: int, most: float) -> float:
 
 
 def _require(name: str, value: float, least: float, most: float) -> None:
-    if not least <= value <= most:
+    if not isinstance(value, (int, float)) or not least <= value <= most:
         raise ConfigurationError(f"{name} must be from {least} to {most}, not {value!r}")
+
+
+def _require_integer(name: str, value: int, least: int, most: int) -> None:
+    if not isinstance(value, int):
+        raise ConfigurationError(f"{name} must be an integer, not {value!r}")
+    _require(name, value, least, most)
 
 
 @contextlib.contextmanager

@@ -59,7 +59,7 @@ class MemorySink(Generic[T]):
             return True
 
     def get(self, id: str, /) -> T | None:
-        """Return the cached entity, or None."""
+        """Return the cached entity itself, which is not to be changed, or None."""
         return self._rows.get(id, _UNTOUCHED).value
 
     def items(self) -> Iterator[tuple[str, T]]:

@@ -100,7 +100,7 @@ class SQLiteSink:
 
         Raises:
             sqlite3.OperationalError: The database stayed locked for `timeout` seconds.
-            TypeError: The entity is not made of what JSON knows.
+            TypeError, ValueError: The entity is not made of what JSON knows.
         """
         now = self._clock()
         if isinstance(change, Unchanged):
@@ -108,7 +108,7 @@ class SQLiteSink:
                 "UPDATE {table} SET version = version + 1, applied_at = ? WHERE id = ? AND version = ?",
                 (now, id, if_version),
             )
-        body, etag = (json.dumps(change.value), change.etag) if isinstance(change, Found) else (None, None)
+        body, etag = (json.dumps(change.value, allow_nan=False), change.etag) if isinstance(change, Found) else (None, None)
         if if_version == 0:
             return self._write(
                 "INSERT INTO {table} (id, version, body, etag, applied_at) VALUES (?, 1, ?, ?, ?) ON CONFLICT DO NOTHING",
