@@ -13,7 +13,6 @@ import boto3
 import pytest
 from cfnlint.api import ManualArgs, lint
 from cfnlint.decode import decode_str
-from moto.server import ThreadedMotoServer
 
 from change_events import ChangeEvent, SNSPublisher
 from change_events._sqs import Queue
@@ -134,12 +133,8 @@ class Cloud:
 
 
 @pytest.fixture(scope="module")
-def cloud():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield Cloud(f"http://{host}:{port}")
-    server.stop()
+def cloud(aws):
+    return Cloud(aws)
 
 
 @pytest.fixture(scope="module")

@@ -78,9 +78,8 @@ class Queue:
                 "and that they allow sqs:GetQueueAttributes, ReceiveMessage, DeleteMessage and ChangeMessageVisibility"
             ) from error
         patience = self._client.meta.config.read_timeout
-        if (
-            patience is not None and patience <= wait
-        ):  # the messages that such a poll was given would be nobody's until their visibility timeout
+        # The messages that an abandoned poll was given would be nobody's until their visibility timeout is over.
+        if patience is not None and patience <= wait:
             raise ConfigurationError(f"the client's read_timeout ({patience} s) must be longer than wait_time ({wait} s)")
         return float(attributes["DelaySeconds"])
 
@@ -134,11 +133,7 @@ class Queue:
         What fails is logged: the message becomes visible by itself, sooner or later than asked.
         """
         entries = [
-            {
-                "Id": str(position),
-                "ReceiptHandle": handle,
-                "VisibilityTimeout": math.ceil(seconds),
-            }
+            {"Id": str(position), "ReceiptHandle": handle, "VisibilityTimeout": math.ceil(seconds)}
             for position, (handle, seconds) in enumerate(deliveries)
         ]
         failed = self._client.change_message_visibility_batch(QueueUrl=self.url, Entries=entries).get("Failed", [])
