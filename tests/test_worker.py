@@ -266,13 +266,17 @@ def test_an_event_that_comes_during_a_get_gets_another(channel, source, sink, ma
 
 def test_held_messages_stay_invisible_by_a_heartbeat(channel, source, make_worker):
     client, extended = spy("ChangeMessageVisibilityBatch")
+    beats = []
+    client.meta.events.register("before-send.sqs.ChangeMessageVisibilityBatch", lambda **_: beats.append(time.monotonic()))
     channel.announce("p1", "p2")
+    announced = time.monotonic()
 
     worker = make_worker(settle=7.0, visibility_timeout=6, client=client)
     assert worker.drain() == 2
 
     assert worker.stats().received == 2  # never delivered again, though held for longer than the timeout
     assert [len(call["Entries"]) for call in extended] == [2]  # of the beats after 2, 4 and 6 s only the second was needed
+    assert beats[0] - announced < 5.5  # and it did not come at the last moment
 
 
 def test_a_heartbeat_that_fails_is_made_up_for_by_the_next(channel, source, make_worker):
@@ -301,16 +305,19 @@ def test_a_delay_that_is_lowered_does_not_shorten_the_window_for_long(
 ):
     monkeypatch.setattr(worker_module, "DELAY_CHECK", 0.0)
     channel = make_channel(DelaySeconds="2")
-    worker = make_worker(channel.queue_url, settle=2.0)
+    client, polls = spy("ReceiveMessage")
+    worker = make_worker(channel.queue_url, settle=2.0, client=client)
     with running(worker):
+        wait_until(lambda: polls)
         sqs.set_queue_attributes(QueueUrl=channel.queue_url, Attributes={"DelaySeconds": "0"})
-        wait_until(lambda: worker.stats().held == 0)
-        time.sleep(1.5)  # no event tells that the poll under way, which believes in the old delay, is over
-        announced = time.monotonic()
-        channel.announce("p1")
+        before = len(polls)
+        wait_until(lambda: len(polls) > before + 1)  # two polls at the most still believe in the old delay
+        channel.send('{"id": "p1"}')
+        wait_until(lambda: worker.stats().received == 1, seconds=1)  # no longer delayed
+        received = time.monotonic()
         wait_until(lambda: worker.stats().acknowledged == 1)
 
-    assert time.monotonic() - announced >= 2.0
+    assert time.monotonic() - received >= 1.5
 
 
 def test_no_more_is_held_than_the_prefetch(channel, source, make_worker):
@@ -491,7 +498,7 @@ def pauses(monkeypatch):
 
     def pause(failures, most):
         wanted.append(failures)
-        return 0.05
+        return 0.4
 
     monkeypatch.setattr(worker_module, "_pause", pause)
     return wanted
@@ -508,7 +515,7 @@ def test_the_poll_loop_outlives_errors_with_growing_pauses(channel, source, make
     assert left == []
     assert caplog.text.count("receive failed") == 3
     assert pauses == [1, 2, 1]  # one that succeeds in between ends the count
-    assert time.monotonic() - started >= 0.15
+    assert time.monotonic() - started >= 1.2
 
 
 def test_a_drain_does_not_outlive_errors_for_ever(channel, make_worker, pauses):
