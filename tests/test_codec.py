@@ -7,11 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from change_events import ChangeEvent, DecodeError
-from change_events._codec import decode, encode
+from change_events._codec import attributes, decode, encode
 from test_ids import USABLE
 
 
-def envelope(message):
+def envelope(message, **attributes):
+    said = {"MessageAttributes": {name: {"Type": "String", "Value": value} for name, value in attributes.items()}}
     return json.dumps(
         {
             "Type": "Notification",
@@ -22,6 +23,7 @@ def envelope(message):
             "SignatureVersion": "1",
             "Signature": "EXAMPLEw6JRN",
         }
+        | (said if attributes else {})
     )
 
 
@@ -91,3 +93,57 @@ def test_no_body_raises_anything_but_a_decode_error(body):
     except DecodeError:
         return
     assert event == decode(encode(event))
+
+
+# Attributes
+
+BODY = '{"id": "p1"}'
+
+SAYING = st.builds(
+    ChangeEvent,
+    id=USABLE,
+    settle=st.none() | st.floats(0, 3600, exclude_min=True) | st.integers(1, 3600),
+    phase=st.none() | st.sampled_from(["saving", "saved"]),
+    save=st.none() | st.text(min_size=1),
+)
+
+
+def test_a_plain_event_has_no_attributes():
+    assert attributes(ChangeEvent("p1")) == {}
+
+
+@given(SAYING)
+def test_what_an_event_says_survives_both_deliveries(event):
+    said = attributes(event)
+
+    assert decode(encode(event), said) == event
+    assert decode(envelope(encode(event), **said)) == event
+    assert all(isinstance(value, str) and value for value in said.values())  # SNS refuses others
+
+
+def test_the_envelopes_own_attributes_count_and_not_the_messages():
+    assert decode(envelope(BODY), {"phase": "saved", "settle": "9"}) == ChangeEvent("p1")
+
+
+@pytest.mark.parametrize("phase", ["", "Saved", "SAVING", "deleted", "saved "])
+def test_a_phase_of_a_later_version_is_a_plain_event(phase):
+    assert decode(BODY, {"phase": phase, "save": "s1"}) == ChangeEvent("p1", save="s1")
+    assert decode(envelope(BODY, phase=phase)) == ChangeEvent("p1")
+
+
+def test_attributes_of_others_are_ignored():
+    assert decode(BODY, {"tenant": "t1", "Settle": "x"}) == ChangeEvent("p1")
+    assert decode(envelope(BODY, tenant="t1")) == ChangeEvent("p1")
+
+
+@pytest.mark.parametrize("settle", ["0", "-1", "3600.5", "nan", "inf", "1e9", "", "5 s", "x" * 1000])
+def test_a_settle_window_that_nobody_can_wait_for_is_malformed(settle):
+    for body, said in ((BODY, {"settle": settle}), (envelope(BODY, settle=settle), None)):
+        with pytest.raises(DecodeError, match="the attribute settle must be seconds, up to 3600, not ") as caught:
+            decode(body, said)
+        assert len(str(caught.value)) < 120
+
+
+@pytest.mark.parametrize("odd", [None, [], "text", {"phase": "saved"}, {"phase": {"Type": "String"}}, {"phase": None}])
+def test_odd_attributes_in_an_envelope_say_nothing(odd):
+    assert decode(json.dumps({"Type": "Notification", "Message": BODY, "MessageAttributes": odd})) == ChangeEvent("p1")

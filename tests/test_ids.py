@@ -12,25 +12,17 @@ from hypothesis import strategies as st
 
 from change_events import ConfigurationError, IdResolutionError, NullPublisher, broadcasting, broadcasts_before_save
 from change_events._ids import checked_id
+from change_events.testing import Broadcasts
 
 USABLE = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=512).filter(
     lambda text: text not in {".", ".."}
 )
 
 
-class Recorder:
-    """A publisher that keeps what it was given; what reaches SNS is tested in test_publishers.py."""
-
-    def __init__(self):
-        self.ids = []
-
-    def publish(self, events, /):
-        self.ids += [event.id for event in events]
-
-
 @pytest.fixture
 def recorder():
-    return Recorder()
+    """Keeps what it was given; what reaches SNS is tested in test_publishers.py."""
+    return Broadcasts()
 
 
 @dataclass

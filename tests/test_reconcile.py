@@ -13,7 +13,7 @@ class Steps:
     """A source and a cache that note the order of what is asked of them, and let another worker step in between."""
 
     def __init__(self, *answers, meanwhile=None):
-        self.sink = MemorySink()
+        self.sink = MemorySink(clock=lambda: 0.0)  # versions from 1, which are easy to read
         self.steps = []
         self._answers = iter(answers)
         self._meanwhile = meanwhile

@@ -17,7 +17,17 @@ from contextlib import contextmanager
 import boto3
 import pytest
 
-from change_events import ConfigurationError, HTTPFetcher, MemorySink, SQLiteSink, Worker
+from change_events import (
+    ChangeEvent,
+    ConfigurationError,
+    HTTPFetcher,
+    MemorySink,
+    SNSPublisher,
+    SQLiteSink,
+    Worker,
+    broadcasting,
+)
+from change_events import _consumer as consumer_module
 from change_events import _worker as worker_module
 from change_events._inbox import Inbox
 from conftest import Answer
@@ -261,6 +271,109 @@ def test_an_event_that_comes_during_a_get_gets_another(channel, source, sink, ma
     assert channel.count() == {}
 
 
+# What the publisher says of its save
+
+
+@pytest.fixture(params=[True, False], ids=["raw", "envelope"])
+def delivery(request, make_channel):
+    return make_channel(raw=request.param)
+
+
+def say(channel, id, **attributes):
+    """Broadcast as a publisher does that has something to say beside the id."""
+    SNSPublisher(channel.topic_arn).publish([ChangeEvent(id, **attributes)])
+
+
+def test_a_save_that_is_confirmed_costs_one_get_which_acknowledges_both_its_events(
+    delivery, source, sink, make_worker, outcomes
+):
+    worker = make_worker(delivery.queue_url, settle=30.0)
+    with running(worker):
+        with broadcasting(SNSPublisher(delivery.topic_arn), "p1", confirm=True):
+            wait_until(lambda: worker.stats().held == 1)
+            source.entities["p1"] = {"id": "p1"}
+        outcomes.wait_for(("p1", "created"))
+        wait_until(lambda: worker.stats().acknowledged == 2)  # long before the window is over
+
+    assert source.ids() == ["p1"]  # and no early look
+    assert sink.get("p1") == {"id": "p1"}
+    assert delivery.count() == {}
+
+
+def test_a_plain_event_beside_a_confirmed_save_is_held_for_its_window(delivery, source, make_worker, outcomes):
+    worker = make_worker(delivery.queue_url, settle=30.0)
+    with running(worker):
+        delivery.announce("p1")
+        outcomes.wait_for(("p1", "never_saved"))
+        say(delivery, "p1", phase="saving", save="s1")
+        say(delivery, "p1", phase="saving", save="s2")
+        wait_until(lambda: worker.stats().held == 3)
+        say(delivery, "p1", phase="saved", save="s1")
+        wait_until(lambda: worker.stats().acknowledged == 2)
+        assert worker.stats().held == 2
+
+    assert delivery.count() == {"held": 2}
+
+
+def test_a_save_whose_confirmation_is_lost_is_looked_at_after_its_window(channel, source, make_worker):
+    started = time.monotonic()
+    say(channel, "p1", phase="saving", save="s1")
+
+    assert make_worker(settle=1.0).drain() == 1
+
+    assert source.ids() == ["p1"]
+    assert time.monotonic() - started >= 1.0
+
+
+def test_a_confirmation_alone_is_looked_at_at_once(channel, source, make_worker):
+    say(channel, "p1", phase="saved", save="s1", settle=3600.0)
+
+    assert make_worker(settle=3600.0).drain() == 1
+    assert source.ids() == ["p1"]
+
+
+@pytest.mark.parametrize(("own", "events"), [(0.0, 1.0), (1.0, 0.1), (1.0, None)])
+def test_an_event_is_held_for_the_larger_of_two_windows(delivery, source, make_worker, own, events):
+    gets = []
+    source.answer = lambda id: gets.append(time.monotonic())
+    announced = time.monotonic()
+    say(delivery, "p1", settle=events)
+
+    assert make_worker(delivery.queue_url, settle=own).drain() == 1
+
+    early, late = gets
+    assert early < late
+    assert 1.0 <= late - announced < 10.0
+
+
+def test_the_queues_delay_is_part_of_the_events_window(make_channel, source, make_worker):
+    channel = make_channel(DelaySeconds="1")
+    gets = []
+    source.answer = lambda id: gets.append((id, time.monotonic()))
+    announced = time.monotonic()
+    say(channel, "covered", settle=1.0)
+    say(channel, "longer", settle=2.0)
+
+    assert make_worker(channel.queue_url).drain() == 2
+
+    times = {id: [at - announced for got, at in gets if got == id] for id in ("covered", "longer")}
+    (_,) = times["covered"]
+    early, late = times["longer"]
+    assert late >= 2.0 > early
+
+
+def test_a_slow_save_is_seen_though_it_outlasts_the_window(channel, source, sink, make_worker):
+    """The worker has settled the first broadcast, and more, when the save commits at last."""
+    worker = make_worker(settle=0.5)
+    with running(worker):
+        with broadcasting(SNSPublisher(channel.topic_arn), "p1", settle=0.5):
+            wait_until(lambda: worker.stats().acknowledged >= 2)
+            source.entities["p1"] = {"id": "p1"}
+        wait_until(lambda: not channel.count())
+
+    assert sink.get("p1") == {"id": "p1"}
+
+
 # Holding
 
 
@@ -390,7 +503,7 @@ def test_the_pause_is_what_the_source_asks_for_to_a_limit(channel, source, make_
 
 
 def test_the_pause_doubles_with_every_delivery_to_a_limit():
-    pauses = [worker_module._pause(failures, 300.0) for failures in range(40)]
+    pauses = [consumer_module.pause_after(failures, 300.0) for failures in range(40)]
 
     assert all(min(2**n, 300) / 2 <= pause <= min(2**n, 300) for n, pause in enumerate(pauses))
 
@@ -477,7 +590,7 @@ def test_a_malformed_message_is_logged_once_and_left_to_the_redrive_policy(
 
 
 def test_only_so_many_malformed_messages_are_remembered(channel, make_worker, monkeypatch, caplog):
-    monkeypatch.setattr(worker_module, "MALFORMED_REMEMBERED", 2)
+    monkeypatch.setattr(consumer_module, "MALFORMED_REMEMBERED", 2)
     for _ in range(5):
         channel.send("{}")
 
@@ -500,7 +613,7 @@ def pauses(monkeypatch):
         wanted.append(failures)
         return 0.4
 
-    monkeypatch.setattr(worker_module, "_pause", pause)
+    monkeypatch.setattr(worker_module, "pause_after", pause)
     return wanted
 
 

@@ -84,7 +84,7 @@ class Screen:
         if story.driver is not None:
             self.say(f"\n{_changes(story.driver)}")
             self.say(f"in {time.monotonic() - self._started:.0f} s; the slowest took {story.driver.longest:.1f} s")
-            self.say(f"the settle window is {story.settings.settle} s: a save must not take longer")
+            self.say(f"the settle window is {story.settings.settle} s: a save that takes longer is broadcast again")
         self._console.print(_table(story.downstreams))
         self.say(f"GET /summary of {story.downstreams[0].name!r}, one SQL query on its cache:")
         self._console.print(_summary(story))

@@ -158,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--queue-url", required=True, help="the SQS queue that is subscribed to the products' topic")
     parser.add_argument("--source", required=True, help="where the product service is, say http://127.0.0.1:8000")
     parser.add_argument("--cache", default="products.db", help="the cache's SQLite file (default: %(default)s)")
-    parser.add_argument("--settle", type=float, default=5.0, help="seconds that a save may take (default: %(default)s)")
+    parser.add_argument("--settle", type=float, default=5.0, help="the settle window in seconds (default: %(default)s)")
     parser.add_argument("--outcome-log", type=Path, metavar="FILE", help="append what each look did, as JSON lines")
     add_serving_arguments(parser)
     return parser

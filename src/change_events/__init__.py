@@ -20,20 +20,26 @@ from change_events.exceptions import (
 )
 
 if TYPE_CHECKING:
+    from change_events._consumer import Stats
     from change_events._decorator import broadcasting, broadcasts_before_save
     from change_events._event import ChangeEvent, Entry, Found, Gone, Outcome, Unchanged
     from change_events._fetch import HTTPFetcher
     from change_events._publishers import NullPublisher, SNSPublisher
-    from change_events._worker import Stats, Worker
+    from change_events._renewal import BroadcastStats, broadcast_stats
+    from change_events._worker import Worker
+    from change_events.sinks.dynamodb import DynamoDBSink
     from change_events.sinks.memory import MemorySink
+    from change_events.sinks.postgres import PostgresSink
     from change_events.sinks.sqlite import SQLiteSink
     from change_events.typing import Fetcher, Publisher, Sink
 
 __all__ = [
+    "BroadcastStats",
     "ChangeEvent",
     "ChangeEventsError",
     "ConfigurationError",
     "DecodeError",
+    "DynamoDBSink",
     "Entry",
     "FetchError",
     "Fetcher",
@@ -44,6 +50,7 @@ __all__ = [
     "MemorySink",
     "NullPublisher",
     "Outcome",
+    "PostgresSink",
     "PublishError",
     "Publisher",
     "SNSPublisher",
@@ -52,12 +59,15 @@ __all__ = [
     "Stats",
     "Unchanged",
     "Worker",
+    "broadcast_stats",
     "broadcasting",
     "broadcasts_before_save",
 ]
 
 _HOMES = {
+    "BroadcastStats": "_renewal",
     "ChangeEvent": "_event",
+    "DynamoDBSink": "sinks.dynamodb",
     "Entry": "_event",
     "Fetcher": "typing",
     "Found": "_event",
@@ -66,13 +76,15 @@ _HOMES = {
     "MemorySink": "sinks.memory",
     "NullPublisher": "_publishers",
     "Outcome": "_event",
+    "PostgresSink": "sinks.postgres",
     "Publisher": "typing",
     "SNSPublisher": "_publishers",
     "SQLiteSink": "sinks.sqlite",
     "Sink": "typing",
-    "Stats": "_worker",
+    "Stats": "_consumer",
     "Unchanged": "_event",
     "Worker": "_worker",
+    "broadcast_stats": "_renewal",
     "broadcasting": "_decorator",
     "broadcasts_before_save": "_decorator",
 }

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
+from typing import TYPE_CHECKING
 
-from change_events._event import ChangeEvent
+from change_events._event import MAX_SETTLE, ChangeEvent
 from change_events._ids import checked_id
 from change_events.exceptions import DecodeError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from change_events._event import Phase
 
 
 def encode(event: ChangeEvent) -> str:
@@ -14,29 +21,64 @@ def encode(event: ChangeEvent) -> str:
     return json.dumps({"id": event.id})
 
 
-def decode(body: str) -> ChangeEvent:
+def attributes(event: ChangeEvent) -> dict[str, str]:
+    """Return the message attributes: what there is to say beside the id. A plain event has none."""
+    settle = None if event.settle is None else str(event.settle)
+    values = {"phase": event.phase, "save": event.save, "settle": settle}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def decode(body: str, attributes: Mapping[str, str] | None = None) -> ChangeEvent:
     """
-    Read an event from the body of an SQS message.
+    Read an event from an SQS message.
 
     Args:
         body: `{"id": ...}` itself (raw message delivery), or SNS's envelope, a JSON object with `"Type": "Notification"`
             and that text as its `"Message"` (Amazon SNS Developer Guide, "HTTP/HTTPS notification JSON format"). Other
             keys beside `"id"` are ignored: looking once too often does no harm.
+        attributes: The message's own attributes, as text. An envelope brings its own in the body.
 
     Raises:
-        DecodeError: The body is neither, or its id can't be one.
+        DecodeError: The body is neither, its id can't be one, or its settle window is no number that a worker can wait for.
     """
+    said = attributes or {}
     content = _object(body)
     message = content.get("Message")
     if "id" not in content and content.get("Type") == "Notification" and isinstance(message, str):
+        said = _enveloped(content.get("MessageAttributes"))
         content = _object(message)
     value = content.get("id")
     if not isinstance(value, (str, int)):
         raise DecodeError('the body is no {"id": text or integer}')
     try:
-        return ChangeEvent(checked_id(value))
+        return ChangeEvent(checked_id(value), _settle(said.get("settle")), _phase(said.get("phase")), said.get("save"))
     except ValueError as error:
         raise DecodeError(str(error)) from None
+
+
+def _settle(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        settle = float(text)
+    except ValueError:
+        settle = math.nan
+    if not 0 < settle <= MAX_SETTLE:
+        raise DecodeError(f"the attribute settle must be seconds, up to {MAX_SETTLE:.0f}, not {text!r:.40}")
+    return settle
+
+
+def _phase(text: str | None) -> Phase | None:
+    """Return the phase; None for one that a later version of the protocol may have: a plain event is always safe."""
+    if text == "saving":
+        return "saving"
+    return "saved" if text == "saved" else None
+
+
+def _enveloped(attributes: object) -> dict[str, str]:
+    """Read SNS's `{"name": {"Type": "String", "Value": "text"}}`."""
+    items = attributes.items() if isinstance(attributes, dict) else ()
+    return {name: str(value["Value"]) for name, value in items if isinstance(value, dict) and "Value" in value}
 
 
 def _object(text: str) -> dict[str, object]:

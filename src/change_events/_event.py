@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeAlias, TypeVar
 
 T_co = TypeVar("T_co", covariant=True)
+
+Phase: TypeAlias = Literal["saving", "saved"]
+
+DEFAULT_SETTLE = 5.0
+"""The settle window in seconds, of publishers and of workers, unless they say otherwise."""
+
+MAX_SETTLE = 3600.0
+"""The longest settle window in seconds: an event is held for so long, and SQS holds a message for twelve hours at the most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,9 +24,15 @@ class ChangeEvent:
 
     Attributes:
         id: The entity's id, text of 1 to 512 characters.
+        settle: The settle window in seconds that the publisher keeps to; None: the default of 5.
+        phase: `"saving"` before a save that will be confirmed, `"saved"` once it has returned; None: no confirmation.
+        save: What `saving` and `saved` of one save have in common; None: no confirmation.
     """
 
     id: str
+    settle: float | None = None
+    phase: Phase | None = None
+    save: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +41,8 @@ class Entry:
     What a sink knows of an id.
 
     Attributes:
-        version: Grows with every successful `apply`; 0 if the id was never touched.
+        version: Grows with every successful `apply`, and never comes again; 0 if the id was never touched. Beyond that it
+            means nothing.
         present: True if an entity is cached; False for a tombstone and for an id never seen.
         etag: The `ETag` that came with the cached entity, or None.
     """

@@ -130,7 +130,7 @@ class HTTPFetcher:
         status = response.status
         body = self._body(response, deadline)
         if status == 200:
-            return Found(_entity(response.headers, body, id), response.headers.get("ETag"))
+            return Found(entity_in(response.headers, body, id), response.headers.get("ETag"))
         if status == 304 and etag is not None:
             return Unchanged()
         if status == 410 or (status == 404 and self._is_gone(response.headers, body)):
@@ -169,7 +169,8 @@ def _require_template(url: str) -> None:
         raise ConfigurationError("HTTPFetcher(url) takes no password in the URL; give an Authorization header in headers=")
 
 
-def _entity(headers: Mapping[str, str], body: bytes, id: str) -> dict[str, Any]:
+def entity_in(headers: Mapping[str, str], body: bytes, id: str) -> dict[str, Any]:
+    """Return the entity that a 200 has brought; a `FetchError` if that is no entity, or another."""
     media_type = _media_type(headers)
     if media_type != "application/json" and not media_type.endswith("+json"):
         raise FetchError(f"GET {id!r} answered {media_type or 'no media type'}, not JSON", status=200)

@@ -6,7 +6,9 @@ the events of one id are held together:
 
 - at most one look at an id at a time;
 - an event that arrives before the GET starts joins the look; one that arrives later asks for another;
-- looks that would fall due close together are one: an event can wait a tenth of its hold beyond its due time.
+- looks that would fall due close together are one: an event can wait a tenth of its hold beyond its due time;
+- a save that is confirmed is looked at when it is over: its `saving` asks for no early look, and its `saved` is due at once
+  and releases it.
 """
 
 from __future__ import annotations
@@ -14,6 +16,10 @@ from __future__ import annotations
 import heapq
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from change_events._event import Phase
 
 SLACK = 0.1
 """How much longer than its hold an event may wait for company, as a share of the hold."""
@@ -32,6 +38,8 @@ class Held:
         received: When it was first received, in monotonic seconds.
         hold: How many seconds later a GET that settles it may start at the earliest.
         expires: When the message becomes visible to other workers, unless extended.
+        phase: What it says of its save; `"saved"` comes with a hold of 0.
+        save: Which save that is.
     """
 
     id: str
@@ -41,6 +49,8 @@ class Held:
     received: float
     hold: float
     expires: float
+    phase: Phase | None = None
+    save: str | None = None
 
     @property
     def due(self) -> float:
@@ -93,7 +103,10 @@ class Inbox:
             return
         group.events[event.message_id] = event
         self._count += 1
-        self._schedule(event.id, group, now if self._early_look else event.latest)
+        if event.save is not None:
+            _release(event.save, group, now)
+        early = self._early_look and event.phase != "saving"
+        self._schedule(event.id, group, now if early else event.latest)
 
     def next(self, now: float) -> str | None:
         """Return the id that has been due for a look the longest, and reserve it; None if there is none."""
@@ -155,3 +168,14 @@ class Inbox:
             group.look_at = at
             if not group.looking:
                 heapq.heappush(self._agenda, (at, id))
+
+
+def _release(save: str, group: _Group, now: float) -> None:
+    """Let nobody wait for the end of a save that is known to be over."""
+    events = [event for event in group.events.values() if event.save == save]
+    if any(event.phase == "saved" for event in events):
+        released = [event for event in events if event.due > now]
+        for event in released:
+            event.hold = now - event.received
+        # A GET that is under way may have begun at this very tick of the clock, and before the commit all the same.
+        group.frozen = [event for event in group.frozen if event not in released]

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from change_events._codec import attributes as own_attributes
 from change_events._codec import encode
 from change_events.exceptions import ConfigurationError, PublishError
 
@@ -78,7 +79,7 @@ class SNSPublisher:
         if isinstance(topic_arn, str):
             _parsed(topic_arn)
         if not callable(attributes):
-            _message_attributes(attributes)
+            _checked_attributes(attributes)
 
     @classmethod
     def from_env(cls, name: str, *, client: Any = None, required: bool = False, attributes: Attributes | None = None) -> Self:
@@ -109,8 +110,8 @@ class SNSPublisher:
         accepted = 0
         try:
             client = self._client or self._own_client(topic["region"])
-            attributes = _message_attributes(self._attributes)
-            messages = [_message(event, attributes, fifo=topic["fifo"] is not None) for event in events]
+            users = _checked_attributes(self._attributes)
+            messages = [_message(event, users, fifo=topic["fifo"] is not None) for event in events]
             if len(messages) == 1:
                 client.publish(TopicArn=topic_arn, **messages[0])
                 return
@@ -172,7 +173,7 @@ def _parsed(topic_arn: str) -> re.Match[str]:
     return topic
 
 
-def _message_attributes(attributes: Attributes | None) -> dict[str, dict[str, str]]:
+def _checked_attributes(attributes: Attributes | None) -> Mapping[str, str]:
     values = attributes() if callable(attributes) else attributes or {}
     if len(values) > MAX_ATTRIBUTES:
         raise ConfigurationError(f"{len(values)} message attributes; at most {MAX_ATTRIBUTES} reach every queue")
@@ -181,13 +182,15 @@ def _message_attributes(attributes: Attributes | None) -> dict[str, dict[str, st
             raise ConfigurationError(f"the message attribute {name!r} is the protocol's own; use another name")
         if not isinstance(value, str) or not value:
             raise ConfigurationError(f"the message attribute {name!r} must be text that is not empty, not {value!r}")
-    return {name: {"DataType": "String", "StringValue": value} for name, value in values.items()}
+    return values
 
 
-def _message(event: ChangeEvent, attributes: dict[str, dict[str, str]], *, fifo: bool) -> dict[str, Any]:
+def _message(event: ChangeEvent, users: Mapping[str, str], *, fifo: bool) -> dict[str, Any]:
     message: dict[str, Any] = {"Message": encode(event)}
-    if attributes:
-        message["MessageAttributes"] = attributes
+    if attributes := {**users, **own_attributes(event)}:
+        message["MessageAttributes"] = {
+            name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()
+        }
     if fifo:
         group = event.id if _GROUP_ID.fullmatch(event.id) else hashlib.sha256(event.id.encode()).hexdigest()
         message |= {"MessageGroupId": group, "MessageDeduplicationId": uuid.uuid4().hex}

@@ -33,6 +33,7 @@ class Message:
     receipt_handle: str
     body: str
     receive_count: int
+    attributes: dict[str, str]
 
 
 class Queue:
@@ -100,6 +101,7 @@ class Queue:
             MaxNumberOfMessages=most,
             WaitTimeSeconds=wait,
             VisibilityTimeout=visibility,
+            MessageAttributeNames=["phase", "save", "settle"],
             MessageSystemAttributeNames=["ApproximateReceiveCount"],
         )
         return [
@@ -108,6 +110,7 @@ class Queue:
                 message["ReceiptHandle"],
                 message["Body"],
                 int(message["Attributes"]["ApproximateReceiveCount"]),
+                {name: value.get("StringValue", "") for name, value in message.get("MessageAttributes", {}).items()},
             )
             for message in response.get("Messages", [])
         ]

@@ -1,36 +1,31 @@
 """
-The worker: threads around the pure parts.
+The worker: threads around the steps of a consumer.
 
-In a run one thread polls, several look, one acknowledges, one keeps held messages invisible. They share the inbox and the
-counts, under one lock.
+In a run one thread polls, several look, one acknowledges, one keeps held messages invisible.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import math
 import queue
-import random
 import signal
 import threading
 import time
-from collections import Counter
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
-from change_events._codec import decode
-from change_events._inbox import Held, Inbox
-from change_events._reconcile import look
-from change_events._sqs import BATCH_SIZE, MAX_VISIBILITY, Message, Queue, batches
-from change_events.exceptions import ConfigurationError, DecodeError, FetchError
+from change_events._consumer import Consumer, Settings, Stats, Tally, pause_after
+from change_events._event import DEFAULT_SETTLE, MAX_SETTLE
+from change_events._sqs import BATCH_SIZE, MAX_VISIBILITY, Queue
+from change_events.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from change_events._event import ChangeEvent, Outcome
+    from change_events._event import Outcome
+    from change_events._inbox import Held
     from change_events.typing import Fetcher, Sink
 
 T = TypeVar("T")
@@ -42,12 +37,6 @@ ACK_LINGER = 0.02
 
 ACK_ATTEMPTS = 3
 """After so many failures an acknowledgement is given up: the message comes back and is looked at once more."""
-
-MAX_PAUSE = 300.0
-"""Seconds that an id is left alone after failed looks, at the most, unless the source asks for more."""
-
-MAX_ASKED_PAUSE = 3600.0
-"""Seconds that an id is left alone at the most, whatever the source asks for."""
 
 MAX_POLL_PAUSE = 30.0
 """Seconds between receives that fail, at the most."""
@@ -64,9 +53,6 @@ DELAY_CHECK = 60.0
 SIGNAL_CHECK = 0.25
 """Seconds between the main thread's looks for a signal."""
 
-MALFORMED_REMEMBERED = 1000
-"""How many malformed messages are remembered, so that each is logged once."""
-
 
 class _Why(Enum):
     """Why a run should go on to its next stage."""
@@ -81,58 +67,6 @@ _Control: TypeAlias = "queue.SimpleQueue[_Why | BaseException]"
 """Not an event, as `put` is safe in a signal handler; an error is that of a thread that died."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """
-    What a worker has done since it was made.
-
-    Attributes:
-        received: Deliveries taken from the queue.
-        malformed: Deliveries that are no change events.
-        gets: GETs begun.
-        created: Looks that found an entity new to the cache. The next four count looks, too.
-        updated: Found, and another than the cached one.
-        unchanged: Found as cached, or gone as known.
-        deleted: Gone, and cached until then.
-        never_saved: Gone, and never seen.
-        conflicts: Looks begun anew, as another worker had changed the entry in between.
-        failed: Looks that decided nothing; their events went back to the queue for a while.
-        acknowledged: Deliveries deleted from the queue.
-        held: Events in the worker's hands now.
-    """
-
-    received: int = 0
-    malformed: int = 0
-    gets: int = 0
-    created: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    deleted: int = 0
-    never_saved: int = 0
-    conflicts: int = 0
-    failed: int = 0
-    acknowledged: int = 0
-    held: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Settings(Generic[T]):
-    """What a worker was made with; see there."""
-
-    queue: Queue
-    fetcher: Fetcher[T]
-    sink: Sink[T]
-    settle: float
-    early_look: bool
-    prefetch: int
-    threads: int
-    batch_size: int
-    wait_time: int
-    visibility_timeout: int
-    shutdown_timeout: float
-    on_outcome: Callable[[str, Outcome], object] | None
-
-
 class Worker(Generic[T]):
     """
     Keeps a cache in step with its source: receives change events, GETs the entities, applies what it finds.
@@ -145,6 +79,9 @@ class Worker(Generic[T]):
     the queue, invisible for a pause that grows with each delivery. A message that is no change event is logged once and
     left to the queue's redrive policy.
 
+    A save that its publisher confirms (`broadcasting(confirm=True)`) is looked at once, when it is over, and its events are
+    acknowledged then.
+
     A FIFO queue delivers the next event of an id only when the one before is acknowledged. So a change that follows another
     within the settle window is seen when that is over, and not by an early look.
 
@@ -153,9 +90,11 @@ class Worker(Generic[T]):
         fetcher: What reads the source.
         sink: The cache.
         client: A boto3 SQS client. Default: one for the region in `queue_url`.
-        settle: The settle window in seconds: how long a save may take, from the start of its broadcast. At least as long as
-            the publishers' saves; longer costs nothing but held messages. The queue's own delay is asked for at the start
-            and every minute after: whoever lowers it must expect events of that minute to be let go too early.
+        settle: The settle window in seconds: how old the last broadcast of a save may be when it commits. An event that
+            names its publisher's window is held for the larger of the two; one that names none comes from a publisher with
+            the default of 5, so don't set less unless no publisher has that. More costs nothing but held messages, and makes
+            up for a source that lags, unless saves are confirmed. The queue's own delay is asked for at the start and every
+            minute after: whoever lowers it must expect events of that minute to be let go too early.
         early_look: Look at an entity as soon as an event arrives, too. False spares a GET, and the cache follows only
             after the settle window. On a queue with `DelaySeconds` of at least `settle` there is one look in any case.
         prefetch: How many events to hold at the most. No more than 150 for every second of `visibility_timeout`, as the
@@ -180,7 +119,7 @@ class Worker(Generic[T]):
         fetcher: Fetcher[T],
         sink: Sink[T],
         client: Any = None,
-        settle: float = 5.0,
+        settle: float = DEFAULT_SETTLE,
         early_look: bool = True,
         prefetch: int = 1000,
         threads: int = 10,
@@ -190,14 +129,14 @@ class Worker(Generic[T]):
         shutdown_timeout: float = 25.0,
         on_outcome: Callable[[str, Outcome], object] | None = None,
     ) -> None:
-        _require("settle", settle, 0, 3600)
+        _require("settle", settle, 0, MAX_SETTLE)
         _require_integer("threads", threads, 1, 256)
         _require_integer("batch_size", batch_size, 1, 10)
         _require_integer("wait_time", wait_time, 1, 20)
         _require_integer("visibility_timeout", visibility_timeout, 3, MAX_VISIBILITY)
         _require_integer("prefetch", prefetch, batch_size, HELD_PER_SECOND * visibility_timeout)
         _require("shutdown_timeout", shutdown_timeout, 0, 3600)
-        self._settings = _Settings(
+        self._settings = Settings(
             queue=Queue(queue_url, client),
             fetcher=fetcher,
             sink=sink,
@@ -211,7 +150,7 @@ class Worker(Generic[T]):
             shutdown_timeout=shutdown_timeout,
             on_outcome=on_outcome,
         )
-        self._tally = _Tally()
+        self._tally = Tally()
         self._lock = threading.RLock()  # re-entrant, so that a signal handler may call stop()
         self._control: _Control | None = None
         self._stopped = False
@@ -275,26 +214,6 @@ class Worker(Generic[T]):
                 self._control = None
 
 
-class _Tally:
-    """Counts that several threads add to."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._counts: Counter[str] = Counter()
-
-    def add(self, name: str, number: int = 1) -> None:
-        with self._lock:
-            self._counts[name] += number
-
-    def set(self, name: str, number: int) -> None:
-        with self._lock:
-            self._counts[name] = number
-
-    def read(self) -> Counter[str]:
-        with self._lock:
-            return self._counts.copy()
-
-
 class _Run(Generic[T]):
     """
     One run of a worker, from its start to its stop.
@@ -306,26 +225,23 @@ class _Run(Generic[T]):
         until_empty: End it, too, once the queue is empty and nothing is held.
     """
 
-    def __init__(self, settings: _Settings[T], tally: _Tally, control: _Control, *, until_empty: bool) -> None:
+    def __init__(self, settings: Settings[T], tally: Tally, control: _Control, *, until_empty: bool) -> None:
         self._settings = settings
-        self._queue = settings.queue
-        self._tally = tally
         self._control = control
         self._until_empty = until_empty
-        self._hold = 0.0
-        self._inbox = Inbox(early_look=settings.early_look)
-        self._lock = threading.Lock()  # guards the inbox, and that nothing enters it once the run is stopping
+        self._consumer = Consumer(settings, tally, changed=self._changed)
+        self._inbox = self._consumer.inbox
+        self._lock = self._consumer.lock
         self._due = threading.Condition(self._lock)
         self._room = threading.Condition(self._lock)
         self._stopping = threading.Event()
         self._finished = threading.Event()
         self._acks: queue.SimpleQueue[Held | None] = queue.SimpleQueue()
-        self._malformed: dict[str, None] = {}
 
     def work(self) -> None:
         """Start, work until something comes in at the control, stop."""
-        self._hold = self._remaining_window()
-        log.info("started", extra={"action": "start", "queue": self._queue.url, "hold": self._hold})
+        delay = self._consumer.ask_delay()
+        log.info("started", extra={"action": "start", "queue": self._settings.queue.url, "delay": delay})
         # Not before: until the queue has answered, Ctrl-C should just end it.
         with contextlib.nullcontext() if self._until_empty else _signals_put_into(self._control):
             why: _Why | BaseException | None = _Why.SIGNAL
@@ -337,10 +253,6 @@ class _Run(Generic[T]):
                 self._shut_down(signals=int(why is _Why.SIGNAL))
         if isinstance(why, BaseException):
             raise why
-
-    def _remaining_window(self) -> float:
-        """Ask the queue for its delay, and return what that leaves of the settle window."""
-        return max(0.0, self._settings.settle - self._queue.open(wait=self._settings.wait_time))
 
     def _start(self) -> None:
         threads = {
@@ -367,8 +279,9 @@ class _Run(Generic[T]):
 
     def _shut_down(self, *, signals: int) -> None:
         """Stop in good order, unless that takes too long or a second signal comes."""
+        self._stopping.set()
+        self._consumer.close()
         with self._lock:
-            self._stopping.set()
             self._due.notify_all()
             self._room.notify_all()
         deadline = time.monotonic() + self._settings.shutdown_timeout
@@ -397,11 +310,7 @@ class _Run(Generic[T]):
         _join(threads["acknowledge"])
         self._finished.set()
         _join(threads["heartbeat"])
-        with self._lock:
-            held = self._inbox.clear()
-            self._let_go()
-        now = time.monotonic()
-        self._hand_back([(event.receipt_handle, max(0.0, event.due - now)) for event in held])
+        self._consumer.hand_back_all()
         _join(threads["poll"])
         self._control.put(_Why.FINISHED)
 
@@ -415,23 +324,20 @@ class _Run(Generic[T]):
             try:
                 if time.monotonic() - asked >= DELAY_CHECK:
                     asked = time.monotonic()
-                    self._hold = max(self._hold, self._remaining_window())  # never less: older messages had the old delay
+                    self._consumer.ask_delay()
                 # Asked before the receive: a message whose delay ends in between is then found by it.
-                maybe_empty = self._until_empty and self._is_idle() and not self._queue.delayed()
-                messages = self._queue.receive(
-                    most=self._settings.batch_size, wait=wait, visibility=self._settings.visibility_timeout
-                )
+                maybe_empty = self._until_empty and self._is_idle() and not self._settings.queue.delayed()
+                messages = self._consumer.receive(wait=wait)
             except Exception as error:  # whatever it was, a poll loop that ends is worse
                 failures += 1
                 if self._until_empty and failures == DRAIN_ATTEMPTS:
                     self._control.put(error)
                     return
-                pause = _pause(failures, MAX_POLL_PAUSE)
+                pause = pause_after(failures, MAX_POLL_PAUSE)
                 log.warning("receive failed, next in %.1f s: %s", pause, error, extra={"action": "receive", "pause": pause})
                 self._stopping.wait(pause)
             else:
                 failures = 0
-                self._take(messages)
                 if maybe_empty and not messages:
                     self._control.put(_Why.DRAINED)
                     return
@@ -447,53 +353,12 @@ class _Run(Generic[T]):
         with self._lock:
             return len(self._inbox) == 0
 
-    def _take(self, messages: list[Message]) -> None:
-        now = time.monotonic()
-        self._tally.add("received", len(messages))
-        decoded = [(message, event) for message in messages if (event := self._decode(message)) is not None]
-        with self._lock:
-            stopping = self._stopping.is_set()
-            if not stopping:
-                for message, event in decoded:
-                    self._inbox.add(self._held(message, event, now), now)
-                self._tally.set("held", len(self._inbox))
-                self._due.notify(len(decoded))
-        if stopping:
-            self._hand_back([(message.receipt_handle, 0.0) for message, _ in decoded])
-
-    def _held(self, message: Message, event: ChangeEvent, now: float) -> Held:
-        return Held(
-            id=event.id,
-            message_id=message.message_id,
-            receipt_handle=message.receipt_handle,
-            receive_count=message.receive_count,
-            received=now,
-            hold=self._hold,
-            expires=now + self._settings.visibility_timeout,
-        )
-
-    def _decode(self, message: Message) -> ChangeEvent | None:
-        try:
-            return decode(message.body)
-        except DecodeError as error:
-            self._tally.add("malformed")
-            if message.message_id not in self._malformed:
-                log.error(  # noqa: TRY400  # the traceback of a parser helps nobody
-                    "message %s is no change event and is left to the redrive policy: %s",
-                    message.message_id,
-                    error,
-                    extra={"action": "decode", "message_id": message.message_id},
-                )
-                self._malformed[message.message_id] = None
-                if len(self._malformed) > MALFORMED_REMEMBERED:
-                    del self._malformed[next(iter(self._malformed))]
-            return None
-
     # Looking
 
     def _look_on(self) -> None:
         while (id := self._next_id()) is not None:
-            self._look(id)
+            for event in self._consumer.look(id):
+                self._acks.put(event)
 
     def _next_id(self) -> str | None:
         with self._lock:
@@ -506,65 +371,16 @@ class _Run(Generic[T]):
                 self._due.wait(None if at is None else at - now)
             return None
 
-    def _look(self, id: str) -> None:
-        gets = itertools.count()
-
-        def on_get() -> None:
-            self._tally.add("gets")
-            if next(gets):
-                self._tally.add("conflicts")
-            with self._lock:
-                self._inbox.freeze(id, time.monotonic())
-
-        try:
-            outcome = look(id, fetcher=self._settings.fetcher, sink=self._settings.sink, on_get=on_get)
-        except Exception as error:  # of the source, of the user's fetcher or sink: the event must be looked at again
-            self._look_failed(id, error)
-            return
-        log.debug("looked", extra={"action": "look", "id": id, "outcome": outcome.value})
-        self._report(id, outcome)
-        with self._lock:
-            settled = self._inbox.settle(id)
-            self._let_go()
-        for event in settled:
-            self._acks.put(event)
-
-    def _report(self, id: str, outcome: Outcome) -> None:
-        self._tally.add(outcome.value)
-        if self._settings.on_outcome is not None:
-            try:
-                self._settings.on_outcome(id, outcome)
-            except Exception:  # the user's; the look stands
-                log.exception("on_outcome failed", extra={"action": "report", "id": id})
-
-    def _look_failed(self, id: str, error: Exception) -> None:
-        with self._lock:
-            events = self._inbox.give_up(id)
-            self._let_go()
-        self._tally.add("failed")
-        asked = (error.retry_after or 0.0) if isinstance(error, FetchError) else 0.0
-        own = _pause(max(event.receive_count for event in events), MAX_PAUSE)
-        pause = max(own, min(asked, MAX_ASKED_PAUSE))
-        log.warning(
-            "looking at %r failed, again in %.0f s: %s",
-            id,
-            pause,
-            error,
-            exc_info=not isinstance(error, FetchError),
-            extra={"action": "look", "id": id, "outcome": "failed", "pause": pause},
-        )
-        self._hand_back([(event.receipt_handle, pause) for event in events])
-
-    def _let_go(self) -> None:
-        self._tally.set("held", len(self._inbox))
-        self._due.notify()
-        self._room.notify()
+    def _changed(self, came_in: int) -> None:
+        self._due.notify(max(came_in, 1))
+        if not came_in:
+            self._room.notify()
 
     # Acknowledging, holding and handing back
 
     def _acknowledge(self) -> None:
         while events := self._gather():
-            self._delete(events)
+            self._delete([event.receipt_handle for event in events])
 
     def _gather(self) -> list[Held]:
         """Wait for an event to acknowledge, and a moment for up to nine more; nothing once the last is through."""
@@ -580,17 +396,11 @@ class _Run(Generic[T]):
                 deadline = deadline or time.monotonic() + ACK_LINGER
         return events
 
-    def _delete(self, events: list[Held]) -> None:
-        handles = [event.receipt_handle for event in events]
+    def _delete(self, handles: Sequence[str]) -> None:
         for attempt in range(ACK_ATTEMPTS):
             if attempt:
-                self._finished.wait(_pause(attempt, 1.0))
-            try:
-                deleted, handles = self._queue.delete(handles)
-            except Exception as error:  # boto3 has tried again already; what stays undeleted comes back
-                log.warning("acknowledging failed: %s", error, extra={"action": "acknowledge"})
-            else:
-                self._tally.add("acknowledged", deleted)
+                self._finished.wait(pause_after(attempt, 1.0))
+            handles = self._consumer.acknowledge(handles)
             if not handles:
                 return
 
@@ -599,37 +409,13 @@ class _Run(Generic[T]):
         period = self._settings.visibility_timeout / 3
         beat = time.monotonic() + period
         while not self._finished.wait(max(0.0, beat - time.monotonic())):
-            with self._lock:
-                expiring = self._inbox.expiring(beat + 2 * period)
-            for batch in batches(expiring):
-                now = time.monotonic()
-                if self._change_visibility([(event.receipt_handle, self._settings.visibility_timeout) for event in batch]):
-                    for event in batch:
-                        event.expires = now + self._settings.visibility_timeout
+            self._consumer.extend(beat + 2 * period)
             beat += period
-
-    def _hand_back(self, deliveries: Sequence[tuple[str, float]]) -> None:
-        """Make messages visible to all workers, this one too, after so many seconds."""
-        for batch in batches(deliveries):
-            self._change_visibility(batch)
-
-    def _change_visibility(self, deliveries: Sequence[tuple[str, float]]) -> bool:
-        try:
-            self._queue.change_visibility(deliveries)
-        except Exception as error:  # the messages become visible by themselves
-            log.warning("changing visibility failed: %s", error, extra={"action": "change_visibility"})
-            return False
-        return True
 
 
 def _join(threads: list[threading.Thread]) -> None:
     for thread in threads:
         thread.join()
-
-
-def _pause(failures: int, most: float) -> float:
-    """Seconds to wait after so many failures: doubling, with jitter, so that many workers don't come back at once."""
-    return min(2.0 ** min(failures, 20), most) * random.uniform(0.5, 1.0)  # noqa: S311  # no secret
 
 
 def _require(name: str, value: float, least: float, most: float) -> None:

@@ -49,7 +49,10 @@ class Sink(Protocol[T_contra]):
     The local cache. Called from many threads, and for one id from several processes, at once.
 
     The protocol stands on two rules: the version grows with *every* successful `apply`, also when nothing else changes;
-    and it survives a delete (a tombstone), so that a look that began before the delete can't bring the entity back.
+    and it survives a delete (a tombstone), so that a look that began before the delete can't bring the entity back. A sink
+    that forgets old tombstones must not let their versions come again.
+
+    `change_events.testing.SinkContract` holds a sink to all this.
     """
 
     def entry(self, id: str, /) -> Entry:
@@ -58,7 +61,7 @@ class Sink(Protocol[T_contra]):
 
     def apply(self, id: str, change: Found[T_contra] | Unchanged | Gone, /, *, if_version: int) -> bool:
         """
-        Store what a look found, unless another worker got there first. Atomic: compare the version, write, add one to it.
+        Store what a look found, unless another worker got there first. Atomic: compare the version, write, raise it.
 
         Args:
             id: The entity's id.

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
 
+import pytest
+from psycopg import Connection
 from typing_extensions import assert_type
 
 from change_events import (
+    BroadcastStats,
+    ChangeEvent,
+    DynamoDBSink,
     Fetcher,
     Found,
     Gone,
     HTTPFetcher,
     MemorySink,
     NullPublisher,
+    PostgresSink,
     Publisher,
     Sink,
     SNSPublisher,
@@ -21,9 +29,11 @@ from change_events import (
     Stats,
     Unchanged,
     Worker,
+    broadcast_stats,
     broadcasting,
     broadcasts_before_save,
 )
+from change_events.testing import SinkContract
 
 publisher = SNSPublisher.from_env("PRODUCT_EVENTS_TOPIC_ARN")
 assert_type(publisher, SNSPublisher)
@@ -63,6 +73,19 @@ async def save_async(product: Product) -> Product:
     return product
 
 
+def alarm(ids: Sequence[str], error: Exception) -> None: ...
+
+
+@broadcasts_before_save(publisher, settle=30, confirm=True, on_unsettled=alarm)
+def save_slowly(product: Product) -> Product:
+    return product
+
+
+@broadcasts_before_save(publisher, settle=2.5, confirm=True, on_unsettled=lambda ids, error: (*ids, error))
+async def save_slowly_async(product: Product) -> Product:
+    return product
+
+
 async def calls(repository: Repository, product: Product) -> None:
     assert_type(repository.save(product, reason="because"), bool)
     assert_type(await repository.save_all([product]), int)
@@ -81,11 +104,56 @@ async def calls(repository: Repository, product: Product) -> None:
     async with broadcasting(publisher, "p1"):
         pass
 
+    assert_type(save_slowly(product), Product)
+    assert_type(await save_slowly_async(product), Product)
+    with broadcasting(publisher, "p1", settle=30, confirm=True, on_unsettled=alarm) as entered:
+        assert_type(entered, None)
+    async with broadcasting(publisher, "p1", settle=0.5, on_unsettled=None) as entered_async:
+        assert_type(entered_async, None)
+    broadcasting(publisher, "p1", settle="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # seconds
+    broadcasting(publisher, "p1", on_unsettled=print, confirm=False)
+    broadcasts_before_save(publisher, on_unsettled=lambda: None)  # type: ignore[misc, arg-type]  # pyright: ignore[reportArgumentType]  # takes ids and error
 
-def seams(sqlite: SQLiteSink, memory: MemorySink[dict[str, Any]], numbers: MemorySink[int]) -> None:
+
+def broadcasts() -> None:
+    assert_type(broadcast_stats(), BroadcastStats)
+    assert_type(broadcast_stats().renewals, int)
+    assert_type(broadcast_stats().late, int)
+    assert_type(broadcast_stats().unsettled, int)
+    event = ChangeEvent("p1", settle=2.5, phase="saved", save="s1")
+    assert_type(event.settle, float | None)
+    assert_type(event.phase, Literal["saving", "saved"] | None)
+    assert_type(event.save, str | None)
+    ChangeEvent("p1", phase="deleted")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no such phase
+
+
+def upsert(connection: Connection, id: str, value: Mapping[str, Any]) -> None:
+    connection.execute("INSERT INTO products (id, name) VALUES (%s, %s)", (id, value["name"]))
+
+
+class TestMySink(SinkContract):
+    @pytest.fixture
+    def sink(self, tmp_path: Path) -> Iterator[SQLiteSink]:
+        with SQLiteSink(tmp_path / "cache.db") as sink:
+            yield sink
+
+    @pytest.fixture
+    def open_again(self, tmp_path: Path) -> Callable[[], SQLiteSink]:
+        return partial(SQLiteSink, tmp_path / "cache.db")
+
+    def entity(self, n: int) -> dict[str, int]:
+        return {"n": n}
+
+    def stored(self, sink: SQLiteSink, id: str) -> dict[str, int] | None:
+        return sink.get(id)
+
+
+def seams(sqlite: SQLiteSink, dynamodb: DynamoDBSink, memory: MemorySink[dict[str, Any]], numbers: MemorySink[int]) -> None:
     fetcher = HTTPFetcher("https://products.example.com/products/{id}")
     fetches: Fetcher[dict[str, Any]] = fetcher
-    sinks: list[Sink[dict[str, Any]]] = [sqlite, memory]
+    postgres = PostgresSink("dbname=products", upsert=upsert, delete=lambda connection, id: connection.execute("", (id,)))
+    sinks: list[Sink[dict[str, Any]]] = [sqlite, postgres, dynamodb, memory]
+    assert_type(postgres.get("p1"), dict[str, Any] | None)
     assert_type(fetcher.fetch("p1"), Found[dict[str, Any]] | Unchanged | Gone)
     assert_type(memory.get("p1"), dict[str, Any] | None)
     assert_type(numbers.get("p1"), int | None)

@@ -1,0 +1,319 @@
+"""
+What a worker does, one step at a time: no thread, no loop, no waiting. Its caller brings these.
+
+A step is one call to a collaborator, or the steps between two such calls. They may be taken from several threads at once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import random
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from change_events._codec import decode
+from change_events._inbox import Held, Inbox
+from change_events._reconcile import look
+from change_events._sqs import Message, Queue, batches
+from change_events.exceptions import DecodeError, FetchError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from change_events._event import ChangeEvent, Outcome
+    from change_events.typing import Fetcher, Sink
+
+T = TypeVar("T")
+
+log = logging.getLogger("change_events")
+
+MAX_PAUSE = 300.0
+"""Seconds that an id is left alone after failed looks, at the most, unless the source asks for more."""
+
+MAX_ASKED_PAUSE = 3600.0
+"""Seconds that an id is left alone at the most, whatever the source asks for."""
+
+MALFORMED_REMEMBERED = 1000
+"""How many malformed messages are remembered, so that each is logged once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """
+    What a worker has done since it was made.
+
+    Attributes:
+        received: Deliveries taken from the queue.
+        malformed: Deliveries that are no change events.
+        gets: GETs begun.
+        created: Looks that found an entity new to the cache. The next four count looks, too.
+        updated: Found, and another than the cached one.
+        unchanged: Found as cached, or gone as known.
+        deleted: Gone, and cached until then.
+        never_saved: Gone, and never seen.
+        conflicts: Looks begun anew, as another worker had changed the entry in between.
+        failed: Looks that decided nothing; their events went back to the queue for a while.
+        acknowledged: Deliveries deleted from the queue.
+        held: Events in the worker's hands now.
+    """
+
+    received: int = 0
+    malformed: int = 0
+    gets: int = 0
+    created: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    deleted: int = 0
+    never_saved: int = 0
+    conflicts: int = 0
+    failed: int = 0
+    acknowledged: int = 0
+    held: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings(Generic[T]):
+    """What a worker was made with; see there."""
+
+    queue: Queue
+    fetcher: Fetcher[T]
+    sink: Sink[T]
+    settle: float
+    early_look: bool
+    prefetch: int
+    threads: int
+    batch_size: int
+    wait_time: int
+    visibility_timeout: int
+    shutdown_timeout: float
+    on_outcome: Callable[[str, Outcome], object] | None
+
+
+class Tally:
+    """Counts that several threads add to."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+
+    def add(self, name: str, number: int = 1) -> None:
+        with self._lock:
+            self._counts[name] += number
+
+    def set(self, name: str, number: int) -> None:
+        with self._lock:
+            self._counts[name] = number
+
+    def read(self) -> Counter[str]:
+        with self._lock:
+            return self._counts.copy()
+
+
+class Consumer(Generic[T]):
+    """
+    The steps of a worker, and the events in its hands.
+
+    Args:
+        settings: The worker's.
+        tally: Where to count.
+        changed: Called, with the lock held, with the number of events that came in, or 0 when some were let go.
+        clock: Tells monotonic seconds.
+
+    Attributes:
+        lock: Guards the inbox, and that nothing enters it once it is closed.
+        inbox: The events that are held.
+    """
+
+    def __init__(
+        self,
+        settings: Settings[T],
+        tally: Tally,
+        *,
+        changed: Callable[[int], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.lock = threading.Lock()
+        self.inbox = Inbox(early_look=settings.early_look)
+        self._settings = settings
+        self._queue = settings.queue
+        self._tally = tally
+        self._changed = changed
+        self._clock = clock
+        self._delay = math.inf
+        self._closed = False
+        self._malformed: dict[str, None] = {}
+
+    def ask_delay(self) -> float:
+        """
+        Ask the queue for its delay, and return the shortest it has answered: older messages had that one.
+
+        Raises:
+            ConfigurationError: The queue can't be read.
+        """
+        self._delay = min(self._delay, self._queue.open(wait=self._settings.wait_time))
+        return self._delay
+
+    def receive(self, *, wait: int) -> list[Message]:
+        """Long-poll for messages, and hold their events."""
+        messages = self._queue.receive(most=self._settings.batch_size, wait=wait, visibility=self._settings.visibility_timeout)
+        self._take(messages)
+        return messages
+
+    def look(self, id: str) -> list[Held]:
+        """
+        Look at an id that the inbox has reserved.
+
+        Returns:
+            The events to acknowledge; no events if the look decided nothing, as they have gone back to the queue.
+        """
+        gets = itertools.count()
+
+        def on_get() -> None:
+            self._tally.add("gets")
+            if next(gets):
+                self._tally.add("conflicts")
+            with self.lock:
+                self.inbox.freeze(id, self._clock())
+
+        try:
+            outcome = look(id, fetcher=self._settings.fetcher, sink=self._settings.sink, on_get=on_get)
+        except Exception as error:  # of the source, of the user's fetcher or sink: the event must be looked at again
+            self._look_failed(id, error)
+            return []
+        log.debug("looked", extra={"action": "look", "id": id, "outcome": outcome.value})
+        self._report(id, outcome)
+        with self.lock:
+            settled = self.inbox.settle(id)
+            self._let_go()
+        return settled
+
+    def acknowledge(self, receipt_handles: Sequence[str]) -> Sequence[str]:
+        """Delete up to ten deliveries; return those that may be tried again."""
+        try:
+            deleted, again = self._queue.delete(receipt_handles)
+        except Exception as error:  # boto3 has tried again already; what stays undeleted comes back
+            log.warning("acknowledging failed: %s", error, extra={"action": "acknowledge"})
+            return receipt_handles
+        self._tally.add("acknowledged", deleted)
+        return again
+
+    def extend(self, before: float) -> None:
+        """Keep invisible for another visibility timeout what would become visible before then."""
+        with self.lock:
+            expiring = self.inbox.expiring(before)
+        for batch in batches(expiring):
+            now = self._clock()
+            if self._change_visibility([(event.receipt_handle, self._settings.visibility_timeout) for event in batch]):
+                for event in batch:
+                    event.expires = now + self._settings.visibility_timeout
+
+    def close(self) -> None:
+        """Hold nothing that comes in from now on; it goes back at once."""
+        with self.lock:
+            self._closed = True
+
+    def hand_back_all(self) -> None:
+        """Let go of everything, and make each message visible to all workers when its window is over."""
+        with self.lock:
+            held = self.inbox.clear()
+            self._let_go()
+        now = self._clock()
+        self._hand_back([(event.receipt_handle, max(0.0, event.due - now)) for event in held])
+
+    def _take(self, messages: list[Message]) -> None:
+        now = self._clock()
+        self._tally.add("received", len(messages))
+        decoded = [(message, event) for message in messages if (event := self._decode(message)) is not None]
+        with self.lock:
+            closed = self._closed
+            if not closed:
+                for message, event in decoded:
+                    self.inbox.add(self._held(message, event, now), now)
+                self._tally.set("held", len(self.inbox))
+                self._changed(len(decoded))
+        if closed:
+            self._hand_back([(message.receipt_handle, 0.0) for message, _ in decoded])
+
+    def _held(self, message: Message, event: ChangeEvent, now: float) -> Held:
+        window = max(self._settings.settle, event.settle or 0.0)
+        return Held(
+            id=event.id,
+            message_id=message.message_id,
+            receipt_handle=message.receipt_handle,
+            receive_count=message.receive_count,
+            received=now,
+            hold=0.0 if event.phase == "saved" else max(0.0, window - self._delay),
+            expires=now + self._settings.visibility_timeout,
+            phase=event.phase,
+            save=event.save,
+        )
+
+    def _decode(self, message: Message) -> ChangeEvent | None:
+        try:
+            return decode(message.body, message.attributes)
+        except DecodeError as error:
+            self._tally.add("malformed")
+            if message.message_id not in self._malformed:
+                log.error(  # noqa: TRY400  # the traceback of a parser helps nobody
+                    "message %s is no change event and is left to the redrive policy: %s",
+                    message.message_id,
+                    error,
+                    extra={"action": "decode", "message_id": message.message_id},
+                )
+                self._malformed[message.message_id] = None
+                if len(self._malformed) > MALFORMED_REMEMBERED:
+                    del self._malformed[next(iter(self._malformed))]
+            return None
+
+    def _report(self, id: str, outcome: Outcome) -> None:
+        self._tally.add(outcome.value)
+        if self._settings.on_outcome is not None:
+            try:
+                self._settings.on_outcome(id, outcome)
+            except Exception:  # the user's; the look stands
+                log.exception("on_outcome failed", extra={"action": "report", "id": id})
+
+    def _look_failed(self, id: str, error: Exception) -> None:
+        with self.lock:
+            events = self.inbox.give_up(id)
+            self._let_go()
+        self._tally.add("failed")
+        asked = (error.retry_after or 0.0) if isinstance(error, FetchError) else 0.0
+        own = pause_after(max(event.receive_count for event in events), MAX_PAUSE)
+        pause = max(own, min(asked, MAX_ASKED_PAUSE))
+        log.warning(
+            "looking at %r failed, again in %.0f s: %s",
+            id,
+            pause,
+            error,
+            exc_info=not isinstance(error, FetchError),
+            extra={"action": "look", "id": id, "outcome": "failed", "pause": pause},
+        )
+        self._hand_back([(event.receipt_handle, pause) for event in events])
+
+    def _let_go(self) -> None:
+        self._tally.set("held", len(self.inbox))
+        self._changed(0)
+
+    def _hand_back(self, deliveries: Sequence[tuple[str, float]]) -> None:
+        """Make messages visible to all workers, this one too, after so many seconds."""
+        for batch in batches(deliveries):
+            self._change_visibility(batch)
+
+    def _change_visibility(self, deliveries: Sequence[tuple[str, float]]) -> bool:
+        try:
+            self._queue.change_visibility(deliveries)
+        except Exception as error:  # the messages become visible by themselves
+            log.warning("changing visibility failed: %s", error, extra={"action": "change_visibility"})
+            return False
+        return True
+
+
+def pause_after(failures: int, most: float) -> float:
+    """Seconds to wait after so many failures: doubling, with jitter, so that many workers don't come back at once."""
+    return min(2.0 ** min(failures, 20), most) * random.uniform(0.5, 1.0)  # noqa: S311  # no secret
