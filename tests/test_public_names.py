@@ -10,14 +10,29 @@ from pathlib import Path
 import pytest
 
 import change_events
+import change_events.testing
 from change_events import exceptions
 
 PACKAGE = Path(change_events.__file__).parent
 
 # What a module may import from this package, from the bottom up. The two sides meet in the seams and values only.
 BOTTOM = {"exceptions", "_event", "typing"}
-PRODUCER = {"_ids", "_codec", "_publishers", "_decorator"}
-CONSUMER = {"_ids", "_codec", "_fetch", "sinks", "sinks.memory", "sinks.sqlite", "_reconcile", "_inbox", "_sqs", "_worker"}
+PRODUCER = {"_ids", "_codec", "_publishers", "_renewal", "_decorator"}
+CONSUMER = {
+    "_ids",
+    "_codec",
+    "_fetch",
+    "sinks",
+    "sinks.dynamodb",
+    "sinks.memory",
+    "sinks.postgres",
+    "sinks.sqlite",
+    "_reconcile",
+    "_inbox",
+    "_sqs",
+    "_consumer",
+    "_worker",
+}
 MAY_IMPORT = {
     "exceptions": set(),
     "_event": set(),
@@ -25,16 +40,29 @@ MAY_IMPORT = {
     "_ids": BOTTOM,
     "_codec": BOTTOM | {"_ids"},
     "_publishers": BOTTOM | {"_ids", "_codec"},
-    "_decorator": BOTTOM | {"_ids", "_codec", "_publishers"},
+    "_renewal": BOTTOM,
+    "_decorator": BOTTOM | {"_ids", "_codec", "_publishers", "_renewal"},
     "_fetch": BOTTOM | {"_ids"},
     "sinks": BOTTOM,
+    "sinks.dynamodb": BOTTOM | {"sinks"},
     "sinks.memory": BOTTOM | {"sinks"},
+    "sinks.postgres": BOTTOM | {"sinks"},
     "sinks.sqlite": BOTTOM | {"sinks"},
     "_reconcile": BOTTOM,
     "_inbox": BOTTOM,
     "_sqs": BOTTOM,
+    "_consumer": BOTTOM | {"_codec", "_inbox", "_reconcile", "_sqs"},
     "_worker": BOTTOM | CONSUMER,
+    # What tests are made of may stand on both sides.
+    "testing": {"testing._queue", "testing._recording", "testing._sinks", "testing._source"},
+    "testing._queue": BOTTOM | {"_publishers"},
+    "testing._recording": BOTTOM | {"_publishers"},
+    "testing._source": BOTTOM | {"_fetch"},
+    "pytest_plugin": {"testing"},
+    "testing._sinks": BOTTOM,
 }
+
+TEST_KIT = {"change_events.testing", "change_events.pytest_plugin", "pytest"}
 
 
 def module_name(path: Path) -> str:
@@ -77,6 +105,8 @@ def test_the_public_names_are_sorted_and_all_there():
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="has no attribute 'Wroker'"):
         change_events.Wroker  # noqa: B018
+    with pytest.raises(AttributeError, match="has no attribute 'SinkContrat'"):
+        change_events.testing.SinkContrat  # noqa: B018
 
 
 def test_every_error_stands_in_the_drawn_tree():
@@ -103,9 +133,11 @@ def test_errors_survive_the_way_between_processes(error):
 @pytest.mark.parametrize(
     ("statement", "unwanted"),
     [
-        ("import change_events", {"boto3", "botocore", "urllib3", "sqlite3", "asyncio", "inspect"}),
+        ("import change_events", {"boto3", "botocore", "urllib3", "sqlite3", "asyncio", "inspect"} | TEST_KIT),
         ("from change_events import SNSPublisher, broadcasts_before_save", {"boto3", "urllib3", "sqlite3", "asyncio"}),
-        ("from change_events import *", {"boto3", "botocore", "asyncio"}),
+        ("from change_events import *", {"boto3", "botocore", "psycopg", "psycopg_pool", "asyncio"} | TEST_KIT),
+        ("import change_events.testing", {"boto3", "botocore", "psycopg", "sqlite3", "pytest"}),
+        ("import change_events.pytest_plugin", {"change_events.testing", "boto3", "urllib3", "sqlite3"}),
     ],
 )
 def test_an_import_brings_only_what_it_needs(statement, unwanted):

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import re
 import sqlite3
-import threading
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from hypothesis import settings
@@ -13,154 +11,31 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from change_events import ConfigurationError, Entry, Found, Gone, MemorySink, SQLiteSink, Unchanged
+from change_events.testing import SinkContract
 
-DAY = 24 * 3600.0
 FOUND = Found({"id": "p1", "n": 1}, '"one"')
 
 
-class Clock:
-    def __init__(self):
-        self.now = 1_000_000_000.0
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
-def clock():
-    return Clock()
+def path(tmp_path):
+    return tmp_path / "cache.db"
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def sink(request, tmp_path, clock):
-    if request.param == "memory":
-        yield MemorySink(clock=clock)
-    else:
-        with SQLiteSink(tmp_path / "cache.db", clock=clock) as sqlite:
-            yield sqlite
+class TestMemorySink(SinkContract):
+    @pytest.fixture
+    def sink(self, clock):
+        return MemorySink(clock=clock)
 
 
-# The contract of every sink
+class TestSQLiteSink(SinkContract):
+    @pytest.fixture
+    def sink(self, path, clock):
+        with SQLiteSink(path, clock=clock) as sink:
+            yield sink
 
-
-def test_an_id_never_touched_has_version_0(sink):
-    assert sink.entry("p1") == Entry(version=0, present=False, etag=None)
-    assert sink.get("p1") is None
-
-
-@pytest.mark.parametrize(
-    ("change", "entry", "value"),
-    [
-        (FOUND, Entry(1, True, '"one"'), {"id": "p1", "n": 1}),
-        (Found({"id": "p1"}), Entry(1, True, None), {"id": "p1"}),
-        (Gone(), Entry(1, False, None), None),
-    ],
-)
-def test_the_first_look_makes_version_1(sink, change, entry, value):
-    assert sink.apply("p1", change, if_version=0) is True
-
-    assert sink.entry("p1") == entry
-    assert sink.get("p1") == value
-
-
-@pytest.mark.parametrize(
-    ("change", "entry", "value"),
-    [
-        (Found({"n": 2}, '"two"'), Entry(2, True, '"two"'), {"n": 2}),
-        (Found({"n": 2}), Entry(2, True, None), {"n": 2}),
-        (Unchanged(), Entry(2, True, '"one"'), {"id": "p1", "n": 1}),
-        (Gone(), Entry(2, False, None), None),
-    ],
-)
-def test_every_later_look_bumps_the_version_too(sink, change, entry, value):
-    sink.apply("p1", FOUND, if_version=0)
-
-    assert sink.apply("p1", change, if_version=1) is True
-
-    assert sink.entry("p1") == entry
-    assert sink.get("p1") == value
-
-
-@pytest.mark.parametrize("change", [FOUND, Unchanged(), Gone()])
-@pytest.mark.parametrize("if_version", [0, 1, 3, 99])
-def test_a_look_with_another_version_changes_nothing(sink, change, if_version):
-    sink.apply("p1", FOUND, if_version=0)
-    sink.apply("p1", Unchanged(), if_version=1)
-
-    assert sink.apply("p1", change, if_version=if_version) is False
-
-    assert sink.entry("p1") == Entry(2, True, '"one"')
-    assert sink.get("p1") == {"id": "p1", "n": 1}
-
-
-@pytest.mark.parametrize("change", [FOUND, Unchanged(), Gone()])
-def test_a_version_of_an_id_never_touched_is_0_only(sink, change):
-    assert sink.apply("p1", change, if_version=1) is False
-    assert sink.entry("p1") == Entry()
-
-
-def test_the_version_survives_a_delete_and_a_return(sink):
-    for version, change in enumerate([FOUND, Gone(), Gone(), FOUND]):
-        assert sink.apply("p1", change, if_version=version)
-
-    assert sink.entry("p1") == Entry(4, True, '"one"')
-
-
-def test_reading_shows_live_entries_only(sink):
-    sink.apply("p1", FOUND, if_version=0)
-    sink.apply("p2", Found({"n": 2}), if_version=0)
-    sink.apply("p3", FOUND, if_version=0)
-    sink.apply("p3", Gone(), if_version=1)
-    sink.apply("p4", Gone(), if_version=0)
-
-    assert sorted(sink.items()) == [("p1", {"id": "p1", "n": 1}), ("p2", {"n": 2})]
-    assert len(sink) == 2
-
-
-def test_ids_of_all_kinds_are_kept_apart(sink):
-    ids = ["a", "A", "ä", "a\u0308", " a", "a'; DROP TABLE entities; --", "%", "\u200b", "x" * 512]
-    for id in ids:
-        assert sink.apply(id, Found({"id": id}), if_version=0)
-
-    assert dict(sink.items()) == {id: {"id": id} for id in ids}
-
-
-def test_of_many_threads_with_one_version_one_wins(sink):
-    start = threading.Barrier(8)
-
-    def contend(number):
-        wins = 0
-        for version in range(50):
-            start.wait()
-            wins += sink.apply("p1", Found({"n": number}), if_version=version)
-        return wins
-
-    with ThreadPoolExecutor(8) as pool:
-        assert sum(pool.map(contend, range(8))) == 50
-    assert sink.entry("p1").version == 50
-
-
-def test_purge_forgets_old_tombstones_only(sink, clock):
-    sink.apply("old", Gone(), if_version=0)
-    sink.apply("live", FOUND, if_version=0)
-    sink.apply("looked at", Gone(), if_version=0)
-    sink.apply("still gone", Gone(), if_version=0)
-    clock.now += 20 * DAY
-    sink.apply("looked at", Unchanged(), if_version=1)
-    sink.apply("still gone", Gone(), if_version=1)
-    sink.apply("young", Gone(), if_version=0)
-
-    assert sink.purge() == 1
-
-    assert sink.entry("old") == Entry()
-    assert [sink.entry(id).version for id in ("live", "looked at", "still gone", "young")] == [1, 2, 2, 1]
-    assert sink.purge(older_than=30 * DAY) == 0
-
-
-@pytest.mark.parametrize("older_than", [0, 13.9 * DAY, -1])
-def test_purge_refuses_the_young(sink, older_than):
-    with pytest.raises(ConfigurationError, match="younger than 14 days"):
-        sink.purge(older_than=older_than)
+    @pytest.fixture
+    def open_again(self, path):
+        return partial(SQLiteSink, path, timeout=30)
 
 
 class Looks(RuleBasedStateMachine):
@@ -170,7 +45,7 @@ class Looks(RuleBasedStateMachine):
 
     @initialize()
     def start(self):
-        self.sink = self.make()
+        self.sink = self.make(clock=lambda: 1.0)
         self.version, self.value, self.etag = 0, None, None
 
     @rule(
@@ -185,7 +60,7 @@ class Looks(RuleBasedStateMachine):
 
         assert done == (behind == 0)
         if done:
-            self.version += 1
+            self.version = self.version + 1 if self.version else 1_000_000
             self.value, self.etag = (change.value, change.etag) if isinstance(change, Found) else (None, None)
 
     @precondition(lambda self: self.version)
@@ -205,7 +80,7 @@ class Looks(RuleBasedStateMachine):
             self.sink.close()
 
 
-@pytest.mark.parametrize("make", [MemorySink, lambda: SQLiteSink(":memory:")], ids=["memory", "sqlite"])
+@pytest.mark.parametrize("make", [MemorySink, partial(SQLiteSink, ":memory:")], ids=["memory", "sqlite"])
 def test_any_sequence_of_looks_is_what_the_contract_says(make):
     run_state_machine_as_test(
         type("Looks", (Looks,), {"make": staticmethod(make)}), settings=settings(max_examples=40, stateful_step_count=20)
@@ -213,11 +88,6 @@ def test_any_sequence_of_looks_is_what_the_contract_says(make):
 
 
 # SQLite
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "cache.db"
 
 
 def test_the_table_is_as_documented_and_open_to_sql(path):
@@ -231,7 +101,10 @@ def test_the_table_is_as_documented_and_open_to_sql(path):
         other.close()
 
     assert columns == re.findall(r"^ +(\w+) +(TEXT|INTEGER|REAL)\b", SQLiteSink.__doc__, re.MULTILINE)
-    assert rows == [("p1", 1, json.dumps({"name": "Ü", "n": [1, None, True]}), '"one"', 7.0), ("p2", 1, None, None, 7.0)]
+    assert rows == [
+        ("p1", 7_000_000, json.dumps({"name": "Ü", "n": [1, None, True]}), '"one"', 7.0),
+        ("p2", 7_000_000, None, None, 7.0),
+    ]
     assert names == [("Ü",)]
 
 
@@ -242,13 +115,13 @@ def test_a_commit_reaches_the_disk_before_it_returns(path):
 
 
 def test_the_cache_survives_the_process(path):
-    with SQLiteSink(path) as sink:
+    with SQLiteSink(path, clock=lambda: 7.0) as sink:
         sink.apply("p1", FOUND, if_version=0)
         sink.apply("p2", Gone(), if_version=0)
 
     with SQLiteSink(str(path)) as sink:
-        assert sink.entry("p1") == Entry(1, True, '"one"')
-        assert sink.entry("p2") == Entry(1, False, None)
+        assert sink.entry("p1") == Entry(7_000_000, True, '"one"')
+        assert sink.entry("p2") == Entry(7_000_000, False, None)
 
 
 def test_one_file_can_hold_several_tables(path):
@@ -265,23 +138,6 @@ def test_an_entity_that_is_no_json_is_refused_and_nothing_is_written(path, value
             sink.apply("p1", Found({"value": value}), if_version=0)
 
         assert sink.entry("p1") == Entry()
-
-
-def contend_in_a_process(path, rounds):
-    with SQLiteSink(path, timeout=30) as sink:
-        wins = 0
-        while (version := sink.entry("p1").version) < rounds:
-            wins += sink.apply("p1", Found({"n": version + 1}), if_version=version)
-        return wins
-
-
-def test_of_many_processes_with_one_version_one_wins(path):
-    with multiprocessing.get_context("spawn").Pool(3) as pool:
-        wins = pool.starmap(contend_in_a_process, [(path, 200)] * 3)
-
-    with SQLiteSink(path) as sink:
-        assert sum(wins) == sink.entry("p1").version == 200
-        assert sink.get("p1") == {"n": 200}
 
 
 def test_a_database_that_stays_locked_is_an_error_and_the_cache_goes_on_after_it(path):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from change_events._event import Entry, Found, Gone, Unchanged
-from change_events.sinks import MAX_EVENT_AGE, check_purge_age
+from change_events.sinks import MAX_EVENT_AGE, check_purge_age, first_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ class MemorySink(Generic[T]):
     Keeps entities in a dictionary: for tests, and for caches that may start empty with the process.
 
     Args:
-        clock: Tells the time in seconds since the epoch, for `purge`.
+        clock: Tells the time in seconds since the epoch: when an entry was last looked at, and its first version.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
@@ -55,7 +55,9 @@ class MemorySink(Generic[T]):
                 present, etag, value = False, None, None
             else:
                 present, etag, value = row.entry.present, row.entry.etag, row.value
-            self._rows[id] = _Row(Entry(if_version + 1, present, etag), value, self._clock())
+            now = self._clock()
+            version = if_version + 1 if if_version else first_version(now)
+            self._rows[id] = _Row(Entry(version, present, etag), value, now)
             return True
 
     def get(self, id: str, /) -> T | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sqlite3
 import threading
 import time
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from change_events._event import Entry, Found, Gone, Unchanged
 from change_events.exceptions import ConfigurationError
-from change_events.sinks import MAX_EVENT_AGE, check_purge_age
+from change_events.sinks import MAX_EVENT_AGE, check_purge_age, check_table_name, first_version
 
 if TYPE_CHECKING:
     import os
@@ -29,7 +28,7 @@ class SQLiteSink:
 
         CREATE TABLE entities (
             id         TEXT PRIMARY KEY,
-            version    INTEGER NOT NULL,  -- grows with every look
+            version    INTEGER NOT NULL,  -- grows with every look; begins at the time, in microseconds since the epoch
             body       TEXT,              -- the entity as JSON; NULL where it is gone (a tombstone)
             etag       TEXT,
             applied_at REAL NOT NULL      -- when it was last looked at, in seconds since the epoch
@@ -44,7 +43,7 @@ class SQLiteSink:
         path: The file; it is made if there is none. `":memory:"` keeps the table in memory.
         table: The table's name, so that one file can hold several kinds of entities.
         timeout: How many seconds to wait while another process writes.
-        clock: Tells the time in seconds since the epoch.
+        clock: Tells the time in seconds since the epoch: when an entry was last looked at, and its first version.
 
     Raises:
         ConfigurationError: The file can't be opened or written, or is no SQLite database; the table has other columns.
@@ -58,8 +57,7 @@ class SQLiteSink:
         timeout: float = 5.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", table):
-            raise ConfigurationError(f"{table!r} can't be a table's name; use letters, digits and underscores")
+        check_table_name(table)
         self._table = table
         self._clock = clock
         # One connection behind a lock: SQLite lets one thread write at a time anyhow, and a read takes microseconds.
@@ -111,8 +109,8 @@ class SQLiteSink:
         body, etag = (json.dumps(change.value, allow_nan=False), change.etag) if isinstance(change, Found) else (None, None)
         if if_version == 0:
             return self._write(
-                "INSERT INTO {table} (id, version, body, etag, applied_at) VALUES (?, 1, ?, ?, ?) ON CONFLICT DO NOTHING",
-                (id, body, etag, now),
+                "INSERT INTO {table} (id, version, body, etag, applied_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (id, first_version(now), body, etag, now),
             )
         return self._write(
             "UPDATE {table} SET version = version + 1, body = ?, etag = ?, applied_at = ? WHERE id = ? AND version = ?",

@@ -1,0 +1,36 @@
+"""
+What the tests of a service need, producer or consumer: no AWS, no network, no environment, milliseconds.
+
+The doubles stand behind the production code, not in its place: events are encoded, decoded, looked at and acknowledged as they
+are in production. With pytest there are fixtures, too: `change_events_broadcasts`, `change_events_queue` and
+`change_events_source`. `SinkContract` is what any sink must pass.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from change_events.testing._queue import FakeQueue
+from change_events.testing._recording import Broadcasts, recording
+from change_events.testing._source import FakeSource
+
+if TYPE_CHECKING:
+    from change_events.testing._sinks import SinkContract
+
+__all__ = ["Broadcasts", "FakeQueue", "FakeSource", "SinkContract", "recording"]
+
+for _value in (Broadcasts, FakeQueue, FakeSource, recording):
+    _value.__module__ = __name__  # so that no traceback names a private module
+
+
+def __getattr__(name: str) -> object:
+    # Not above: the contract takes pytest, which the rest does not.
+    if name != "SinkContract":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import pytest
+
+    pytest.register_assert_rewrite("change_events.testing._sinks")  # so that a failure shows both sides
+    from change_events.testing._sinks import SinkContract
+
+    SinkContract.__module__ = __name__
+    return SinkContract

@@ -1,0 +1,293 @@
+"""An SQS queue in memory."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from change_events._publishers import SNSPublisher
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from change_events._event import ChangeEvent
+
+URL = "https://sqs.eu-west-1.amazonaws.com/123456789012/fake-queue"
+TOPIC_ARN = "arn:aws:sns:eu-west-1:123456789012:fake-topic"
+
+EMPTY_POLL = 0.005
+"""Seconds of a long poll that nothing can end but a new message. Not none: a worker that runs would poll without a pause."""
+
+Attributes = Mapping[str, Mapping[str, str]]
+"""Message attributes, as SNS and SQS have them: `{"settle": {"DataType": "Number", "StringValue": "9"}}`."""
+
+_send = SNSPublisher.publish
+"""The real one, kept: while broadcasts are recorded, another is in its place."""
+
+
+class FakeQueue:
+    """
+    A standard SQS queue in memory, subscribed to a topic with raw delivery. May be shared between threads.
+
+    Give a worker `url` and `client`. The queue is a `Publisher`, too: what it is told to publish is in it, encoded as for
+    SNS. It knows visibility timeouts, receive counts, the queue's delay, message attributes and a redrive policy, and keeps
+    messages in order, which a real one does not promise.
+
+    It differs from SQS in one point on purpose: a long poll that can only time out does so after 5 ms, not 20 s. So
+    `Worker.drain()` takes milliseconds, and `stop()` need not wait for the poll. A poll that sees a message become visible
+    within its time waits for that.
+
+    Args:
+        delay_seconds: `DelaySeconds`: how long each message waits before it can be received.
+        max_receive_count: After so many receives a message moves to the dead letters. None: never.
+    """
+
+    def __init__(self, *, delay_seconds: int = 0, max_receive_count: int | None = None) -> None:
+        self.url = URL
+        self._messages = _Messages(delay_seconds, max_receive_count or math.inf)
+        self.client: Any = _Client(self._messages)
+        self._publisher = SNSPublisher(TOPIC_ARN, client=_Topic(self._messages))
+
+    def publish(self, events: Sequence[ChangeEvent], /) -> None:
+        """Put the events into the queue, each as a message of its own."""
+        _send(self._publisher, events)
+
+    def send(self, body: str, attributes: Mapping[str, str] | None = None) -> None:
+        """Put any message into the queue, such as one that is no change event."""
+        texts = {name: {"DataType": "String", "StringValue": text} for name, text in (attributes or {}).items()}
+        self._messages.add(body, texts)
+
+    def duplicate(self) -> None:
+        """
+        Deliver each message that is in the queue now once more than needed, as a real one does at times.
+
+        A message that somebody holds is visible again at once; one that nobody holds will be delivered twice. To delete it in
+        between is in vain: of SQS's servers, one that missed the delete has a copy.
+        """
+        self._messages.duplicate()
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass for the queue: delays and visibility timeouts end. A worker's settle window is none of its business."""
+        self._messages.advance(seconds)
+
+    @property
+    def bodies(self) -> list[str]:
+        """The bodies of the messages in the queue: visible, delayed, or in somebody's hands; not acknowledged."""
+        return self._messages.bodies()
+
+    @property
+    def dead_letters(self) -> list[str]:
+        """The bodies of the messages that were received too often. They move when they would be received once more."""
+        return self._messages.dead_letters()
+
+
+@dataclass(slots=True, eq=False)
+class _Message:
+    body: str
+    attributes: Attributes
+    visible_at: float
+    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    receives: int = 0
+    owed: int = 0  # deliveries to come before a delete counts
+
+
+@dataclass(frozen=True, slots=True)
+class _Delivery:
+    message: _Message
+    receipt_handle: str
+    receives: int
+
+
+class _Messages:
+    """What is in the queue."""
+
+    def __init__(self, delay: int, max_receives: float) -> None:
+        self.delay = delay
+        self._max_receives = max_receives
+        self._changed = threading.Condition()
+        self._advanced = 0.0
+        self._present: list[_Message] = []
+        self._dead: list[_Message] = []
+        self._delivered: dict[str, _Message] = {}  # by receipt handle, those that were deleted, too
+
+    def add(self, body: str, attributes: Attributes) -> None:
+        with self._changed:
+            self._present.append(_Message(body, attributes, self._now() + self.delay))
+            self._changed.notify_all()
+
+    def duplicate(self) -> None:
+        with self._changed:
+            now = self._now()
+            for message in self._present:
+                held = message.receives and message.visible_at > now
+                message.owed = 1 if held else 2
+                message.visible_at = now if held else message.visible_at
+            self._changed.notify_all()
+
+    def advance(self, seconds: float) -> None:
+        with self._changed:
+            self._advanced += seconds
+            self._changed.notify_all()
+
+    def bodies(self) -> list[str]:
+        with self._changed:
+            return [message.body for message in self._present]
+
+    def dead_letters(self) -> list[str]:
+        with self._changed:
+            return [message.body for message in self._dead]
+
+    def counts(self) -> dict[str, int]:
+        """Count the messages by SQS's own names for where they are."""
+        with self._changed:
+            hidden = [message for message in self._present if message.visible_at > self._now()]
+            delayed = sum(not message.receives for message in hidden)
+            return {
+                "ApproximateNumberOfMessages": len(self._present) - len(hidden),
+                "ApproximateNumberOfMessagesNotVisible": len(hidden) - delayed,
+                "ApproximateNumberOfMessagesDelayed": delayed,
+            }
+
+    def receive(self, *, most: int, wait: float, visibility: float) -> list[_Delivery]:
+        """Long-poll for messages; see `FakeQueue` for how long that takes. Times are in seconds."""
+        with self._changed:
+            started = now = self._now()
+            while not (visible := self._visible(now)[:most]):
+                comes = min((message.visible_at for message in self._present), default=math.inf)
+                patience = wait if comes <= started + wait else min(wait, EMPTY_POLL)
+                if now >= started + patience:
+                    break
+                self._changed.wait(min(started + patience, comes) - now)
+                now = self._now()
+            return [self._deliver(message, visibility) for message in visible]
+
+    def _visible(self, now: float) -> list[_Message]:
+        """Return the messages that can be received, once those that may not be any more are dead letters."""
+        visible = [message for message in self._present if message.visible_at <= now]
+        spent = [message for message in visible if message.receives >= self._max_receives]
+        self._dead += spent
+        self._present = [message for message in self._present if message not in spent]
+        return [message for message in visible if message not in spent]
+
+    def _deliver(self, message: _Message, visibility: float) -> _Delivery:
+        message.receives += 1
+        message.owed = max(0, message.owed - 1)
+        message.visible_at = self._now() + (0 if message.owed else visibility)
+        receipt_handle = uuid.uuid4().hex
+        self._delivered[receipt_handle] = message
+        return _Delivery(message, receipt_handle, message.receives)
+
+    def delete(self, receipt_handle: str) -> bool:
+        """Return False if there never was such a delivery; to delete a message again is no mistake."""
+        with self._changed:
+            message = self._delivered.get(receipt_handle)
+            if message in self._present and not message.owed:
+                self._present.remove(message)
+                self._changed.notify_all()
+            return message is not None
+
+    def hide(self, receipt_handle: str, seconds: float) -> bool:
+        """Return False if no message in the queue had such a delivery."""
+        with self._changed:
+            message = self._delivered.get(receipt_handle)
+            if message is None or message not in self._present:
+                return False
+            message.visible_at = self._now() + seconds
+            self._changed.notify_all()
+            return True
+
+    def _now(self) -> float:
+        return time.monotonic() + self._advanced
+
+
+class _Topic:
+    """boto3's SNS client, as far as `SNSPublisher` uses it, of a topic to which the queue is subscribed."""
+
+    def __init__(self, messages: _Messages) -> None:
+        self._messages = messages
+
+    def publish(self, *, TopicArn: str, Message: str, MessageAttributes: Attributes | None = None) -> None:
+        del TopicArn  # there is but one
+        self._messages.add(Message, MessageAttributes or {})
+
+    def publish_batch(self, *, TopicArn: str, PublishBatchRequestEntries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        for entry in PublishBatchRequestEntries:
+            self.publish(TopicArn=TopicArn, **{name: value for name, value in entry.items() if name != "Id"})
+        return {"Failed": []}
+
+
+class _Client:
+    """boto3's SQS client, as far as `Worker` uses it. What it does not know is a `TypeError` or a `KeyError`, and no guess."""
+
+    meta = SimpleNamespace(config=SimpleNamespace(read_timeout=60))
+
+    def __init__(self, messages: _Messages) -> None:
+        self._messages = messages
+
+    def get_queue_attributes(self, *, QueueUrl: str, AttributeNames: Sequence[str]) -> dict[str, dict[str, str]]:
+        _require(QueueUrl)
+        attributes = {"DelaySeconds": self._messages.delay, **self._messages.counts()}
+        return {"Attributes": {name: str(attributes[name]) for name in AttributeNames}}
+
+    def receive_message(
+        self,
+        *,
+        QueueUrl: str,
+        MaxNumberOfMessages: int = 1,
+        WaitTimeSeconds: int = 0,
+        VisibilityTimeout: int = 30,
+        MessageAttributeNames: Sequence[str] = (),
+        MessageSystemAttributeNames: Sequence[str] = (),
+    ) -> dict[str, Any]:
+        _require(QueueUrl)
+        deliveries = self._messages.receive(most=MaxNumberOfMessages, wait=WaitTimeSeconds, visibility=VisibilityTimeout)
+        if not deliveries:
+            return {}
+        return {"Messages": [_shown(delivery, MessageAttributeNames, MessageSystemAttributeNames) for delivery in deliveries]}
+
+    def delete_message_batch(self, *, QueueUrl: str, Entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        _require(QueueUrl)
+        return _batch_answer((entry["Id"], self._messages.delete(entry["ReceiptHandle"])) for entry in Entries)
+
+    def change_message_visibility_batch(self, *, QueueUrl: str, Entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        _require(QueueUrl)
+        return _batch_answer(
+            (entry["Id"], self._messages.hide(entry["ReceiptHandle"], entry["VisibilityTimeout"])) for entry in Entries
+        )
+
+
+def _require(url: str) -> None:
+    if url != URL:
+        raise ValueError(f"this client knows one queue, {URL}, and not {url!r}: use the FakeQueue's own url")
+
+
+def _shown(delivery: _Delivery, attribute_names: Sequence[str], system_attribute_names: Sequence[str]) -> dict[str, Any]:
+    system = {"ApproximateReceiveCount": str(delivery.receives)}
+    message = {
+        "MessageId": delivery.message.id,
+        "ReceiptHandle": delivery.receipt_handle,
+        "Body": delivery.message.body,
+        "Attributes": {name: system[name] for name in system_attribute_names},
+        "MessageAttributes": {
+            name: dict(value)
+            for name, value in delivery.message.attributes.items()
+            if name in attribute_names or "All" in attribute_names
+        },
+    }
+    return {name: value for name, value in message.items() if value}  # SQS leaves out what is empty
+
+
+def _batch_answer(results: Iterable[tuple[str, bool]]) -> dict[str, Any]:
+    answer: dict[str, Any] = {"Successful": [], "Failed": []}
+    for id, done in results:
+        if done:
+            answer["Successful"].append({"Id": id})
+        else:
+            answer["Failed"].append({"Id": id, "SenderFault": True, "Code": "ReceiptHandleIsInvalid"})
+    return answer

@@ -1,0 +1,126 @@
+"""Broadcasts that are recorded instead of sent."""
+
+from __future__ import annotations
+
+import math
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from unittest.mock import patch
+
+from change_events._publishers import NullPublisher, SNSPublisher
+from change_events.exceptions import PublishError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from change_events._event import ChangeEvent
+    from change_events.typing import Publisher
+
+
+class Broadcasts:
+    """
+    What has been broadcast, in the order of the `publish()` calls. May be shared between threads.
+
+    It is a publisher itself, for code that is given one.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._events: list[ChangeEvent] = []
+        self._subscribers: list[Publisher] = []
+        self._failures = 0.0
+
+    @property
+    def events(self) -> list[ChangeEvent]:
+        """The events that were accepted since the start or the last `clear()`."""
+        with self._changed:
+            return self._events.copy()
+
+    @property
+    def ids(self) -> list[str]:
+        """Their ids; one that was broadcast twice stands there twice."""
+        return [event.id for event in self.events]
+
+    def clear(self) -> None:
+        """Forget the events so far. Subscribers and failures to come stay."""
+        with self._changed:
+            self._events.clear()
+
+    def fail(self, *, times: int | None = None) -> None:
+        """
+        Refuse broadcasts with a `PublishError`, as SNS might. What is refused is not recorded.
+
+        Args:
+            times: How many `publish()` calls to refuse, from now on; None for all until `recover()`.
+        """
+        with self._changed:
+            self._failures = math.inf if times is None else times
+
+    def recover(self) -> None:
+        """Accept broadcasts again."""
+        self.fail(times=0)
+
+    def subscribe(self, subscriber: Publisher, /) -> None:
+        """Give what is broadcast from now on to this publisher, too: to a `FakeQueue`, say."""
+        with self._changed:
+            self._subscribers.append(subscriber)
+
+    def wait_for(self, count: int, *, timeout: float = 5.0) -> list[ChangeEvent]:
+        """
+        Wait for events that another thread broadcasts.
+
+        Args:
+            count: How many events there should be, those of the past included.
+            timeout: Seconds to wait at the most.
+
+        Returns:
+            The events, as in `events`.
+
+        Raises:
+            TimeoutError: There were fewer by then.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: len(self._events) >= count, timeout):
+                raise TimeoutError(f"{len(self._events)} of {count} events were broadcast in {timeout} s: {self._events}")
+            return self._events.copy()
+
+    def publish(self, events: Sequence[ChangeEvent], /) -> None:
+        """
+        Record the events, and give them to the subscribers.
+
+        Raises:
+            PublishError: It was told to `fail()`, or a subscriber raised it. Nothing is recorded.
+        """
+        with self._changed:
+            if self._failures > 0:
+                self._failures -= 1
+                raise PublishError("no broadcast: this test said fail()", ids=[event.id for event in events])
+            subscribers = self._subscribers.copy()
+        for subscriber in subscribers:
+            subscriber.publish(events)
+        with self._changed:
+            self._events += events
+            self._changed.notify_all()
+
+
+@contextmanager
+def recording() -> Iterator[Broadcasts]:
+    """
+    Record the broadcasts of this process, in all its threads, instead of sending them.
+
+    Every `SNSPublisher` takes part, wherever the code under test holds it and whatever the environment says: neither its
+    topic, nor a client, nor credentials are asked for. So does `NullPublisher`, which may stand in for it in tests: what a
+    save *would* broadcast is what a test wants to see. A publisher of your own does not, unless it calls one of the two: it is
+    called as always.
+
+    May be nested; then the innermost records. However it is left, publishers do again what they did before: wait for what
+    other threads have yet to broadcast (`Broadcasts.wait_for`), or it is sent.
+    """
+    broadcasts = Broadcasts()
+
+    def publish(_: object, events: Sequence[ChangeEvent], /) -> None:
+        broadcasts.publish(events)
+
+    with patch.object(SNSPublisher, "publish", publish), patch.object(NullPublisher, "publish", publish):
+        yield broadcasts
