@@ -10,9 +10,11 @@ schedules runs each piece of production code a few thousand times.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import math
 from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -58,6 +60,8 @@ class Setup:
         confirm: The publisher's.
         renewals: Saves may take longer than the window, and are renewed.
         slow_publish: SNS takes its time to accept, and then to answer.
+        slow_get: So does the source: what it has read arrives later. To production code this is no new schedule, as from the
+            start of a GET until it applies something it hears of nothing else.
     """
 
     early_look: bool = True
@@ -65,6 +69,7 @@ class Setup:
     confirm: bool = False
     renewals: bool = False
     slow_publish: bool = False
+    slow_get: bool = False
 
 
 SETTLE = 2
@@ -72,7 +77,7 @@ SETTLE = 2
 
 def ask(*effect: Hashable) -> Any:
     """Pause the production code until the world has answered."""
-    answer = greenlet.getcurrent().parent.switch(effect)
+    answer = greenlet.getcurrent().parent.switch(effect)  # type: ignore[union-attr]  # nothing asks outside of a process
     if answer is CLOSED:
         raise greenlet.GreenletExit
     return answer
@@ -128,26 +133,22 @@ class Sqs:
 
     def delete_message_batch(self, *, QueueUrl: str, Entries: list[dict[str, str]]) -> dict[str, Any]:  # noqa: N803
         del QueueUrl
-        failed = ask("delete", tuple(_handle(entry["ReceiptHandle"]) for entry in Entries))
-        return {"Failed": [{"Id": str(position), "Code": "InternalError", "SenderFault": False} for position in failed]}
+        failed = ask("delete", tuple(entry["ReceiptHandle"] for entry in Entries))
+        code = {"Code": "InternalError", "SenderFault": False}
+        return {"Failed": [{"Id": entry["Id"], **code} for entry in Entries if entry["ReceiptHandle"] in failed]}
 
     def change_message_visibility_batch(self, *, QueueUrl: str, Entries: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: N803
         del QueueUrl
-        ask("visibility", tuple(_handle(entry["ReceiptHandle"]) for entry in Entries))
+        ask("visibility", tuple(entry["ReceiptHandle"] for entry in Entries))
         return {}
 
 
-def _handle(text: str) -> tuple[str, int]:
-    message_id, _, delivery = text.partition("/")
-    return message_id, int(delivery)
-
-
-def _received(message_id: str, delivery: int, message: Message) -> dict[str, Any]:
+def _received(message_id: str, message: Message) -> dict[str, Any]:
     return {
         "MessageId": message_id,
-        "ReceiptHandle": f"{message_id}/{delivery}",
+        "ReceiptHandle": message_id,
         "Body": message.body,
-        "Attributes": {"ApproximateReceiveCount": str(delivery)},
+        "Attributes": {"ApproximateReceiveCount": "1"},
         "MessageAttributes": {name: {"StringValue": value} for name, value in message.attributes},
     }
 
@@ -155,9 +156,14 @@ def _received(message_id: str, delivery: int, message: Message) -> dict[str, Any
 class Pool:
     """A urllib3 pool: below the production fetcher, which decides what an answer means."""
 
+    def __init__(self, *, slow: bool) -> None:
+        self._slow = slow
+
     def request(self, method: str, url: str, *, headers: dict[str, str], **_: Any) -> urllib3.HTTPResponse:
         assert (method, url) == ("GET", f"http://source/{ID}")
         status, number = ask("get", headers.get("If-None-Match"))
+        if self._slow:
+            ask("arrive")
         body = {"id": ID, "number": number} if status == 200 else {"detail": "no product"}
         return urllib3.HTTPResponse(
             io.BytesIO(b"" if status == 304 else json.dumps(body).encode()),
@@ -194,16 +200,19 @@ def described(change: Found[dict[str, Any]] | Unchanged | Gone) -> tuple[Hashabl
 
 
 class Process:
-    """Production code in greenlets. Times and answers come in by `go_on`; what it wants next is in `wants`."""
+    """
+    Production code in greenlets. Answers come in by `go_on`, time by `tick`; what it wants next is in `wants`.
+
+    It knows how long ago things were, not when: so what follows from the same situation is found once, whenever it comes up.
+    """
 
     def __init__(self) -> None:
         self.now = 0
         self.running: dict[str, greenlet.greenlet] = {}
         self.wants: dict[str, Effect] = {}
 
-    def go_on(self, actor: str, now: int, answer: Any) -> None:
+    def go_on(self, actor: str, answer: Any = None) -> None:
         """Let an actor run until it wants something else, or is done."""
-        self.now = now
         if actor not in self.running:
             self.running[actor] = greenlet.greenlet(self.task(actor))
             effect = self.running[actor].switch()
@@ -215,6 +224,10 @@ class Process:
         else:
             self.wants[actor] = effect
 
+    def tick(self) -> None:
+        """Let time pass."""
+        self.now += 1
+
     def close(self) -> None:
         """End the greenlets, which would otherwise run on when they are collected."""
         while self.running:
@@ -225,17 +238,49 @@ class Process:
     def task(self, actor: str) -> Callable[[], object]:
         raise NotImplementedError
 
-    def ready_at(self) -> dict[str, float]:
-        """Return the actors that have something to begin, and from when on."""
+    def ready_in(self) -> dict[str, float]:
+        """Return the actors that have something to begin, and in how many ticks."""
         raise NotImplementedError
+
+    def names(self) -> tuple[str, ...]:
+        """Return the messages in its hands, in an order that does not depend on what they are called."""
+        return ()
 
     def state(self) -> Hashable:
-        """Return all that decides what the process will do."""
+        """Return all that decides what the process will do, messages by their place in `names`."""
         raise NotImplementedError
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Facts:
         """Return what the explorer has to know of it."""
         raise NotImplementedError
+
+    def ticks_to(self, time: float) -> float:
+        """Return how long it is until then; 0 for the past, as all of it is alike."""
+        return max(0.0, time - self.now)
+
+    def ticks_since(self, time: float) -> float:
+        """Return how long it was, up to the settle window, from where on all is alike."""
+        return min(self.now - time, float(SETTLE))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """
+    What the explorer has to know of a process.
+
+    Attributes:
+        rely_on: A saver: for how many ticks it may still commit, by its last accepted broadcast.
+        asked: How many ticks ago it began to broadcast.
+        saving: How many ticks ago its save began.
+        over: Whether it is done.
+        saw: A worker: status and number of its last GET.
+    """
+
+    rely_on: float = 0.0
+    asked: int = 0
+    saving: int = 0
+    over: bool = False
+    saw: tuple[int, int] = (0, 0)
 
 
 class SaveFailed(Exception):  # noqa: N818
@@ -254,21 +299,22 @@ class Saver(Process):
         )
         slow = Sns(slow=lambda: setup.slow_publish and greenlet.getcurrent() is self.running.get("save"))
         self._publisher = SNSPublisher(TOPIC, client=slow)
-        self._history: list[Hashable] = []
+        self._begun = False
+        self._answers: list[Any] = []  # since the start, or since the save was to commit
         self._asked_at: dict[str, int] = {}
-        self.began_save = 0
-        self.last_started = 0  # of the last broadcast that was accepted
-        self.accepted = 0
-        self.over = False
+        self._saving_since = 0
+        self._relies_on = 0  # when the last broadcast that was accepted began
+        self._over = False
 
-    def go_on(self, actor: str, now: int, answer: Any) -> None:
-        self._history.append((actor, now, answer))
+    def go_on(self, actor: str, answer: Any = None) -> None:
+        self._begun = True
         if self.wants.get(actor, ("",))[0] == "publish" and answer:
-            self.last_started = max(self.last_started, self._asked_at[actor])
-            self.accepted += 1
-        super().go_on(actor, now, answer)
+            self._relies_on = max(self._relies_on, self._asked_at[actor])
+        if actor == "save":
+            self._answers.append(answer)
+        super().go_on(actor, answer)
         if self.wants.get(actor, ("",))[0] == "publish":
-            self._asked_at[actor] = now
+            self._asked_at[actor] = self.now
 
     def task(self, actor: str) -> Callable[[], object]:
         if actor == "save":
@@ -283,35 +329,45 @@ class Saver(Process):
         broadcast._renewals = self._renewals
         broadcast._save_id = "s" if self._setup.confirm else None  # the explorer tells savers apart
         with suppress(SaveFailed, PublishError), broadcast:
-            self.began_save = self.now
+            self._saving_since = self.now
+            self._answers.clear()
             if not ask("commit"):
                 raise SaveFailed
             if self._setup.renewals:
                 ask("return")
-        self.over = True
+        self._over = True
+        self._answers.clear()
 
-    def ready_at(self) -> dict[str, float]:
+    def ready_in(self) -> dict[str, float]:
         ready: dict[str, float] = {}
-        if not self._history:
+        if not self._begun:
             ready["save"] = 0
         if self._jobs and "confirm" not in self.running:
             ready["confirm"] = 0
         renew_at = min((save.renew_at for save in self._renewals._saves), default=math.inf)
         if self._setup.renewals and renew_at < math.inf and "renew" not in self.running:
-            ready["renew"] = renew_at
+            ready["renew"] = self.ticks_to(renew_at)
         return ready
 
     def state(self) -> Hashable:
-        return tuple(self._history)
+        if self._over:
+            return (len(self._jobs), tuple(self.wants.items()))
+        return (
+            self._begun,
+            tuple(self._answers),
+            tuple(self.wants.items()),
+            tuple((self.ticks_since(save.started), self.ticks_to(save.renew_at)) for save in self._renewals._saves),
+            self.facts(),
+        )
 
-    def facts(self) -> dict[str, Any]:
-        return {
-            "last_started": self.last_started,
-            "asked_at": min(self._asked_at.values(), default=0),
-            "began_save": self.began_save,
-            "accepted": self.accepted,
-            "over": self.over,
-        }
+    def facts(self) -> Facts:
+        asking = [self._asked_at[actor] for actor, effect in self.wants.items() if effect[0] in {"publish", "answer"}]
+        return Facts(
+            rely_on=SETTLE - self.ticks_since(self._relies_on),
+            asked=self.now - min(asking, default=self.now),
+            saving=self.now - self._saving_since if self._renewals._saves else 0,
+            over=self._over,
+        )
 
 
 class Worker(Process):
@@ -319,11 +375,10 @@ class Worker(Process):
 
     def __init__(self, setup: Setup) -> None:
         super().__init__()
-        self._setup = setup
         self._consumer = Consumer(
             Settings(
                 queue=Queue("http://queue/1", Sqs(setup.delay)),
-                fetcher=HTTPFetcher("http://source/{id}", pool=Pool()),  # type: ignore[arg-type]  # all that it uses
+                fetcher=HTTPFetcher("http://source/{id}", pool=Pool(slow=setup.slow_get)),  # type: ignore[arg-type]  # all that it uses
                 sink=Cache(),
                 settle=float(SETTLE),
                 early_look=setup.early_look,
@@ -342,35 +397,45 @@ class Worker(Process):
         self._consumer.ask_delay()
         self._acks: list[str] = []
         self._look_answers: list[tuple[str, Any]] = []
-        self.saw: tuple[int, int] = (0, 0)  # status and number of the last GET
-        self.spec = Spec(SETTLE - setup.delay)
+        self._saw: tuple[int, int] = (0, 0)
+        self._spec = Spec(SETTLE - setup.delay)
 
-    def go_on(self, actor: str, now: int, answer: Any) -> None:
+    def go_on(self, actor: str, answer: Any = None) -> None:
         if actor == "look" and actor in self.wants:
-            self._answered(self.wants[actor], now, answer)
-        elif actor == "poll" and actor in self.wants:
-            for message_id, _, message in answer:
-                self.spec.received(message_id, message.event, now)
-        elif actor == "acknowledge" and actor in self.wants:
-            failed = {self.wants[actor][1][position] for position in answer}
-            self.spec.acknowledged([message_id for message_id, _ in set(self.wants[actor][1]) - failed])
-        super().go_on(actor, now, answer)
+            self._answered(self.wants[actor], answer)
+        super().go_on(actor, answer)
+        self._spec.keep(self._held())
 
-    def _answered(self, effect: Effect, now: int, answer: Any) -> None:
+    def receive(self, message: Message, known_as: tuple[str, ...] = ()) -> None:
+        """Receive a message; one that it holds already goes by its name."""
+        held = self._held()
+        name = known_as[0] if known_as else next(str(number) for number in itertools.count(1) if str(number) not in held)
+        self.go_on("poll")
+        self._spec.received(name, message.event, self.now)
+        self.go_on("poll", ((name, message),))
+
+    def acknowledged(self, failed: tuple[str, ...]) -> None:
+        """Receive the answer to an acknowledgement."""
+        ((actor, effect),) = ((actor, effect) for actor, effect in self.wants.items() if effect[0] == "delete")
+        self._spec.acknowledged(set(_named(effect)).difference(failed))
+        self.go_on(actor, failed)
+
+    def _answered(self, effect: Effect, answer: Any) -> None:
         name = effect[0]
         if name == "entry":
-            self._look_answers = [a for a in self._look_answers if a[0] != "entry"]
+            self._look_answers = [each for each in self._look_answers if each[0] == "get"]
         if name == "get":
-            self._look_answers = [a for a in self._look_answers if a[0] != "get"]
-            self.spec.get(now)
-            self.saw = answer
-        if name == "visibility":
-            if self.saw[0] != 503:
-                raise Violation("a look failed without a reason")
-            self.spec.handed_back([message_id for message_id, _ in effect[1]])
-        if name == "apply" and answer:
-            self.spec.applied()
-        self._look_answers.append((name, answer))
+            self._look_answers = [each for each in self._look_answers if each[0] == "entry"]
+            self._spec.get(self.now)
+            self._saw = answer
+        if name == "visibility" and self._saw[0] != 503:
+            raise Violation("a look failed without a reason")
+        if name == "apply":
+            self._look_answers.clear()
+            if answer:
+                self._spec.applied()
+        else:
+            self._look_answers.append((str(name), answer))
 
     def task(self, actor: str) -> Callable[[], object]:
         if actor == "poll":
@@ -380,10 +445,11 @@ class Worker(Process):
     def _look(self) -> None:
         id = self._consumer.inbox.next(self.now)
         assert id == ID
-        self._acks += [event.receipt_handle for event in self._consumer.look(id)]
+        settled = [event.receipt_handle for event in self._consumer.look(id)]  # meanwhile others are acknowledged
+        self._acks += settled
         self._look_answers.clear()
-        self.saw = (0, 0)
-        self.spec.look_over()
+        self._saw = (0, 0)
+        self._spec.look_over()
 
     def _acknowledge(self) -> None:
         handles, self._acks = self._acks, []
@@ -392,41 +458,63 @@ class Worker(Process):
     def give_up(self) -> None:
         """Stop trying to acknowledge what failed, as the worker does in the end."""
         self._acks = []
+        self._spec.keep(self._held())
 
-    def ready_at(self) -> dict[str, float]:
+    def ready_in(self) -> dict[str, float]:
         ready: dict[str, float] = {}
         if "poll" not in self.running:
             ready["poll"] = 0
         at = self._consumer.inbox.next_at()
         if at is not None and "look" not in self.running:
-            ready["look"] = at
+            ready["look"] = self.ticks_to(at)
         if self._acks and "acknowledge" not in self.running:
             ready["acknowledge"] = 0
         return ready
 
-    def holds(self) -> Iterable[str]:
-        """Return the messages in its hands."""
-        groups = self._consumer.inbox._groups.values()
-        yield from (event.message_id for group in groups for event in group.events.values())
-        yield from (_handle(handle)[0] for handle in self._acks)
+    def facts(self) -> Facts:
+        return Facts(saw=self._saw)
 
-    def facts(self) -> dict[str, Any]:
-        return {"holds": frozenset(self.holds()), "saw": self.saw}
+    def names(self) -> tuple[str, ...]:
+        return tuple(sorted(self._held(), key=lambda name: (repr(self._known_of(name)), name)))
 
     def state(self) -> Hashable:
+        names = self.names()
+        groups = self._consumer.inbox._groups.values()
         return (
-            tuple(_group_state(group) for group in self._consumer.inbox._groups.values()),
-            tuple(sorted(self._acks)),
+            tuple(map(self._known_of, names)),
+            tuple((self.ticks_to(group.look_at), group.looking) for group in groups),
             tuple(self._look_answers),
-            tuple(self.wants.items()),
-            self.spec.state(),
+            tuple((actor, numbered(effect, names)) for actor, effect in self.wants.items()),
         )
 
+    def _held(self) -> set[str]:
+        events = {name for group in self._consumer.inbox._groups.values() for name in group.events}
+        return events.union(self._acks, *map(_named, self.wants.values()))
 
-def _group_state(group: Any) -> Hashable:
-    events = sorted((e.message_id, e.receipt_handle, e.received, e.hold) for e in group.events.values())
-    frozen = sorted(e.message_id for e in group.frozen) if group.looking else ()
-    return (tuple(events), tuple(frozen), group.look_at, group.looking, group.get_started if group.looking else None)
+    def _known_of(self, name: str) -> Hashable:
+        """Return all that the worker knows of a message, but its name."""
+        events = [
+            (self.ticks_to(event.due), event.phase, event.save, *self._known_of_look(group, event))
+            for group in self._consumer.inbox._groups.values()
+            if (event := group.events.get(name))
+        ]
+        wanted = tuple(actor for actor, effect in self.wants.items() if name in _named(effect))
+        return (tuple(events), name in self._acks, wanted, self._spec.known_of(name, self))
+
+    def _known_of_look(self, group: Any, event: Any) -> tuple[bool, ...]:
+        return (event in group.frozen, event.due <= group.get_started) if group.looking else ()
+
+
+def _named(effect: Effect) -> tuple[str, ...]:
+    """Return the messages that a wish is about."""
+    return effect[1] if effect[0] in {"delete", "visibility"} else ()  # type: ignore[return-value]
+
+
+def numbered(effect: Effect, names: tuple[str, ...]) -> Effect:
+    """Return the same wish, with the places of messages for their names."""
+    if effect[0] in {"delete", "visibility"}:
+        return (effect[0], tuple(sorted(names.index(name) + 1 for name in _named(effect))))
+    return effect
 
 
 class Spec:
@@ -438,21 +526,20 @@ class Spec:
     def __init__(self, window: int) -> None:
         self._window = max(0, window)
         self._due: dict[str, int] = {}
-        self._saves: dict[str, str | None] = {}
-        self._over: dict[str, None] = {}
+        self._events: dict[str, ChangeEvent] = {}
         self._in_get: frozenset[str] = frozenset()
-        self._settled: frozenset[str] = frozenset()
+        self._settled: set[str] = set()
 
     def received(self, message_id: str, event: ChangeEvent, now: int) -> None:
-        if event.phase == "saved" and event.save:
-            self._over[event.save] = None
-        self._saves[message_id] = event.save
-        self._due[message_id] = now if event.phase == "saved" else self._due.get(message_id, now + self._window)
+        self._events[message_id] = event
+        self._due.setdefault(message_id, now + self._window)
+        over = {each.save for each in self._events.values() if each.phase == "saved"}
+        for known, each in self._events.items():
+            if each.save is not None and each.save in over:
+                self._due[known] = min(self._due[known], now)
 
     def get(self, now: int) -> None:
-        self._in_get = frozenset(
-            message_id for message_id, due in self._due.items() if due <= now or self._saves[message_id] in self._over
-        )
+        self._in_get = frozenset(message_id for message_id, due in self._due.items() if due <= now)
 
     def applied(self) -> None:
         self._settled |= self._in_get
@@ -461,19 +548,16 @@ class Spec:
         for message_id in message_ids:
             if message_id not in self._settled:
                 raise Violation(f"{message_id} was acknowledged without a look that settles it")
-            self._due.pop(message_id, None)
 
-    def handed_back(self, message_ids: Iterable[str]) -> None:
-        for message_id in message_ids:
-            del self._due[message_id]
+    def keep(self, held: AbstractSet[str]) -> None:
+        """Forget all messages but those that are in the worker's hands."""
+        for message_id in self._events.keys() - held:
+            del self._events[message_id], self._due[message_id]
+        self._settled &= held
 
     def look_over(self) -> None:
         self._in_get = frozenset()
 
-    def state(self) -> Hashable:
-        return (
-            tuple(sorted(self._due.items())),
-            tuple(sorted(self._over)),
-            tuple(sorted(self._in_get)),
-            tuple(sorted(self._settled)),
-        )
+    def known_of(self, message_id: str, process: Process) -> Hashable:
+        due = self._due.get(message_id)
+        return (due if due is None else process.ticks_to(due), message_id in self._in_get, message_id in self._settled)

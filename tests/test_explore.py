@@ -1,33 +1,41 @@
-"""A cut of the exhaustive walk: all schedules of one save and one fault, and of two saves without a fault, on two workers."""
+"""
+A cut of the exhaustive walk: all schedules of one save and one fault, of two saves, and of one that raises, on two workers.
+
+And all mutants: each rule that the promise rests on, switched off in the production code, is missed.
+"""
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from change_events import MemorySink, Outcome
-from change_events import _consumer as consumer_module
-from change_events._inbox import Inbox
-from proof import explore as explorer
-from proof.explore import FAULTS, History, World, explore
-from proof.programs import Setup
+from proof import exhaustive
+from proof.exhaustive import LATE, Walk
+from proof.explore import FAULTS, History, World, explore, shortest_violation
+from proof.mutants import MUTANTS
+from proof.programs import SETTLE, Setup
 
 EARLY = Setup()
 ONCE = Setup(early_look=False)
-DELAYED = Setup(delay=2)
+DELAYED = Setup(delay=SETTLE)
 CONFIRMED = Setup(confirm=True)
 
 
-@pytest.mark.parametrize("setup", [EARLY, ONCE, DELAYED], ids=["early", "once", "delayed"])
+@pytest.mark.parametrize("setup", [EARLY, ONCE, DELAYED, CONFIRMED], ids=["early", "once", "delayed", "confirmed"])
 @pytest.mark.parametrize("put", [True, False], ids=["put", "delete"])
 @pytest.mark.parametrize("present", [True, False], ids=["present", "absent"])
 def test_no_schedule_of_a_save_and_a_fault_breaks_the_promise(setup, present, put):
     result = explore(World(setup, History(present, (put,)), faults=FAULTS, failing=False))
 
     assert result.violation is None
-    assert result.schedules > 500
+    assert result.schedules > 100
 
 
-@pytest.mark.parametrize("setup", [ONCE, DELAYED], ids=["once", "delayed"])
+@pytest.mark.parametrize("setup", [EARLY, ONCE, DELAYED], ids=["early", "once", "delayed"])
 @pytest.mark.parametrize("puts", [(True, True), (True, False)], ids=["put put", "put delete"])
 def test_no_schedule_of_two_saves_breaks_the_promise(setup, puts):
     result = explore(World(setup, History(True, puts), faults=(), failing=False))
@@ -36,70 +44,73 @@ def test_no_schedule_of_two_saves_breaks_the_promise(setup, puts):
     assert result.schedules > 1000
 
 
-def test_no_schedule_of_a_confirmed_save_breaks_the_promise():
-    result = explore(World(CONFIRMED, History(True, (True,)), faults=("duplicate delivery",), failing=False))
+@pytest.mark.parametrize("setup", [ONCE, DELAYED, CONFIRMED, LATE], ids=["once", "delayed", "confirmed", "late"])
+def test_no_schedule_of_a_save_and_one_that_raises_breaks_the_promise(setup):
+    result = explore(World(setup, History(True, (True,)), faults=(), failing=setup is not LATE))
 
     assert result.violation is None
-    assert result.schedules > 1000
+    assert result.schedules > 100
 
 
-# The explorer can fail: production rules switched off
+@pytest.mark.parametrize("setup", [EARLY, CONFIRMED], ids=["early", "confirmed"])
+def test_names_make_no_difference_to_what_is_found(setup):
+    """The same verdict, and more states, when what differs in names only is not taken for one."""
+    alike, apart = (explore(World(setup, History(True, (True,)), failing=False, alike=alike)) for alike in (True, False))
+
+    assert alike.violation is apart.violation is None
+    assert alike.states < apart.states
 
 
-def shortest(**settings):
-    settings = {"faults": (), "failing": False, "symmetric": False} | settings
-    # Nothing of what the sound code did may be remembered.
-    explorer._automaton.cache_clear()
-    explorer._applied.cache_clear()
-    result = explore(World(EARLY, History(True, (True,)), **settings), with_schedule=True)
-    explorer._automaton.cache_clear()
-    explorer._applied.cache_clear()
-    return result
+def test_the_table_has_a_row_for_each_setup_and_tells_of_violations(capsys, monkeypatch):
+    late_and_unheard = Setup(renewals=True, early_look=False)
+    walks = (Walk("queue delay", DELAYED, 1, fault=True), Walk("late saves", late_and_unheard, 1))
+    monkeypatch.setattr(exhaustive, "WALKS", walks)
+
+    assert exhaustive.main(long=False, processes=1)
+
+    printed = capsys.readouterr().out
+    assert re.search(r"queue delay +1 - +one +4 +\d+ +[\d,]+ +\d+ +[\d.]+ 0\n", printed)
+    assert re.search(r"[\d,]+ states, 0 violations", printed)
 
 
-def test_an_acknowledgement_without_a_look_that_settles_is_found(monkeypatch):
-    def settle_at_once(self, id):
-        group = self._groups[id]
-        for event in group.events.values():
-            event.hold = 0.0
-        return settle(self, id)
+def test_a_violation_is_told_with_its_shortest_schedule(capsys, monkeypatch):
+    def careless(world, state):
+        if state.commits and not state.queue:
+            from proof.programs import Violation
 
-    settle = Inbox.settle
-    monkeypatch.setattr(Inbox, "settle", settle_at_once)
+            raise Violation("it was saved, and nobody is told")
 
-    result = shortest()
+    monkeypatch.setattr(exhaustive, "WALKS", (Walk("one look", ONCE, 1),))
+    monkeypatch.setattr(World, "check", careless)
 
-    assert result.violation == "a1 was acknowledged without a look that settles it"
-    assert [who for who, _ in result.schedule] == ["a", *["worker 1"] * 4]
+    assert not exhaustive.main(long=False, processes=1)
 
-
-def test_a_cache_that_goes_back_is_found(monkeypatch):
-    def apply_anyhow(self, id, change, /, *, if_version):
-        return apply(self, id, change, if_version=self.entry(id).version)
-
-    apply = MemorySink.apply
-    monkeypatch.setattr(MemorySink, "apply", apply_anyhow)
-
-    result = shortest(faults=("duplicate delivery",))
-
-    assert result.violation == "the cache goes back from commit 1 to commit 0"
+    assert "it was saved, and nobody is told\n      a         broadcast: accepted\n" in capsys.readouterr().out
 
 
-def test_a_look_that_deletes_on_weak_evidence_is_found(monkeypatch):
-    def careless(id, *, fetcher, sink, on_get):
-        from change_events import FetchError, Gone
+def test_a_sound_world_has_no_shortest_violation():
+    result = shortest_violation(World(ONCE, History(True, (True,)), failing=False, alike=False))
 
-        entry = sink.entry(id)
-        on_get()
-        try:
-            change = fetcher.fetch(id, etag=entry.etag)
-        except FetchError:
-            change = Gone()
-        sink.apply(id, change, if_version=entry.version)
-        return Outcome.UPDATED
+    assert result.violation is None
+    assert result.schedule == ()
+    assert result.states > 100
 
-    monkeypatch.setattr(consumer_module, "look", careless)
 
-    result = shortest(faults=("source answers 503",))
+@pytest.fixture(scope="module")
+def mutants():
+    command = [sys.executable, "-m", "proof.mutants"]
+    return subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=110, check=False)
 
-    assert result.violation in {"the answer 503 deletes", "the cache goes back from commit 0 to commit -1"}
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_mutant_is_caught_and_its_shortest_schedule_printed(mutants, mutant):
+    _, _, report = mutants.stdout.partition(f". {mutant.name}\n")
+    violation, *schedule = report.partition("\n\n")[0].splitlines()
+
+    assert violation.strip() != "NOT CAUGHT"
+    assert len(schedule) >= 4
+
+
+def test_the_mutants_command_succeeds_if_all_are_caught(mutants):
+    assert mutants.returncode == 0, mutants.stderr
+    assert f"{len(MUTANTS)} of {len(MUTANTS)} caught" in mutants.stdout

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from proof import field
+from proof._parallel import Progress, results
 from proof.field._conditions import BY_NAME, CONTENDERS, WRITES
 from proof.field._play import Job, play
 from proof.field._results import CODE, ROOT, Sum, as_json, as_markdown, as_text, conditions, rounded, write_between_markers
-from proof.simulation._parallel import Progress, results
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -65,7 +65,7 @@ def main(arguments: argparse.Namespace) -> int:
             progress.add(part["writes"])
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from here", file=sys.stderr)
-    progress.close()
+    progress.clear()
     sums = {name: sums[name] for name in BY_NAME if name in sums}
     _print(sums, arguments.faults, progress.seconds)
     if arguments.save:

@@ -10,8 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from proof import simulation
+from proof._parallel import Progress, results
 from proof.simulation._ghost import CHECKS
-from proof.simulation._parallel import Progress, results
 from proof.simulation._run import Played, play, shrunk
 from proof.simulation._setups import WRITES, drawn
 
@@ -57,7 +57,7 @@ def main(arguments: argparse.Namespace) -> int:
     try:
         for played in results(partial(play, writes=arguments.world), seeds, processes=arguments.processes):
             if played.broken is not None:
-                progress.close()
+                progress.clear()
                 return _report(played, arguments.world)
             counts += played.counts
             writes += played.writes
@@ -66,7 +66,7 @@ def main(arguments: argparse.Namespace) -> int:
             progress.add(played.writes)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
-    progress.close()
+    progress.clear()
     print(f"simulation: {writes:,} writes in {worlds:,} worlds (seeds {seeds.start} to {seeds.stop - 1}), no violation")
     speed = f"{writes / progress.seconds:,.0f} writes/s, {cpu / max(writes, 1) * 1e6:.0f} µs of CPU a write"
     print(f"            {progress.seconds:,.0f} s, {speed}")

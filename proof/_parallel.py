@@ -16,8 +16,9 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
-def _ignore_ctrl_c() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to hear; it ends its children
+def ignore_ctrl_c() -> None:
+    """Leave Ctrl-C to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends its children
 
 
 def results(function: Callable[[Job], Result], jobs: Sequence[Job], *, processes: int) -> Iterator[Result]:
@@ -25,7 +26,7 @@ def results(function: Callable[[Job], Result], jobs: Sequence[Job], *, processes
     if processes == 1:
         yield from map(function, jobs)
         return
-    executor = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _ignore_ctrl_c)
+    executor = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), ignore_ctrl_c)
     try:
         for future in as_completed([executor.submit(function, job) for job in jobs]):
             yield future.result()
@@ -58,6 +59,7 @@ class Progress:
         text = f"{self._done:,} of {self._total:,} {self._what}, {rate:,.0f} a second, {left:.0f} s to go"
         print(f"\r\033[K{text}" if self._terminal else text, end="" if self._terminal else "\n", file=sys.stderr, flush=True)
 
-    def close(self) -> None:
+    def clear(self) -> None:
+        """Take the line off a terminal; the next one comes when it is due."""
         if self._terminal:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
