@@ -384,7 +384,7 @@ class Machine(RuleBasedStateMachine):
     def add(self, id, hold, phase=None, save=None):
         self.number += 1
         message = f"m{self.number}"
-        over = phase == "saving" and any(kept.phase == "saved" for kept in self.of_save(id, save))
+        over = phase == "saving" and any(kept.phase == "saved" for kept in self.of_save(id, save).values())
         self.kept[message] = Kept(id, self.now, 0.0 if over else hold, phase, save)
         self.inbox.add(held(id, message, self.now, hold, phase=phase, save=save), self.now)
 
@@ -405,16 +405,16 @@ class Machine(RuleBasedStateMachine):
 
     @rule(id=ids, save=saves)
     def receive_saved(self, id, save):
-        released = [kept for kept in self.of_save(id, save) if kept.due > self.now]
-        for kept in released:
-            kept.hold = self.now - kept.received
+        released = {message for message, kept in self.of_save(id, save).items() if kept.due > self.now}
+        for message in released:
+            self.kept[message].hold = self.now - self.kept[message].received
         if self.looking.get(id):
             started, present = self.looking[id]
-            self.looking[id] = (started, present - {kept.message_id for kept in released})
+            self.looking[id] = (started, present - released)
         self.add(id, 0.0, "saved", save)
 
     def of_save(self, id, save):
-        return [kept for kept in self.kept.values() if (kept.id, kept.save) == (id, save)]
+        return {message: kept for message, kept in self.kept.items() if (kept.id, kept.save) == (id, save)}
 
     @precondition(lambda self: self.kept)
     @rule(data=st.data())
