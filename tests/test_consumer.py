@@ -1,4 +1,4 @@
-"""The consumer's steps, one at a time. Its clock is the test's, so the queue is a stub: no wire shows when something was due."""
+"""The consumer's steps, one at a time. Its clock is the test's, so the queue is a stub: a wire has a time of its own."""
 
 from __future__ import annotations
 

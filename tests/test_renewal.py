@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from time import monotonic
 
 import pytest
 from hypothesis import given
@@ -370,6 +371,7 @@ def test_many_slow_saves_do_not_wait_for_each_other(real):
     saves = renewal_module.SENDERS
     together = threading.Barrier(saves)  # lets go when so many renewals are under way at once
     renewed = []
+    senders = set()
 
     class Meeting:
         def __init__(self):
@@ -380,6 +382,7 @@ def test_many_slow_saves_do_not_wait_for_each_other(real):
             self.calls += 1
             if self.calls == 2:
                 together.wait(20)
+                senders.add(threading.current_thread().name)
                 renewed.append(events[0].id)
                 self.renewed.set()
 
@@ -395,6 +398,8 @@ def test_many_slow_saves_do_not_wait_for_each_other(real):
         thread.join(30)
 
     assert sorted(renewed) == sorted(f"p{number}" for number in range(saves))
+    assert len(senders) == saves
+    assert all(name.startswith("change-events-broadcast") for name in senders)
 
 
 def test_the_watcher_wakes_earlier_for_a_shorter_window(real):
@@ -408,6 +413,27 @@ def test_the_watcher_wakes_earlier_for_a_shorter_window(real):
     short = Counting()
     with broadcasting(NullPublisher(), "p1", settle=3600), broadcasting(short, "p2", settle=0.2):
         assert all(short.sent.acquire(timeout=20) for _ in range(3))
+
+
+def test_the_watcher_sleeps_until_something_is_due(monkeypatch):
+    wakes = []
+
+    def clock():
+        if threading.current_thread().name == "change-events-renewals":
+            wakes.append(None)
+        return monotonic()
+
+    class Counting:
+        sent = threading.Semaphore(0)
+
+        def publish(self, events, /):
+            self.sent.release()
+
+    monkeypatch.setattr(broadcasting, "_renewals", Renewals(clock=clock))
+    with broadcasting(Counting(), "p1", settle=0.5):
+        assert all(Counting.sent.acquire(timeout=20) for _ in range(3))
+
+    assert len(wakes) < 100
 
 
 def test_renewals_and_confirmations_run_in_the_context_of_the_save(channel, time, kind):
