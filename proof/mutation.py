@@ -61,19 +61,26 @@ class Mutant:
     def change(self) -> Change:
         method, owner = orig_function_and_class_names_from_key(self.name)
         diff = get_diff_for_mutant(self.name, path=SOURCE / f"{self.module}.py").splitlines()[2:]
-        was, now = (" ".join(line[1:].strip() for line in diff if line.startswith(sign)) for sign in "-+")
+        was, now = (" ".join(_code(line[1:]) for line in diff if line.startswith(sign)) for sign in "-+")
         return Change(".".join(filter(None, (self.module, owner, method))), was, now)
+
+
+def _code(line: str) -> str:
+    return line.partition("  # ")[0].strip()
 
 
 def main() -> int:
     """Run the mutants, print a table and the survivors; return 1 if too many live, or one without an explanation."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="*", help="as in `_inbox _renewal`; default: all that pyproject.toml names")
+    parser.add_argument(
+        "--processes", type=int, default=2 * (os.cpu_count() or 1), help="default: two a processor; some mutants only wait"
+    )
     parser.add_argument("--show", action="store_true", help="show the last run's results again")
     arguments = parser.parse_args()
     os.chdir(ROOT)
     started = time.monotonic()
-    if not arguments.show and (status := _run(arguments.modules)):
+    if not arguments.show and (status := _run(arguments.modules, arguments.processes)):
         return status
     mutants = [mutant for mutant in _results() if not arguments.modules or mutant.module in arguments.modules]
     good = _print_table(mutants, time.monotonic() - started)
@@ -81,10 +88,10 @@ def main() -> int:
     return 0 if good and explained else 1
 
 
-def _run(modules: list[str]) -> int:
+def _run(modules: list[str], processes: int) -> int:
     shutil.rmtree(WORK, ignore_errors=True)
     (WORK / SOURCE).mkdir(parents=True)  # before Python starts, which remembers of a path that it was not there
-    command = [str(Path(sys.executable).with_name("mutmut")), "run", "--max-children", str(os.cpu_count() or 1)]
+    command = [str(Path(sys.executable).with_name("mutmut")), "run", "--max-children", str(processes)]
     command += [f"change_events.{module}.*" for module in modules]
     # The mutants for the tests that start a Python of their own, which would import the unchanged code; and this module.
     environment = os.environ | {"PYTHONPATH": f"{WORK / 'src'}{os.pathsep}{WORK}"}
@@ -134,15 +141,15 @@ def _print_survivors(mutants: list[Mutant]) -> bool:
     """Return whether all are explained."""
     known = {Change(*change): why for why, changes in SURVIVORS.items() for change in changes}
     alive = {mutant.change: mutant.status for mutant in mutants if mutant.status not in KILLED}
-    for change in alive.keys() & known.keys():
-        print(f"\nsurvives: {change}\n  {known[change]}")
-    for change in alive.keys() - known.keys():
+    for change, why in known.items():
+        if change in alive:
+            print(f"\nlives: {change}\n  {why}")
+        elif change.function.partition(".")[0] in {mutant.module for mutant in mutants}:
+            print(f"\nexplained, but killed or gone: {change}")
+    unexplained = [change for change in alive if change not in known]
+    for change in unexplained:
         print(f"\nNOT EXPLAINED ({alive[change]}): {change}")
-    tested = {mutant.module for mutant in mutants}
-    for change in known.keys() - alive.keys():
-        if change.function.partition(".")[0] in tested:
-            print(f"\nobsolete, as it is killed or gone now: {change}")
-    return alive.keys() <= known.keys()
+    return not unexplained
 
 
 if __name__ == "__main__":

@@ -173,6 +173,7 @@ def test_a_delivery_that_is_no_event_is_counted_and_not_held(hands):
         (0.0, 0.0, {"settle": "0.5"}, 0.5),
         (5.0, 0.0, {"phase": "saving", "save": "s1"}, 5.0),
         (5.0, 0.0, {"phase": "saved", "save": "s1"}, 0.0),
+        (5.0, 0.0, {"phase": "saved"}, 0.0),
     ],
 )
 def test_an_event_is_held_for_the_larger_window_less_the_queues_delay(own, delay, attributes, hold):

@@ -415,6 +415,19 @@ def test_the_watcher_wakes_earlier_for_a_shorter_window(real):
         assert all(short.sent.acquire(timeout=20) for _ in range(3))
 
 
+def test_there_is_one_watcher_which_wakes_for_whatever_is_due_first():
+    watchers = []
+    renewals = Renewals(clock=lambda: 0.0, in_thread=watchers.append)
+    slow, _ = (
+        renewals.begin([id], settle=settle, started=0.0, broadcast=lambda: None) for id, settle in (("p1", 9), ("p2", 4))
+    )
+
+    renewals.renew(slow)
+
+    assert len(watchers) == 1
+    assert renewals._wake_at == 2.0
+
+
 def test_the_watcher_sleeps_until_something_is_due(monkeypatch):
     wakes = []
 
@@ -599,7 +612,9 @@ def test_a_late_save_that_raised_is_broadcast_after_it_too(channel, time, line, 
     with pytest.raises(LookupError):
         kind.save(line, body, "p1", confirm=True)
 
-    assert said(channel.messages(), "phase") == [("saving",), (None,)]
+    saving, late = channel.messages()
+    assert said([saving], "phase") == [("saving",)]
+    assert _attributes(late) == {}
 
 
 def test_a_cancelled_save_that_was_late_is_broadcast_after_it(channel, time, line):
@@ -796,7 +811,7 @@ def test_entering_twice_is_an_error(time, ids):
     block = broadcasting(NullPublisher(), *ids)
     with block, pytest.raises(RuntimeError, match="has been entered before"), block:
         pytest.fail("entered")
-    with pytest.raises(RuntimeError, match="make a new one for each save"):
+    with pytest.raises(RuntimeError, match=r"^this broadcasting\(\) has .* before; make a new one for each save$"):
         block.__enter__()
 
     async def main():
@@ -847,6 +862,13 @@ def test_asynchronous_saves_do_without_threads_when_there_are_none_to_be_had(cha
 
     assert line.asked == [0.0, 6.0]
     assert channel.ids() == ["p1", "p1"]
+
+
+def test_a_save_that_a_fork_cuts_in_two_ends_in_the_child_too(time, line):
+    with broadcasting(line, "p1"):
+        time.renewals.start_over()  # which is what the child of a fork does
+
+    assert line.asked == [0.0]
 
 
 SCRIPT = """
