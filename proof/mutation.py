@@ -83,6 +83,9 @@ def main() -> int:
     if not arguments.show and (status := _run(arguments.modules, arguments.processes)):
         return status
     mutants = [mutant for mutant in _results() if not arguments.modules or mutant.module in arguments.modules]
+    if unfinished := sum(mutant.status == "not checked" for mutant in mutants):
+        print(f"{unfinished} of {len(mutants)} mutants have not been run")
+        return 1
     good = _print_table(mutants, time.monotonic() - started)
     explained = _print_survivors(mutants)
     return 0 if good and explained else 1

@@ -328,6 +328,16 @@ def test_a_failed_look_is_logged_with_a_traceback_if_it_is_not_the_sources(hands
     assert bool(record.exc_info) is traceback
 
 
+def test_the_pause_grows_with_the_receives_to_five_minutes(hands, no_jitter):
+    hands.source.fail()
+    hands.receive(message(count=5), message("p2", 2, count=20))
+
+    hands.look("p1")
+    hands.look("p2")
+
+    assert hands.queue.hidden == [[("h1", 32.0)], [("h2", 300.0)]]
+
+
 def test_the_pause_has_an_end_and_jitter():
     pauses = [pause_after(2, 300.0) for _ in range(1000)]
 

@@ -578,6 +578,7 @@ def test_if_that_fails_too_it_is_said_loudly_and_not_raised(time, line, kind, ca
     assert (record.action, list(record.ids)) == ("unsettled", ["p1", "p2"])
     assert "'p1', 'p2'" in record.getMessage()
     assert time.renewals.stats() == BroadcastStats(late=1, unsettled=1)
+    assert len(time.slept) == 2  # between three attempts
 
 
 def test_without_on_unsettled_it_is_logged_and_counted_all_the_same(time, line, kind, caplog):
