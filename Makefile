@@ -20,7 +20,7 @@ test: $(VENV)/.dev ## Run all tests, with branch coverage
 test-all: ## Run all tests on each of Python 3.10 to 3.13 that is found
 	./run-on-each-python
 
-mutate: $(VENV)/.dev ## Change the code in small ways, and see that the tests notice (a quarter of an hour)
+mutate: $(VENV)/.dev ## Change the code in small ways, and see that the tests notice (ten minutes)
 	$(BIN)/python -m proof.mutation
 
 lint: $(VENV)/.dev ## Check format and style
