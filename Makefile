@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format types figures clean
+.PHONY: help demo test test-all mutate lint format types figures clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,6 +19,9 @@ test: $(VENV)/.dev ## Run all tests, with branch coverage
 
 test-all: ## Run all tests on each of Python 3.10 to 3.13 that is found
 	./run-on-each-python
+
+mutate: $(VENV)/.dev ## Change the code in small ways, and see that the tests notice (ten minutes)
+	$(BIN)/python -m proof.mutation
 
 lint: $(VENV)/.dev ## Check format and style
 	$(BIN)/ruff format --check
@@ -36,7 +39,7 @@ figures: $(VENV)/.dev ## Print what the library costs: per call, at import, on d
 	$(BIN)/python benchmarks/figures.py
 
 clean: ## Remove what the other targets made
-	rm -rf .venv* .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv* .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist mutants
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

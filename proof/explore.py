@@ -456,7 +456,7 @@ class World:
         assert if_version == min(read, 1), "a look applies with the version it has read"
         status, saw = seen
         before = (state.row.version, state.row.present, state.row.etag)
-        applied, entry = _applied(before, str(kind), value, read)  # type: ignore[arg-type]
+        applied, entry = _applied(before, str(kind), value, read)
         if not applied:
             return False, state.row
         row = Row(*entry, max(saw, state.row.saw))

@@ -86,6 +86,17 @@ def test_anything_else_is_malformed(body):
         decode(body)
 
 
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [("p1", "the body is no JSON"), ("[]", "the body is no JSON object"), ("{}", 'the body is no {"id": text or integer}')],
+)
+def test_the_error_says_what_is_wrong_with_the_body(body, reason):
+    with pytest.raises(DecodeError) as caught:
+        decode(body)
+
+    assert str(caught.value) == reason
+
+
 @given(st.text() | st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists).map(json.dumps))
 def test_no_body_raises_anything_but_a_decode_error(body):
     try:
@@ -142,6 +153,10 @@ def test_a_settle_window_that_nobody_can_wait_for_is_malformed(settle):
         with pytest.raises(DecodeError, match="the attribute settle must be seconds, up to 3600, not ") as caught:
             decode(body, said)
         assert len(str(caught.value)) < 120
+
+
+def test_the_longest_settle_window_can_be_waited_for():
+    assert decode(BODY, {"settle": "3600"}).settle == 3600.0
 
 
 @pytest.mark.parametrize("odd", [None, [], "text", {"phase": "saved"}, {"phase": {"Type": "String"}}, {"phase": None}])

@@ -308,7 +308,11 @@ MISTAKES = {
     "no parameters": (no_parameters, {}, r"no_parameters\(\) has no parameters to read an id from.*id=lambda"),
     "no parameter of its own": (lambda *args, **kwargs: None, {}, "has no parameters to read an id from"),
     "path without parameters": (no_parameters, {"id": "product.id"}, "no parameter 'product'; it has none"),
-    "generator": (generator, {}, r"generator\(\) is a generator function"),
+    "generator": (
+        generator,
+        {},
+        r"generator\(\) is a generator function.* called\. Decorate what iterates it, or use .* inside$",
+    ),
     "asynchronous generator": (async_generator, {}, r"async_generator\(\) is a generator function"),
     "static method": (staticmethod(save), {}, "put @broadcasts_before_save below @staticmethod"),
     "class method": (classmethod(save), {}, "below @classmethod"),
@@ -328,6 +332,7 @@ def test_a_mistake_is_an_error_at_decoration(function, settings, message):
         (None, "None has no publish"),
         ("arn:aws:sns:eu-west-1:123456789012:t", "has no publish"),
         (lambda slef: slef.publisher, "did you mean 'self'"),
+        (lambda *args: args[0], r"publisher= must name the parameters that it wants, not \*args"),
     ],
 )
 def test_a_publisher_that_is_none_is_an_error_at_decoration(publisher, message):

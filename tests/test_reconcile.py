@@ -23,6 +23,7 @@ class Steps:
         return self.sink.entry(id)
 
     def fetch(self, id, /, *, etag=None):
+        assert id == "p1"
         self.steps.append(f"GET {etag}")
         answer = next(self._answers)
         if self._meanwhile:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from time import monotonic
 
 import pytest
 from hypothesis import given
@@ -370,6 +371,7 @@ def test_many_slow_saves_do_not_wait_for_each_other(real):
     saves = renewal_module.SENDERS
     together = threading.Barrier(saves)  # lets go when so many renewals are under way at once
     renewed = []
+    senders = set()
 
     class Meeting:
         def __init__(self):
@@ -380,6 +382,7 @@ def test_many_slow_saves_do_not_wait_for_each_other(real):
             self.calls += 1
             if self.calls == 2:
                 together.wait(20)
+                senders.add(threading.current_thread().name)
                 renewed.append(events[0].id)
                 self.renewed.set()
 
@@ -395,6 +398,8 @@ def test_many_slow_saves_do_not_wait_for_each_other(real):
         thread.join(30)
 
     assert sorted(renewed) == sorted(f"p{number}" for number in range(saves))
+    assert len(senders) == saves
+    assert all(name.startswith("change-events-broadcast") for name in senders)
 
 
 def test_the_watcher_wakes_earlier_for_a_shorter_window(real):
@@ -408,6 +413,40 @@ def test_the_watcher_wakes_earlier_for_a_shorter_window(real):
     short = Counting()
     with broadcasting(NullPublisher(), "p1", settle=3600), broadcasting(short, "p2", settle=0.2):
         assert all(short.sent.acquire(timeout=20) for _ in range(3))
+
+
+def test_there_is_one_watcher_which_wakes_for_whatever_is_due_first():
+    watchers = []
+    renewals = Renewals(clock=lambda: 0.0, in_thread=watchers.append)
+    slow, _ = (
+        renewals.begin([id], settle=settle, started=0.0, broadcast=lambda: None) for id, settle in (("p1", 9), ("p2", 4))
+    )
+
+    renewals.renew(slow)
+
+    assert len(watchers) == 1
+    assert renewals._wake_at == 2.0
+
+
+def test_the_watcher_sleeps_until_something_is_due(monkeypatch):
+    wakes = []
+
+    def clock():
+        if threading.current_thread().name == "change-events-renewals":
+            wakes.append(None)
+        return monotonic()
+
+    class Counting:
+        sent = threading.Semaphore(0)
+
+        def publish(self, events, /):
+            self.sent.release()
+
+    monkeypatch.setattr(broadcasting, "_renewals", Renewals(clock=clock))
+    with broadcasting(Counting(), "p1", settle=0.5):
+        assert all(Counting.sent.acquire(timeout=20) for _ in range(3))
+
+    assert len(wakes) < 100
 
 
 def test_renewals_and_confirmations_run_in_the_context_of_the_save(channel, time, kind):
@@ -539,6 +578,7 @@ def test_if_that_fails_too_it_is_said_loudly_and_not_raised(time, line, kind, ca
     assert (record.action, list(record.ids)) == ("unsettled", ["p1", "p2"])
     assert "'p1', 'p2'" in record.getMessage()
     assert time.renewals.stats() == BroadcastStats(late=1, unsettled=1)
+    assert len(time.slept) == 2  # between three attempts
 
 
 def test_without_on_unsettled_it_is_logged_and_counted_all_the_same(time, line, kind, caplog):
@@ -573,7 +613,9 @@ def test_a_late_save_that_raised_is_broadcast_after_it_too(channel, time, line, 
     with pytest.raises(LookupError):
         kind.save(line, body, "p1", confirm=True)
 
-    assert said(channel.messages(), "phase") == [("saving",), (None,)]
+    saving, late = channel.messages()
+    assert said([saving], "phase") == [("saving",)]
+    assert _attributes(late) == {}
 
 
 def test_a_cancelled_save_that_was_late_is_broadcast_after_it(channel, time, line):
@@ -770,7 +812,7 @@ def test_entering_twice_is_an_error(time, ids):
     block = broadcasting(NullPublisher(), *ids)
     with block, pytest.raises(RuntimeError, match="has been entered before"), block:
         pytest.fail("entered")
-    with pytest.raises(RuntimeError, match="make a new one for each save"):
+    with pytest.raises(RuntimeError, match=r"^this broadcasting\(\) has .* before; make a new one for each save$"):
         block.__enter__()
 
     async def main():
@@ -821,6 +863,13 @@ def test_asynchronous_saves_do_without_threads_when_there_are_none_to_be_had(cha
 
     assert line.asked == [0.0, 6.0]
     assert channel.ids() == ["p1", "p1"]
+
+
+def test_a_save_that_a_fork_cuts_in_two_ends_in_the_child_too(time, line):
+    with broadcasting(line, "p1"):
+        time.renewals.start_over()  # which is what the child of a fork does
+
+    assert line.asked == [0.0]
 
 
 SCRIPT = """
