@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all mutate lint format types figures clean
+.PHONY: help demo test test-all prove prove-all field mutate lint format types figures clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,6 +19,15 @@ test: $(VENV)/.dev ## Run all tests, with branch coverage
 
 test-all: ## Run all tests on each of Python 3.10 to 3.13 that is found
 	./run-on-each-python
+
+prove: $(VENV)/.dev ## Prove the promise on the production code: every schedule, every mutant, a million random writes (minutes)
+	$(BIN)/python -m proof
+
+prove-all: $(VENV)/.dev ## The same with histories of three saves and ten million random writes (an hour or two)
+	$(BIN)/python -m proof --all
+
+field: $(VENV)/.dev ## Compare with the usual ways, under the same faults (minutes)
+	$(BIN)/python -m proof.field
 
 mutate: $(VENV)/.dev ## Change the code in small ways, and see that the tests notice (ten minutes)
 	$(BIN)/python -m proof.mutation

@@ -56,7 +56,8 @@ class Progress:
         self._shown = now
         rate = self._done / (now - self._started)
         left = max(0, self._total - self._done) / rate
-        text = f"{self._done:,} of {self._total:,} {self._what}, {rate:,.0f} a second, {left:.0f} s to go"
+        speed = f", {rate:,.0f} a second" if rate >= 1 else ""
+        text = f"{self._done:,} of {self._total:,} {self._what}{speed}, {left:.0f} s to go"
         print(f"\r\033[K{text}" if self._terminal else text, end="" if self._terminal else "\n", file=sys.stderr, flush=True)
 
     def clear(self) -> None:

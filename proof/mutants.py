@@ -235,7 +235,11 @@ def command(arguments: Sequence[str] | None = None) -> int:
         prog="python -m proof.mutants", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--processes", type=int, default=2, help="how many processes to use (default: 2)")
-    return int(not main(**vars(parser.parse_args(arguments))))
+    try:
+        return int(not main(**vars(parser.parse_args(arguments))))
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":
