@@ -14,9 +14,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from proof import exhaustive, mutants
 from proof.simulation import __main__ as simulation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def main() -> int:
@@ -30,7 +34,7 @@ def main() -> int:
     started = time.monotonic()
     processes = str(given.processes)
     writes = "10_000_000" if given.all else "1_000_000"
-    parts = {
+    parts: dict[str, Callable[[], int]] = {
         "exhaustive": lambda: exhaustive.command(["--processes", processes, *(["--all"] if given.all else [])]),
         "mutants": lambda: mutants.command(["--processes", processes]),
         "random": lambda: simulation.command(["--processes", processes, "--writes", writes]),
