@@ -6,7 +6,7 @@ is there or not, one after the other and at the same time, with two workers, and
 save raises (and may be committed all the same), and with one fault of seven kinds, at any step.
 
 A schedule is counted once for all that differ only in the names of workers, savers and messages, or in when something was
-done that nobody else could see.
+done that nobody else could see. Late saves may outlast the settle window; with slow SNS a broadcast may take that long, too.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from proof._docs import write_between_markers
 from proof._parallel import Progress, results
 from proof.explore import FAULTS, History, World, explore, shortest_violation
 from proof.programs import SETTLE, Setup
@@ -52,6 +53,7 @@ class Walk:
 
 
 LATE = Setup(renewals=True, early_look=False)
+SLOW = Setup(renewals=True, slow_publish=True, early_look=False)
 WALKS = (
     Walk("early look", Setup(), 2, fault=True),
     Walk("early look", Setup(), 2, failing=True),
@@ -63,6 +65,7 @@ WALKS = (
     Walk("late saves", LATE, 2),
     Walk("late saves", LATE, 1, fault=True),
     Walk("late saves", LATE, 1, failing=True),
+    Walk("slow SNS", SLOW, 1),
     Walk("early look", Setup(), 2, failing=True, fault=True, long=True),
     Walk("early look", Setup(), 3, long=True),
     Walk("one look", Setup(early_look=False), 3, fault=True, long=True),
@@ -70,6 +73,7 @@ WALKS = (
     Walk("confirm", Setup(confirm=True), 2, fault=True, long=True),
     Walk("confirm", Setup(confirm=True), 2, failing=True, long=True),
     Walk("late saves", LATE, 1, failing=True, fault=True, long=True),
+    Walk("slow SNS", SLOW, 1, fault=True, long=True),
 )
 
 
@@ -132,9 +136,8 @@ def line(walked: Walked) -> str:
     )
 
 
-def main(*, long: bool, processes: int) -> bool:
+def main(walks: Sequence[Walk], *, processes: int, save: bool = False) -> bool:
     """Print a row for each set-up, and the shortest schedule of each violation; return whether there is none."""
-    walks = [walk for walk in WALKS if long or not walk.long]
     jobs = [(walk, history) for walk in walks for history in walk.histories()]
     print(f"{__doc__}\n{HEAD}", flush=True)
     progress = Progress(len(jobs), "histories")
@@ -149,7 +152,11 @@ def main(*, long: bool, processes: int) -> bool:
     progress.clear()
     violations = [violation for walked in found.values() for violation in walked.violations]
     states = sum(walked.states for walked in found.values())
-    print(f"{states:,} states, {len(violations)} violations, {progress.seconds:,.0f} s")
+    total = f"{states:,} states, {len(violations)} violations, {progress.seconds:,.0f} s"
+    print(total)
+    if save:
+        rows = [line(found[walk]) for walk in walks if walk in found]
+        write_between_markers("exhaustive", "\n".join(["```", HEAD, *rows, "", total, "```"]))
     for violation in violations:
         print(f"\nVIOLATION: {violation}")
     return not violations
@@ -159,11 +166,16 @@ def command(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m proof.exhaustive", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--all", action="store_true", help="three saves, too, and what else takes hours")
+    parser.add_argument("--all", action="store_true", help="three saves, too, and what else takes an hour")
+    parser.add_argument("--only", metavar="SET-UP", help="the rows of this set-up only, as in 'early look'")
     parser.add_argument("--processes", type=int, default=2, help="how many processes to use (default: 2)")
+    parser.add_argument("--save", action="store_true", help="write the table into docs/explanation/correctness.md")
     given = parser.parse_args(arguments)
+    walks = [walk for walk in WALKS if (given.all or not walk.long) and given.only in {None, walk.name}]
+    if not walks:
+        parser.error(f"there is no set-up {given.only!r}; there are {', '.join(sorted({walk.name for walk in WALKS}))}")
     try:
-        return int(not main(long=given.all, processes=given.processes))
+        return int(not main(walks, processes=given.processes, save=given.save))
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130

@@ -61,12 +61,10 @@ def test_names_make_no_difference_to_what_is_found(setup):
     assert alike.states < apart.states
 
 
-def test_the_table_has_a_row_for_each_setup_and_tells_of_violations(capsys, monkeypatch):
-    late_and_unheard = Setup(renewals=True, early_look=False)
-    walks = (Walk("queue delay", DELAYED, 1, fault=True), Walk("late saves", late_and_unheard, 1))
-    monkeypatch.setattr(exhaustive, "WALKS", walks)
+def test_the_table_has_a_row_for_each_setup_and_tells_of_violations(capsys):
+    walks = (Walk("queue delay", DELAYED, 1, fault=True), Walk("late saves", LATE, 1))
 
-    assert exhaustive.main(long=False, processes=1)
+    assert exhaustive.main(walks, processes=1)
 
     printed = capsys.readouterr().out
     assert re.search(r"queue delay +1 - +one +4 +\d+ +[\d,]+ +\d+ +[\d.]+ 0\n", printed)
@@ -80,10 +78,9 @@ def test_a_violation_is_told_with_its_shortest_schedule(capsys, monkeypatch):
 
             raise Violation("it was saved, and nobody is told")
 
-    monkeypatch.setattr(exhaustive, "WALKS", (Walk("one look", ONCE, 1),))
     monkeypatch.setattr(World, "check", careless)
 
-    assert not exhaustive.main(long=False, processes=1)
+    assert not exhaustive.main([Walk("one look", ONCE, 1)], processes=1)
 
     assert "it was saved, and nobody is told\n      a         broadcast: accepted\n" in capsys.readouterr().out
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from proof import field
+from proof._docs import write_between_markers
 from proof._parallel import Progress, results
 from proof.field._conditions import BY_NAME, CONTENDERS, WRITES
 from proof.field._play import Job, play
-from proof.field._results import CODE, ROOT, Sum, as_json, as_markdown, as_text, conditions, rounded, write_between_markers
+from proof.field._results import CODE, ROOT, Sum, as_json, as_markdown, as_text, conditions, rounded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -153,7 +154,7 @@ def _save(sums: dict[str, Sum], arguments: argparse.Namespace, seconds: float) -
     path = ROOT / "proof" / "results" / "field.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(as_json(sums, factor=arguments.faults, world=arguments.world, seconds=seconds), encoding="utf-8")
-    write_between_markers(ROOT / "docs" / "explanation" / "correctness.md", as_markdown(sums))
+    write_between_markers("field", as_markdown(sums))
     draw(sums, ROOT / "docs" / "explanation" / "field.svg")
     print("\nwritten: proof/results/field.json, docs/explanation/field.svg, docs/explanation/correctness.md")
 

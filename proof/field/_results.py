@@ -15,7 +15,6 @@ from proof.simulation._ghost import LEAST, PER_DECADE
 
 ROOT = Path(__file__).parents[2]
 CODE = ("src", "proof/simulation", "proof/field")
-START, END = "<!-- field: start -->", "<!-- field: end -->"
 
 
 @dataclass(slots=True)
@@ -180,12 +179,3 @@ def as_markdown(sums: dict[str, Sum]) -> str:
     head = [f"{name}<br>{unit}" if unit else name for name, unit in zip(HEADER, UNITS, strict=True)]
     lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows(sums)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
-def write_between_markers(path: Path, text: str) -> None:
-    """Replace what stands between the markers, which must be there."""
-    before, _, rest = path.read_text(encoding="utf-8").partition(START)
-    _, found, after = rest.partition(END)
-    if not found:
-        raise SystemExit(f"{path} has no {START} and {END} to write the table between")
-    path.write_text(f"{before}{START}\n\n{text}\n{END}{after}", encoding="utf-8")
