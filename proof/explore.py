@@ -311,7 +311,7 @@ class World:
                     yield (who, f"{actor}: nothing is sent"), _with_saver(state, index, begun)
         for actor, effect in known.wants:
             yield from self._saver_effect(state, index, number, actor, effect)
-        if self._may(state, "publisher crashes") and known.wants:
+        if self._may(state, "publisher crashes") and (known.wants or ("confirm", 0) in known.ready):
             dead = _with_saver(state, index, None)._replace(fault=SPENT)
             yield (who, "crashes"), dead
             if ("save", ("commit",)) in known.wants and known.facts.rely_on > 0:
