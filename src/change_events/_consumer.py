@@ -146,7 +146,7 @@ class Consumer(Generic[T]):
         self._clock = clock
         self._delay = math.inf
         self._closed = False
-        self._malformed: dict[str, None] = {}
+        self._malformed = MalformedLog()
 
     def ask_delay(self) -> float:
         """
@@ -240,14 +240,13 @@ class Consumer(Generic[T]):
             self._hand_back([(message.receipt_handle, 0.0) for message, _ in decoded])
 
     def _held(self, message: Message, event: ChangeEvent, now: float) -> Held:
-        window = max(self._settings.settle, event.settle or 0.0)
         return Held(
             id=event.id,
             message_id=message.message_id,
             receipt_handle=message.receipt_handle,
             receive_count=message.receive_count,
             received=now,
-            hold=0.0 if event.phase == "saved" else max(0.0, window - self._delay),
+            hold=max(0.0, window_of(event, self._settings.settle) - self._delay),
             expires=now + self._settings.visibility_timeout,
             phase=event.phase,
             save=event.save,
@@ -258,16 +257,7 @@ class Consumer(Generic[T]):
             return decode(message.body, message.attributes)
         except DecodeError as error:
             self._tally.add("malformed")
-            if message.message_id not in self._malformed:
-                log.error(  # noqa: TRY400  # the traceback of a parser helps nobody
-                    "message %s is no change event and is left to the redrive policy: %s",
-                    message.message_id,
-                    error,
-                    extra={"action": "decode", "message_id": message.message_id},
-                )
-                self._malformed[message.message_id] = None
-                if len(self._malformed) > MALFORMED_REMEMBERED:
-                    del self._malformed[next(iter(self._malformed))]
+            self._malformed.add(message.message_id, error)
             return None
 
     def _report(self, id: str, outcome: Outcome) -> None:
@@ -283,17 +273,7 @@ class Consumer(Generic[T]):
             events = self.inbox.give_up(id)
             self._let_go()
         self._tally.add("failed")
-        asked = (error.retry_after or 0.0) if isinstance(error, FetchError) else 0.0
-        own = pause_after(max(event.receive_count for event in events), MAX_PAUSE)
-        pause = max(own, min(asked, MAX_ASKED_PAUSE))
-        log.warning(
-            "looking at %r failed, again in %.0f s: %s",
-            id,
-            pause,
-            error,
-            exc_info=not isinstance(error, FetchError),
-            extra={"action": "look", "id": id, "outcome": "failed", "pause": pause},
-        )
+        pause = pause_for(id, error, max(event.receive_count for event in events))
         self._hand_back([(event.receipt_handle, pause) for event in events])
 
     def _let_go(self) -> None:
@@ -312,6 +292,47 @@ class Consumer(Generic[T]):
             log.warning("changing visibility failed: %s", error, extra={"action": "change_visibility"})
             return False
         return True
+
+
+class MalformedLog:
+    """Logs each message that is no change event once, however often it is delivered."""
+
+    def __init__(self) -> None:
+        self._logged: dict[str, None] = {}
+
+    def add(self, message_id: str, error: Exception) -> None:
+        """Say what is wrong with the message, unless that was said before."""
+        if message_id in self._logged:
+            return
+        log.error(
+            "message %s is no change event and is left to the redrive policy: %s",
+            message_id,
+            error,
+            extra={"action": "decode", "message_id": message_id},
+        )
+        self._logged[message_id] = None
+        if len(self._logged) > MALFORMED_REMEMBERED:
+            del self._logged[next(iter(self._logged))]
+
+
+def window_of(event: ChangeEvent, settle: float) -> float:
+    """Return the seconds that must pass before a look settles the event: the larger of the two windows; none for *saved*."""
+    return 0.0 if event.phase == "saved" else max(settle, event.settle or 0.0)
+
+
+def pause_for(id: str, error: Exception, receive_count: int) -> float:
+    """Log a look that failed, and return for how many seconds to leave its events alone: no less than the source asks."""
+    asked = (error.retry_after or 0.0) if isinstance(error, FetchError) else 0.0
+    pause = max(pause_after(receive_count, MAX_PAUSE), min(asked, MAX_ASKED_PAUSE))
+    log.warning(
+        "looking at %r failed, again in %.0f s: %s",
+        id,
+        pause,
+        error,
+        exc_info=False if isinstance(error, FetchError) else error,
+        extra={"action": "look", "id": id, "outcome": "failed", "pause": pause},
+    )
+    return pause
 
 
 def pause_after(failures: int, most: float) -> float:
