@@ -576,6 +576,7 @@ MALFORMED = {
     "no JSON": record("p0", body="Hello from SQS!"),
     "no id": record("p0", body="{}"),
     "no attributes": {**record("p0"), "attributes": {}},
+    "no group": record("p0", body="{}", arn=FIFO),
     "no receipt handle": {name: value for name, value in record("p0").items() if name != "receiptHandle"},
 }
 

@@ -346,8 +346,8 @@ def _delivery(record: Record) -> _Delivery:
 def _group(record: Record) -> str:
     """Return what goes back together: a FIFO queue's message group, else (fair queues have groups, too) the message alone."""
     fifo = record["eventSourceARN"].endswith(".fifo")
-    group: str = record["attributes"]["MessageGroupId"] if fifo else record["messageId"]
-    return group
+    alone: str = record["messageId"]
+    return record["attributes"].get("MessageGroupId", alone) if fifo else alone
 
 
 def _seconds(earlier: float, later: float) -> float:
