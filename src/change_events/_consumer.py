@@ -150,7 +150,7 @@ class Consumer(Generic[T]):
         self._clock = clock
         self._delay = math.inf
         self._closed = False
-        self._malformed: dict[str, None] = {}
+        self._malformed = MalformedLog()
 
     def ask_delay(self) -> float:
         """
@@ -245,14 +245,13 @@ class Consumer(Generic[T]):
         self._hand_back(undecided)
 
     def _held(self, message: Message, event: ChangeEvent, now: float) -> Held:
-        window = max(self._settings.settle, event.settle or 0.0)
         return Held(
             id=event.id,
             message_id=message.message_id,
             receipt_handle=message.receipt_handle,
             receive_count=message.receive_count,
             received=now,
-            hold=0.0 if event.phase == "saved" else max(0.0, window - self._delay),
+            hold=max(0.0, window_of(event, self._settings.settle) - self._delay),
             expires=now + self._settings.visibility_timeout,
             phase=event.phase,
             save=event.save,
@@ -267,23 +266,11 @@ class Consumer(Generic[T]):
                 event = decode(message.body, message.attributes, topic_arn=topic_arn, verify=verify)
                 decoded.append((message, event))
             except DecodeError as error:
-                self._refuse(message, error)
+                self._tally.add("malformed")
+                self._malformed.add(message.message_id, error)
             except FetchError as error:
                 undecided.append((message.receipt_handle, self._unverified(message, error)))
         return decoded, undecided
-
-    def _refuse(self, message: Message, error: DecodeError) -> None:
-        self._tally.add("malformed")
-        if message.message_id not in self._malformed:
-            log.error(
-                "message %s is no change event and is left to the redrive policy: %s",
-                message.message_id,
-                error,
-                extra={"action": "decode", "message_id": message.message_id},
-            )
-            self._malformed[message.message_id] = None
-            if len(self._malformed) > MALFORMED_REMEMBERED:
-                del self._malformed[next(iter(self._malformed))]
 
     def _unverified(self, message: Message, error: FetchError) -> float:
         """Return how many seconds to leave the message alone."""
@@ -311,15 +298,7 @@ class Consumer(Generic[T]):
             events = self.inbox.give_up(id)
             self._let_go()
         self._tally.add("failed")
-        pause = _pause(error, max(event.receive_count for event in events))
-        log.warning(
-            "looking at %r failed, again in %.0f s: %s",
-            id,
-            pause,
-            error,
-            exc_info=not isinstance(error, FetchError),
-            extra={"action": "look", "id": id, "outcome": "failed", "pause": pause},
-        )
+        pause = pause_for(id, error, max(event.receive_count for event in events))
         self._hand_back([(event.receipt_handle, pause) for event in events])
 
     def _let_go(self) -> None:
@@ -343,6 +322,46 @@ class Consumer(Generic[T]):
 def _pause(error: Exception, receive_count: int) -> float:
     asked = (error.retry_after or 0.0) if isinstance(error, FetchError) else 0.0
     return max(pause_after(receive_count, MAX_PAUSE), min(asked, MAX_ASKED_PAUSE))
+
+
+class MalformedLog:
+    """Logs each message that is no change event once, however often it is delivered."""
+
+    def __init__(self) -> None:
+        self._logged: dict[str, None] = {}
+
+    def add(self, message_id: str, error: Exception) -> None:
+        """Say what is wrong with the message, unless that was said before."""
+        if message_id in self._logged:
+            return
+        log.error(
+            "message %s is no change event and is left to the redrive policy: %s",
+            message_id,
+            error,
+            extra={"action": "decode", "message_id": message_id},
+        )
+        self._logged[message_id] = None
+        if len(self._logged) > MALFORMED_REMEMBERED:
+            del self._logged[next(iter(self._logged))]
+
+
+def window_of(event: ChangeEvent, settle: float) -> float:
+    """Return the seconds that must pass before a look settles the event: the larger of the two windows; none for *saved*."""
+    return 0.0 if event.phase == "saved" else max(settle, event.settle or 0.0)
+
+
+def pause_for(id: str, error: Exception, receive_count: int) -> float:
+    """Log a look that failed, and return for how many seconds to leave its events alone: no less than the source asks."""
+    pause = _pause(error, receive_count)
+    log.warning(
+        "looking at %r failed, again in %.0f s: %s",
+        id,
+        pause,
+        error,
+        exc_info=False if isinstance(error, FetchError) else error,
+        extra={"action": "look", "id": id, "outcome": "failed", "pause": pause},
+    )
+    return pause
 
 
 def pause_after(failures: int, most: float) -> float:
