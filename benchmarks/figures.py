@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import compileall
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -14,11 +16,17 @@ import venv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.hashes import SHA256
+
 from change_events import ChangeEvent, NullPublisher, SNSPublisher, broadcasting, broadcasts_before_save
+from change_events._codec import decode
 from change_events._renewal import Renewals
+from change_events._signature import SignatureVerifier, _Certificate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 ROOT = Path(__file__).parents[1]
 TOPIC = "arn:aws:sns:eu-west-1:123456789012:products"
@@ -109,6 +117,29 @@ def renewal_threads(settle: float, saves: int = 10_000) -> None:
     )
 
 
+def signature_check(calls: int = 2_000) -> None:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    envelope = {"Type": "Notification", "MessageId": "m", "TopicArn": TOPIC, "Message": '{"id": "p1"}', "Timestamp": "t"}
+    signed = "".join(f"{name}\n{envelope[name]}\n" for name in ("Message", "MessageId", "Timestamp", "TopicArn", "Type"))
+    envelope["Signature"] = base64.b64encode(key.sign(signed.encode(), PKCS1v15(), SHA256())).decode()
+    envelope["SignatureVersion"] = "2"
+    envelope["SigningCertURL"] = "https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-0123456789abcdef.pem"
+    body = json.dumps(envelope)
+    verifier = SignatureVerifier(TOPIC)
+    verifier._certificate = lambda _: _Certificate(key.public_key(), 0.0, math.inf)  # type: ignore[assignment]  # noqa: SLF001
+
+    def microseconds(verify: Callable[[Mapping[str, object]], None] | None) -> float:
+        started = time.perf_counter()
+        for _ in range(calls):
+            decode(body, topic_arn=TOPIC, verify=verify)
+        return (time.perf_counter() - started) / calls * 1e6
+
+    pairs = [(microseconds(None), microseconds(verifier.verify)) for _ in range(15)]
+    check = statistics.median(verified - plain for plain, verified in pairs)
+    plain = statistics.median(pair[0] for pair in pairs)
+    print(f"signature   {check:6.1f} µs a message on top of decoding it ({plain:.1f} µs)")
+
+
 def milliseconds(statement: str) -> float:
     started = time.perf_counter()
     subprocess.run([sys.executable, "-c", statement], check=True)
@@ -149,5 +180,6 @@ if __name__ == "__main__":
     renewal_overhead()
     for window in (5.0, 0.02):
         renewal_threads(window)
+    signature_check()
     import_times()
     added_distributions()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import tempfile
 import threading
 import time
@@ -30,6 +31,7 @@ pytest_plugins = ["change_events.pytest_plugin", "pytester"]
 REGION = "eu-west-1"
 
 settings.register_profile("default", deadline=None)  # these machines are shared; a slow example is no failure
+settings.register_profile("many", deadline=None, max_examples=10_000)
 settings.load_profile("default")
 
 
@@ -234,9 +236,10 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(source: Source) -> Iterator[Source]:
+def serving(source: Source, tls: ssl.SSLContext | None = None) -> Iterator[Source]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # head and body go out apart: the client would wait 40 ms for each answer's second
 
         def do_GET(self) -> None:
             answer = source.respond(Asked(self.path, dict(self.headers), id(self.connection)))
@@ -264,7 +267,9 @@ def serving(source: Source) -> Iterator[Source]:
             pass
 
     server = _Server(("127.0.0.1", 0), Handler)
-    source.url = f"http://127.0.0.1:{server.server_port}"
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    source.url = f"http{'s' if tls else ''}://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield source

@@ -97,6 +97,43 @@ def test_the_error_says_what_is_wrong_with_the_body(body, reason):
     assert str(caught.value) == reason
 
 
+TOPIC = "arn:aws:sns:eu-west-1:123456789012:products"
+
+
+def test_an_envelope_of_the_topic_is_decoded():
+    assert decode(envelope('{"id": "p1"}'), topic_arn=TOPIC) == ChangeEvent("p1")
+
+
+@pytest.mark.parametrize("topic_arn", [TOPIC + "-dev", TOPIC + ".fifo", TOPIC.upper(), TOPIC.replace("eu-west-1", "us-east-1")])
+def test_an_envelope_of_another_topic_is_malformed(topic_arn):
+    with pytest.raises(DecodeError, match=f"it comes from the topic '{TOPIC}', not from {topic_arn}"):
+        decode(envelope('{"id": "p1"}'), topic_arn=topic_arn)
+
+
+@pytest.mark.parametrize("odd", [None, 1, [TOPIC], {TOPIC: TOPIC}, "x" * 100_000])
+def test_an_envelope_of_no_topic_is_malformed(odd):
+    body = json.dumps(json.loads(envelope('{"id": "p1"}')) | {"TopicArn": odd})
+
+    with pytest.raises(DecodeError, match="it comes from the topic ") as caught:
+        decode(body, topic_arn=TOPIC)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"id": "p1"}',
+        json.dumps({"id": "p1", "Type": "Notification", "TopicArn": TOPIC, "Message": '{"id": "p1"}'}),
+        json.dumps({"TopicArn": TOPIC, "Message": '{"id": "p1"}'}),
+    ],
+)
+def test_what_has_no_envelope_comes_from_no_topic(body):
+    with pytest.raises(DecodeError, match=r"it has no SNS envelope.* switch off raw message delivery"):
+        decode(body, topic_arn=TOPIC)
+    with pytest.raises(DecodeError, match="it has no SNS envelope"):
+        decode(body, verify=lambda envelope: pytest.fail("there is nothing to verify"))
+
+
 @given(st.text() | st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists).map(json.dumps))
 def test_no_body_raises_anything_but_a_decode_error(body):
     try:

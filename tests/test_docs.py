@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import uuid
 from pathlib import Path
 
+import boto3
 import pytest
+from cfnlint.api import ManualArgs, lint
+from cfnlint.decode import decode_str
 from pytest_examples import EvalExample, find_examples
 
 from change_events import Worker
 from conftest import Source, make_schema
+from test_aws_lambda import record
 
 pytest_plugins = ["pytester"]
 
@@ -18,15 +23,27 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
+def make_table() -> str:
+    name = uuid.uuid4().hex
+    boto3.client("dynamodb").create_table(
+        TableName=name,
+        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    return name
+
+
 @pytest.fixture
 def readers_world(channel, source: Source, postgres, tmp_path, monkeypatch):
-    """What a reader has: a topic and a database in the environment, a queue, a service, a place for files."""
+    """What a reader has: a topic, a database and a table in the environment, a queue, a service, a place for files."""
     monkeypatch.chdir(tmp_path)
     for name, value in os.environ.items():
         if name.startswith("AWS_"):
             monkeypatch.setenv(name, value)  # so that what a document sets is put back
     monkeypatch.setenv("PRODUCT_EVENTS_TOPIC_ARN", channel.topic_arn)
     monkeypatch.setenv("DATABASE_URL", make_schema(postgres))
+    monkeypatch.setenv("PRODUCTS_TABLE", make_table())
     monkeypatch.setattr(Worker, "run", Worker.drain)  # or it would run for ever, as it should
     return {"queue_url": channel.queue_url, "source": source, "channel": channel}
 
@@ -43,7 +60,23 @@ def test_every_block_runs_and_prints_what_it_says(document, eval_example: EvalEx
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_no_block_is_of_a_kind_that_does_not_run(document):
-    assert set(re.findall(r"^ *```(\w*)", document.read_text(), re.MULTILINE)) <= {"python", ""}
+    assert set(re.findall(r"^ *```(\w*)", document.read_text(), re.MULTILINE)) <= {"python", "yaml", ""}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_template_is_a_good_one(document):
+    for template in re.findall(r"^```yaml\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL):
+        assert lint(template, config=ManualArgs(regions=["eu-west-1"])) == []
+
+
+def test_the_function_is_set_up_so_that_lambda_reads_what_it_answers():
+    (text,) = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs/howto/run-on-lambda.md").read_text(), re.MULTILINE | re.DOTALL)
+    template, _ = decode_str(text)
+    queue, _ = decode_str((ROOT / "src/change_events/cloudformation/queue.yaml").read_text())
+    function = template["Resources"]["Cache"]["Properties"]
+
+    assert function["Events"]["Changes"]["Properties"]["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    assert function["Timeout"] * 6 <= queue["Resources"]["Queue"]["Properties"]["VisibilityTimeout"]
 
 
 def test_the_readme_keeps_a_cache(eval_example: EvalExample, readers_world):
@@ -86,3 +119,16 @@ def test_every_word_of_our_own_stands_in_the_glossary():
     )
     for word in words.split(", "):
         assert f"**{word}" in glossary or f", {word}**" in glossary, word
+
+
+def test_the_handler_keeps_a_cache(eval_example: EvalExample, readers_world):
+    """The lines of the how-to, and an event for them."""
+    (block,) = find_examples(ROOT / "docs" / "howto" / "run-on-lambda.md")
+    block.source = block.source.replace("https://products.example.com", readers_world["source"].url)
+    names = eval_example.run(block, module_globals=readers_world)
+    readers_world["source"].entities["p1"] = {"id": "p1", "name": "Anvil"}
+
+    answer = names["handler"]({"Records": [record("p1", age=5, waited=5)]}, None)
+
+    assert answer == {"batchItemFailures": []}
+    assert names["DynamoDBSink"](os.environ["PRODUCTS_TABLE"]).get("p1") == {"id": "p1", "name": "Anvil"}

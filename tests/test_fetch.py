@@ -2,15 +2,20 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from unicodedata import category
+from urllib.parse import unquote
 
 import pytest
 import urllib3
 from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
-from change_events import ConfigurationError, FetchError, Found, Gone, HTTPFetcher, Unchanged
+from change_events import ConfigurationError, DecodeError, FetchError, Found, Gone, HTTPFetcher, Unchanged
+from change_events._codec import decode
 from conftest import HANG_UP, Answer, Source, serving
 from test_ids import UNUSABLE, USABLE
 
@@ -61,6 +66,37 @@ def test_headers_may_be_a_mapping_or_asked_for_at_each_get(source):
 
     assert [asked.headers["Authorization"] for asked in source.asked] == ["zero", "one", "two"]
     assert [asked.headers["Accept"] for asked in source.asked] == ["application/hal+json"] + ["application/json"] * 2
+
+
+AWKWARD = st.text(st.sampled_from("./\\%?#;:@&=+~ 2eE\t\n\r\x00\x7f\u2028\uff0e\uff0f\u00e9\U0001f600\ud800"), max_size=12)
+
+
+def body(id, ascii, enveloped):
+    text = json.dumps({"id": id}, ensure_ascii=ascii)
+    return json.dumps({"Type": "Notification", "Message": text}) if enveloped else text
+
+
+@given(id=AWKWARD | st.text(st.characters()) | st.integers() | USABLE, ascii=st.booleans(), enveloped=st.booleans())
+@example(id=".", ascii=True, enveloped=False)
+@example(id="..", ascii=True, enveloped=True)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_a_body_says_one_segment_of_the_path_is_the_id_and_the_rest_is_the_template(
+    source, fetcher, id, ascii, enveloped
+):
+    """From a message's body to what the service is asked. `--hypothesis-profile=many` tries ten thousand."""
+    source.asked.clear()
+    try:
+        event = decode(body(id, ascii, enveloped))
+    except DecodeError:
+        assert str(id) in {"", ".", ".."} or len(str(id)) > 512 or any(category(letter) in {"Cc", "Cs"} for letter in id)
+        return
+
+    fetcher.fetch(event.id)
+
+    (asked,) = source.asked
+    segment = re.fullmatch(r"/products/((?:[\w.~-]|%[0-9A-F]{2})+)", asked.path, re.ASCII)[1]
+    assert unquote(segment, errors="strict") == str(id)
+    assert segment not in {".", ".."}
 
 
 @given(id=USABLE)

@@ -22,6 +22,7 @@ CONSUMER = {
     "_ids",
     "_codec",
     "_fetch",
+    "_signature",
     "sinks",
     "sinks.dynamodb",
     "sinks.memory",
@@ -32,6 +33,7 @@ CONSUMER = {
     "_sqs",
     "_consumer",
     "_worker",
+    "aws_lambda",
 }
 MAY_IMPORT = {
     "exceptions": set(),
@@ -43,6 +45,7 @@ MAY_IMPORT = {
     "_renewal": BOTTOM,
     "_decorator": BOTTOM | {"_ids", "_codec", "_publishers", "_renewal"},
     "_fetch": BOTTOM | {"_ids"},
+    "_signature": BOTTOM | {"_codec", "_fetch"},
     "sinks": BOTTOM,
     "sinks.dynamodb": BOTTOM | {"sinks"},
     "sinks.memory": BOTTOM | {"sinks"},
@@ -52,7 +55,8 @@ MAY_IMPORT = {
     "_inbox": BOTTOM,
     "_sqs": BOTTOM,
     "_consumer": BOTTOM | {"_codec", "_inbox", "_reconcile", "_sqs"},
-    "_worker": BOTTOM | CONSUMER,
+    "_worker": BOTTOM | CONSUMER - {"aws_lambda"},
+    "aws_lambda": BOTTOM | {"_codec", "_consumer", "_reconcile", "_sqs"},
     # What tests are made of may stand on both sides.
     "testing": {"testing._queue", "testing._recording", "testing._sinks", "testing._source"},
     "testing._queue": BOTTOM | {"_publishers"},
@@ -135,7 +139,8 @@ def test_errors_survive_the_way_between_processes(error):
     [
         ("import change_events", {"boto3", "botocore", "urllib3", "sqlite3", "asyncio", "inspect"} | TEST_KIT),
         ("from change_events import SNSPublisher, broadcasts_before_save", {"boto3", "urllib3", "sqlite3", "asyncio"}),
-        ("from change_events import *", {"boto3", "botocore", "psycopg", "psycopg_pool", "asyncio"} | TEST_KIT),
+        ("from change_events import *", {"boto3", "botocore", "cryptography", "psycopg", "psycopg_pool", "asyncio"} | TEST_KIT),
+        ("import change_events.aws_lambda", {"boto3", "botocore", "urllib3", "sqlite3"} | TEST_KIT),
         ("import change_events.testing", {"boto3", "botocore", "psycopg", "sqlite3", "pytest"}),
         ("import change_events.pytest_plugin", {"change_events.testing", "boto3", "urllib3", "sqlite3"}),
     ],

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 import change_events
+import change_events.aws_lambda
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "settings.md"
 
-MODULES = [change_events]
+MODULES = [change_events, change_events.aws_lambda]
 """Modules whose public names have settings. Names that are added to their `__all__` are held to the page by that alone."""
 
 SEAMS = {name for name in dir(change_events) if getattr(getattr(change_events, name), "_is_protocol", False)}
@@ -137,6 +138,9 @@ def purged(**settings: float) -> int:
 MADE = {
     "Worker": lambda **settings: change_events.Worker(
         URL, **{"fetcher": FETCHER, "sink": change_events.MemorySink(), "prefetch": 10, **settings}
+    ),
+    "make_handler": lambda **settings: change_events.aws_lambda.make_handler(
+        **{"fetcher": FETCHER, "sink": change_events.MemorySink(), **settings}
     ),
     "broadcasting": lambda **settings: change_events.broadcasting(change_events.NullPublisher(), **settings),
     "broadcasts_before_save": lambda **settings: change_events.broadcasts_before_save(

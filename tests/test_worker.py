@@ -589,6 +589,28 @@ def test_a_malformed_message_is_logged_once_and_left_to_the_redrive_policy(
     assert "productId" not in caplog.text
 
 
+def test_a_message_of_another_topic_is_logged_once_and_never_acknowledged(
+    make_channel, sns, sqs, source, make_worker, outcomes, caplog
+):
+    mine, others = make_channel(raw=False), make_channel()
+    queue_arn = sqs.get_queue_attributes(QueueUrl=mine.queue_url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    sns.subscribe(TopicArn=others.topic_arn, Protocol="sqs", Endpoint=queue_arn, Attributes={"RawMessageDelivery": "false"})
+    others.announce("strange")
+    mine.send('{"id": "sent by hand"}')
+    mine.announce("p1")
+
+    worker = make_worker(mine.queue_url, topic_arn=mine.topic_arn, visibility_timeout=3)
+    with running(worker):
+        outcomes.wait_for(("p1", "never_saved"))
+        wait_until(lambda: worker.stats().malformed >= 4)  # twice each
+
+    assert source.ids() == ["p1"]
+    assert worker.stats().acknowledged == 1
+    records = [record for record in caplog.records if getattr(record, "action", None) == "decode"]
+    assert len({record.message_id for record in records}) == len(records) == 2
+    assert f"it comes from the topic '{others.topic_arn}', not from {mine.topic_arn}" in caplog.text
+
+
 def test_only_so_many_malformed_messages_are_remembered(channel, make_worker, monkeypatch, caplog):
     monkeypatch.setattr(consumer_module, "MALFORMED_REMEMBERED", 2)
     for _ in range(5):

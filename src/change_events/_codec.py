@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import TYPE_CHECKING
 
 from change_events._event import MAX_SETTLE, ChangeEvent
 from change_events._ids import checked_id
-from change_events.exceptions import DecodeError
+from change_events.exceptions import ConfigurationError, DecodeError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from change_events._event import Phase
+
+_TOPIC_ARN = re.compile(r"arn:(?P<partition>[^:]+):sns:(?P<region>[^:]+):[^:]+:[\w-]+(?P<fifo>\.fifo)?")
+
+
+def parsed_arn(topic_arn: str) -> re.Match[str]:
+    """
+    Return the `partition` and the `region` of a topic's ARN, and whether it is `fifo`.
+
+    Raises:
+        ConfigurationError: It is no topic's ARN.
+    """
+    topic = _TOPIC_ARN.fullmatch(topic_arn)
+    if topic is None:
+        raise ConfigurationError(f"{topic_arn!r} is no topic's ARN; one looks like arn:aws:sns:eu-west-1:123456789012:name")
+    return topic
 
 
 def encode(event: ChangeEvent) -> str:
@@ -28,7 +44,13 @@ def attributes(event: ChangeEvent) -> dict[str, str]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def decode(body: str, attributes: Mapping[str, str] | None = None) -> ChangeEvent:
+def decode(
+    body: str,
+    attributes: Mapping[str, str] | None = None,
+    *,
+    topic_arn: str | None = None,
+    verify: Callable[[Mapping[str, object]], object] | None = None,
+) -> ChangeEvent:
     """
     Read an event from an SQS message.
 
@@ -37,16 +59,29 @@ def decode(body: str, attributes: Mapping[str, str] | None = None) -> ChangeEven
             and that text as its `"Message"` (Amazon SNS Developer Guide, "HTTP/HTTPS notification JSON format"). Other
             keys beside `"id"` are ignored: looking once too often does no harm.
         attributes: The message's own attributes, as text. An envelope brings its own in the body.
+        topic_arn: The only topic to take messages from, as the envelope names it. A message without one names none, and
+            anybody who may send to the queue can leave it out; so it is refused, too.
+        verify: Given an envelope of that topic, raises if SNS has not made it.
 
     Raises:
-        DecodeError: The body is neither, its id can't be one, or its settle window is no number that a worker can wait for.
+        DecodeError: The body is neither, its id can't be one, its settle window is no number that a worker can wait for, or
+            it comes from elsewhere.
     """
     said = attributes or {}
     content = _object(body)
     message = content.get("Message")
     if "id" not in content and content.get("Type") == "Notification" and isinstance(message, str):
+        if topic_arn is not None and content.get("TopicArn") != topic_arn:
+            raise DecodeError(f"it comes from the topic {content.get('TopicArn')!r:.300}, not from {topic_arn}")
+        if verify is not None:
+            verify(content)
         said = _enveloped(content.get("MessageAttributes"))
         content = _object(message)
+    elif topic_arn is not None or verify is not None:
+        raise DecodeError(
+            "it has no SNS envelope, so nothing says where it comes from: switch off raw message delivery of the queue's "
+            "subscription, or set neither topic_arn= nor verify_signatures="
+        )
     value = content.get("id")
     if not isinstance(value, (str, int)):
         raise DecodeError('the body is no {"id": text or integer}')

@@ -23,7 +23,7 @@ from change_events._sqs import Message, Queue, batches
 from change_events.exceptions import DecodeError, FetchError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from change_events._event import ChangeEvent, Outcome
     from change_events.typing import Fetcher, Sink
@@ -49,7 +49,8 @@ class Stats:
 
     Attributes:
         received: Deliveries taken from the queue.
-        malformed: Deliveries that are no change events.
+        malformed: Deliveries that are no change events, or not from the topic.
+        unverified: Deliveries that went back to the queue for a while, as the certificate of their signature could not be had.
         gets: GETs begun.
         created: Looks that found an entity new to the cache. The next four count looks, too.
         updated: Found, and another than the cached one.
@@ -64,6 +65,7 @@ class Stats:
 
     received: int = 0
     malformed: int = 0
+    unverified: int = 0
     gets: int = 0
     created: int = 0
     updated: int = 0
@@ -92,6 +94,8 @@ class Settings(Generic[T]):
     visibility_timeout: int
     shutdown_timeout: float
     on_outcome: Callable[[str, Outcome], object] | None
+    topic_arn: str | None = None
+    verify: Callable[[Mapping[str, object]], object] | None = None
 
 
 class Tally:
@@ -146,7 +150,7 @@ class Consumer(Generic[T]):
         self._clock = clock
         self._delay = math.inf
         self._closed = False
-        self._malformed: dict[str, None] = {}
+        self._malformed = MalformedLog()
 
     def ask_delay(self) -> float:
         """
@@ -228,7 +232,7 @@ class Consumer(Generic[T]):
     def _take(self, messages: list[Message]) -> None:
         now = self._clock()
         self._tally.add("received", len(messages))
-        decoded = [(message, event) for message in messages if (event := self._decode(message)) is not None]
+        decoded, undecided = self._decode(messages)
         with self.lock:
             closed = self._closed
             if not closed:
@@ -237,38 +241,49 @@ class Consumer(Generic[T]):
                 self._tally.set("held", len(self.inbox))
                 self._changed(len(decoded))
         if closed:
-            self._hand_back([(message.receipt_handle, 0.0) for message, _ in decoded])
+            undecided += [(message.receipt_handle, 0.0) for message, _ in decoded]
+        self._hand_back(undecided)
 
     def _held(self, message: Message, event: ChangeEvent, now: float) -> Held:
-        window = max(self._settings.settle, event.settle or 0.0)
         return Held(
             id=event.id,
             message_id=message.message_id,
             receipt_handle=message.receipt_handle,
             receive_count=message.receive_count,
             received=now,
-            hold=0.0 if event.phase == "saved" else max(0.0, window - self._delay),
+            hold=max(0.0, window_of(event, self._settings.settle) - self._delay),
             expires=now + self._settings.visibility_timeout,
             phase=event.phase,
             save=event.save,
         )
 
-    def _decode(self, message: Message) -> ChangeEvent | None:
-        try:
-            return decode(message.body, message.attributes)
-        except DecodeError as error:
-            self._tally.add("malformed")
-            if message.message_id not in self._malformed:
-                log.error(  # noqa: TRY400  # the traceback of a parser helps nobody
-                    "message %s is no change event and is left to the redrive policy: %s",
-                    message.message_id,
-                    error,
-                    extra={"action": "decode", "message_id": message.message_id},
-                )
-                self._malformed[message.message_id] = None
-                if len(self._malformed) > MALFORMED_REMEMBERED:
-                    del self._malformed[next(iter(self._malformed))]
-            return None
+    def _decode(self, messages: list[Message]) -> tuple[list[tuple[Message, ChangeEvent]], list[tuple[str, float]]]:
+        """Return the events; and which deliveries to hand back for how long, as nothing could be decided about them."""
+        decoded, undecided = [], []
+        topic_arn, verify = self._settings.topic_arn, self._settings.verify
+        for message in messages:
+            try:
+                event = decode(message.body, message.attributes, topic_arn=topic_arn, verify=verify)
+                decoded.append((message, event))
+            except DecodeError as error:
+                self._tally.add("malformed")
+                self._malformed.add(message.message_id, error)
+            except FetchError as error:
+                undecided.append((message.receipt_handle, self._unverified(message, error)))
+        return decoded, undecided
+
+    def _unverified(self, message: Message, error: FetchError) -> float:
+        """Return how many seconds to leave the message alone."""
+        self._tally.add("unverified")
+        pause = _pause(error, message.receive_count)
+        log.warning(
+            "message %s can't be verified yet, again in %.0f s: %s",
+            message.message_id,
+            pause,
+            error,
+            extra={"action": "verify", "message_id": message.message_id, "pause": pause},
+        )
+        return pause
 
     def _report(self, id: str, outcome: Outcome) -> None:
         self._tally.add(outcome.value)
@@ -283,17 +298,7 @@ class Consumer(Generic[T]):
             events = self.inbox.give_up(id)
             self._let_go()
         self._tally.add("failed")
-        asked = (error.retry_after or 0.0) if isinstance(error, FetchError) else 0.0
-        own = pause_after(max(event.receive_count for event in events), MAX_PAUSE)
-        pause = max(own, min(asked, MAX_ASKED_PAUSE))
-        log.warning(
-            "looking at %r failed, again in %.0f s: %s",
-            id,
-            pause,
-            error,
-            exc_info=not isinstance(error, FetchError),
-            extra={"action": "look", "id": id, "outcome": "failed", "pause": pause},
-        )
+        pause = pause_for(id, error, max(event.receive_count for event in events))
         self._hand_back([(event.receipt_handle, pause) for event in events])
 
     def _let_go(self) -> None:
@@ -312,6 +317,51 @@ class Consumer(Generic[T]):
             log.warning("changing visibility failed: %s", error, extra={"action": "change_visibility"})
             return False
         return True
+
+
+def _pause(error: Exception, receive_count: int) -> float:
+    asked = (error.retry_after or 0.0) if isinstance(error, FetchError) else 0.0
+    return max(pause_after(receive_count, MAX_PAUSE), min(asked, MAX_ASKED_PAUSE))
+
+
+class MalformedLog:
+    """Logs each message that is no change event once, however often it is delivered."""
+
+    def __init__(self) -> None:
+        self._logged: dict[str, None] = {}
+
+    def add(self, message_id: str, error: Exception) -> None:
+        """Say what is wrong with the message, unless that was said before."""
+        if message_id in self._logged:
+            return
+        log.error(
+            "message %s is no change event and is left to the redrive policy: %s",
+            message_id,
+            error,
+            extra={"action": "decode", "message_id": message_id},
+        )
+        self._logged[message_id] = None
+        if len(self._logged) > MALFORMED_REMEMBERED:
+            del self._logged[next(iter(self._logged))]
+
+
+def window_of(event: ChangeEvent, settle: float) -> float:
+    """Return the seconds that must pass before a look settles the event: the larger of the two windows; none for *saved*."""
+    return 0.0 if event.phase == "saved" else max(settle, event.settle or 0.0)
+
+
+def pause_for(id: str, error: Exception, receive_count: int) -> float:
+    """Log a look that failed, and return for how many seconds to leave its events alone: no less than the source asks."""
+    pause = _pause(error, receive_count)
+    log.warning(
+        "looking at %r failed, again in %.0f s: %s",
+        id,
+        pause,
+        error,
+        exc_info=False if isinstance(error, FetchError) else error,
+        extra={"action": "look", "id": id, "outcome": "failed", "pause": pause},
+    )
+    return pause
 
 
 def pause_after(failures: int, most: float) -> float:

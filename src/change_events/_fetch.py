@@ -128,7 +128,7 @@ class HTTPFetcher:
         self, response: urllib3.BaseHTTPResponse, id: str, etag: str | None, deadline: float
     ) -> Found[dict[str, Any]] | Unchanged | Gone:
         status = response.status
-        body = self._body(response, deadline)
+        body = body_of(response, self._max_bytes, deadline)
         if status == 200:
             return Found(entity_in(response.headers, body, id), response.headers.get("ETag"))
         if status == 304 and etag is not None:
@@ -143,20 +143,22 @@ class HTTPFetcher:
             retry_after=_retry_after(response),
         )
 
-    def _body(self, response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
-        chunks, size = [], 0
-        try:
-            # Not read(n): it waits for n bytes, so that a trickle would outlast any timeout.
-            while chunk := response.read1(_CHUNK):
-                chunks.append(chunk)
-                size += len(chunk)
-                if size > self._max_bytes:
-                    raise FetchError(f"the body is longer than {self._max_bytes} bytes", status=response.status)
-                if time.monotonic() > deadline:
-                    raise FetchError(f"the body took longer than {self._timeout} s", status=response.status)
-        except HTTPError as error:
-            raise FetchError(f"the body broke off: {error}", status=response.status) from error
-        return b"".join(chunks)
+
+def body_of(response: urllib3.BaseHTTPResponse, max_bytes: int, deadline: float) -> bytes:
+    """Read a body to its end; a `FetchError` if it is longer, breaks off, or is not there by the (monotonic) deadline."""
+    chunks, size = [], 0
+    try:
+        # Not read(n): it waits for n bytes, so that a trickle would outlast any timeout.
+        while chunk := response.read1(_CHUNK):
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > max_bytes:
+                raise FetchError(f"the body is longer than {max_bytes} bytes", status=response.status)
+            if time.monotonic() > deadline:
+                raise FetchError("the body took longer than the timeout", status=response.status)
+    except HTTPError as error:
+        raise FetchError(f"the body broke off: {error}", status=response.status) from error
+    return b"".join(chunks)
 
 
 def _require_template(url: str) -> None:

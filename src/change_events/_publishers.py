@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from change_events._codec import attributes as own_attributes
-from change_events._codec import encode
+from change_events._codec import encode, parsed_arn
 from change_events.exceptions import ConfigurationError, PublishError
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ MAX_ATTRIBUTES = 7
 
 RESERVED_ATTRIBUTES = frozenset({"phase", "save", "settle"})
 
-_TOPIC_ARN = re.compile(r"arn:[^:]+:sns:(?P<region>[^:]+):[^:]+:[\w-]+(?P<fifo>\.fifo)?")
 _GROUP_ID = re.compile(r"[!-~]{1,128}")
 """Alphanumerics and punctuation, 128 at the most (Amazon SNS API Reference, Publish, MessageGroupId)."""
 
@@ -77,7 +76,7 @@ class SNSPublisher:
         self._clients_lock = threading.Lock()
         self._attributes = attributes
         if isinstance(topic_arn, str):
-            _parsed(topic_arn)
+            parsed_arn(topic_arn)
         if not callable(attributes):
             _checked_attributes(attributes)
 
@@ -106,7 +105,7 @@ class SNSPublisher:
         topic_arn = self._topic_arn() if callable(self._topic_arn) else self._topic_arn
         if topic_arn is None:
             return
-        topic = _parsed(topic_arn)
+        topic = parsed_arn(topic_arn)
         accepted = 0
         try:
             client = self._client or self._own_client(topic["region"])
@@ -164,13 +163,6 @@ class _Variable:
             self._warned = True
             log.warning("%s is not set: nothing is broadcast", self._name, extra={"action": "publish", "variable": self._name})
         return None
-
-
-def _parsed(topic_arn: str) -> re.Match[str]:
-    topic = _TOPIC_ARN.fullmatch(topic_arn)
-    if topic is None:
-        raise ConfigurationError(f"{topic_arn!r} is no topic's ARN; one looks like arn:aws:sns:eu-west-1:123456789012:name")
-    return topic
 
 
 def _checked_attributes(attributes: Attributes | None) -> Mapping[str, str]:

@@ -6,6 +6,7 @@ import logging
 import math
 import re
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from change_events.exceptions import ConfigurationError
@@ -87,6 +88,12 @@ class Queue:
     def delayed(self) -> int:
         """Return about how many messages wait for the queue's delay to pass."""
         return int(self._attributes("ApproximateNumberOfMessagesDelayed")["ApproximateNumberOfMessagesDelayed"])
+
+    def now(self) -> float:
+        """Return what time it is by SQS's own clock, in seconds since the epoch, rounded down to a whole one."""
+        response = self._client.get_queue_attributes(QueueUrl=self.url, AttributeNames=["QueueArn"])
+        # Every answer over HTTP is dated (RFC 9110, 6.6.1); AWS's SDKs correct a computer's clock by it.
+        return parsedate_to_datetime(response["ResponseMetadata"]["HTTPHeaders"]["date"]).timestamp()
 
     def _attributes(self, *names: str) -> dict[str, str]:
         attributes: dict[str, str] = self._client.get_queue_attributes(QueueUrl=self.url, AttributeNames=list(names))[

@@ -16,13 +16,14 @@ import time
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
+from change_events._codec import parsed_arn
 from change_events._consumer import Consumer, Settings, Stats, Tally, pause_after
 from change_events._event import DEFAULT_SETTLE, MAX_SETTLE
 from change_events._sqs import BATCH_SIZE, MAX_VISIBILITY, Queue
 from change_events.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from change_events._event import Outcome
     from change_events._inbox import Held
@@ -90,6 +91,11 @@ class Worker(Generic[T]):
         fetcher: What reads the source.
         sink: The cache.
         client: A boto3 SQS client. Default: one for the region in `queue_url`.
+        topic_arn: Take messages from this topic only, as their SNS envelope names it. Any other message, and any without an
+            envelope (so switch off raw message delivery), is treated as if it were no change event.
+        verify_signatures: Take messages only if SNS has signed their envelope. Takes `topic_arn`, and
+            `pip install 'change-events[verify]'`. The certificate is fetched from SNS's endpoint in the topic's Region, once;
+            while it can't be had, messages go back to the queue for a while.
         settle: The settle window in seconds: how old the last broadcast of a save may be when it commits. An event that
             names its publisher's window is held for the larger of the two; one that names none comes from a publisher with
             the default of 5, so don't set less unless no publisher has that. More costs nothing but held messages, and makes
@@ -109,7 +115,7 @@ class Worker(Generic[T]):
         on_outcome: Called with an id and what a look at it did, from the look's thread. What it raises is logged.
 
     Raises:
-        ConfigurationError: A value is out of its range.
+        ConfigurationError: A value is out of its range, or signatures can't be verified with what is given or installed.
     """
 
     def __init__(
@@ -119,6 +125,8 @@ class Worker(Generic[T]):
         fetcher: Fetcher[T],
         sink: Sink[T],
         client: Any = None,
+        topic_arn: str | None = None,
+        verify_signatures: bool = False,
         settle: float = DEFAULT_SETTLE,
         early_look: bool = True,
         prefetch: int = 1000,
@@ -136,6 +144,8 @@ class Worker(Generic[T]):
         _require_integer("visibility_timeout", visibility_timeout, 3, MAX_VISIBILITY)
         _require_integer("prefetch", prefetch, batch_size, HELD_PER_SECOND * visibility_timeout)
         _require("shutdown_timeout", shutdown_timeout, 0, 3600)
+        if topic_arn is not None:
+            parsed_arn(topic_arn)
         self._settings = Settings(
             queue=Queue(queue_url, client),
             fetcher=fetcher,
@@ -149,6 +159,8 @@ class Worker(Generic[T]):
             visibility_timeout=visibility_timeout,
             shutdown_timeout=shutdown_timeout,
             on_outcome=on_outcome,
+            topic_arn=topic_arn,
+            verify=_verifier(topic_arn) if verify_signatures else None,
         )
         self._tally = Tally()
         self._lock = threading.RLock()  # re-entrant, so that a signal handler may call stop()
@@ -411,6 +423,18 @@ class _Run(Generic[T]):
         while not self._finished.wait(max(0.0, beat - time.monotonic())):
             self._consumer.extend(beat + 2 * period)
             beat += period
+
+
+def _verifier(topic_arn: str | None) -> Callable[[Mapping[str, object]], None]:
+    if topic_arn is None:
+        raise ConfigurationError("verify_signatures=True takes topic_arn=, too: SNS signs for anybody who has a topic")
+    try:
+        from change_events._signature import SignatureVerifier
+    except ImportError as error:
+        raise ConfigurationError(
+            f"verify_signatures=True needs cryptography ({error}): pip install 'change-events[verify]'"
+        ) from error
+    return SignatureVerifier(topic_arn).verify
 
 
 def _join(threads: list[threading.Thread]) -> None:

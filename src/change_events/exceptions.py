@@ -5,7 +5,7 @@ The errors, as a tree:
     ├── ConfigurationError (ValueError)      a setting is wrong; nothing has been sent, saved or received
     ├── IdResolutionError (LookupError)      a call has no usable id; nothing has been sent or saved
     ├── PublishError                         a broadcast was not accepted; nothing has been saved
-    ├── DecodeError (ValueError)             a message is no change event; it can never succeed
+    ├── DecodeError (ValueError)             a message is no change event, or not from the topic; it can never succeed
     └── FetchError                           a GET decided nothing; it is tried again
 """
 
@@ -44,7 +44,10 @@ class PublishError(ChangeEventsError):
 
 
 class DecodeError(ChangeEventsError, ValueError):
-    """A message's body is not `{"id": text or integer}`, neither raw nor inside an SNS envelope."""
+    """
+    A message's body is not `{"id": text or integer}`, neither raw nor inside an SNS envelope; or it does not come from the
+    topic that the worker was given.
+    """
 
 
 class FetchError(ChangeEventsError):

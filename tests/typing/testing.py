@@ -36,6 +36,8 @@ def queue(sink: MemorySink[dict[str, Any]]) -> None:
     queue = FakeQueue(delay_seconds=5, max_receive_count=3)
     publisher: Publisher = queue
     worker = Worker(queue.url, client=queue.client, fetcher=FakeSource(), sink=sink)
+    Worker(queue.url, fetcher=FakeSource(), sink=sink, topic_arn="arn:aws:sns:eu-west-1:1:p", verify_signatures=True)
+    Worker(queue.url, fetcher=FakeSource(), sink=sink, verify_signatures="yes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # a bool
     queue.send("{}", {"settle": "9"})
     assert_type(worker, Worker[dict[str, Any]])
     assert_type(queue.bodies, list[str])
