@@ -52,10 +52,13 @@ def test_no_schedule_of_a_save_and_one_that_raises_breaks_the_promise(setup):
     assert result.schedules > 100
 
 
-@pytest.mark.parametrize("setup", [EARLY, CONFIRMED], ids=["early", "confirmed"])
-def test_names_make_no_difference_to_what_is_found(setup):
-    """The same verdict, and more states, when what differs in names only is not taken for one."""
-    alike, apart = (explore(World(setup, History(True, (True,)), failing=False, alike=alike)) for alike in (True, False))
+@pytest.mark.parametrize(
+    ("setup", "faults"), [(EARLY, ()), (CONFIRMED, ()), (DELAYED, FAULTS)], ids=["early", "confirmed", "delayed, with faults"]
+)
+def test_taking_states_for_one_changes_nothing_but_their_number(setup, faults):
+    history = History(True, (True,))
+
+    alike, apart = (explore(World(setup, history, faults=faults, alike=alike)) for alike in (True, False))
 
     assert alike.violation is apart.violation is None
     assert alike.states < apart.states
