@@ -73,7 +73,6 @@ WALKS = (
     Walk("confirm", Setup(confirm=True), 2, fault=True, long=True),
     Walk("confirm", Setup(confirm=True), 2, failing=True, long=True),
     Walk("late saves", LATE, 1, failing=True, long=True),
-    Walk("slow SNS", SLOW, 1, fault=True, long=True),
 )
 
 
