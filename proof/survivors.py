@@ -11,20 +11,20 @@ SURVIVORS = {
     ],
     "a dictionary for the order of its keys; nobody reads the values": [
         (
-            "_consumer.Consumer._decode",
-            "self._malformed[message.message_id] = None",
-            'self._malformed[message.message_id] = ""',
+            "_consumer.MalformedLog.add",
+            "self._logged[message_id] = None",
+            'self._logged[message_id] = ""',
         ),
         ("_renewal.Renewals.begin", "self._saves[save] = None", 'self._saves[save] = ""'),
     ],
     "the pause of the worker's own is a second at least, and the longer one counts": [
         (
-            "_consumer.Consumer._look_failed",
+            "_consumer._pause",
             "asked = (error.retry_after or 0.0) if isinstance(error, FetchError) else 0.0",
             "asked = (error.retry_after or 1.0) if isinstance(error, FetchError) else 0.0",
         ),
         (
-            "_consumer.Consumer._look_failed",
+            "_consumer._pause",
             "asked = (error.retry_after or 0.0) if isinstance(error, FetchError) else 0.0",
             "asked = (error.retry_after or 0.0) if isinstance(error, FetchError) else 1.0",
         ),

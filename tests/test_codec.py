@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from change_events import ChangeEvent, DecodeError
-from change_events._codec import attributes, decode, encode
+from change_events import ChangeEvent, ConfigurationError, DecodeError
+from change_events._codec import attributes, decode, encode, parsed_arn
 from test_ids import USABLE
 
 
@@ -128,10 +128,27 @@ def test_an_envelope_of_no_topic_is_malformed(odd):
     ],
 )
 def test_what_has_no_envelope_comes_from_no_topic(body):
-    with pytest.raises(DecodeError, match=r"it has no SNS envelope.* switch off raw message delivery"):
+    with pytest.raises(DecodeError) as caught:
         decode(body, topic_arn=TOPIC)
+    assert str(caught.value) == (
+        "it has no SNS envelope, so nothing says where it comes from: switch off raw message delivery of the queue's "
+        "subscription, or set neither topic_arn= nor verify_signatures="
+    )
     with pytest.raises(DecodeError, match="it has no SNS envelope"):
         decode(body, verify=lambda envelope: pytest.fail("there is nothing to verify"))
+
+
+def test_what_is_verified_is_the_whole_envelope():
+    verified = []
+
+    decode(envelope('{"id": "p1"}'), verify=verified.append)
+
+    assert verified == [json.loads(envelope('{"id": "p1"}'))]
+
+
+def test_what_is_no_topics_arn_is_named():
+    with pytest.raises(ConfigurationError, match="^'products' is no topic's ARN; one looks like arn:aws:sns:"):
+        parsed_arn("products")
 
 
 @given(st.text() | st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists).map(json.dumps))

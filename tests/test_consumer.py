@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 import pytest
@@ -211,6 +212,59 @@ def test_of_the_malformed_messages_the_oldest_are_forgotten(hands, caplog, monke
         hands.receive(Message(id, "h", "{}", 1, {}))
 
     assert [record.message_id for record in caplog.records] == ["a", "b", "c", "a"]
+
+
+TOPIC = "arn:aws:sns:eu-west-1:123456789012:products"
+
+
+def enveloped(number, topic=TOPIC, *, count=1):
+    body = json.dumps({"Type": "Notification", "TopicArn": topic, "Message": '{"id": "p1"}'})
+    return Message(f"m{number}", f"h{number}", body, count, {})
+
+
+def test_a_message_of_another_topic_is_malformed(caplog):
+    hands = Hands(topic_arn=TOPIC)
+
+    hands.receive(enveloped(1), enveloped(2, TOPIC + "-dev"), message(number=3))
+
+    assert list(hands.held()) == ["m1"]
+    assert [(record.action, record.message_id) for record in caplog.records] == [("decode", "m2"), ("decode", "m3")]
+    assert "it comes from the topic 'arn:aws:sns:eu-west-1:123456789012:products-dev'" in caplog.messages[0]
+    assert "switch off raw message delivery" in caplog.messages[1]
+    assert hands.counts() == {"received": 3, "malformed": 2, "held": 1}
+
+
+def test_what_can_not_be_verified_yet_goes_back_for_a_while(no_jitter, caplog):
+    def verify(envelope):
+        assert envelope["TopicArn"] == TOPIC
+        raise FetchError("no certificate: 503", retry_after=20.0)
+
+    hands = Hands(verify=verify)
+
+    hands.receive(enveloped(1), MALFORMED, enveloped(2, count=6))
+
+    assert hands.held() == {}
+    assert hands.queue.hidden == [[("h1", 20.0), ("h2", 64.0)]]
+    assert hands.counts() == {"received": 3, "malformed": 1, "unverified": 2, "held": 0}
+    assert [(record.action, record.message_id, record.pause) for record in caplog.records if record.action == "verify"] == [
+        ("verify", "m1", 20.0),
+        ("verify", "m2", 64.0),
+    ]
+
+
+def test_once_it_is_closed_what_can_not_be_verified_goes_back_with_the_rest(no_jitter):
+    def verify(envelope):
+        if not verified:
+            verified.append(envelope)
+            raise FetchError("no certificate: 503")
+
+    verified = []
+    hands = Hands(verify=verify)
+    hands.consumer.close()
+
+    hands.receive(enveloped(1), enveloped(2))
+
+    assert hands.queue.hidden == [[("h1", 2.0), ("h2", 0.0)]]
 
 
 # Looking
