@@ -147,7 +147,7 @@ def test_what_is_verified_is_the_whole_envelope():
 
 
 def test_what_is_no_topics_arn_is_named():
-    with pytest.raises(ConfigurationError, match="^'products' is no topic's ARN; one looks like arn:aws:sns:"):
+    with pytest.raises(ConfigurationError, match=r"^'products' is no topic's ARN; one looks like arn:aws:sns:"):
         parsed_arn("products")
 
 
