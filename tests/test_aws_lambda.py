@@ -229,7 +229,7 @@ class World:
 @pytest.mark.parametrize("raw", [False, True], ids=["envelope", "raw"])
 def test_the_cache_follows_the_source(make_channel, source, sink, make, fifo, raw):
     channel = make_channel(fifo=fifo, raw=raw)
-    lambda_ = EventSourceMapping(channel.queue_url, make(settle=0.5))
+    lambda_ = EventSourceMapping(channel.queue_url, make(settle=2.0))
 
     source.entities["p1"] = {"id": "p1", "n": 1}
     channel.announce("p1", "p2", "p1", "never")
