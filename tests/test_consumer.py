@@ -23,6 +23,8 @@ class NotingQueue:
         self.deleted = []
         self.hidden = []  # one list for each call
         self.broken = False
+        self.refused = set()  # what can't be made invisible, for good
+        self.failed = set()  # or for now
 
     def open(self, *, wait):
         self.asked.append(wait)
@@ -41,6 +43,8 @@ class NotingQueue:
     def change_visibility(self, deliveries):
         self._may_break()
         self.hidden.append(list(deliveries))
+        handles = [handle for handle, _ in deliveries]
+        return [handle for handle in handles if handle in self.refused], [handle for handle in handles if handle in self.failed]
 
     def _may_break(self):
         if self.broken:

@@ -88,15 +88,14 @@ def test_failed_entries_are_read_and_told_apart(caplog):
     ]
     with Stubber(client) as stub:  # the emulator fails no single entry
         stub.add_response("delete_message_batch", {"Successful": [{"Id": "0"}], "Failed": failed})
-        stub.add_response("change_message_visibility_batch", {"Successful": [], "Failed": failed[1:]})
+        stub.add_response("change_message_visibility_batch", {"Successful": [{"Id": "0"}], "Failed": failed})
 
         assert queue.delete(["a", "b", "c"]) == (1, ["b"])
-        queue.change_visibility([("a", 0.0)])
+        assert queue.change_visibility([("a", 0.0), ("b", 0.0), ("c", 0.0)]) == (["c"], ["b"])
 
     assert [record.getMessage() for record in caplog.records] == [
-        "acknowledge failed: InternalError",
-        "acknowledge failed: ReceiptHandleIsInvalid",
-        "change_visibility failed: ReceiptHandleIsInvalid",
+        "acknowledge failed for 2 messages: InternalError, ReceiptHandleIsInvalid",
+        "change_visibility failed for 2 messages: InternalError, ReceiptHandleIsInvalid",
     ]
 
 
