@@ -113,12 +113,13 @@ class Inbox:
             known.receive_count = event.receive_count
             known.expires = event.expires
             return
+        wanted = bool(group.events) and group.parked  # a look that was in vain
         group.events[event.message_id] = event
         self._count += 1
         if event.save is not None:
             _release(event.save, group, now)
         early = self._early_look and event.phase != "saving"
-        self._schedule(event.id, group, now if early else event.latest)
+        self._schedule(event.id, group, now if early or wanted else event.latest)
 
     def next(self, now: float) -> str | None:
         """Return the id that has been due for a look the longest, and reserve it; None if there is none."""
