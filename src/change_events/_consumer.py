@@ -492,11 +492,11 @@ def _log_outage(error: Exception, pause: float, *, begins: bool) -> None:
     refused = isinstance(error, FetchError) and error.status in {401, 403}
     log.log(
         logging.ERROR if begins else logging.WARNING,
-        "%s %s: looks at several ids failed in a row. Nothing is received until one succeeds; the next in %.0f s: %s",
-        "the source refuses our credentials; these are gone, and not the entities"
+        "%s%s: looks at several ids failed in a row. Nothing is received until one succeeds; the next in %.0f s: %s",
+        "" if begins else "still, ",
+        "the source refuses our credentials (these are gone, not the entities)"
         if refused
         else "the source or the cache is down",
-        "from now on" if begins else "still",
         pause,
         error,
         exc_info=error if begins and not isinstance(error, FetchError) else False,
