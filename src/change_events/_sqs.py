@@ -177,11 +177,11 @@ def _retriable(failed: list[dict[str, Any]], action: str) -> list[dict[str, Any]
 
 def _may_be_credentials(error: Exception) -> bool:
     """Credentials that have expired have many names; so anything that is SQS's refusal, or went wrong before it was asked."""
-    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+    from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
 
     if isinstance(error, ClientError):
         return bool(400 <= error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400) < 500)
-    return isinstance(error, BotoCoreError) and not isinstance(error, HTTPClientError)
+    return isinstance(error, BotoCoreError) and not isinstance(error, (HTTPClientError, ConnectionError))
 
 
 def _make_client(url: str, *, anew: bool = False) -> Any:
@@ -195,7 +195,18 @@ def _make_client(url: str, *, anew: bool = False) -> Any:
     # Patience enough for the longest poll, 20 s, and no more: a lost packet must not hold up the heartbeat for a minute.
     config = Config(connect_timeout=5, read_timeout=30, retries={"mode": "standard"}, max_pool_connections=300)
     session = _new_session() if anew else boto3
-    return session.client("sqs", region_name=region, config=config)
+    client = session.client("sqs", region_name=region, config=config)
+    client.meta.events.register("before-parse.sqs.*", _require_whole)
+    return client
+
+
+def _require_whole(response_dict: dict[str, Any], **_: Any) -> None:
+    """Refuse an answer that broke off: botocore takes the half of one for an empty one, and a poll would spin."""
+    from botocore.exceptions import IncompleteReadError
+
+    expected, actual = int(response_dict["headers"].get("Content-Length", 0)), len(response_dict["body"])
+    if actual < expected:
+        raise IncompleteReadError(actual_bytes=actual, expected_bytes=expected)
 
 
 def _new_session() -> Any:
