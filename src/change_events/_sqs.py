@@ -177,11 +177,12 @@ def _retriable(failed: list[dict[str, Any]], action: str) -> list[dict[str, Any]
 
 def _may_be_credentials(error: Exception) -> bool:
     """Credentials that have expired have many names; so anything that is SQS's refusal, or went wrong before it was asked."""
-    from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
+    from botocore import exceptions as botocore
 
-    if isinstance(error, ClientError):
+    if isinstance(error, botocore.ClientError):
         return bool(400 <= error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400) < 500)
-    return isinstance(error, BotoCoreError) and not isinstance(error, (HTTPClientError, ConnectionError))
+    no_answer = isinstance(error, (botocore.HTTPClientError, botocore.ConnectionError))
+    return isinstance(error, botocore.BotoCoreError) and not no_answer
 
 
 def _make_client(url: str, *, anew: bool = False) -> Any:
