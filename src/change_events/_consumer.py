@@ -321,7 +321,8 @@ class Consumer(Generic[T]):
         if failed is None:
             return False
         refused, again = failed
-        self._drop(lambda event: event.receipt_handle in refused)  # as their messages are no longer ours
+        if refused:  # their messages are no longer ours
+            self._drop(lambda event: event.receipt_handle in refused)
         for event in events:
             if event.receipt_handle in seconds and event.receipt_handle not in again:
                 event.expires = now + seconds[event.receipt_handle]
