@@ -238,7 +238,7 @@ class Consumer(Generic[T]):
         Look at an id that the inbox has reserved.
 
         Returns:
-            The events to acknowledge; no events if the look decided nothing, as they have gone back to the queue.
+            The events to acknowledge; no events if the look decided nothing: they have gone back to the queue or are held.
         """
         gets = itertools.count()
 
