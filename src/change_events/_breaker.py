@@ -55,7 +55,7 @@ class Breaker:
             self._probe = id
             self.look_at = math.inf
 
-    def failed(self, id: str, now: float, retry_after: float = 0.0) -> bool:
+    def failed(self, id: str, now: float, retry_after: float) -> bool:
         """
         Say that a look has failed, and for how many seconds the source has asked to be left alone.
 
@@ -64,8 +64,7 @@ class Breaker:
         """
         self._not_before = max(self._not_before, now + retry_after)
         self._in_a_row += 1
-        if len(self._ids) < IDS:
-            self._ids.add(id)
+        self._ids.add(id)
         if self.open and id != self._probe:
             self.look_at = max(self.look_at, self._not_before)
             return False

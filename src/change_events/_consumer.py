@@ -415,6 +415,8 @@ class Consumer(Generic[T]):
     def _look_refused(self, id: str) -> None:
         with self.lock:
             self.inbox.park(id)
+            if not self.guard.tripped:  # somebody has said meanwhile that it is meant
+                self._release()
             self._source_answered()
 
     def _source_answered(self) -> bool:
