@@ -16,6 +16,7 @@ from change_events.exceptions import (
     DecodeError,
     FetchError,
     IdResolutionError,
+    MassDeletionError,
     PublishError,
 )
 
@@ -47,6 +48,7 @@ __all__ = [
     "Gone",
     "HTTPFetcher",
     "IdResolutionError",
+    "MassDeletionError",
     "MemorySink",
     "NullPublisher",
     "Outcome",
@@ -107,5 +109,13 @@ def __dir__() -> list[str]:
     return __all__
 
 
-for _error in (ChangeEventsError, ConfigurationError, DecodeError, FetchError, IdResolutionError, PublishError):
+for _error in (
+    ChangeEventsError,
+    ConfigurationError,
+    DecodeError,
+    FetchError,
+    IdResolutionError,
+    MassDeletionError,
+    PublishError,
+):
     _public(_error.__name__, _error)

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 from change_events._codec import parsed_arn
 from change_events._consumer import Consumer, Settings, Stats, Tally, pause_after
 from change_events._event import DEFAULT_SETTLE, MAX_SETTLE
+from change_events._guard import AT_LEAST, MAX_SHARE, WINDOW, Guard
 from change_events._sqs import BATCH_SIZE, MAX_VISIBILITY, Queue
-from change_events.exceptions import ConfigurationError
+from change_events.exceptions import ConfigurationError, MassDeletionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -80,6 +81,15 @@ class Worker(Generic[T]):
     the queue, invisible for a pause that grows with each delivery. A message that is no change event is logged once and
     left to the queue's redrive policy.
 
+    When looks at several ids in a row decide nothing (five at three ids or more), the source is down, or the cache: the worker
+    stops receiving, keeps what it holds, and tries one id after ever longer pauses, of a minute at the most or as long as
+    the source asks for. Once a look succeeds it goes on. No message is lost to the dead-letter queue meanwhile.
+
+    When too many looks at cached entities see them gone, the worker refuses to delete the next, logs it as `critical`, and
+    stops receiving and looking until `resume()` is called: more likely than not it asks the wrong source.
+
+    When SQS is away, the worker tries again, after pauses of half a minute at the most.
+
     A save that its publisher confirms (`broadcasting(confirm=True)`) is looked at once, when it is over, and its events are
     acknowledged then.
 
@@ -113,6 +123,10 @@ class Worker(Generic[T]):
         shutdown_timeout: Seconds that stopping may take; better longer than `wait_time`, as what an abandoned poll brings
             stays invisible until its visibility timeout is over.
         on_outcome: Called with an id and what a look at it did, from the look's thread. What it raises is logged.
+        max_gets_per_second: How many GETs to send to the source, evenly spread. None: as many as there are reasons for.
+        max_deleted_share: The share of the last hundred looks at cached entities that may see them gone.
+        min_deleted: How many of them must have, at the least, for a deletion to be refused.
+        allow_mass_deletion: Refuse no deletion, for as long as this worker lives.
 
     Raises:
         ConfigurationError: A value is out of its range, or signatures can't be verified with what is given or installed.
@@ -136,6 +150,10 @@ class Worker(Generic[T]):
         visibility_timeout: int = 60,
         shutdown_timeout: float = 25.0,
         on_outcome: Callable[[str, Outcome], object] | None = None,
+        max_gets_per_second: float | None = None,
+        max_deleted_share: float = MAX_SHARE,
+        min_deleted: int = AT_LEAST,
+        allow_mass_deletion: bool = False,
     ) -> None:
         _require("settle", settle, 0, MAX_SETTLE)
         _require_integer("threads", threads, 1, 256)
@@ -144,6 +162,10 @@ class Worker(Generic[T]):
         _require_integer("visibility_timeout", visibility_timeout, 3, MAX_VISIBILITY)
         _require_integer("prefetch", prefetch, batch_size, HELD_PER_SECOND * visibility_timeout)
         _require("shutdown_timeout", shutdown_timeout, 0, 3600)
+        if max_gets_per_second is not None:
+            _require("max_gets_per_second", max_gets_per_second, 0.01, 10_000)
+        _require("max_deleted_share", max_deleted_share, 0, 1)
+        _require_integer("min_deleted", min_deleted, 1, WINDOW)
         if topic_arn is not None:
             parsed_arn(topic_arn)
         self._settings = Settings(
@@ -161,7 +183,10 @@ class Worker(Generic[T]):
             on_outcome=on_outcome,
             topic_arn=topic_arn,
             verify=_verifier(topic_arn) if verify_signatures else None,
+            max_gets_per_second=max_gets_per_second,
         )
+        self._guard = Guard(max_share=1.0 if allow_mass_deletion else max_deleted_share, at_least=min_deleted)
+        self._resume = self._guard.resume
         self._tally = Tally()
         self._lock = threading.RLock()  # re-entrant, so that a signal handler may call stop()
         self._control: _Control | None = None
@@ -192,8 +217,9 @@ class Worker(Generic[T]):
         Work until the queue is empty and nothing is held: for tests, scripts and cron.
 
         Messages that are invisible, as another worker holds them or a failed look sent them back for a while, are not
-        waited for. Unlike `run()`, it does not outlast an outage of SQS: it raises boto3's error when several receives in a
-        row have failed.
+        waited for. Nor is anything that is down, unlike in `run()`: when several receives in a row have failed it raises
+        boto3's error, and when looks at several ids in a row have, the fetcher's or the sink's. What it holds then goes back
+        to the queue.
 
         Returns:
             How many messages were acknowledged.
@@ -201,11 +227,25 @@ class Worker(Generic[T]):
         Raises:
             ConfigurationError: The queue can't be read.
             RuntimeError: The worker runs already.
+            MassDeletionError: A deletion was refused, now or earlier, and `resume()` not called since.
+            FetchError: The source is down. Or what the fetcher or the sink raised.
             botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError: It can't be read any more.
         """
+        if self._guard.tripped:
+            raise MassDeletionError(f"{self._guard}, and deletions are refused until Worker.resume()")
         before = self._tally.read()["acknowledged"]
         self._run(until_empty=True)
         return self._tally.read()["acknowledged"] - before
+
+    def resume(self) -> None:
+        """
+        Go on after a mass deletion was refused: the entities are gone indeed. From any thread.
+
+        Deletions are believed until they are no longer too many of the last hundred looks; then they are watched again. It does
+        nothing if none was refused.
+        """
+        with self._lock:
+            self._resume()
 
     def stats(self) -> Stats:
         """Return what the worker has done so far."""
@@ -219,11 +259,14 @@ class Worker(Generic[T]):
             if self._stopped:
                 return
             self._control = control
+            run = _Run(self._settings, self._tally, self._guard, control, until_empty=until_empty)
+            self._resume = run.resume
         try:
-            _Run(self._settings, self._tally, control, until_empty=until_empty).work()
+            run.work()
         finally:
             with self._lock:
                 self._control = None
+                self._resume = self._guard.resume
 
 
 class _Run(Generic[T]):
@@ -233,15 +276,17 @@ class _Run(Generic[T]):
     Args:
         settings: The worker's.
         tally: Where to count.
+        guard: The worker's.
         control: What comes in here ends the run.
         until_empty: End it, too, once the queue is empty and nothing is held.
     """
 
-    def __init__(self, settings: Settings[T], tally: Tally, control: _Control, *, until_empty: bool) -> None:
+    def __init__(self, settings: Settings[T], tally: Tally, guard: Guard, control: _Control, *, until_empty: bool) -> None:
         self._settings = settings
         self._control = control
         self._until_empty = until_empty
-        self._consumer = Consumer(settings, tally, changed=self._changed)
+        self._consumer = Consumer(settings, tally, changed=self._changed, guard=guard, halted=self._halted)
+        self.resume = self._consumer.resume
         self._inbox = self._consumer.inbox
         self._lock = self._consumer.lock
         self._due = threading.Condition(self._lock)
@@ -342,6 +387,7 @@ class _Run(Generic[T]):
                 messages = self._consumer.receive(wait=wait)
             except Exception as error:  # whatever it was, a poll loop that ends is worse
                 failures += 1
+                self._settings.queue.renew(error)
                 if self._until_empty and failures == DRAIN_ATTEMPTS:
                     self._control.put(error)
                     return
@@ -349,6 +395,8 @@ class _Run(Generic[T]):
                 log.warning("receive failed, next in %.1f s: %s", pause, error, extra={"action": "receive", "pause": pause})
                 self._stopping.wait(pause)
             else:
+                if failures:
+                    log.info("receiving again", extra={"action": "receive"})
                 failures = 0
                 if maybe_empty and not messages:
                     self._control.put(_Why.DRAINED)
@@ -356,9 +404,7 @@ class _Run(Generic[T]):
 
     def _wait_for_room(self) -> bool:
         with self._lock:
-            self._room.wait_for(
-                lambda: self._stopping.is_set() or len(self._inbox) + self._settings.batch_size <= self._settings.prefetch
-            )
+            self._room.wait_for(lambda: self._stopping.is_set() or self._consumer.may_receive())
             return not self._stopping.is_set()
 
     def _is_idle(self) -> bool:
@@ -376,17 +422,21 @@ class _Run(Generic[T]):
         with self._lock:
             while not self._stopping.is_set():
                 now = time.monotonic()
-                id = self._inbox.next(now)
+                id = self._consumer.next(now)
                 if id is not None:
                     return id
-                at = self._inbox.next_at()
-                self._due.wait(None if at is None else at - now)
+                at = self._consumer.next_at()
+                self._due.wait(None if at is None else max(0.0, at - now))
             return None
 
     def _changed(self, came_in: int) -> None:
         self._due.notify(max(came_in, 1))
         if not came_in:
             self._room.notify()
+
+    def _halted(self, error: Exception) -> None:
+        if self._until_empty:  # who called drain() waits for it
+            self._control.put(error)
 
     # Acknowledging, holding and handing back
 
