@@ -17,7 +17,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from change_events._codec import decode
+from change_events._event import Outcome
+from change_events._health import Pauses
 from change_events._inbox import Held, Inbox
+from change_events._meter import Meter, measured
 from change_events._reconcile import look
 from change_events._sqs import Message, Queue, batches
 from change_events.exceptions import DecodeError, FetchError
@@ -25,7 +28,7 @@ from change_events.exceptions import DecodeError, FetchError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from change_events._event import ChangeEvent, Outcome
+    from change_events._event import ChangeEvent
     from change_events.typing import Fetcher, Sink
 
 T = TypeVar("T")
@@ -40,6 +43,10 @@ MAX_ASKED_PAUSE = 3600.0
 
 MALFORMED_REMEMBERED = 1000
 """How many malformed messages are remembered, so that each is logged once."""
+
+
+LOOKS = {outcome.value for outcome in Outcome} | {"failed"}
+"""The counts of looks, which are one metric."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +66,9 @@ class Stats:
         never_saved: Gone, and never seen.
         conflicts: Looks begun anew, as another worker had changed the entry in between.
         failed: Looks that decided nothing; their events went back to the queue for a while.
+        retries: These events.
         acknowledged: Deliveries deleted from the queue.
+        ack_failures: Attempts to delete a delivery that failed.
         held: Events in the worker's hands now.
     """
 
@@ -74,7 +83,9 @@ class Stats:
     never_saved: int = 0
     conflicts: int = 0
     failed: int = 0
+    retries: int = 0
     acknowledged: int = 0
+    ack_failures: int = 0
     held: int = 0
 
 
@@ -99,19 +110,30 @@ class Settings(Generic[T]):
 
 
 class Tally:
-    """Counts that several threads add to."""
+    """
+    Counts that several threads add to.
 
-    def __init__(self) -> None:
+    Args:
+        meter: Is told of each, too.
+    """
+
+    def __init__(self, meter: Meter | None = None) -> None:
+        self.meter = meter or Meter()
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
 
     def add(self, name: str, number: int = 1) -> None:
         with self._lock:
             self._counts[name] += number
+        if name in LOOKS:
+            self.meter.count("looks", number, outcome=name)
+        else:
+            self.meter.count(name, number)
 
     def set(self, name: str, number: int) -> None:
         with self._lock:
             self._counts[name] = number
+        self.meter.gauge(name, number)
 
     def read(self) -> Counter[str]:
         with self._lock:
@@ -127,10 +149,12 @@ class Consumer(Generic[T]):
         tally: Where to count.
         changed: Called, with the lock held, with the number of events that came in, or 0 when some were let go.
         clock: Tells monotonic seconds.
+        wall_clock: Tells seconds since the epoch, to measure by.
 
     Attributes:
         lock: Guards the inbox, and that nothing enters it once it is closed.
         inbox: The events that are held.
+        pauses: Why nothing is received, for whoever stops receiving to say.
     """
 
     def __init__(
@@ -140,14 +164,19 @@ class Consumer(Generic[T]):
         *,
         changed: Callable[[int], None],
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.lock = threading.Lock()
         self.inbox = Inbox(early_look=settings.early_look)
+        self.pauses = Pauses(tally.meter, clock=clock)
         self._settings = settings
         self._queue = settings.queue
         self._tally = tally
         self._changed = changed
+        self._meter = tally.meter
         self._clock = clock
+        self._wall_clock = wall_clock
+        self._fetcher = measured(settings.fetcher, tally.meter, clock)
         self._delay = math.inf
         self._closed = False
         self._malformed = MalformedLog()
@@ -185,15 +214,17 @@ class Consumer(Generic[T]):
                 self.inbox.freeze(id, self._clock())
 
         try:
-            outcome = look(id, fetcher=self._settings.fetcher, sink=self._settings.sink, on_get=on_get)
+            outcome = self._timed_look(id, on_get)
         except Exception as error:  # of the source, of the user's fetcher or sink: the event must be looked at again
             self._look_failed(id, error)
             return []
         log.debug("looked", extra={"action": "look", "id": id, "outcome": outcome.value})
         self._report(id, outcome)
         with self.lock:
+            looked = self.inbox.frozen(id)
             settled = self.inbox.settle(id)
             self._let_go()
+        self._measure_staleness(looked, settled)
         return settled
 
     def acknowledge(self, receipt_handles: Sequence[str]) -> Sequence[str]:
@@ -202,8 +233,11 @@ class Consumer(Generic[T]):
             deleted, again = self._queue.delete(receipt_handles)
         except Exception as error:  # boto3 has tried again already; what stays undeleted comes back
             log.warning("acknowledging failed: %s", error, extra={"action": "acknowledge"})
+            self._tally.add("ack_failures", len(receipt_handles))
             return receipt_handles
         self._tally.add("acknowledged", deleted)
+        if deleted < len(receipt_handles):
+            self._tally.add("ack_failures", len(receipt_handles) - deleted)
         return again
 
     def extend(self, before: float) -> None:
@@ -255,6 +289,7 @@ class Consumer(Generic[T]):
             expires=now + self._settings.visibility_timeout,
             phase=event.phase,
             save=event.save,
+            sent=message.sent,
         )
 
     def _decode(self, messages: list[Message]) -> tuple[list[tuple[Message, ChangeEvent]], list[tuple[str, float]]]:
@@ -285,6 +320,24 @@ class Consumer(Generic[T]):
         )
         return pause
 
+    def _timed_look(self, id: str, on_get: Callable[[], None]) -> Outcome:
+        started = self._clock()
+        try:
+            return look(id, fetcher=self._fetcher, sink=self._settings.sink, on_get=on_get)
+        finally:
+            self._meter.observe("look_seconds", self._clock() - started)
+
+    def _measure_staleness(self, looked: list[Held], settled: list[Held]) -> None:
+        if not self._meter.on:
+            return
+        now = self._wall_clock()
+        first = [event for event in looked if not event.looked]
+        for which, events in (("first", first), ("last", settled)):
+            for event in events:
+                event.looked = True
+                if event.sent is not None:
+                    self._meter.observe("staleness_seconds", max(0.0, now - event.sent), look=which)
+
     def _report(self, id: str, outcome: Outcome) -> None:
         self._tally.add(outcome.value)
         if self._settings.on_outcome is not None:
@@ -298,6 +351,7 @@ class Consumer(Generic[T]):
             events = self.inbox.give_up(id)
             self._let_go()
         self._tally.add("failed")
+        self._tally.add("retries", len(events))
         pause = pause_for(id, error, max(event.receive_count for event in events))
         self._hand_back([(event.receipt_handle, pause) for event in events])
 

@@ -28,13 +28,19 @@ _AWS_HOST = re.compile(r"https://(?:sqs\.(?P<new>[^.]+)|(?P<old>[^.]+)\.queue)\.
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A delivery of a message."""
+    """
+    A delivery of a message.
+
+    Attributes:
+        sent: When SQS accepted the message, in seconds since the epoch, by SQS's clock; None if it did not say.
+    """
 
     message_id: str
     receipt_handle: str
     body: str
     receive_count: int
     attributes: dict[str, str]
+    sent: float | None = None
 
 
 class Queue:
@@ -109,7 +115,7 @@ class Queue:
             WaitTimeSeconds=wait,
             VisibilityTimeout=visibility,
             MessageAttributeNames=["phase", "save", "settle"],
-            MessageSystemAttributeNames=["ApproximateReceiveCount"],
+            MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
         )
         return [
             Message(
@@ -118,6 +124,7 @@ class Queue:
                 message["Body"],
                 int(message["Attributes"]["ApproximateReceiveCount"]),
                 {name: value.get("StringValue", "") for name, value in message.get("MessageAttributes", {}).items()},
+                _seconds(message["Attributes"].get("SentTimestamp")),
             )
             for message in response.get("Messages", [])
         ]
@@ -159,6 +166,10 @@ def _retriable(failed: list[dict[str, Any]], action: str) -> list[dict[str, Any]
     for entry in failed:
         log.warning("%s failed: %s", action, entry.get("Code"), extra={"action": action, "code": entry.get("Code")})
     return [entry for entry in failed if not entry.get("SenderFault")]
+
+
+def _seconds(milliseconds: str | None) -> float | None:
+    return None if milliseconds is None else int(milliseconds) / 1000
 
 
 def _make_client(url: str) -> Any:

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 from change_events._codec import parsed_arn
 from change_events._consumer import Consumer, Settings, Stats, Tally, pause_after
 from change_events._event import DEFAULT_SETTLE, MAX_SETTLE
+from change_events._health import FULL, NOT_RUNNING, RECEIVE_FAILED, Health, is_ready
+from change_events._meter import Meter
 from change_events._sqs import BATCH_SIZE, MAX_VISIBILITY, Queue
 from change_events.exceptions import ConfigurationError
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
     from change_events._event import Outcome
     from change_events._inbox import Held
-    from change_events.typing import Fetcher, Sink
+    from change_events.typing import Fetcher, Metrics, Sink
 
 T = TypeVar("T")
 
@@ -113,6 +115,10 @@ class Worker(Generic[T]):
         shutdown_timeout: Seconds that stopping may take; better longer than `wait_time`, as what an abandoned poll brings
             stays invisible until its visibility timeout is over.
         on_outcome: Called with an id and what a look at it did, from the look's thread. What it raises is logged.
+        metrics: Where to measure to: one of the two in `change_events.metrics`, or your own.
+        health_address: Where `run()` answers a container's probes, host and port: `/healthz` with 200 while the worker is
+            alive, `/readyz` with 200 while it is ready, else with 503; the body is what `health()` returns, as JSON.
+            `("0.0.0.0", 8080)` in a container, whose platform asks from outside. None: nowhere.
 
     Raises:
         ConfigurationError: A value is out of its range, or signatures can't be verified with what is given or installed.
@@ -136,6 +142,8 @@ class Worker(Generic[T]):
         visibility_timeout: int = 60,
         shutdown_timeout: float = 25.0,
         on_outcome: Callable[[str, Outcome], object] | None = None,
+        metrics: Metrics | None = None,
+        health_address: tuple[str, int] | None = None,
     ) -> None:
         _require("settle", settle, 0, MAX_SETTLE)
         _require_integer("threads", threads, 1, 256)
@@ -146,6 +154,8 @@ class Worker(Generic[T]):
         _require("shutdown_timeout", shutdown_timeout, 0, 3600)
         if topic_arn is not None:
             parsed_arn(topic_arn)
+        if health_address is not None:
+            _require_address(health_address)
         self._settings = Settings(
             queue=Queue(queue_url, client),
             fetcher=fetcher,
@@ -162,7 +172,9 @@ class Worker(Generic[T]):
             topic_arn=topic_arn,
             verify=_verifier(topic_arn) if verify_signatures else None,
         )
-        self._tally = Tally()
+        self._tally = Tally(Meter(metrics, queue=queue_url.rpartition("/")[2]))
+        self._health_address = health_address
+        self._current: _Run[T] | None = None
         self._lock = threading.RLock()  # re-entrant, so that a signal handler may call stop()
         self._control: _Control | None = None
         self._stopped = False
@@ -175,7 +187,7 @@ class Worker(Generic[T]):
         signal returns at once; nothing is lost, as nothing was acknowledged. (The threads go on until the process ends.)
 
         Raises:
-            ConfigurationError: The queue can't be read.
+            ConfigurationError: The queue can't be read, or nobody can listen at `health_address`.
             RuntimeError: The worker runs already.
         """
         self._run(until_empty=False)
@@ -211,6 +223,11 @@ class Worker(Generic[T]):
         """Return what the worker has done so far."""
         return Stats(**self._tally.read())
 
+    def health(self) -> Health:
+        """Return how the worker is at the moment, from any thread."""
+        current = self._current
+        return NOT_RUNNING if current is None else current.health()
+
     def _run(self, *, until_empty: bool) -> None:
         control: _Control = queue.SimpleQueue()
         with self._lock:
@@ -220,10 +237,12 @@ class Worker(Generic[T]):
                 return
             self._control = control
         try:
-            _Run(self._settings, self._tally, control, until_empty=until_empty).work()
+            self._current = _Run(self._settings, self._tally, control, until_empty=until_empty)
+            with _serving(None if until_empty else self._health_address, self.health):
+                self._current.work()
         finally:
             with self._lock:
-                self._control = None
+                self._control = self._current = None
 
 
 class _Run(Generic[T]):
@@ -243,11 +262,15 @@ class _Run(Generic[T]):
         self._until_empty = until_empty
         self._consumer = Consumer(settings, tally, changed=self._changed)
         self._inbox = self._consumer.inbox
+        self._pauses = self._consumer.pauses
         self._lock = self._consumer.lock
         self._due = threading.Condition(self._lock)
         self._room = threading.Condition(self._lock)
         self._stopping = threading.Event()
         self._finished = threading.Event()
+        self._started = False
+        self._died = False
+        self._polled: float | None = None
         self._acks: queue.SimpleQueue[Held | None] = queue.SimpleQueue()
 
     def work(self) -> None:
@@ -266,6 +289,27 @@ class _Run(Generic[T]):
         if isinstance(why, BaseException):
             raise why
 
+    def health(self) -> Health:
+        """Return how the run is at the moment."""
+        now = time.monotonic()
+        with self._lock:
+            held, in_flight, oldest = len(self._inbox), self._inbox.looking(), self._inbox.oldest()
+        polled, paused = self._polled, self._why_paused()
+        return Health(
+            alive=not self._died,
+            ready=not self._died and is_ready(paused, polled),
+            paused=paused,
+            last_poll=None if polled is None else now - polled,
+            oldest_held=None if oldest is None else now - oldest,
+            held=held,
+            in_flight=in_flight,
+        )
+
+    def _why_paused(self) -> str | None:
+        if self._stopping.is_set():
+            return "stopping"
+        return self._pauses.why if self._started else "starting"
+
     def _start(self) -> None:
         threads = {
             "look": [self._thread("look", self._look_on) for _ in range(self._settings.threads)],
@@ -273,6 +317,7 @@ class _Run(Generic[T]):
             "heartbeat": [self._thread("heartbeat", self._beat)],
             "poll": [self._thread("poll", self._poll)],
         }
+        self._started = True
         # Started now, for its time to come: Python 3.12 starts no thread once the main thread has ended.
         self._thread("finish", lambda: self._finish(threads))
 
@@ -281,6 +326,7 @@ class _Run(Generic[T]):
             try:
                 target()
             except BaseException as error:  # without one of its threads a worker would limp; it stops and says so
+                self._died = True
                 log.critical("the %s thread died", role, exc_info=True, extra={"action": "die", "role": role})
                 self._control.put(error)
 
@@ -345,21 +391,28 @@ class _Run(Generic[T]):
                 if self._until_empty and failures == DRAIN_ATTEMPTS:
                     self._control.put(error)
                     return
+                self._pauses.begin(RECEIVE_FAILED)
                 pause = pause_after(failures, MAX_POLL_PAUSE)
                 log.warning("receive failed, next in %.1f s: %s", pause, error, extra={"action": "receive", "pause": pause})
                 self._stopping.wait(pause)
             else:
                 failures = 0
+                self._polled = time.monotonic()
+                self._pauses.end(RECEIVE_FAILED)
                 if maybe_empty and not messages:
                     self._control.put(_Why.DRAINED)
                     return
 
     def _wait_for_room(self) -> bool:
         with self._lock:
-            self._room.wait_for(
-                lambda: self._stopping.is_set() or len(self._inbox) + self._settings.batch_size <= self._settings.prefetch
-            )
-            return not self._stopping.is_set()
+            if not self._may_go_on():
+                self._pauses.begin(FULL)
+                self._room.wait_for(self._may_go_on)
+        self._pauses.end(FULL)
+        return not self._stopping.is_set()
+
+    def _may_go_on(self) -> bool:
+        return self._stopping.is_set() or len(self._inbox) + self._settings.batch_size <= self._settings.prefetch
 
     def _is_idle(self) -> bool:
         with self._lock:
@@ -422,7 +475,9 @@ class _Run(Generic[T]):
         beat = time.monotonic() + period
         while not self._finished.wait(max(0.0, beat - time.monotonic())):
             self._consumer.extend(beat + 2 * period)
+            self._pauses.count()
             beat += period
+        self._pauses.count()
 
 
 def _verifier(topic_arn: str | None) -> Callable[[Mapping[str, object]], None]:
@@ -435,6 +490,17 @@ def _verifier(topic_arn: str | None) -> Callable[[Mapping[str, object]], None]:
             f"verify_signatures=True needs cryptography ({error}): pip install 'change-events[verify]'"
         ) from error
     return SignatureVerifier(topic_arn).verify
+
+
+@contextlib.contextmanager
+def _serving(address: tuple[str, int] | None, health: Callable[[], Health]) -> Iterator[None]:
+    if address is None:
+        yield
+        return
+    from change_events._probe import serving  # not above: most workers need no server
+
+    with serving(address, health):
+        yield
 
 
 def _join(threads: list[threading.Thread]) -> None:
@@ -451,6 +517,13 @@ def _require_integer(name: str, value: int, least: int, most: int) -> None:
     if not isinstance(value, int):
         raise ConfigurationError(f"{name} must be an integer, not {value!r}")
     _require(name, value, least, most)
+
+
+def _require_address(address: tuple[str, int]) -> None:
+    match address:
+        case (str(), int(port)) if 0 <= port <= 65_535:
+            return
+    raise ConfigurationError(f'health_address must be a host and a port, like ("0.0.0.0", 8080), not {address!r}')
 
 
 @contextlib.contextmanager
