@@ -47,6 +47,7 @@ def readers_world(channel, source: Source, postgres, tmp_path, monkeypatch):
     monkeypatch.setenv("PRODUCT_EVENTS_TOPIC_ARN", channel.topic_arn)
     monkeypatch.setenv("DATABASE_URL", make_schema(postgres))
     monkeypatch.setenv("PRODUCTS_TABLE", make_table())
+    monkeypatch.setenv("PRODUCT_EVENTS_QUEUE_URL", channel.queue_url)
     monkeypatch.setattr(Worker, "run", Worker.drain)  # or it would run for ever, as it should
     monkeypatch.setattr(prometheus_client, "REGISTRY", prometheus_client.CollectorRegistry())  # several documents fill it
     monkeypatch.setattr(prometheus_client, "start_http_server", lambda port: None)  # and take that port
@@ -94,10 +95,11 @@ def test_the_platforms_give_a_worker_time_to_stop_and_ask_where_it_listens():
     assert pod["terminationGracePeriodSeconds"] > timeout
     assert definition["StopTimeout"] > timeout
     assert container["ports"] == [{"name": "health", "containerPort": int(address[1])}]
-    probes = {name: container[name]["httpGet"] for name in ("startupProbe", "livenessProbe", "readinessProbe")}
-    assert {name: probe["path"] for name, probe in probes.items()} == {
-        "startupProbe": "/healthz", "livenessProbe": "/healthz", "readinessProbe": "/readyz",
-    }  # fmt: skip
+    probes = {name: container[name]["httpGet"] for name in ("livenessProbe", "readinessProbe")}
+    assert {name: (probe["path"], probe["port"]) for name, probe in probes.items()} == {
+        "livenessProbe": ("/healthz", "health"),
+        "readinessProbe": ("/readyz", "health"),
+    }
     assert f"127.0.0.1:{address[1]}/healthz" in " ".join(definition["HealthCheck"]["Command"])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from change_events.exceptions import FetchError
 
@@ -62,8 +62,8 @@ def measured(fetcher: Fetcher[T], meter: Meter, clock: Callable[[], float]) -> F
     if not meter.on:
         return fetcher
     # An error that names the fetcher's class is to name the user's.
-    kind: type[_Measured[T]] = type(type(fetcher).__name__, (_Measured,), {})
-    return kind(fetcher, meter, clock)
+    kind = type(type(fetcher).__name__, (_Measured,), {})
+    return cast("Fetcher[T]", kind(fetcher, meter, clock))
 
 
 class _Measured(Generic[T]):

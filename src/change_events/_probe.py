@@ -65,7 +65,7 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Probe(BaseHTTPRequestHandler):
-    server: _Server
+    server: _Server  # pyright: ignore[reportIncompatibleVariableOverride]  # no other makes it
     timeout = 5.0  # of each read and write; the standard library limits how much is read
 
     def do_GET(self) -> None:
