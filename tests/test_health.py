@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import socket
 import threading
@@ -14,7 +15,6 @@ import pytest
 from change_events import ConfigurationError, Health, HTTPFetcher, MemorySink, Worker
 from change_events import _worker as worker_module
 from change_events._health import FULL, Pauses, is_ready
-from change_events._inbox import Inbox
 from change_events._meter import Meter
 from conftest import Answer
 from test_worker import Outcomes, failing, running, signalled, wait_until
@@ -258,7 +258,8 @@ def test_there_is_nothing_else_and_it_can_only_be_read(make_worker, ask):
         assert ask("/healthz", "BREW")[0] == 501  # nobody's method (RFC 9110, 15.6.2)
 
 
-def test_a_client_that_dawdles_or_hangs_up_is_in_nobodys_way(make_worker, ask, free_port, capfd):
+def test_a_client_that_dawdles_or_hangs_up_is_in_nobodys_way(make_worker, ask, free_port, capfd, caplog):
+    caplog.set_level(logging.DEBUG, "change_events")
     worker = make_worker()
     with running(worker):
         polled(worker)
@@ -272,6 +273,7 @@ def test_a_client_that_dawdles_or_hangs_up_is_in_nobodys_way(make_worker, ask, f
             other.close()
 
             assert ask("/healthz")[0] == 200
+            wait_until(lambda: any("no answer for a probe" in message for message in caplog.messages))
 
     assert capfd.readouterr().err == ""
 
@@ -388,9 +390,3 @@ def test_a_receive_that_failed_once_leaves_nothing_behind(make_worker, monkeypat
         wait_until(lambda: worker.health().ready)
 
     assert left == []
-
-
-def test_what_is_held_is_looked_up_in_the_inbox():
-    inbox = Inbox(early_look=True)
-
-    assert (inbox.oldest(), inbox.looking()) == (None, 0)

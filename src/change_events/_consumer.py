@@ -221,10 +221,10 @@ class Consumer(Generic[T]):
         log.debug("looked", extra={"action": "look", "id": id, "outcome": outcome.value})
         self._report(id, outcome)
         with self.lock:
-            looked = self.inbox.frozen(id)
+            first = self.inbox.first_looked(id) if self._meter.on else []
             settled = self.inbox.settle(id)
             self._let_go()
-        self._measure_staleness(looked, settled)
+        self._measure_staleness(first=first, last=settled)
         return settled
 
     def acknowledge(self, receipt_handles: Sequence[str]) -> Sequence[str]:
@@ -327,16 +327,13 @@ class Consumer(Generic[T]):
         finally:
             self._meter.observe("look_seconds", self._clock() - started)
 
-    def _measure_staleness(self, looked: list[Held], settled: list[Held]) -> None:
-        if not self._meter.on:
-            return
-        now = self._wall_clock()
-        first = [event for event in looked if not event.looked]
-        for which, events in (("first", first), ("last", settled)):
-            for event in events:
-                event.looked = True
-                if event.sent is not None:
-                    self._meter.observe("staleness_seconds", max(0.0, now - event.sent), look=which)
+    def _measure_staleness(self, **looked: list[Held]) -> None:
+        if self._meter.on:
+            now = self._wall_clock()
+            for which, events in looked.items():
+                for event in events:
+                    if event.sent is not None:
+                        self._meter.observe("staleness_seconds", max(0.0, now - event.sent), look=which)
 
     def _report(self, id: str, outcome: Outcome) -> None:
         self._tally.add(outcome.value)

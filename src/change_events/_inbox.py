@@ -41,7 +41,7 @@ class Held:
         phase: What it says of its save; `"saved"` comes with a hold of 0.
         save: Which save that is.
         sent: When SQS accepted the message, in seconds since the epoch; None: not known. For measurements only.
-        looked: Whether a look at it was measured.
+        looked: Whether `first_looked` has returned it.
     """
 
     id: str
@@ -153,9 +153,12 @@ class Inbox:
             del self._groups[id]
         return settled
 
-    def frozen(self, id: str) -> list[Held]:
-        """Return the events that the reserved look's GET was started for."""
-        return self._groups[id].frozen
+    def first_looked(self, id: str) -> list[Held]:
+        """Return those events of the reserved look that no such call has returned before."""
+        first = [event for event in self._groups[id].frozen if not event.looked]
+        for event in first:
+            event.looked = True
+        return first
 
     def looking(self) -> int:
         """Return how many looks are under way."""

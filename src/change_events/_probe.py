@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import sys
 import threading
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -61,11 +62,14 @@ class _Server(ThreadingHTTPServer):
         TCPServer.server_bind(self)  # HTTPServer's own asks DNS for a name that nobody needs, which may take seconds
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Do nothing: a client that hangs up in mid-answer is none of the worker's business."""
+        """Note what went wrong, which is mostly a client that hung up in mid-answer."""
+        del request
+        log.debug("no answer for a probe: %s", sys.exc_info()[1], extra={"action": "probe", "client": client_address})
 
 
 class _Probe(BaseHTTPRequestHandler):
     server: _Server  # pyright: ignore[reportIncompatibleVariableOverride]  # no other makes it
+    server_version, sys_version = "change-events", ""  # nobody's business
     timeout = 5.0  # of each read and write; the standard library limits how much is read
 
     def do_GET(self) -> None:
