@@ -364,11 +364,13 @@ def test_acknowledging_counts_what_was_deleted_and_returns_what_was_not(hands):
     assert hands.counts() == {"acknowledged": 2, "ack_failures": 1}
 
 
-def test_an_acknowledgement_without_failures_counts_none(hands):
-    hands.queue.delete = lambda handles: (len(handles), [])
+@pytest.mark.parametrize(("deleted", "counts"), [(3, {"acknowledged": 3}), (1, {"acknowledged": 1, "ack_failures": 2})])
+def test_each_acknowledgement_that_failed_is_counted(hands, deleted, counts):
+    """Also one that SQS has refused for good, and is not tried again."""
+    hands.queue.delete = lambda handles: (deleted, [])
 
-    assert hands.consumer.acknowledge(["h1", "h2"]) == []
-    assert hands.counts() == {"acknowledged": 2}
+    assert hands.consumer.acknowledge(["h1", "h2", "h3"]) == []
+    assert hands.counts() == counts
 
 
 def test_an_acknowledgement_that_fails_may_be_tried_again(hands, caplog):
@@ -483,6 +485,12 @@ def test_each_count_is_measured_and_looks_by_their_outcome(measured, noted):
         ("ack_failures", 1),
     ]
     assert noted.of("held") == [("held", 1), ("held", 1)]
+
+
+def test_looks_are_measured_with_their_number(noted):
+    Tally(Meter(noted, queue="q")).add("created", 2)
+
+    assert noted.told == [("looks", 2, "created")]
 
 
 def test_a_failed_look_is_measured_with_what_the_source_said(measured, noted, no_jitter):
