@@ -11,6 +11,7 @@ import pytest
 from change_events import ConfigurationError, FetchError, Found, MemorySink, Outcome
 from change_events import _consumer as consumer_module
 from change_events._consumer import Consumer, Settings, Tally, pause_after
+from change_events._meter import Meter
 from change_events._sqs import Message
 from change_events.testing import FakeSource
 
@@ -58,15 +59,16 @@ class NotingQueue:
 class Hands:
     """A consumer, and all around it that a test looks at."""
 
-    def __init__(self, **settings):
+    def __init__(self, *, metrics=None, **settings):
         self.now = 100.0
+        self.wall = 1_700_000_000.0
         self.queue = NotingQueue()
         self.source = FakeSource()
         self.sink = MemorySink()
         self.outcomes = []
         self.changes = []
         self.halts = []
-        self.tally = Tally()
+        self.tally = Tally(Meter(metrics, queue="q"))
         given = {
             "queue": self.queue,
             "fetcher": self.source,
@@ -88,6 +90,7 @@ class Hands:
             changed=self._changed,
             clock=lambda: self.now,
             halted=self.halts.append,
+            wall_clock=lambda: self.wall,
         )
         self.inbox = self.consumer.inbox
 
@@ -130,8 +133,8 @@ def hands():
     return hands
 
 
-def message(id="p1", number=1, *, count=1, **attributes):
-    return Message(f"m{number}", f"h{number}", f'{{"id": "{id}"}}', count, attributes)
+def message(id="p1", number=1, *, count=1, sent=None, **attributes):
+    return Message(f"m{number}", f"h{number}", f'{{"id": "{id}"}}', count, attributes, sent)
 
 
 def messages(number):
@@ -397,7 +400,7 @@ def test_after_a_failed_look_all_events_of_the_id_go_back_for_a_while(hands, no_
     assert first == [(f"h{number}", pause) for number in range(10)]
     assert second == [("h10", pause), ("h11", pause)]
     assert hands.held() == {}
-    assert hands.counts() == {"received": 12, "gets": 1, "failed": 1, "held": 0}
+    assert hands.counts() == {"received": 12, "gets": 1, "failed": 1, "retries": 12, "held": 0}
     assert hands.changes == [12, 0]
     assert hands.outcomes == []
 
@@ -457,7 +460,7 @@ def outage_log(caplog):
 def test_in_an_outage_what_fails_is_held_and_not_handed_back(down):
     assert [len(batch) for batch in down.queue.hidden] == [1] * 4  # who could know?
     assert sorted(down.held()) == ["m4", "m5", "m6", "m7"]
-    assert down.counts() == {"received": 8, "gets": 7, "failed": 7, "held": 4}
+    assert down.counts() == {"received": 8, "gets": 7, "failed": 7, "retries": 4, "held": 4}
     assert down.changes[-1] == 0
 
 
@@ -720,14 +723,23 @@ def test_acknowledging_counts_what_was_deleted_and_returns_what_was_not(hands):
     assert hands.consumer.acknowledge(["h1", "h2", "h3"]) == ["h3"]
 
     assert hands.queue.deleted == [["h1", "h2", "h3"]]
-    assert hands.counts() == {"acknowledged": 2}
+    assert hands.counts() == {"acknowledged": 2, "ack_failures": 1}
+
+
+@pytest.mark.parametrize(("deleted", "counts"), [(3, {"acknowledged": 3}), (1, {"acknowledged": 1, "ack_failures": 2})])
+def test_each_acknowledgement_that_failed_is_counted(hands, deleted, counts):
+    """Also one that SQS has refused for good, and is not tried again."""
+    hands.queue.delete = lambda handles: (deleted, [])
+
+    assert hands.consumer.acknowledge(["h1", "h2", "h3"]) == []
+    assert hands.counts() == counts
 
 
 def test_an_acknowledgement_that_fails_may_be_tried_again(hands, caplog):
     hands.queue.broken = True
 
     assert hands.consumer.acknowledge(["h1", "h2"]) == ["h1", "h2"]
-    assert hands.counts() == {}
+    assert hands.counts() == {"ack_failures": 2}
     assert "reset" in caplog.text
 
 
@@ -868,3 +880,134 @@ def test_handing_back_does_not_mind_if_that_fails(hands, caplog):
 
     assert hands.held() == {}
     assert "reset" in caplog.text
+
+
+# Measuring
+
+
+class Noted:
+    """Metrics that note what they are told, and all of it with the queue's name."""
+
+    def __init__(self):
+        self.told = []
+
+    def count(self, name, value=1, /, *, queue, **labels):
+        assert queue == "q"
+        self.told.append((name, value, *labels.values()))
+
+    observe = gauge = count
+
+    def of(self, *names):
+        return [told for told in self.told if told[0] in names]
+
+
+@pytest.fixture
+def noted():
+    return Noted()
+
+
+@pytest.fixture
+def measured(noted):
+    return Hands(metrics=noted)
+
+
+def test_each_count_is_measured_and_looks_by_their_outcome(measured, noted):
+    measured.consumer.ask_delay()
+    measured.source["p1"] = {"id": "p1"}
+    measured.receive(message(), MALFORMED)
+    measured.look()
+    measured.consumer.acknowledge(["h1", "h2", "h3"])
+
+    assert noted.of("received", "malformed", "gets", "looks", "acknowledged", "ack_failures") == [
+        ("received", 2),
+        ("malformed", 1),
+        ("gets", 1),
+        ("looks", 1, "created"),
+        ("acknowledged", 2),
+        ("ack_failures", 1),
+    ]
+    assert noted.of("held") == [("held", 1), ("held", 1)]
+
+
+def test_looks_are_measured_with_their_number(noted):
+    Tally(Meter(noted, queue="q")).add("created", 2)
+
+    assert noted.told == [("looks", 2, "created")]
+
+
+def test_a_failed_look_is_measured_with_what_the_source_said(measured, noted, no_jitter):
+    failed(measured, FetchError("503", status=503))
+
+    assert noted.of("looks", "retries", "answers") == [("answers", 1, "503"), ("looks", 1, "failed"), ("retries", 12)]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_looks_and_gets_are_timed_also_when_they_fail(noted, no_jitter, fails):
+    class Slow(FakeSource):
+        def fetch(self, id, /, *, etag=None):
+            hands.now += 3.0
+            if fails:
+                raise FetchError("503")
+            return super().fetch(id, etag=etag)
+
+    class SlowSink(MemorySink):
+        def entry(self, id, /):
+            hands.now += 0.5
+            return super().entry(id)
+
+    hands = Hands(metrics=noted, fetcher=Slow(), sink=SlowSink())
+    hands.receive(message())
+    hands.look()
+
+    assert noted.of("get_seconds", "look_seconds") == [("get_seconds", 3.0), ("look_seconds", 3.5)]
+
+
+def test_staleness_is_measured_at_the_first_and_at_the_last_look(measured, noted):
+    measured.consumer.ask_delay()
+    measured.receive(message(sent=measured.wall - 2.0))
+    measured.look()
+    assert noted.of("staleness_seconds") == [("staleness_seconds", 2.0, "first")]
+
+    measured.now += 2.0
+    measured.wall += 2.0
+    measured.receive(message("p1", 2, sent=measured.wall - 1.0))
+    measured.look()
+    assert noted.of("staleness_seconds")[1:] == [("staleness_seconds", 1.0, "first")]
+
+    measured.now += 3.5
+    measured.wall += 3.5
+    measured.look()
+    assert noted.of("staleness_seconds")[2:] == [("staleness_seconds", 7.5, "last")]
+
+
+def test_a_look_that_is_the_first_and_the_last_counts_as_both(noted):
+    hands = Hands(metrics=noted, settle=0.0)
+    hands.receive(message(sent=hands.wall - 2.0))
+    hands.look()
+
+    assert noted.of("staleness_seconds") == [("staleness_seconds", 2.0, "first"), ("staleness_seconds", 2.0, "last")]
+
+
+def test_clocks_that_differ_give_no_staleness_below_zero(noted):
+    hands = Hands(metrics=noted, settle=0.0)
+    hands.receive(message(sent=hands.wall + 60.0), message("p1", 2))
+    hands.look()
+
+    assert [seconds for _, seconds, _ in noted.of("staleness_seconds")] == [0.0, 0.0]
+
+
+def test_pauses_are_measured_by_the_consumers_clock(measured, noted):
+    measured.consumer.pauses.begin("full")
+    measured.now += 4.0
+    measured.consumer.pauses.end("full")
+
+    assert noted.of("paused_seconds") == [("paused_seconds", 4.0, "full")]
+
+
+def test_without_metrics_nothing_is_in_between():
+    hands = Hands(settle=0.0)
+    hands.receive(message(sent=1.0))
+    (settled,) = hands.look()
+
+    assert hands.consumer._fetcher is hands.source
+    assert not settled.looked

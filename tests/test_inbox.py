@@ -135,6 +135,38 @@ def test_an_event_that_comes_after_it_asks_for_another(inbox):
     assert look(inbox, "p1", 0.3) == [late]
 
 
+def test_the_first_look_at_an_event_is_told_once(inbox):
+    one, two = held(), held(message="m2")
+    inbox.add(one, 0.0)
+    inbox.next(0.0)
+    inbox.freeze("p1", 0.0)
+    inbox.add(two, 0.1)  # during the GET, so not of this look
+
+    assert inbox.first_looked("p1") == [one]
+    assert inbox.first_looked("p1") == []
+    inbox.settle("p1")
+    inbox.next(0.1)
+    inbox.freeze("p1", 0.1)
+    assert inbox.first_looked("p1") == [two]
+
+
+def test_looks_under_way_and_the_age_of_the_oldest_event_are_told(inbox):
+    assert (inbox.looking(), inbox.oldest()) == (0, None)
+
+    inbox.add(held("p1", "m1", now=2.0), 2.0)
+    inbox.add(held("p2", "m2", now=1.0), 2.0)
+    inbox.add(held("p2", "m3", now=3.0), 3.0)
+    assert (inbox.looking(), inbox.oldest()) == (0, 1.0)
+
+    inbox.next(3.0)
+    assert inbox.looking() == 1
+    inbox.next(3.0)
+    assert inbox.looking() == 2
+    inbox.freeze("p1", 3.0)
+    inbox.settle("p1")
+    assert (inbox.looking(), inbox.oldest()) == (1, 1.0)
+
+
 def test_a_look_that_begins_again_freezes_again(inbox):
     inbox.add(held(hold=0.0), 0.0)
     inbox.next(0.0)

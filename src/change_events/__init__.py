@@ -25,14 +25,15 @@ if TYPE_CHECKING:
     from change_events._decorator import broadcasting, broadcasts_before_save
     from change_events._event import ChangeEvent, Entry, Found, Gone, Outcome, Unchanged
     from change_events._fetch import HTTPFetcher
+    from change_events._health import Health
     from change_events._publishers import NullPublisher, SNSPublisher
-    from change_events._renewal import BroadcastStats, broadcast_stats
+    from change_events._renewal import BroadcastStats, broadcast_stats, measure_broadcasts
     from change_events._worker import Worker
     from change_events.sinks.dynamodb import DynamoDBSink
     from change_events.sinks.memory import MemorySink
     from change_events.sinks.postgres import PostgresSink
     from change_events.sinks.sqlite import SQLiteSink
-    from change_events.typing import Fetcher, Publisher, Sink
+    from change_events.typing import Fetcher, Metrics, Publisher, Sink
 
 __all__ = [
     "BroadcastStats",
@@ -47,9 +48,11 @@ __all__ = [
     "Found",
     "Gone",
     "HTTPFetcher",
+    "Health",
     "IdResolutionError",
     "MassDeletionError",
     "MemorySink",
+    "Metrics",
     "NullPublisher",
     "Outcome",
     "PostgresSink",
@@ -64,6 +67,7 @@ __all__ = [
     "broadcast_stats",
     "broadcasting",
     "broadcasts_before_save",
+    "measure_broadcasts",
 ]
 
 _HOMES = {
@@ -75,7 +79,9 @@ _HOMES = {
     "Found": "_event",
     "Gone": "_event",
     "HTTPFetcher": "_fetch",
+    "Health": "_health",
     "MemorySink": "sinks.memory",
+    "Metrics": "typing",
     "NullPublisher": "_publishers",
     "Outcome": "_event",
     "PostgresSink": "sinks.postgres",
@@ -89,6 +95,7 @@ _HOMES = {
     "broadcast_stats": "_renewal",
     "broadcasting": "_decorator",
     "broadcasts_before_save": "_decorator",
+    "measure_broadcasts": "_renewal",
 }
 """Loaded when first asked for (PEP 562): a service that only broadcasts does not pay for urllib3 and SQLite."""
 

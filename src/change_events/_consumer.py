@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from change_events._breaker import Breaker, Pace
 from change_events._codec import decode
-from change_events._event import Gone
+from change_events._event import Gone, Outcome
 from change_events._guard import Guard
+from change_events._health import MASS_DELETION, SOURCE_DOWN, Pauses
 from change_events._inbox import Held, Inbox
+from change_events._meter import Meter, measured
 from change_events._reconcile import look
 from change_events._sqs import MAX_VISIBILITY, Message, Queue, batches
 from change_events.exceptions import DecodeError, FetchError, MassDeletionError
@@ -28,7 +30,7 @@ from change_events.exceptions import DecodeError, FetchError, MassDeletionError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from change_events._event import ChangeEvent, Entry, Found, Outcome, Unchanged
+    from change_events._event import ChangeEvent, Entry, Found, Unchanged
     from change_events.typing import Fetcher, Sink
 
 T = TypeVar("T")
@@ -54,6 +56,10 @@ MALFORMED_REMEMBERED = 1000
 """How many malformed messages are remembered, so that each is logged once."""
 
 
+LOOKS = {outcome.value for outcome in Outcome} | {"failed"}
+"""The counts of looks, which are one metric."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stats:
     """
@@ -71,7 +77,9 @@ class Stats:
         never_saved: Gone, and never seen.
         conflicts: Looks begun anew, as another worker had changed the entry in between.
         failed: Looks that decided nothing; their events went back to the queue for a while or, in an outage, are held.
+        retries: Events that went back so.
         acknowledged: Deliveries deleted from the queue.
+        ack_failures: Attempts to delete a delivery that failed.
         held: Events in the worker's hands now.
     """
 
@@ -86,7 +94,9 @@ class Stats:
     never_saved: int = 0
     conflicts: int = 0
     failed: int = 0
+    retries: int = 0
     acknowledged: int = 0
+    ack_failures: int = 0
     held: int = 0
 
 
@@ -113,19 +123,30 @@ class Settings(Generic[T]):
 
 
 class Tally:
-    """Counts that several threads add to."""
+    """
+    Counts that several threads add to.
 
-    def __init__(self) -> None:
+    Args:
+        meter: Is told of each, too.
+    """
+
+    def __init__(self, meter: Meter | None = None) -> None:
+        self.meter = meter or Meter()
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
 
     def add(self, name: str, number: int = 1) -> None:
         with self._lock:
             self._counts[name] += number
+        if name in LOOKS:
+            self.meter.count("looks", number, outcome=name)
+        else:
+            self.meter.count(name, number)
 
     def set(self, name: str, number: int) -> None:
         with self._lock:
             self._counts[name] = number
+        self.meter.gauge(name, number)
 
     def read(self) -> Counter[str]:
         with self._lock:
@@ -144,12 +165,14 @@ class Consumer(Generic[T]):
         clock: Tells monotonic seconds.
         guard: The worker's, which outlasts a run.
         halted: Called with an error that keeps the consumer from going on by itself: an outage of the source, a mass deletion.
+        wall_clock: Tells seconds since the epoch, to measure by.
 
     Attributes:
         lock: Guards the inbox, and that nothing enters it once it is closed; and the next two.
         inbox: The events that are held.
         breaker: Whether the source is down.
         guard: Whether a mass deletion was refused.
+        pauses: Why nothing is received, for whoever stops receiving to say.
     """
 
     def __init__(
@@ -161,18 +184,25 @@ class Consumer(Generic[T]):
         clock: Callable[[], float] = time.monotonic,
         guard: Guard | None = None,
         halted: Callable[[Exception], object] = lambda _: None,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.lock = threading.Lock()
         self.inbox = Inbox(early_look=settings.early_look)
+        self.pauses = Pauses(tally.meter, clock=clock)
         self.breaker = Breaker(settings.probe_pause)
         self.guard = guard or Guard()
+        if self.guard.tripped:
+            self.pauses.begin(MASS_DELETION)
         self._pace = Pace(settings.max_gets_per_second)
         self._halted = halted
         self._settings = settings
         self._queue = settings.queue
         self._tally = tally
         self._changed = changed
+        self._meter = tally.meter
         self._clock = clock
+        self._wall_clock = wall_clock
+        self._fetcher = measured(settings.fetcher, tally.meter, clock)
         self._delay = math.inf
         self._closed = False
         self._malformed = MalformedLog()
@@ -230,6 +260,7 @@ class Consumer(Generic[T]):
         """Go on after a mass deletion was refused."""
         with self.lock:
             self.guard.resume()
+            self.pauses.end(MASS_DELETION)
             self._release()
             self._let_go()
 
@@ -252,9 +283,7 @@ class Consumer(Generic[T]):
                 self.inbox.freeze(id, self._clock())
 
         try:
-            outcome = look(
-                id, fetcher=self._settings.fetcher, sink=self._settings.sink, on_get=on_get, before_apply=self._watch_deletions
-            )
+            outcome = self._timed_look(id, on_get)
         except MassDeletionError:
             self._look_refused(id)
             return []
@@ -264,8 +293,10 @@ class Consumer(Generic[T]):
         log.debug("looked", extra={"action": "look", "id": id, "outcome": outcome.value})
         self._report(id, outcome)
         with self.lock:
+            first = self.inbox.first_looked(id) if self._meter.on else []
             settled = self.inbox.settle(id)
             back = self._source_answered()
+        self._measure_staleness(first=first, last=settled)
         if back:
             log.warning("the source is back", extra={"action": "outage", "over": True})
         return settled
@@ -276,8 +307,11 @@ class Consumer(Generic[T]):
             deleted, again = self._queue.delete(receipt_handles)
         except Exception as error:  # boto3 has tried again already; what stays undeleted comes back
             self._complain("acknowledging failed: %s", error, "acknowledge")
+            self._tally.add("ack_failures", len(receipt_handles))
             return receipt_handles
         self._tally.add("acknowledged", deleted)
+        if deleted < len(receipt_handles):
+            self._tally.add("ack_failures", len(receipt_handles) - deleted)
         return again
 
     def extend(self, before: float) -> None:
@@ -358,6 +392,7 @@ class Consumer(Generic[T]):
             expires=now + self._settings.visibility_timeout,
             phase=event.phase,
             save=event.save,
+            sent=message.sent,
         )
 
     def _decode(self, messages: list[Message]) -> tuple[list[tuple[Message, ChangeEvent]], list[tuple[str, float]]]:
@@ -388,6 +423,22 @@ class Consumer(Generic[T]):
         )
         return pause
 
+    def _timed_look(self, id: str, on_get: Callable[[], None]) -> Outcome:
+        started = self._clock()
+        try:
+            sink, watch = self._settings.sink, self._watch_deletions
+            return look(id, fetcher=self._fetcher, sink=sink, on_get=on_get, before_apply=watch)
+        finally:
+            self._meter.observe("look_seconds", self._clock() - started)
+
+    def _measure_staleness(self, **looked: list[Held]) -> None:
+        if self._meter.on:
+            now = self._wall_clock()
+            for which, events in looked.items():
+                for event in events:
+                    if event.sent is not None:
+                        self._meter.observe("staleness_seconds", max(0.0, now - event.sent), look=which)
+
     def _report(self, id: str, outcome: Outcome) -> None:
         self._tally.add(outcome.value)
         if self._settings.on_outcome is not None:
@@ -408,6 +459,7 @@ class Consumer(Generic[T]):
                 "start the worker again; if it is right, call Worker.resume() or start with allow_mass_deletion=True"
             )
         if not was_tripped:
+            self.pauses.begin(MASS_DELETION)
             log.critical("%s", error, extra={"action": "mass_deletion"})
             self._halted(error)
         raise error
@@ -424,6 +476,7 @@ class Consumer(Generic[T]):
         was_open = self.breaker.open
         self.breaker.succeeded()
         if was_open:
+            self.pauses.end(SOURCE_DOWN)
             self._release()
         self._let_go()
         return was_open
@@ -442,9 +495,11 @@ class Consumer(Generic[T]):
             events = self._park_or_give_up(id)
             self._let_go()
         if events:
+            self._tally.add("retries", len(events))
             pause = pause_for(id, error, max(event.receive_count for event in events))
             self._hand_back([(event.receipt_handle, pause) for event in events])
         elif told:
+            self.pauses.begin(SOURCE_DOWN)
             _log_outage(error, pause, begins=not was_open)
         if told and not was_open:
             self._halted(error)

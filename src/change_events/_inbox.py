@@ -43,6 +43,8 @@ class Held:
         expires: When the message becomes visible to other workers, unless extended.
         phase: What it says of its save; `"saved"` comes with a hold of 0.
         save: Which save that is.
+        sent: When SQS accepted the message, in seconds since the epoch; None: not known. For measurements only.
+        looked: Whether `first_looked` has returned it.
     """
 
     id: str
@@ -54,6 +56,8 @@ class Held:
     expires: float
     phase: Phase | None = None
     save: str | None = None
+    sent: float | None = None
+    looked: bool = False
 
     @property
     def due(self) -> float:
@@ -161,6 +165,21 @@ class Inbox:
         else:
             del self._groups[id]
         return settled
+
+    def first_looked(self, id: str) -> list[Held]:
+        """Return those events of the reserved look that no such call has returned before."""
+        first = [event for event in self._groups[id].frozen if not event.looked]
+        for event in first:
+            event.looked = True
+        return first
+
+    def looking(self) -> int:
+        """Return how many looks are under way."""
+        return sum(group.looking for group in self._groups.values())
+
+    def oldest(self) -> float | None:
+        """Return when the oldest event was received; None if none is held."""
+        return min((event.received for group in self._groups.values() for event in group.events.values()), default=None)
 
     def give_up(self, id: str) -> list[Held]:
         """The reserved look decided nothing: let go of all events of the id, and return them to be handed back."""

@@ -29,13 +29,19 @@ _AWS_HOST = re.compile(r"https://(?:sqs\.(?P<new>[^.]+)|(?P<old>[^.]+)\.queue)\.
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A delivery of a message."""
+    """
+    A delivery of a message.
+
+    Attributes:
+        sent: When SQS accepted the message, in seconds since the epoch, by SQS's clock; None if it did not say.
+    """
 
     message_id: str
     receipt_handle: str
     body: str
     receive_count: int
     attributes: dict[str, str]
+    sent: float | None = None
 
 
 class Queue:
@@ -117,7 +123,7 @@ class Queue:
             WaitTimeSeconds=wait,
             VisibilityTimeout=visibility,
             MessageAttributeNames=["phase", "save", "settle"],
-            MessageSystemAttributeNames=["ApproximateReceiveCount"],
+            MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
         )
         return [
             Message(
@@ -126,6 +132,7 @@ class Queue:
                 message["Body"],
                 int(message["Attributes"]["ApproximateReceiveCount"]),
                 {name: value.get("StringValue", "") for name, value in message.get("MessageAttributes", {}).items()},
+                _seconds(message["Attributes"].get("SentTimestamp")),
             )
             for message in response.get("Messages", [])
         ]
@@ -183,6 +190,10 @@ def _may_be_credentials(error: Exception) -> bool:
         return bool(400 <= error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400) < 500)
     no_answer = isinstance(error, (botocore.HTTPClientError, botocore.ConnectionError))
     return isinstance(error, botocore.BotoCoreError) and not no_answer
+
+
+def _seconds(milliseconds: str | None) -> float | None:
+    return None if milliseconds is None else int(milliseconds) / 1000
 
 
 def _make_client(url: str, *, anew: bool = False) -> Any:
