@@ -6,6 +6,11 @@ SURVIVORS = {
     "None is as false as False": [
         ("_consumer.Consumer.__init__", "self._closed = False", "self._closed = None"),
         ("_decorator.broadcasting.__init__", "self._entered = False", "self._entered = None"),
+        ("_guard.Guard.__init__", "self.tripped = False", "self.tripped = None"),
+        ("_guard.Guard.__init__", "self._believes = False", "self._believes = None"),
+        ("_guard.Guard.allows", "self._believes = False", "self._believes = None"),
+        ("_guard.Guard.resume", "self.tripped = False", "self.tripped = None"),
+        ("_inbox.Inbox.park", "group.looking = False", "group.looking = None"),
         ("_inbox.Inbox.settle", "group.looking = False", "group.looking = None"),
         ("_renewal.Renewals.start_over", "self._watched = False", "self._watched = None"),
     ],
@@ -17,14 +22,25 @@ SURVIVORS = {
         ),
         ("_renewal.Renewals.begin", "self._saves[save] = None", 'self._saves[save] = ""'),
     ],
+    "no id is the empty text": [
+        ("_breaker.Breaker.succeeded", "self._probe: str | None = None", 'self._probe: str | None = ""'),
+        ("_breaker.Breaker.failed", "self._probe = None", 'self._probe = ""'),
+    ],
+    "nothing is parked but in an outage; to look for it takes time": [
+        (
+            "_consumer.Consumer.next",
+            "id = self.inbox.next(now) or (self.inbox.retry() if self.breaker.open else None)",
+            "id = self.inbox.next(now) or (self.inbox.retry() if (self.breaker.open) or True else None)",
+        ),
+    ],
     "the pause of the worker's own is a second at least, and the longer one counts": [
         (
-            "_consumer._pause",
+            "_consumer._asked_pause",
             "asked = (error.retry_after or 0.0) if isinstance(error, FetchError) else 0.0",
             "asked = (error.retry_after or 1.0) if isinstance(error, FetchError) else 0.0",
         ),
         (
-            "_consumer._pause",
+            "_consumer._asked_pause",
             "asked = (error.retry_after or 0.0) if isinstance(error, FetchError) else 0.0",
             "asked = (error.retry_after or 0.0) if isinstance(error, FetchError) else 1.0",
         ),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 
 import pytest
 
-from change_events import ConfigurationError, FetchError, MemorySink, Outcome
+from change_events import ConfigurationError, FetchError, Found, MemorySink, Outcome
 from change_events import _consumer as consumer_module
 from change_events._consumer import Consumer, Settings, Tally, pause_after
+from change_events._meter import Meter
 from change_events._sqs import Message
 from change_events.testing import FakeSource
 
@@ -23,7 +25,10 @@ class NotingQueue:
         self.messages = []
         self.deleted = []
         self.hidden = []  # one list for each call
+        self.calls = 0  # to change something
         self.broken = False
+        self.refused = set()  # what can't be made invisible, for good
+        self.failed = set()  # or for now
 
     def open(self, *, wait):
         self.asked.append(wait)
@@ -42,8 +47,11 @@ class NotingQueue:
     def change_visibility(self, deliveries):
         self._may_break()
         self.hidden.append(list(deliveries))
+        handles = [handle for handle, _ in deliveries]
+        return [handle for handle in handles if handle in self.refused], [handle for handle in handles if handle in self.failed]
 
     def _may_break(self):
+        self.calls += 1
         if self.broken:
             raise ConnectionError("reset")
 
@@ -51,14 +59,16 @@ class NotingQueue:
 class Hands:
     """A consumer, and all around it that a test looks at."""
 
-    def __init__(self, **settings):
+    def __init__(self, *, metrics=None, **settings):
         self.now = 100.0
+        self.wall = 1_700_000_000.0
         self.queue = NotingQueue()
         self.source = FakeSource()
         self.sink = MemorySink()
         self.outcomes = []
         self.changes = []
-        self.tally = Tally()
+        self.halts = []
+        self.tally = Tally(Meter(metrics, queue="q"))
         given = {
             "queue": self.queue,
             "fetcher": self.source,
@@ -73,7 +83,15 @@ class Hands:
             "shutdown_timeout": 25.0,
             "on_outcome": lambda id, outcome: self.outcomes.append((id, outcome)),
         }
-        self.consumer = Consumer(Settings(**(given | settings)), self.tally, changed=self._changed, clock=lambda: self.now)
+        given["probe_pause"] = lambda failures: 2.0**failures
+        self.consumer = Consumer(
+            Settings(**(given | settings)),
+            self.tally,
+            changed=self._changed,
+            clock=lambda: self.now,
+            halted=self.halts.append,
+            wall_clock=lambda: self.wall,
+        )
         self.inbox = self.consumer.inbox
 
     def _changed(self, number):
@@ -89,6 +107,18 @@ class Hands:
             assert self.inbox.next(self.now) == id
         return self.consumer.look(id)
 
+    def next(self):
+        with self.consumer.lock:
+            return self.consumer.next(self.now)
+
+    def next_at(self):
+        with self.consumer.lock:
+            return self.consumer.next_at()
+
+    def may_receive(self):
+        with self.consumer.lock:
+            return self.consumer.may_receive()
+
     def counts(self):
         return dict(self.tally.read())
 
@@ -103,8 +133,8 @@ def hands():
     return hands
 
 
-def message(id="p1", number=1, *, count=1, **attributes):
-    return Message(f"m{number}", f"h{number}", f'{{"id": "{id}"}}', count, attributes)
+def message(id="p1", number=1, *, count=1, sent=None, **attributes):
+    return Message(f"m{number}", f"h{number}", f'{{"id": "{id}"}}', count, attributes, sent)
 
 
 def messages(number):
@@ -214,57 +244,61 @@ def test_of_the_malformed_messages_the_oldest_are_forgotten(hands, caplog, monke
     assert [record.message_id for record in caplog.records] == ["a", "b", "c", "a"]
 
 
+# Signatures
+
+
 TOPIC = "arn:aws:sns:eu-west-1:123456789012:products"
 
 
-def enveloped(number, topic=TOPIC, *, count=1):
-    body = json.dumps({"Type": "Notification", "TopicArn": topic, "Message": '{"id": "p1"}'})
-    return Message(f"m{number}", f"h{number}", body, count, {})
+def enveloped(id="p1", number=1, topic=TOPIC):
+    body = {"Type": "Notification", "TopicArn": topic, "Message": json.dumps({"id": id})}
+    return Message(f"m{number}", f"h{number}", json.dumps(body), 2, {})
 
 
-def test_a_message_of_another_topic_is_malformed(caplog):
-    hands = Hands(topic_arn=TOPIC)
-
-    hands.receive(enveloped(1), enveloped(2, TOPIC + "-dev"), message(number=3))
+def test_an_event_of_the_topic_is_held_once_it_is_verified():
+    verified = []
+    hands = Hands(topic_arn=TOPIC, verify=verified.append)
+    hands.receive(enveloped(), enveloped("p2", 2, "arn:aws:sns:eu-west-1:123456789012:others"))
 
     assert list(hands.held()) == ["m1"]
-    assert [(record.action, record.message_id) for record in caplog.records] == [("decode", "m2"), ("decode", "m3")]
-    assert "it comes from the topic 'arn:aws:sns:eu-west-1:123456789012:products-dev'" in caplog.messages[0]
-    assert "switch off raw message delivery" in caplog.messages[1]
-    assert hands.counts() == {"received": 3, "malformed": 2, "held": 1}
+    assert [envelope["Message"] for envelope in verified] == ['{"id": "p1"}']
+    assert hands.counts() == {"received": 2, "malformed": 1, "held": 1}
 
 
-def test_what_can_not_be_verified_yet_goes_back_for_a_while(no_jitter, caplog):
+def test_a_malformed_message_is_logged_with_what_is_wrong(hands, caplog):
+    hands.receive(Message("bad", "h9", "[]", 1, {}))
+
+    (record,) = caplog.records
+    assert not record.getMessage().endswith("None")
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_what_can_not_be_verified_yet_goes_back_for_a_while(caplog, no_jitter, closed):
     def verify(envelope):
-        assert envelope["TopicArn"] == TOPIC
-        raise FetchError("no certificate: 503", retry_after=20.0)
+        if "p1" in envelope["Message"]:
+            raise FetchError("no certificate", retry_after=77.0)
 
-    hands = Hands(verify=verify)
+    hands = Hands(topic_arn=TOPIC, verify=verify)
+    if closed:
+        hands.consumer.close()
+    hands.receive(enveloped(), enveloped("p2", 2))
 
-    hands.receive(enveloped(1), MALFORMED, enveloped(2, count=6))
-
-    assert hands.held() == {}
-    assert hands.queue.hidden == [[("h1", 20.0), ("h2", 64.0)]]
-    assert hands.counts() == {"received": 3, "malformed": 1, "unverified": 2, "held": 0}
-    assert [(record.action, record.message_id, record.pause) for record in caplog.records if record.action == "verify"] == [
-        ("verify", "m1", 20.0),
-        ("verify", "m2", 64.0),
-    ]
+    assert hands.queue.hidden == [[("h1", 77.0)] + [("h2", 0.0)] * closed]
+    assert list(hands.held()) == ([] if closed else ["m2"])
+    assert hands.counts()["unverified"] == 1
+    (record,) = caplog.records
+    assert (record.action, record.message_id, record.pause) == ("verify", "m1", 77.0)
+    assert record.getMessage() == "message m1 can't be verified yet, again in 77 s: no certificate"
 
 
-def test_once_it_is_closed_what_can_not_be_verified_goes_back_with_the_rest(no_jitter):
+def test_the_pause_of_what_can_not_be_verified_grows_with_its_receives(no_jitter):
     def verify(envelope):
-        if not verified:
-            verified.append(envelope)
-            raise FetchError("no certificate: 503")
+        raise FetchError("no certificate")
 
-    verified = []
-    hands = Hands(verify=verify)
-    hands.consumer.close()
+    hands = Hands(topic_arn=TOPIC, verify=verify)
+    hands.receive(enveloped())
 
-    hands.receive(enveloped(1), enveloped(2))
-
-    assert hands.queue.hidden == [[("h1", 2.0), ("h2", 0.0)]]
+    assert hands.queue.hidden == [[("h1", 4.0)]]
 
 
 # Looking
@@ -366,7 +400,7 @@ def test_after_a_failed_look_all_events_of_the_id_go_back_for_a_while(hands, no_
     assert first == [(f"h{number}", pause) for number in range(10)]
     assert second == [("h10", pause), ("h11", pause)]
     assert hands.held() == {}
-    assert hands.counts() == {"received": 12, "gets": 1, "failed": 1, "held": 0}
+    assert hands.counts() == {"received": 12, "gets": 1, "failed": 1, "retries": 12, "held": 0}
     assert hands.changes == [12, 0]
     assert hands.outcomes == []
 
@@ -400,6 +434,288 @@ def test_the_pause_has_an_end_and_jitter():
     assert all(150.0 <= pause_after(failures, 300.0) <= 300.0 for failures in (9, 20, 100_000))
 
 
+# Outages
+
+
+@pytest.fixture
+def down(hands):
+    """Hands in an outage: of p0 to p7, each with one event, all but p7 were being looked at when it began."""
+    return bring_down(hands)
+
+
+def bring_down(hands, status=503, retry_after=None, ids=7):
+    hands.source.fail(status=status, retry_after=retry_after)
+    for number in range(8):
+        hands.receive(message(f"p{number}", number))
+    begun = [hands.next() for _ in range(ids)]
+    for id in begun:
+        assert hands.consumer.look(id) == []
+    return hands
+
+
+def outage_log(caplog):
+    return [record for record in caplog.records if record.action == "outage"]
+
+
+def test_in_an_outage_what_fails_is_held_and_not_handed_back(down):
+    assert [len(batch) for batch in down.queue.hidden] == [1] * 4  # who could know?
+    assert sorted(down.held()) == ["m4", "m5", "m6", "m7"]
+    assert down.counts() == {"received": 8, "gets": 7, "failed": 7, "retries": 4, "held": 4}
+    assert down.changes[-1] == 0
+
+
+def test_an_outage_is_logged_once_and_then_with_each_look_that_it_allows(hands, caplog):
+    bring_down(hands)
+    hands.now = 101.0
+    assert hands.next() == "p7"
+    hands.consumer.look("p7")
+
+    assert [(record.levelno, record.over, record.pause) for record in outage_log(caplog)] == [
+        (logging.ERROR, False, 1.0),
+        (logging.WARNING, False, 2.0),
+    ]
+    assert "the source or the cache is down" in caplog.text
+
+
+@pytest.mark.parametrize(("error", "traceback"), [(FetchError("503"), False), (OSError("database is locked"), True)])
+def test_an_outage_has_a_traceback_if_it_is_not_the_sources(hands, caplog, error, traceback):
+    def fetch(id, /, *, etag=None):
+        raise error
+
+    hands.source.fetch = fetch
+    bring_down(hands)
+
+    (record,) = outage_log(caplog)
+    assert bool(record.exc_info) is traceback
+    assert hands.halts == [error]  # said once
+
+
+@pytest.mark.parametrize(("status", "credentials"), [(401, True), (403, True), (404, False), (503, False)])
+def test_an_outage_of_the_credentials_is_called_so(hands, caplog, status, credentials):
+    bring_down(hands, status=status)
+
+    (record,) = outage_log(caplog)
+    assert ("refuses our credentials" in record.getMessage()) == credentials
+
+
+def test_in_an_outage_one_id_is_looked_at_after_each_pause(down):
+    looked_at = []
+    for pause in (1.0, 2.0, 4.0, 8.0, 16.0):
+        assert down.next_at() == down.now + pause
+        down.now += pause - 0.1
+        assert down.next() is None
+        down.now += 0.1
+        looked_at.append(down.next())
+        assert (down.next(), down.next_at()) == (None, None)  # until it is over
+        down.consumer.look(looked_at[-1])
+
+    assert looked_at == ["p7", "p4", "p5", "p6", "p7"]  # one that was not tried, then who has waited the longest
+    assert down.counts()["held"] == 4
+
+
+def test_what_the_source_asks_for_is_honoured_in_an_outage(hands):
+    bring_down(hands, status=429, retry_after=1e6)
+
+    assert hands.next_at() == 100.0 + 3600.0
+
+
+def test_nothing_is_received_in_an_outage_until_every_id_was_tried_in_vain(down):
+    may = []
+    for _ in range(6):
+        may.append(down.may_receive())
+        down.now = max(down.now, down.next_at())
+        id = down.next()
+        assert not down.may_receive()  # while it is being looked at
+        down.consumer.look(id)
+    assert may == [False, False, False, False, True, True]
+
+    down.receive(message("p8", 8))
+    assert down.queue.asked[-1] == (1, 3, 60)  # one message
+    assert not down.may_receive()
+    down.now = down.next_at()
+    assert down.next() == "p8"
+
+
+def test_with_nothing_in_hand_a_message_is_received_to_ask_about(down):
+    down.consumer.hand_back_all()
+
+    assert down.next_at() is None
+    assert down.may_receive()
+    down.receive(message("p8", 8))
+    assert down.next_at() == 101.0
+
+
+def test_an_outage_is_over_when_a_look_succeeds(hands, caplog):
+    down = bring_down(hands)
+    down.source.recover()
+    down.now = 101.0
+    assert down.consumer.look(down.next()) == []
+
+    assert down.changes[-2:] == [4, 0]
+    assert down.may_receive()
+    assert [record.over for record in outage_log(caplog)] == [False, True]
+    assert [down.next(), down.next(), down.next(), down.next()] == ["p4", "p5", "p6", None]
+    assert down.next_at() == 105.5
+    down.receive(message("p9", 9))
+    assert down.queue.asked[-1] == (7, 3, 60)
+
+
+def test_a_success_without_an_outage_is_not_news(hands, caplog):
+    hands.receive(message())
+    hands.look()
+
+    assert outage_log(caplog) == []
+    assert hands.changes == [1, 0]
+
+
+def test_one_broken_id_is_no_outage(hands):
+    hands.source.fail("p1")
+    for number in range(20):
+        hands.receive(message(number=number))
+        hands.look()
+
+    assert len(hands.queue.hidden) == 20
+    assert hands.may_receive()
+    assert hands.halts == []
+
+
+@pytest.mark.parametrize(("prefetch", "may"), [(8, True), (7, False)])
+def test_what_is_held_leaves_room_for_a_batch(prefetch, may):
+    hands = Hands(prefetch=prefetch)
+    hands.consumer.ask_delay()
+    hands.receive(message())
+
+    assert hands.may_receive() is may
+
+
+def test_gets_keep_their_pace():
+    hands = Hands(max_gets_per_second=4.0, settle=0.0)
+    for number in range(3):
+        hands.receive(message(f"p{number}", number))
+
+    assert hands.next() == "p0"
+    assert hands.next() is None
+    assert hands.next_at() == 100.25
+    hands.now = 100.25
+    assert hands.next() == "p1"
+
+
+def test_a_look_that_begins_again_counts_for_the_pace():
+    lost = iter([True, False])
+
+    class Contended(MemorySink):
+        def apply(self, id, change, /, *, if_version):
+            return not next(lost) and super().apply(id, change, if_version=if_version)
+
+    hands = Hands(max_gets_per_second=4.0, sink=Contended())
+    hands.receive(message(), message("p2", 2))
+    assert hands.next() == "p1"
+    hands.consumer.look("p1")
+
+    assert hands.next_at() == 100.5
+
+
+# Mass deletions
+
+
+@pytest.fixture
+def wiped():
+    """Hands with a cache of thirty entities, which the source no longer knows, after as many looks."""
+    hands = Hands(settle=0.0)
+    hands.settled = wipe(hands)
+    return hands
+
+
+def wipe(hands):
+    hands.consumer.ask_delay()
+    for n in range(30):
+        assert hands.sink.apply(f"p{n}", Found({"id": f"p{n}"}), if_version=0)
+        hands.receive(message(f"p{n}", n))
+    begun = [hands.next() for _ in range(30)]
+    return [len(hands.consumer.look(id)) for id in begun]
+
+
+def test_a_mass_deletion_is_refused_before_it_is_one(wiped):
+    assert wiped.settled == [1] * 19 + [0] * 11
+    assert len(wiped.sink) == 11
+    assert len(wiped.held()) == 11
+    assert wiped.queue.hidden == []
+    counts = wiped.counts()
+    assert (counts["deleted"], counts["held"], counts.get("failed")) == (19, 11, None)
+    assert wiped.changes[-1] == 0
+
+
+def test_a_mass_deletion_is_critical_and_said_once(wiped, caplog):
+    (record,) = [record for record in caplog.get_records("setup") if record.levelno == logging.CRITICAL]
+    assert record.action == "mass_deletion"
+    assert record.getMessage() == (
+        "20 of the last 20 looks at cached entities saw them gone. Nothing more is deleted or received. If the source is "
+        "wrong, mend it, or HTTPFetcher(url), and start the worker again; if it is right, call Worker.resume() or start with "
+        "allow_mass_deletion=True"
+    )
+    assert [str(error) for error in wiped.halts] == [record.getMessage()]
+
+
+def test_after_a_mass_deletion_nothing_is_received_or_looked_at_until_somebody_says_so(wiped):
+    wiped.receive(message("new", 99))
+    assert not wiped.may_receive()
+    assert (wiped.next(), wiped.next_at()) == (None, None)
+
+    wiped.consumer.resume()
+
+    assert wiped.changes[-2:] == [12, 0]
+    assert wiped.may_receive()
+    looked = [id for _ in range(12) if wiped.consumer.look(id := wiped.next())]
+    assert len(looked) == 12
+    assert len(wiped.sink) == 0
+
+
+def test_a_look_that_is_refused_while_somebody_says_so_is_not_forgotten():
+    hands = Hands(settle=0.0)
+    hands.consumer._halted = lambda error: hands.consumer.resume()  # at the worst moment
+    wipe(hands)
+    assert len(hands.sink) == 1
+
+    assert len(hands.consumer.look(hands.next())) == 1
+    assert len(hands.sink) == 0
+
+
+def test_looks_at_what_is_not_cached_are_no_deletions(hands):
+    for n in range(50):
+        hands.receive(message(f"p{n}", n))
+        hands.look(f"p{n}")
+
+    assert hands.counts()["never_saved"] == 50
+
+
+def test_what_is_found_counts_against_a_mass_deletion(hands):
+    for n in range(60):
+        hands.sink.apply(f"p{n}", Found({"id": f"p{n}"}), if_version=0)
+        if n % 2 == 0:
+            hands.source[f"p{n}"] = {"id": f"p{n}"}
+        hands.receive(message(f"p{n}", n))
+    for _ in range(60):
+        hands.consumer.look(hands.next())
+
+    assert hands.counts()["deleted"] == 30
+
+
+def test_a_refused_deletion_is_an_answer_and_ends_an_outage(wiped):
+    wiped.consumer.resume()
+    wiped.source.fail()
+    for _ in range(5):
+        wiped.consumer.look(wiped.next())
+    wiped.source.recover()
+    wiped.consumer.guard.__init__(at_least=1)
+    wiped.now = wiped.next_at()
+    wiped.consumer.look(wiped.next())
+
+    assert wiped.next_at() is None  # refused
+    wiped.consumer.resume()
+    assert wiped.next_at() == wiped.now
+    assert wiped.may_receive()
+
+
 # Acknowledging, holding and handing back
 
 
@@ -407,14 +723,23 @@ def test_acknowledging_counts_what_was_deleted_and_returns_what_was_not(hands):
     assert hands.consumer.acknowledge(["h1", "h2", "h3"]) == ["h3"]
 
     assert hands.queue.deleted == [["h1", "h2", "h3"]]
-    assert hands.counts() == {"acknowledged": 2}
+    assert hands.counts() == {"acknowledged": 2, "ack_failures": 1}
+
+
+@pytest.mark.parametrize(("deleted", "counts"), [(3, {"acknowledged": 3}), (1, {"acknowledged": 1, "ack_failures": 2})])
+def test_each_acknowledgement_that_failed_is_counted(hands, deleted, counts):
+    """Also one that SQS has refused for good, and is not tried again."""
+    hands.queue.delete = lambda handles: (deleted, [])
+
+    assert hands.consumer.acknowledge(["h1", "h2", "h3"]) == []
+    assert hands.counts() == counts
 
 
 def test_an_acknowledgement_that_fails_may_be_tried_again(hands, caplog):
     hands.queue.broken = True
 
     assert hands.consumer.acknowledge(["h1", "h2"]) == ["h1", "h2"]
-    assert hands.counts() == {}
+    assert hands.counts() == {"ack_failures": 2}
     assert "reset" in caplog.text
 
 
@@ -442,6 +767,86 @@ def test_an_extension_that_fails_is_due_again(hands):
     hands.queue.broken = False
     hands.consumer.extend(170.0)
     assert hands.queue.hidden == [[("h1", 60)]]
+
+
+def test_what_can_not_be_extended_for_now_is_due_again(hands):
+    hands.receive(*messages(3))
+    hands.queue.failed = {"h1"}
+    hands.now = 130.0
+
+    hands.consumer.extend(170.0)
+
+    assert [event.expires for event in hands.held().values()] == [190.0, 160.0, 190.0]
+
+
+def test_what_can_never_be_extended_is_no_longer_held(hands):
+    hands.receive(*messages(3))
+    hands.queue.refused = {"h1"}
+    hands.now = 130.0
+
+    hands.consumer.extend(170.0)
+
+    assert list(hands.held()) == ["m0", "m2"]
+    assert hands.counts()["held"] == 2
+    assert hands.changes == [3, 0]
+
+
+def test_a_heartbeat_that_is_not_answered_tries_no_further(hands):
+    hands.receive(*messages(25))
+    hands.queue.broken = True
+    hands.now = 130.0
+
+    hands.consumer.extend(170.0)
+
+    assert hands.queue.calls == 1
+
+
+def test_a_message_is_handed_back_before_sqs_lets_nobody_hold_it_any_longer(hands):
+    hands.receive(message())
+    hands.now = 200.0
+    hands.receive(message("p2", 2))
+    hands.now = 100.0 + 11 * 3600
+    hands.consumer.extend(0.0)
+    assert len(hands.held()) == 2
+
+    hands.now += 1.0
+    hands.consumer.extend(0.0)
+
+    assert hands.queue.hidden == [[("h1", 0.0)]]
+    assert list(hands.held()) == ["m2"]
+    assert hands.counts()["held"] == 1
+
+
+def test_no_message_is_extended_beyond_twelve_hours(hands):
+    hands = Hands(visibility_timeout=7200)
+    hands.consumer.ask_delay()
+    hands.receive(message())
+    hands.now = 100.0 + 10.5 * 3600
+
+    hands.consumer.extend(math.inf)
+
+    assert hands.queue.hidden == [[("h1", 1.5 * 3600 - 60)]]
+    assert hands.held()["m1"].expires == 100.0 + 12 * 3600 - 60
+
+    assert hands.next() == "p1"  # while it is looked at, it is kept
+    hands.now = 100.0 + 12 * 3600
+    hands.consumer.extend(math.inf)
+    assert hands.queue.hidden[1:] == [[("h1", 0.0)]]
+
+
+def test_sqs_in_an_outage_is_complained_about_now_and_then(hands, caplog):
+    hands.queue.broken = True
+    caplog.set_level(logging.DEBUG, "change_events")
+    for hands.now in (100.0, 110.0, 129.9, 130.0):
+        hands.consumer.acknowledge(["h1"])
+    hands.receive(message())
+    hands.consumer.hand_back_all()
+
+    assert [record.levelname for record in caplog.records] == ["WARNING", "DEBUG", "DEBUG", "WARNING", "DEBUG"]
+    assert [(record.action, record.getMessage()) for record in caplog.records[-2:]] == [
+        ("acknowledge", "acknowledging failed: reset"),
+        ("change_visibility", "changing visibility failed: reset"),
+    ]
 
 
 def test_what_comes_in_once_it_is_closed_goes_back_at_once(hands):
@@ -475,3 +880,134 @@ def test_handing_back_does_not_mind_if_that_fails(hands, caplog):
 
     assert hands.held() == {}
     assert "reset" in caplog.text
+
+
+# Measuring
+
+
+class Noted:
+    """Metrics that note what they are told, and all of it with the queue's name."""
+
+    def __init__(self):
+        self.told = []
+
+    def count(self, name, value=1, /, *, queue, **labels):
+        assert queue == "q"
+        self.told.append((name, value, *labels.values()))
+
+    observe = gauge = count
+
+    def of(self, *names):
+        return [told for told in self.told if told[0] in names]
+
+
+@pytest.fixture
+def noted():
+    return Noted()
+
+
+@pytest.fixture
+def measured(noted):
+    return Hands(metrics=noted)
+
+
+def test_each_count_is_measured_and_looks_by_their_outcome(measured, noted):
+    measured.consumer.ask_delay()
+    measured.source["p1"] = {"id": "p1"}
+    measured.receive(message(), MALFORMED)
+    measured.look()
+    measured.consumer.acknowledge(["h1", "h2", "h3"])
+
+    assert noted.of("received", "malformed", "gets", "looks", "acknowledged", "ack_failures") == [
+        ("received", 2),
+        ("malformed", 1),
+        ("gets", 1),
+        ("looks", 1, "created"),
+        ("acknowledged", 2),
+        ("ack_failures", 1),
+    ]
+    assert noted.of("held") == [("held", 1), ("held", 1)]
+
+
+def test_looks_are_measured_with_their_number(noted):
+    Tally(Meter(noted, queue="q")).add("created", 2)
+
+    assert noted.told == [("looks", 2, "created")]
+
+
+def test_a_failed_look_is_measured_with_what_the_source_said(measured, noted, no_jitter):
+    failed(measured, FetchError("503", status=503))
+
+    assert noted.of("looks", "retries", "answers") == [("answers", 1, "503"), ("looks", 1, "failed"), ("retries", 12)]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_looks_and_gets_are_timed_also_when_they_fail(noted, no_jitter, fails):
+    class Slow(FakeSource):
+        def fetch(self, id, /, *, etag=None):
+            hands.now += 3.0
+            if fails:
+                raise FetchError("503")
+            return super().fetch(id, etag=etag)
+
+    class SlowSink(MemorySink):
+        def entry(self, id, /):
+            hands.now += 0.5
+            return super().entry(id)
+
+    hands = Hands(metrics=noted, fetcher=Slow(), sink=SlowSink())
+    hands.receive(message())
+    hands.look()
+
+    assert noted.of("get_seconds", "look_seconds") == [("get_seconds", 3.0), ("look_seconds", 3.5)]
+
+
+def test_staleness_is_measured_at_the_first_and_at_the_last_look(measured, noted):
+    measured.consumer.ask_delay()
+    measured.receive(message(sent=measured.wall - 2.0))
+    measured.look()
+    assert noted.of("staleness_seconds") == [("staleness_seconds", 2.0, "first")]
+
+    measured.now += 2.0
+    measured.wall += 2.0
+    measured.receive(message("p1", 2, sent=measured.wall - 1.0))
+    measured.look()
+    assert noted.of("staleness_seconds")[1:] == [("staleness_seconds", 1.0, "first")]
+
+    measured.now += 3.5
+    measured.wall += 3.5
+    measured.look()
+    assert noted.of("staleness_seconds")[2:] == [("staleness_seconds", 7.5, "last")]
+
+
+def test_a_look_that_is_the_first_and_the_last_counts_as_both(noted):
+    hands = Hands(metrics=noted, settle=0.0)
+    hands.receive(message(sent=hands.wall - 2.0))
+    hands.look()
+
+    assert noted.of("staleness_seconds") == [("staleness_seconds", 2.0, "first"), ("staleness_seconds", 2.0, "last")]
+
+
+def test_clocks_that_differ_give_no_staleness_below_zero(noted):
+    hands = Hands(metrics=noted, settle=0.0)
+    hands.receive(message(sent=hands.wall + 60.0), message("p1", 2))
+    hands.look()
+
+    assert [seconds for _, seconds, _ in noted.of("staleness_seconds")] == [0.0, 0.0]
+
+
+def test_pauses_are_measured_by_the_consumers_clock(measured, noted):
+    measured.consumer.pauses.begin("full")
+    measured.now += 4.0
+    measured.consumer.pauses.end("full")
+
+    assert noted.of("paused_seconds") == [("paused_seconds", 4.0, "full")]
+
+
+def test_without_metrics_nothing_is_in_between():
+    hands = Hands(settle=0.0)
+    hands.receive(message(sent=1.0))
+    (settled,) = hands.look()
+
+    assert hands.consumer._fetcher is hands.source
+    assert not settled.looked

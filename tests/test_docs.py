@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import uuid
 from pathlib import Path
 
 import boto3
+import prometheus_client
 import pytest
+import yaml
 from cfnlint.api import ManualArgs, lint
 from cfnlint.decode import decode_str
 from pytest_examples import EvalExample, find_examples
@@ -44,7 +47,10 @@ def readers_world(channel, source: Source, postgres, tmp_path, monkeypatch):
     monkeypatch.setenv("PRODUCT_EVENTS_TOPIC_ARN", channel.topic_arn)
     monkeypatch.setenv("DATABASE_URL", make_schema(postgres))
     monkeypatch.setenv("PRODUCTS_TABLE", make_table())
+    monkeypatch.setenv("PRODUCT_EVENTS_QUEUE_URL", channel.queue_url)
     monkeypatch.setattr(Worker, "run", Worker.drain)  # or it would run for ever, as it should
+    monkeypatch.setattr(prometheus_client, "REGISTRY", prometheus_client.CollectorRegistry())  # several documents fill it
+    monkeypatch.setattr(prometheus_client, "start_http_server", lambda port: None)  # and take that port
     return {"queue_url": channel.queue_url, "source": source, "channel": channel}
 
 
@@ -65,8 +71,46 @@ def test_no_block_is_of_a_kind_that_does_not_run(document):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_template_is_a_good_one(document):
-    for template in re.findall(r"^```yaml\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL):
-        assert lint(template, config=ManualArgs(regions=["eu-west-1"])) == []
+    for block in yaml_blocks(document):
+        if "AWSTemplateFormatVersion" in block:
+            assert lint(block, config=ManualArgs(regions=["eu-west-1"])) == []
+        else:  # held to what it is about below
+            assert yaml.safe_load(block).keys() & {"apiVersion", "groups"}
+
+
+def yaml_blocks(document):
+    return re.findall(r"^```yaml\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_the_platforms_give_a_worker_time_to_stop_and_ask_where_it_listens():
+    page = ROOT / "docs/howto/run-a-worker.md"
+    kubernetes, ecs = yaml_blocks(page)
+    pod = yaml.safe_load(kubernetes)["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    template, _ = decode_str(ecs)
+    (definition,) = template["Resources"]["Task"]["Properties"]["ContainerDefinitions"]
+    timeout = inspect.signature(Worker).parameters["shutdown_timeout"].default
+    (address,) = re.findall(r"health_address=\((.+), (\d+)\)", page.read_text())
+
+    assert pod["terminationGracePeriodSeconds"] > timeout
+    assert definition["StopTimeout"] > timeout
+    assert container["ports"] == [{"name": "health", "containerPort": int(address[1])}]
+    probes = {name: container[name]["httpGet"] for name in ("livenessProbe", "readinessProbe")}
+    assert {name: (probe["path"], probe["port"]) for name, probe in probes.items()} == {
+        "livenessProbe": ("/healthz", "health"),
+        "readinessProbe": ("/readyz", "health"),
+    }
+    assert f"127.0.0.1:{address[1]}/healthz" in " ".join(definition["HealthCheck"]["Command"])
+
+
+def test_every_alarm_has_a_query_and_says_how_bad_it_is():
+    prometheus, _ = yaml_blocks(ROOT / "docs/howto/alarms.md")
+    (group,) = yaml.safe_load(prometheus)["groups"]
+
+    for rule in group["rules"]:
+        assert rule.keys() - {"for"} == {"alert", "expr", "labels"}
+        assert rule["labels"]["severity"] in {"page", "ticket"}
+        assert rule["expr"].count("(") == rule["expr"].count(")")
 
 
 def test_the_function_is_set_up_so_that_lambda_reads_what_it_answers():
@@ -114,10 +158,11 @@ def test_every_link_to_a_file_leads_somewhere(document):
 def test_every_word_of_our_own_stands_in_the_glossary():
     glossary = (ROOT / "docs" / "glossary.md").read_text().lower()
 
-    words = (
-        """look, early look, settle window, renewal, confirm, phase, hold, outcome, entry, tombstone, raw delivery, heartbeat"""
-    )
-    for word in words.split(", "):
+    words = """
+        look, early look, settle window, renewal, confirm, phase, hold, outcome, entry, tombstone, raw delivery, heartbeat,
+        outage, mass deletion
+    """
+    for word in re.split(r",\s+", words.strip()):
         assert f"**{word}" in glossary or f", {word}**" in glossary, word
 
 

@@ -471,8 +471,8 @@ def test_what_a_fake_does_not_know_is_an_error_and_no_guess(fake):
 
     with pytest.raises(KeyError, match="QueueArn"):
         fake.client.get_queue_attributes(QueueUrl=fake.url, AttributeNames=["QueueArn"])
-    with pytest.raises(KeyError, match="SentTimestamp"):
-        fake.client.receive_message(QueueUrl=fake.url, MessageSystemAttributeNames=["SentTimestamp"])
+    with pytest.raises(KeyError, match="SenderId"):
+        fake.client.receive_message(QueueUrl=fake.url, MessageSystemAttributeNames=["SenderId"])
     with pytest.raises(TypeError, match="ReceiveRequestAttemptId"):
         fake.client.receive_message(QueueUrl=fake.url, ReceiveRequestAttemptId="1")
 

@@ -135,6 +135,38 @@ def test_an_event_that_comes_after_it_asks_for_another(inbox):
     assert look(inbox, "p1", 0.3) == [late]
 
 
+def test_the_first_look_at_an_event_is_told_once(inbox):
+    one, two = held(), held(message="m2")
+    inbox.add(one, 0.0)
+    inbox.next(0.0)
+    inbox.freeze("p1", 0.0)
+    inbox.add(two, 0.1)  # during the GET, so not of this look
+
+    assert inbox.first_looked("p1") == [one]
+    assert inbox.first_looked("p1") == []
+    inbox.settle("p1")
+    inbox.next(0.1)
+    inbox.freeze("p1", 0.1)
+    assert inbox.first_looked("p1") == [two]
+
+
+def test_looks_under_way_and_the_age_of_the_oldest_event_are_told(inbox):
+    assert (inbox.looking(), inbox.oldest()) == (0, None)
+
+    inbox.add(held("p1", "m1", now=2.0), 2.0)
+    inbox.add(held("p2", "m2", now=1.0), 2.0)
+    inbox.add(held("p2", "m3", now=3.0), 3.0)
+    assert (inbox.looking(), inbox.oldest()) == (0, 1.0)
+
+    inbox.next(3.0)
+    assert inbox.looking() == 1
+    inbox.next(3.0)
+    assert inbox.looking() == 2
+    inbox.freeze("p1", 3.0)
+    inbox.settle("p1")
+    assert (inbox.looking(), inbox.oldest()) == (1, 1.0)
+
+
 def test_a_look_that_begins_again_freezes_again(inbox):
     inbox.add(held(hold=0.0), 0.0)
     inbox.next(0.0)
@@ -348,6 +380,111 @@ def test_saved_that_is_delivered_again_changes_nothing(inbox):
     assert [event.receipt_handle for event in look(inbox, "p1", 2.0)] == ["h1", "h2"]
 
 
+def fail(inbox, id, now):
+    """Reserve the look, start its GET, and let it decide nothing."""
+    assert inbox.next(now) == id
+    inbox.freeze(id, now)
+    inbox.park(id)
+
+
+def test_what_is_parked_is_held_and_not_looked_at_until_it_is_released(inbox):
+    event = held(hold=1.0)
+    inbox.add(event, 0.0)
+    fail(inbox, "p1", 0.0)
+
+    assert inbox.expiring(math.inf) == [event]
+    assert inbox.next_at() is None
+    assert inbox.next(100.0) is None
+    assert inbox.parked() == "p1"
+
+    inbox.release(50.0)
+    assert inbox.parked() is None
+    assert inbox.next_at() == 50.0
+    assert look(inbox, "p1", 50.0) == [event]
+
+
+def test_a_look_that_did_not_come_to_its_get_can_be_parked_too(inbox):
+    inbox.add(held(), 0.0)
+    assert inbox.next(0.0) == "p1"
+    inbox.park("p1")
+
+    assert inbox.next_at() is None
+    assert inbox.parked() == "p1"
+
+
+def test_an_event_that_came_during_a_look_in_vain_waits_with_the_others(inbox):
+    inbox.add(held(), 0.0)
+    assert inbox.next(0.0) == "p1"
+    inbox.freeze("p1", 0.0)
+    inbox.add(held(message="m2"), 0.5)
+    inbox.park("p1")
+
+    assert inbox.next_at() is None
+
+
+def test_an_event_that_comes_to_a_parked_id_asks_for_a_look(inbox):
+    inbox.add(held(hold=0.0), 0.0)
+    fail(inbox, "p1", 0.0)
+    inbox.add(held(message="m2", now=3.0, hold=0.0), 3.0)
+
+    assert inbox.parked() is None
+    assert [event.message_id for event in look(inbox, "p1", 3.0)] == ["m1", "m2"]
+
+
+def test_a_saving_that_comes_to_a_parked_id_asks_for_a_look_too(inbox):
+    inbox.add(held(hold=0.0), 0.0)
+    fail(inbox, "p1", 0.0)
+    inbox.add(saving("m2", now=3.0), 3.0)
+
+    assert [event.message_id for event in look(inbox, "p1", 3.0)] == ["m1"]
+    assert inbox.next_at() == 8.5
+
+
+def test_who_was_parked_first_is_retried_first(inbox):
+    for id in ("p1", "p2", "p3"):
+        inbox.add(held(id, id, hold=0.0), 0.0)
+    for id in ("p1", "p2", "p3"):
+        fail(inbox, id, 0.0)
+
+    assert inbox.retry() == "p1"
+    assert inbox.parked() == "p2"
+    inbox.freeze("p1", 5.0)
+    inbox.park("p1")
+    assert [inbox.retry(), inbox.retry(), inbox.retry(), inbox.retry()] == ["p2", "p3", "p1", None]
+    inbox.freeze("p2", 6.0)
+    assert [event.id for event in inbox.settle("p2")] == ["p2"]
+
+
+def test_releasing_leaves_alone_what_is_not_parked(inbox):
+    inbox.add(held("p1", "m1", hold=0.0), 0.0)
+    inbox.add(held("p2", "m2", hold=5.0), 0.0)
+    inbox.add(held("p3", "m3"), 0.0)
+    assert inbox.next(0.0) == "p1"
+    inbox.freeze("p1", 0.0)
+    assert look(inbox, "p2", 0.0) == []
+    fail(inbox, "p3", 0.0)
+
+    inbox.release(1.0)
+
+    assert inbox.next(1.0) == "p3"
+    assert inbox.next_at() == 5.5
+
+
+def test_events_are_dropped_unless_their_id_is_being_looked_at(inbox):
+    events = [held("p1", "m1"), held("p1", "m2"), held("p2", "m3"), held("p2", "m4"), held("p3", "m5")]
+    for event in events:
+        inbox.add(event, 0.0)
+    assert inbox.next(0.0) == "p1"
+
+    assert inbox.drop(events[:3]) == events[2:3]
+    assert inbox.drop(events[4:]) == events[4:]
+    assert inbox.drop(events[2:3] + events[4:]) == []  # no longer there
+
+    assert (len(inbox), inbox.ids) == (3, 2)
+    assert inbox.expiring(math.inf) == [*events[:2], events[3]]
+    assert inbox.next(0.0) == "p2"
+
+
 @dataclass
 class Kept:
     """What the machine knows of a held event."""
@@ -380,11 +517,16 @@ class Machine(RuleBasedStateMachine):
         self.inbox = Inbox(early_look=True)
         self.kept = {}  # message: what is known of it
         self.looking = {}  # id: (GET started, messages held when it did), or None before the GET
+        self.parked = set()
+        self.released = set()
         self.number = 0
 
     def add(self, id, hold, phase=None, save=None):
         self.number += 1
         message = f"m{self.number}"
+        if id in self.parked:
+            self.parked.remove(id)
+            self.released.add(id)
         over = phase == "saving" and any(kept.phase == "saved" for kept in self.of_save(id, save).values())
         self.kept[message] = Kept(id, self.now, 0.0 if over else hold, phase, save)
         self.inbox.add(held(id, message, self.now, hold, phase=phase, save=save), self.now)
@@ -430,13 +572,16 @@ class Machine(RuleBasedStateMachine):
         id = self.inbox.next(self.now)
         if id is None:
             for kept in self.kept.values():
-                assert kept.id in self.looking or self.now < kept.received + kept.hold * 1.1, "an event waits beyond its time"
+                assert kept.id in self.looking | dict.fromkeys(self.parked) or self.now < kept.received + kept.hold * 1.1, (
+                    "an event waits beyond its time"
+                )
         else:
             assert id not in self.looking, "two looks at one id"
             kept = [self.kept[message] for message in self.of(id)]
             wanted = [one for one in kept if one.due <= self.now or (one.phase is None and one.seen == math.inf)]
-            assert wanted, "a look that nobody needs yet"
+            assert wanted or id in self.released, "a look that nobody needs yet"
             self.looking[id] = None
+            self.released.discard(id)
 
     @precondition(lambda self: self.looking)
     @rule(data=st.data())
@@ -467,6 +612,40 @@ class Machine(RuleBasedStateMachine):
         for message in given_up:
             del self.kept[message]
 
+    @precondition(lambda self: self.looking)
+    @rule(data=st.data())
+    def park(self, data):
+        id = data.draw(st.sampled_from(sorted(self.looking)))
+        del self.looking[id]
+        self.inbox.park(id)
+        self.parked.add(id)
+
+    @rule()
+    def retry(self):
+        id = self.inbox.retry()
+        assert (id is None) == (not self.parked)
+        if id is not None:
+            self.parked.remove(id)
+            self.looking[id] = None
+
+    @rule()
+    def release(self):
+        self.inbox.release(self.now)
+        self.released |= self.parked
+        self.parked.clear()
+
+    @precondition(lambda self: self.kept)
+    @rule(data=st.data())
+    def drop(self, data):
+        messages = data.draw(st.sets(st.sampled_from(sorted(self.kept))))
+        events = [event for event in self.inbox.expiring(math.inf) if event.message_id in messages]
+        dropped = {event.message_id for event in self.inbox.drop(events)}
+        assert dropped == {message for message in messages if self.kept[message].id not in self.looking}
+        for message in dropped:
+            self.released.add(self.kept[message].id)  # the look that it was for comes all the same
+            del self.kept[message]
+        self.parked &= {kept.id for kept in self.kept.values()}
+
     @invariant()
     def nothing_is_lost(self):
         assert len(self.inbox) == len(self.kept)
@@ -474,7 +653,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def every_event_has_a_look_ahead(self):
-        waiting = {kept.id for kept in self.kept.values()} - set(self.looking)
+        waiting = {kept.id for kept in self.kept.values()} - set(self.looking) - self.parked
         assert (self.inbox.next_at() is not None) == bool(waiting)
 
 

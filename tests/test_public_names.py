@@ -17,10 +17,13 @@ PACKAGE = Path(change_events.__file__).parent
 
 # What a module may import from this package, from the bottom up. The two sides meet in the seams and values only.
 BOTTOM = {"exceptions", "_event", "typing"}
-PRODUCER = {"_ids", "_codec", "_publishers", "_renewal", "_decorator"}
+PRODUCER = {"_ids", "_codec", "_meter", "_publishers", "_renewal", "_decorator"}
 CONSUMER = {
     "_ids",
     "_codec",
+    "_meter",
+    "_health",
+    "_probe",
     "_fetch",
     "_signature",
     "sinks",
@@ -30,6 +33,8 @@ CONSUMER = {
     "sinks.sqlite",
     "_reconcile",
     "_inbox",
+    "_breaker",
+    "_guard",
     "_sqs",
     "_consumer",
     "_worker",
@@ -42,7 +47,8 @@ MAY_IMPORT = {
     "_ids": BOTTOM,
     "_codec": BOTTOM | {"_ids"},
     "_publishers": BOTTOM | {"_ids", "_codec"},
-    "_renewal": BOTTOM,
+    "_meter": BOTTOM,
+    "_renewal": BOTTOM | {"_meter"},
     "_decorator": BOTTOM | {"_ids", "_codec", "_publishers", "_renewal"},
     "_fetch": BOTTOM | {"_ids"},
     "_signature": BOTTOM | {"_codec", "_fetch"},
@@ -53,10 +59,15 @@ MAY_IMPORT = {
     "sinks.sqlite": BOTTOM | {"sinks"},
     "_reconcile": BOTTOM,
     "_inbox": BOTTOM,
+    "_breaker": BOTTOM,
+    "_guard": BOTTOM,
     "_sqs": BOTTOM,
-    "_consumer": BOTTOM | {"_codec", "_inbox", "_reconcile", "_sqs"},
+    "_health": BOTTOM | {"_meter"},
+    "_probe": BOTTOM | {"_health"},
+    "_consumer": BOTTOM | {"_breaker", "_codec", "_guard", "_health", "_inbox", "_meter", "_reconcile", "_sqs"},
     "_worker": BOTTOM | CONSUMER - {"aws_lambda"},
     "aws_lambda": BOTTOM | {"_codec", "_consumer", "_reconcile", "_sqs"},
+    "metrics": BOTTOM,
     # What tests are made of may stand on both sides.
     "testing": {"testing._queue", "testing._recording", "testing._sinks", "testing._source"},
     "testing._queue": BOTTOM | {"_publishers"},
@@ -139,8 +150,12 @@ def test_errors_survive_the_way_between_processes(error):
     [
         ("import change_events", {"boto3", "botocore", "urllib3", "sqlite3", "asyncio", "inspect"} | TEST_KIT),
         ("from change_events import SNSPublisher, broadcasts_before_save", {"boto3", "urllib3", "sqlite3", "asyncio"}),
-        ("from change_events import *", {"boto3", "botocore", "cryptography", "psycopg", "psycopg_pool", "asyncio"} | TEST_KIT),
+        (
+            "from change_events import *",
+            {"boto3", "botocore", "cryptography", "psycopg", "psycopg_pool", "asyncio", "http.server"} | TEST_KIT,
+        ),
         ("import change_events.aws_lambda", {"boto3", "botocore", "urllib3", "sqlite3"} | TEST_KIT),
+        ("import change_events.metrics", {"boto3", "urllib3", "prometheus_client", "opentelemetry"} | TEST_KIT),
         ("import change_events.testing", {"boto3", "botocore", "psycopg", "sqlite3", "pytest"}),
         ("import change_events.pytest_plugin", {"change_events.testing", "boto3", "urllib3", "sqlite3"}),
     ],

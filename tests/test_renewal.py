@@ -28,6 +28,7 @@ from change_events import (
     broadcast_stats,
     broadcasting,
     broadcasts_before_save,
+    measure_broadcasts,
 )
 from change_events import _renewal as renewal_module
 from change_events._renewal import Renewals
@@ -579,6 +580,44 @@ def test_if_that_fails_too_it_is_said_loudly_and_not_raised(time, line, kind, ca
     assert "'p1', 'p2'" in record.getMessage()
     assert time.renewals.stats() == BroadcastStats(late=1, unsettled=1)
     assert len(time.slept) == 2  # between three attempts
+
+
+class Noted:
+    """Metrics that note what they count."""
+
+    def __init__(self):
+        self.told = []
+
+    def count(self, name, value=1, /, **labels):
+        self.told.append((name, value, labels))
+
+
+@pytest.fixture
+def noted(time, monkeypatch):
+    monkeypatch.setattr(renewal_module, "renewals", time.renewals)
+    noted = Noted()
+    measure_broadcasts(noted)
+    return noted
+
+
+def test_what_is_broadcast_beside_is_measured_too(time, line, noted):
+    with broadcasting(line, "p1"):
+        time.passes(2.6)
+    with broadcasting(line, "p1"):
+        too_slow(time, line)
+
+    assert time.renewals.stats() == BroadcastStats(renewals=1, late=1, unsettled=1)
+    assert noted.told == [("renewals", 1, {}), ("late_broadcasts", 1, {}), ("unsettled_saves", 1, {})]
+
+
+def test_measuring_ends_when_nobody_listens_any_more(time, line, noted):
+    measure_broadcasts(None)
+
+    with broadcasting(line, "p1"):
+        time.passes(2.6)
+
+    assert time.renewals.stats().renewals == 1
+    assert noted.told == []
 
 
 def test_without_on_unsettled_it_is_logged_and_counted_all_the_same(time, line, kind, caplog):

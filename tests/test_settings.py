@@ -13,13 +13,14 @@ import pytest
 
 import change_events
 import change_events.aws_lambda
+import change_events.metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "settings.md"
 
-MODULES = [change_events, change_events.aws_lambda]
+MODULES = [change_events, change_events.aws_lambda, change_events.metrics]
 """Modules whose public names have settings. Names that are added to their `__all__` are held to the page by that alone."""
 
 SEAMS = {name for name in dir(change_events) if getattr(getattr(change_events, name), "_is_protocol", False)}

@@ -79,7 +79,7 @@ def no_tombstone(patch):
 
 
 def version_read_after_the_get(patch):
-    def look(id, *, fetcher, sink, on_get):
+    def look(id, *, fetcher, sink, on_get, **_):
         etag = sink.entry(id).etag
         on_get()
         change = fetcher.fetch(id, etag=etag)
@@ -91,7 +91,7 @@ def version_read_after_the_get(patch):
 
 
 def an_error_means_gone(patch):
-    def look(id, *, fetcher, sink, on_get):
+    def look(id, *, fetcher, sink, on_get, **_):
         class Hasty:
             def fetch(self, id, etag=None):
                 try:
@@ -106,7 +106,7 @@ def an_error_means_gone(patch):
 
 
 def a_state_of_its_own(patch):
-    def look(id, *, fetcher, sink, on_get):
+    def look(id, *, fetcher, sink, on_get, **_):
         class Inventive:
             def fetch(self, id, etag=None):
                 change = fetcher.fetch(id, etag=etag)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import boto3
 import pytest
 from botocore.config import Config
+from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
 from botocore.stub import Stubber
 
 from change_events import ConfigurationError
@@ -88,21 +89,97 @@ def test_failed_entries_are_read_and_told_apart(caplog):
     ]
     with Stubber(client) as stub:  # the emulator fails no single entry
         stub.add_response("delete_message_batch", {"Successful": [{"Id": "0"}], "Failed": failed})
-        stub.add_response("change_message_visibility_batch", {"Successful": [], "Failed": failed[1:]})
+        stub.add_response("change_message_visibility_batch", {"Successful": [{"Id": "0"}], "Failed": failed})
 
         assert queue.delete(["a", "b", "c"]) == (1, ["b"])
-        queue.change_visibility([("a", 0.0)])
+        assert queue.change_visibility([("a", 0.0), ("b", 0.0), ("c", 0.0)]) == (["c"], ["b"])
 
     assert [record.getMessage() for record in caplog.records] == [
-        "acknowledge failed: InternalError",
-        "acknowledge failed: ReceiptHandleIsInvalid",
-        "change_visibility failed: ReceiptHandleIsInvalid",
+        "acknowledge failed for 2 messages: InternalError, ReceiptHandleIsInvalid",
+        "change_visibility failed for 2 messages: InternalError, ReceiptHandleIsInvalid",
     ]
 
 
 def test_batches_are_of_ten():
     assert [len(batch) for batch in batches(range(25))] == [10, 10, 5]
     assert batches([]) == []
+
+
+# A client of our own
+
+
+REFUSED = ClientError({"Error": {"Code": "ExpiredToken"}, "ResponseMetadata": {"HTTPStatusCode": 403}}, "ReceiveMessage")
+FAILED = ClientError({"Error": {"Code": "InternalError"}, "ResponseMetadata": {"HTTPStatusCode": 500}}, "ReceiveMessage")
+
+
+@pytest.mark.parametrize(
+    ("error", "renewed"),
+    [
+        (REFUSED, True),
+        (ClientError({"Error": {"Code": "ExpiredToken"}}, "ReceiveMessage"), True),
+        (NoCredentialsError(), True),
+        (FAILED, False),
+        (EndpointConnectionError(endpoint_url="https://sqs"), False),
+        (ValueError("a client of another kind"), False),
+    ],
+)
+def test_a_new_client_is_made_if_the_credentials_may_be_why(queue, error, renewed):
+    before = queue._client
+
+    queue.renew(error)
+
+    assert (queue._client is not before) == renewed
+    assert queue.delayed() == 0
+
+
+def test_a_client_that_was_given_is_kept(channel):
+    client = boto3.client("sqs")
+    queue = Queue(channel.queue_url, client)
+
+    queue.renew(REFUSED)
+
+    assert queue._client is client
+
+
+def test_where_no_new_client_can_be_made_there_is_the_old_one(queue, monkeypatch, tmp_path):
+    (tmp_path / "config").write_text("half a fi")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    before = queue._client
+
+    queue.renew(REFUSED)
+
+    assert queue._client is before
+
+
+@pytest.fixture
+def profile(monkeypatch, tmp_path):
+    (tmp_path / "config").write_text("[profile mine]\nregion = eu-west-3\naws_access_key_id = a\naws_secret_access_key = b\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+
+
+def test_a_new_client_has_the_profile_of_the_default_session(channel, profile, monkeypatch):
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", boto3.session.Session(profile_name="mine"))
+    queue = Queue(channel.queue_url)
+    queue.renew(REFUSED)
+
+    assert queue._client.meta.region_name == "eu-west-3"
+
+
+def test_credentials_that_the_user_has_set_are_not_exchanged_for_others(channel, monkeypatch):
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", boto3.session.Session(aws_access_key_id="mine", aws_secret_access_key="s"))
+    queue = Queue(channel.queue_url)
+    queue.renew(REFUSED)
+
+    assert queue._client._get_credentials().access_key == "mine"
+
+
+def test_without_a_default_session_a_new_client_finds_its_own(channel, monkeypatch):
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    queue = Queue(channel.queue_url)
+    queue.renew(REFUSED)
+
+    assert queue.delayed() == 0
 
 
 # What is wrong at start

@@ -140,7 +140,7 @@ class Worker:
     def _poll(self) -> None:
         failures = 0
         while not self._stopping:
-            if len(self._inbox) + self._settings.batch_size > self._settings.prefetch:
+            if not self._consumer.may_receive():
                 self._kernel.pause(0.1)
                 continue
             try:
@@ -176,9 +176,9 @@ class Worker:
         if self._stopping:
             return
         while self._looks < self._settings.threads:
-            id = self._inbox.next(now + self._offset)
+            id = self._consumer.next(now + self._offset)
             if id is None:
-                at = self._inbox.next_at()
+                at = self._consumer.next_at()
                 if at is not None:
                     self._dispatch_by(max(at - self._offset, now + 1e-9))
                 return

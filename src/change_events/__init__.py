@@ -16,6 +16,7 @@ from change_events.exceptions import (
     DecodeError,
     FetchError,
     IdResolutionError,
+    MassDeletionError,
     PublishError,
 )
 
@@ -24,14 +25,15 @@ if TYPE_CHECKING:
     from change_events._decorator import broadcasting, broadcasts_before_save
     from change_events._event import ChangeEvent, Entry, Found, Gone, Outcome, Unchanged
     from change_events._fetch import HTTPFetcher
+    from change_events._health import Health
     from change_events._publishers import NullPublisher, SNSPublisher
-    from change_events._renewal import BroadcastStats, broadcast_stats
+    from change_events._renewal import BroadcastStats, broadcast_stats, measure_broadcasts
     from change_events._worker import Worker
     from change_events.sinks.dynamodb import DynamoDBSink
     from change_events.sinks.memory import MemorySink
     from change_events.sinks.postgres import PostgresSink
     from change_events.sinks.sqlite import SQLiteSink
-    from change_events.typing import Fetcher, Publisher, Sink
+    from change_events.typing import Fetcher, Metrics, Publisher, Sink
 
 __all__ = [
     "BroadcastStats",
@@ -46,8 +48,11 @@ __all__ = [
     "Found",
     "Gone",
     "HTTPFetcher",
+    "Health",
     "IdResolutionError",
+    "MassDeletionError",
     "MemorySink",
+    "Metrics",
     "NullPublisher",
     "Outcome",
     "PostgresSink",
@@ -62,6 +67,7 @@ __all__ = [
     "broadcast_stats",
     "broadcasting",
     "broadcasts_before_save",
+    "measure_broadcasts",
 ]
 
 _HOMES = {
@@ -73,7 +79,9 @@ _HOMES = {
     "Found": "_event",
     "Gone": "_event",
     "HTTPFetcher": "_fetch",
+    "Health": "_health",
     "MemorySink": "sinks.memory",
+    "Metrics": "typing",
     "NullPublisher": "_publishers",
     "Outcome": "_event",
     "PostgresSink": "sinks.postgres",
@@ -87,6 +95,7 @@ _HOMES = {
     "broadcast_stats": "_renewal",
     "broadcasting": "_decorator",
     "broadcasts_before_save": "_decorator",
+    "measure_broadcasts": "_renewal",
 }
 """Loaded when first asked for (PEP 562): a service that only broadcasts does not pay for urllib3 and SQLite."""
 
@@ -107,5 +116,13 @@ def __dir__() -> list[str]:
     return __all__
 
 
-for _error in (ChangeEventsError, ConfigurationError, DecodeError, FetchError, IdResolutionError, PublishError):
+for _error in (
+    ChangeEventsError,
+    ConfigurationError,
+    DecodeError,
+    FetchError,
+    IdResolutionError,
+    MassDeletionError,
+    PublishError,
+):
     _public(_error.__name__, _error)

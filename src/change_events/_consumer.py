@@ -16,16 +16,21 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from change_events._breaker import Breaker, Pace
 from change_events._codec import decode
+from change_events._event import Gone, Outcome
+from change_events._guard import Guard
+from change_events._health import MASS_DELETION, SOURCE_DOWN, Pauses
 from change_events._inbox import Held, Inbox
+from change_events._meter import Meter, measured
 from change_events._reconcile import look
-from change_events._sqs import Message, Queue, batches
-from change_events.exceptions import DecodeError, FetchError
+from change_events._sqs import MAX_VISIBILITY, Message, Queue, batches
+from change_events.exceptions import DecodeError, FetchError, MassDeletionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from change_events._event import ChangeEvent, Outcome
+    from change_events._event import ChangeEvent, Entry, Found, Unchanged
     from change_events.typing import Fetcher, Sink
 
 T = TypeVar("T")
@@ -38,8 +43,21 @@ MAX_PAUSE = 300.0
 MAX_ASKED_PAUSE = 3600.0
 """Seconds that an id is left alone at the most, whatever the source asks for."""
 
+MAX_PROBE_PAUSE = 60.0
+"""Seconds between looks in an outage of the source, at the most, unless it asks for more."""
+
+COMPLAINT_PAUSE = 30.0
+"""Seconds between lines in the log about calls to SQS that fail: in an outage all do."""
+
+LONGEST_HOLD = MAX_VISIBILITY - 3600.0
+"""Seconds after which a message is handed back: soon SQS would let nobody extend it any more."""
+
 MALFORMED_REMEMBERED = 1000
 """How many malformed messages are remembered, so that each is logged once."""
+
+
+LOOKS = {outcome.value for outcome in Outcome} | {"failed"}
+"""The counts of looks, which are one metric."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +76,10 @@ class Stats:
         deleted: Gone, and cached until then.
         never_saved: Gone, and never seen.
         conflicts: Looks begun anew, as another worker had changed the entry in between.
-        failed: Looks that decided nothing; their events went back to the queue for a while.
+        failed: Looks that decided nothing; their events went back to the queue for a while or, in an outage, are held.
+        retries: Events that went back so.
         acknowledged: Deliveries deleted from the queue.
+        ack_failures: Attempts to delete a delivery that failed.
         held: Events in the worker's hands now.
     """
 
@@ -74,7 +94,9 @@ class Stats:
     never_saved: int = 0
     conflicts: int = 0
     failed: int = 0
+    retries: int = 0
     acknowledged: int = 0
+    ack_failures: int = 0
     held: int = 0
 
 
@@ -96,22 +118,35 @@ class Settings(Generic[T]):
     on_outcome: Callable[[str, Outcome], object] | None
     topic_arn: str | None = None
     verify: Callable[[Mapping[str, object]], object] | None = None
+    max_gets_per_second: float | None = None
+    probe_pause: Callable[[int], float] = lambda failures: pause_after(failures, MAX_PROBE_PAUSE)
 
 
 class Tally:
-    """Counts that several threads add to."""
+    """
+    Counts that several threads add to.
 
-    def __init__(self) -> None:
+    Args:
+        meter: Is told of each, too.
+    """
+
+    def __init__(self, meter: Meter | None = None) -> None:
+        self.meter = meter or Meter()
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
 
     def add(self, name: str, number: int = 1) -> None:
         with self._lock:
             self._counts[name] += number
+        if name in LOOKS:
+            self.meter.count("looks", number, outcome=name)
+        else:
+            self.meter.count(name, number)
 
     def set(self, name: str, number: int) -> None:
         with self._lock:
             self._counts[name] = number
+        self.meter.gauge(name, number)
 
     def read(self) -> Counter[str]:
         with self._lock:
@@ -125,12 +160,19 @@ class Consumer(Generic[T]):
     Args:
         settings: The worker's.
         tally: Where to count.
-        changed: Called, with the lock held, with the number of events that came in, or 0 when some were let go.
+        changed: Called, with the lock held, with the number of events that came in or may now be looked at; or 0 when some
+            were let go.
         clock: Tells monotonic seconds.
+        guard: The worker's, which outlasts a run.
+        halted: Called with an error that keeps the consumer from going on by itself: an outage of the source, a mass deletion.
+        wall_clock: Tells seconds since the epoch, to measure by.
 
     Attributes:
-        lock: Guards the inbox, and that nothing enters it once it is closed.
+        lock: Guards the inbox, and that nothing enters it once it is closed; and the next two.
         inbox: The events that are held.
+        breaker: Whether the source is down.
+        guard: Whether a mass deletion was refused.
+        pauses: Why nothing is received, for whoever stops receiving to say.
     """
 
     def __init__(
@@ -140,17 +182,31 @@ class Consumer(Generic[T]):
         *,
         changed: Callable[[int], None],
         clock: Callable[[], float] = time.monotonic,
+        guard: Guard | None = None,
+        halted: Callable[[Exception], object] = lambda _: None,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.lock = threading.Lock()
         self.inbox = Inbox(early_look=settings.early_look)
+        self.pauses = Pauses(tally.meter, clock=clock)
+        self.breaker = Breaker(settings.probe_pause)
+        self.guard = guard or Guard()
+        if self.guard.tripped:
+            self.pauses.begin(MASS_DELETION)
+        self._pace = Pace(settings.max_gets_per_second)
+        self._halted = halted
         self._settings = settings
         self._queue = settings.queue
         self._tally = tally
         self._changed = changed
+        self._meter = tally.meter
         self._clock = clock
+        self._wall_clock = wall_clock
+        self._fetcher = measured(settings.fetcher, tally.meter, clock)
         self._delay = math.inf
         self._closed = False
         self._malformed = MalformedLog()
+        self._complain_at = -math.inf
 
     def ask_delay(self) -> float:
         """
@@ -164,16 +220,56 @@ class Consumer(Generic[T]):
 
     def receive(self, *, wait: int) -> list[Message]:
         """Long-poll for messages, and hold their events."""
-        messages = self._queue.receive(most=self._settings.batch_size, wait=wait, visibility=self._settings.visibility_timeout)
+        most = 1 if self.breaker.open else self._settings.batch_size
+        messages = self._queue.receive(most=most, wait=wait, visibility=self._settings.visibility_timeout)
         self._take(messages)
         return messages
+
+    def may_receive(self) -> bool:
+        """
+        Return whether to receive; with the lock held.
+
+        Not in an outage, but for one message after each look when all ids that are held were tried in vain: for it may be
+        that these are broken, and not the source.
+        """
+        if self.guard.tripped or len(self.inbox) + self._settings.batch_size > self._settings.prefetch:
+            return False
+        breaker = self.breaker
+        return not breaker.open or (
+            breaker.failures > self.inbox.ids and breaker.look_at < math.inf and self.inbox.next_at() is None
+        )
+
+    def next(self, now: float) -> str | None:
+        """Reserve the id to look at now; None if there is none, or the source is to be left alone. With the lock held."""
+        if self.guard.tripped or now < max(self.breaker.look_at, self._pace.look_at):
+            return None
+        id = self.inbox.next(now) or (self.inbox.retry() if self.breaker.open else None)
+        if id is not None:
+            self.breaker.begin(id)
+            self._pace.begin(now)
+        return id
+
+    def next_at(self) -> float | None:
+        """Return when to ask for the next id, in monotonic seconds; None: when something has changed. With the lock held."""
+        at = -math.inf if self.breaker.open and self.inbox.parked() is not None else self.inbox.next_at()
+        if at is None or self.guard.tripped or self.breaker.look_at == math.inf:
+            return None
+        return max(at, self.breaker.look_at, self._pace.look_at)
+
+    def resume(self) -> None:
+        """Go on after a mass deletion was refused."""
+        with self.lock:
+            self.guard.resume()
+            self.pauses.end(MASS_DELETION)
+            self._release()
+            self._let_go()
 
     def look(self, id: str) -> list[Held]:
         """
         Look at an id that the inbox has reserved.
 
         Returns:
-            The events to acknowledge; no events if the look decided nothing, as they have gone back to the queue.
+            The events to acknowledge; no events if the look decided nothing: they have gone back to the queue or are held.
         """
         gets = itertools.count()
 
@@ -181,19 +277,28 @@ class Consumer(Generic[T]):
             self._tally.add("gets")
             if next(gets):
                 self._tally.add("conflicts")
+                with self.lock:
+                    self._pace.begin(self._clock())
             with self.lock:
                 self.inbox.freeze(id, self._clock())
 
         try:
-            outcome = look(id, fetcher=self._settings.fetcher, sink=self._settings.sink, on_get=on_get)
+            outcome = self._timed_look(id, on_get)
+        except MassDeletionError:
+            self._look_refused(id)
+            return []
         except Exception as error:  # of the source, of the user's fetcher or sink: the event must be looked at again
             self._look_failed(id, error)
             return []
         log.debug("looked", extra={"action": "look", "id": id, "outcome": outcome.value})
         self._report(id, outcome)
         with self.lock:
+            first = self.inbox.first_looked(id) if self._meter.on else []
             settled = self.inbox.settle(id)
-            self._let_go()
+            back = self._source_answered()
+        self._measure_staleness(first=first, last=settled)
+        if back:
+            log.warning("the source is back", extra={"action": "outage", "over": True})
         return settled
 
     def acknowledge(self, receipt_handles: Sequence[str]) -> Sequence[str]:
@@ -201,20 +306,22 @@ class Consumer(Generic[T]):
         try:
             deleted, again = self._queue.delete(receipt_handles)
         except Exception as error:  # boto3 has tried again already; what stays undeleted comes back
-            log.warning("acknowledging failed: %s", error, extra={"action": "acknowledge"})
+            self._complain("acknowledging failed: %s", error, "acknowledge")
+            self._tally.add("ack_failures", len(receipt_handles))
             return receipt_handles
         self._tally.add("acknowledged", deleted)
+        if deleted < len(receipt_handles):
+            self._tally.add("ack_failures", len(receipt_handles) - deleted)
         return again
 
     def extend(self, before: float) -> None:
         """Keep invisible for another visibility timeout what would become visible before then."""
+        self._hand_back_what_is_held_too_long()
         with self.lock:
             expiring = self.inbox.expiring(before)
         for batch in batches(expiring):
-            now = self._clock()
-            if self._change_visibility([(event.receipt_handle, self._settings.visibility_timeout) for event in batch]):
-                for event in batch:
-                    event.expires = now + self._settings.visibility_timeout
+            if not self._extend(batch):
+                return  # the next beat makes up for it; the other calls would take as long to fail
 
     def close(self) -> None:
         """Hold nothing that comes in from now on; it goes back at once."""
@@ -228,6 +335,36 @@ class Consumer(Generic[T]):
             self._let_go()
         now = self._clock()
         self._hand_back([(event.receipt_handle, max(0.0, event.due - now)) for event in held])
+
+    def _hand_back_what_is_held_too_long(self) -> None:
+        before = self._clock() - LONGEST_HOLD
+        dropped = self._drop(lambda event: event.received < before)
+        self._hand_back([(event.receipt_handle, 0.0) for event in dropped])
+
+    def _drop(self, unwanted: Callable[[Held], bool]) -> list[Held]:
+        with self.lock:
+            dropped = self.inbox.drop(filter(unwanted, self.inbox.expiring(math.inf)))
+            if dropped:
+                self._let_go()
+            return dropped
+
+    def _extend(self, events: Sequence[Held]) -> bool:
+        now = self._clock()
+        seconds = {event.receipt_handle: self._extension(event, now) for event in events}
+        failed = self._change_visibility(list(seconds.items()))
+        if failed is None:
+            return False
+        refused, again = failed
+        if refused:  # their messages are no longer ours
+            self._drop(lambda event: event.receipt_handle in refused)
+        for event in events:
+            if event.receipt_handle in seconds and event.receipt_handle not in again:
+                event.expires = now + seconds[event.receipt_handle]
+        return True
+
+    def _extension(self, event: Held, now: float) -> float:
+        most = event.received + MAX_VISIBILITY - 60 - now  # SQS may have begun to count earlier than we
+        return max(0.0, min(self._settings.visibility_timeout, most))
 
     def _take(self, messages: list[Message]) -> None:
         now = self._clock()
@@ -255,6 +392,7 @@ class Consumer(Generic[T]):
             expires=now + self._settings.visibility_timeout,
             phase=event.phase,
             save=event.save,
+            sent=message.sent,
         )
 
     def _decode(self, messages: list[Message]) -> tuple[list[tuple[Message, ChangeEvent]], list[tuple[str, float]]]:
@@ -285,6 +423,22 @@ class Consumer(Generic[T]):
         )
         return pause
 
+    def _timed_look(self, id: str, on_get: Callable[[], None]) -> Outcome:
+        started = self._clock()
+        try:
+            sink, watch = self._settings.sink, self._watch_deletions
+            return look(id, fetcher=self._fetcher, sink=sink, on_get=on_get, before_apply=watch)
+        finally:
+            self._meter.observe("look_seconds", self._clock() - started)
+
+    def _measure_staleness(self, **looked: list[Held]) -> None:
+        if self._meter.on:
+            now = self._wall_clock()
+            for which, events in looked.items():
+                for event in events:
+                    if event.sent is not None:
+                        self._meter.observe("staleness_seconds", max(0.0, now - event.sent), look=which)
+
     def _report(self, id: str, outcome: Outcome) -> None:
         self._tally.add(outcome.value)
         if self._settings.on_outcome is not None:
@@ -293,13 +447,69 @@ class Consumer(Generic[T]):
             except Exception:  # the user's; the look stands
                 log.exception("on_outcome failed", extra={"action": "report", "id": id})
 
-    def _look_failed(self, id: str, error: Exception) -> None:
+    def _watch_deletions(self, entry: Entry, change: Found[T] | Unchanged | Gone) -> None:
+        if not entry.present:
+            return
         with self.lock:
-            events = self.inbox.give_up(id)
-            self._let_go()
+            was_tripped = self.guard.tripped
+            if self.guard.allows(gone=isinstance(change, Gone)):
+                return
+            error = MassDeletionError(
+                f"{self.guard}. Nothing more is deleted or received. If the source is wrong, mend it, or HTTPFetcher(url), and "
+                "start the worker again; if it is right, call Worker.resume() or start with allow_mass_deletion=True"
+            )
+        if not was_tripped:
+            self.pauses.begin(MASS_DELETION)
+            log.critical("%s", error, extra={"action": "mass_deletion"})
+            self._halted(error)
+        raise error
+
+    def _look_refused(self, id: str) -> None:
+        with self.lock:
+            self.inbox.park(id)
+            if not self.guard.tripped:  # somebody has said meanwhile that it is meant
+                self._release()
+            self._source_answered()
+
+    def _source_answered(self) -> bool:
+        """Return whether it was down; with the lock held."""
+        was_open = self.breaker.open
+        self.breaker.succeeded()
+        if was_open:
+            self.pauses.end(SOURCE_DOWN)
+            self._release()
+        self._let_go()
+        return was_open
+
+    def _release(self) -> None:
+        self.inbox.release(self._clock())
+        self._changed(len(self.inbox))
+
+    def _look_failed(self, id: str, error: Exception) -> None:
         self._tally.add("failed")
-        pause = pause_for(id, error, max(event.receive_count for event in events))
-        self._hand_back([(event.receipt_handle, pause) for event in events])
+        now = self._clock()
+        with self.lock:
+            was_open = self.breaker.open
+            told = self.breaker.failed(id, now, _asked_pause(error))
+            pause = self.breaker.look_at - now
+            events = self._park_or_give_up(id)
+            self._let_go()
+        if events:
+            self._tally.add("retries", len(events))
+            pause = pause_for(id, error, max(event.receive_count for event in events))
+            self._hand_back([(event.receipt_handle, pause) for event in events])
+        elif told:
+            self.pauses.begin(SOURCE_DOWN)
+            _log_outage(error, pause, begins=not was_open)
+        if told and not was_open:
+            self._halted(error)
+
+    def _park_or_give_up(self, id: str) -> list[Held]:
+        """Let go of the events of the id, and return them, unless it is the source that is broken and not the id."""
+        if self.breaker.open:
+            self.inbox.park(id)
+            return []
+        return self.inbox.give_up(id)
 
     def _let_go(self) -> None:
         self._tally.set("held", len(self.inbox))
@@ -310,18 +520,46 @@ class Consumer(Generic[T]):
         for batch in batches(deliveries):
             self._change_visibility(batch)
 
-    def _change_visibility(self, deliveries: Sequence[tuple[str, float]]) -> bool:
+    def _change_visibility(self, deliveries: Sequence[tuple[str, float]]) -> tuple[list[str], list[str]] | None:
+        """Return what SQS refuses, as the queue does; None if it did not even answer."""
         try:
-            self._queue.change_visibility(deliveries)
+            return self._queue.change_visibility(deliveries)
         except Exception as error:  # the messages become visible by themselves
-            log.warning("changing visibility failed: %s", error, extra={"action": "change_visibility"})
-            return False
-        return True
+            self._complain("changing visibility failed: %s", error, "change_visibility")
+            return None
+
+    def _complain(self, text: str, error: Exception, action: str) -> None:
+        now = self._clock()
+        level = logging.WARNING if now >= self._complain_at else logging.DEBUG
+        if level == logging.WARNING:
+            self._complain_at = now + COMPLAINT_PAUSE
+        log.log(level, text, error, extra={"action": action})
 
 
 def _pause(error: Exception, receive_count: int) -> float:
+    return max(pause_after(receive_count, MAX_PAUSE), _asked_pause(error))
+
+
+def _asked_pause(error: Exception) -> float:
+    """Return for how many seconds the source has asked to be left alone."""
     asked = (error.retry_after or 0.0) if isinstance(error, FetchError) else 0.0
-    return max(pause_after(receive_count, MAX_PAUSE), min(asked, MAX_ASKED_PAUSE))
+    return min(asked, MAX_ASKED_PAUSE)
+
+
+def _log_outage(error: Exception, pause: float, *, begins: bool) -> None:
+    refused = isinstance(error, FetchError) and error.status in {401, 403}
+    log.log(
+        logging.ERROR if begins else logging.WARNING,
+        "%s%s: looks at several ids failed in a row. Nothing is received until one succeeds; the next in %.0f s: %s",
+        "" if begins else "still, ",
+        "the source refuses our credentials (these are gone, not the entities)"
+        if refused
+        else "the source or the cache is down",
+        pause,
+        error,
+        exc_info=error if begins and not isinstance(error, FetchError) else False,
+        extra={"action": "outage", "over": False, "pause": pause},
+    )
 
 
 class MalformedLog:

@@ -8,7 +8,8 @@ the events of one id are held together:
 - an event that arrives before the GET starts joins the look; one that arrives later asks for another;
 - looks that would fall due close together are one: an event can wait a tenth of its hold beyond its due time;
 - a save that is confirmed is looked at when it is over: its `saving` asks for no early look, and its `saved` is due at once
-  and releases it.
+  and releases it;
+- while looks are in vain, ids are parked: their events are held, and no look is awaited.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from change_events._event import Phase
 
 SLACK = 0.1
@@ -40,6 +43,8 @@ class Held:
         expires: When the message becomes visible to other workers, unless extended.
         phase: What it says of its save; `"saved"` comes with a hold of 0.
         save: Which save that is.
+        sent: When SQS accepted the message, in seconds since the epoch; None: not known. For measurements only.
+        looked: Whether `first_looked` has returned it.
     """
 
     id: str
@@ -51,6 +56,8 @@ class Held:
     expires: float
     phase: Phase | None = None
     save: str | None = None
+    sent: float | None = None
+    looked: bool = False
 
     @property
     def due(self) -> float:
@@ -73,6 +80,10 @@ class _Group:
     frozen: list[Held] = field(default_factory=list)
     get_started: float = math.inf
 
+    @property
+    def parked(self) -> bool:
+        return not self.looking and self.look_at == math.inf
+
 
 class Inbox:
     """
@@ -92,6 +103,11 @@ class Inbox:
         """Return how many events are held."""
         return self._count
 
+    @property
+    def ids(self) -> int:
+        """How many ids they are of."""
+        return len(self._groups)
+
     def add(self, event: Held, now: float) -> None:
         """Hold an event. One that is held already was delivered again: only its new receipt handle counts."""
         group = self._groups.setdefault(event.id, _Group())
@@ -101,12 +117,13 @@ class Inbox:
             known.receive_count = event.receive_count
             known.expires = event.expires
             return
+        wanted = bool(group.events) and group.parked  # a look that was in vain
         group.events[event.message_id] = event
         self._count += 1
         if event.save is not None:
             _release(event.save, group, now)
         early = self._early_look and event.phase != "saving"
-        self._schedule(event.id, group, now if early else event.latest)
+        self._schedule(event.id, group, now if early or wanted else event.latest)
 
     def next(self, now: float) -> str | None:
         """Return the id that has been due for a look the longest, and reserve it; None if there is none."""
@@ -149,11 +166,59 @@ class Inbox:
             del self._groups[id]
         return settled
 
+    def first_looked(self, id: str) -> list[Held]:
+        """Return those events of the reserved look that no such call has returned before."""
+        first = [event for event in self._groups[id].frozen if not event.looked]
+        for event in first:
+            event.looked = True
+        return first
+
+    def looking(self) -> int:
+        """Return how many looks are under way."""
+        return sum(group.looking for group in self._groups.values())
+
+    def oldest(self) -> float | None:
+        """Return when the oldest event was received; None if none is held."""
+        return min((event.received for group in self._groups.values() for event in group.events.values()), default=None)
+
     def give_up(self, id: str) -> list[Held]:
         """The reserved look decided nothing: let go of all events of the id, and return them to be handed back."""
         events = list(self._groups.pop(id).events.values())
         self._count -= len(events)
         return events
+
+    def park(self, id: str) -> None:
+        """The reserved look decided nothing: hold the events of the id, but await no look until they are released."""
+        self._groups[id] = group = self._groups.pop(id)  # to the end: whoever was parked first is retried first
+        group.looking = False
+        group.look_at = math.inf
+
+    def retry(self) -> str | None:
+        """Return the id that has been parked the longest, and reserve it; None if there is none."""
+        id = self.parked()
+        if id is not None:
+            self._groups[id].looking = True
+        return id
+
+    def parked(self) -> str | None:
+        """Return the id that has been parked the longest; None if there is none."""
+        return next((id for id, group in self._groups.items() if group.parked), None)
+
+    def release(self, now: float) -> None:
+        """Looks are no longer in vain: those at parked ids are due."""
+        for id, group in self._groups.items():
+            if group.parked:
+                self._schedule(id, group, now)
+
+    def drop(self, events: Iterable[Held]) -> list[Held]:
+        """Let go of events, but not of those of an id that is being looked at; return which."""
+        dropped = [event for event in events if self._holds(event) and not self._groups[event.id].looking]
+        for event in dropped:
+            del self._groups[event.id].events[event.message_id]
+            if not self._groups[event.id].events:
+                del self._groups[event.id]
+        self._count -= len(dropped)
+        return dropped
 
     def expiring(self, before: float) -> list[Held]:
         """Return the held events that become visible to others before that time."""
@@ -162,6 +227,9 @@ class Inbox:
     def clear(self) -> list[Held]:
         """Let go of everything, and return it to be handed back."""
         return [event for id in list(self._groups) for event in self.give_up(id)]
+
+    def _holds(self, event: Held) -> bool:
+        return event.id in self._groups and event.message_id in self._groups[event.id].events
 
     def _schedule(self, id: str, group: _Group, at: float) -> None:
         if at <= group.look_at:

@@ -17,7 +17,14 @@ MAX_CONFLICTS = 50
 """Each lost compare-and-set means that another look has won, so more than a handful in a row is a broken sink."""
 
 
-def look(id: str, *, fetcher: Fetcher[T], sink: Sink[T], on_get: Callable[[], None]) -> Outcome:
+def look(
+    id: str,
+    *,
+    fetcher: Fetcher[T],
+    sink: Sink[T],
+    on_get: Callable[[], None],
+    before_apply: Callable[[Entry, Found[T] | Unchanged | Gone], object] = lambda *_: None,
+) -> Outcome:
     """
     Look at the entity and store what is found; again, from the start, when another worker got there first.
 
@@ -28,6 +35,7 @@ def look(id: str, *, fetcher: Fetcher[T], sink: Sink[T], on_get: Callable[[], No
         fetcher: What reads the source.
         sink: The cache.
         on_get: Called at the start of every GET, after the version was read: the events of now are this look's.
+        before_apply: Called with the entry and what was found, before that is stored. What it raises ends the look.
 
     Raises:
         FetchError: The GET decided nothing; the cache stays as it was.
@@ -39,6 +47,7 @@ def look(id: str, *, fetcher: Fetcher[T], sink: Sink[T], on_get: Callable[[], No
         change = fetcher.fetch(id, etag=entry.etag)
         if isinstance(change, Unchanged) and not entry.present:
             raise RuntimeError(f"{type(fetcher).__name__} found {id!r} unchanged, but nothing is cached that it could equal")
+        before_apply(entry, change)
         if sink.apply(id, change, if_version=entry.version):
             return outcome(entry, change)
     raise RuntimeError(f"{type(sink).__name__} refused what {MAX_CONFLICTS} looks in a row found at {id!r}")

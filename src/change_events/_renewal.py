@@ -19,9 +19,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from change_events._meter import Meter
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from concurrent.futures import ThreadPoolExecutor
+
+    from change_events.typing import Metrics
 
 log = logging.getLogger("change_events")
 
@@ -33,6 +37,10 @@ MAX_BACKGROUND = 100
 
 FINAL_ATTEMPTS = 3
 """After so many failures of the broadcast that a late save needs, it is given up."""
+
+
+METRICS = {"renewals": "renewals", "late": "late_broadcasts", "unsettled": "unsettled_saves"}
+"""The names under which the counts are measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +94,9 @@ class Renewals:
         sleep: Waits for so many seconds.
         in_thread: Runs something in a daemon thread of its own.
         submit: Runs something soon, in a thread that may be shared.
+
+    Attributes:
+        meter: Is told of each count, too.
     """
 
     def __init__(
@@ -100,6 +111,7 @@ class Renewals:
         self._sleep = sleep
         self._in_thread = in_thread or _in_thread
         self._submit = submit or self._submit_to_pool
+        self.meter = Meter()
         self.start_over()
 
     def start_over(self) -> None:
@@ -223,6 +235,7 @@ class Renewals:
     def _count(self, name: str) -> None:
         with self._lock:
             self._counts[name] += 1
+        self.meter.count(METRICS[name])
 
     def _wake(self, at: float) -> None:
         self._wake_at = at
@@ -280,3 +293,13 @@ getattr(os, "register_at_fork", lambda **_: None)(after_in_child=renewals.start_
 def broadcast_stats() -> BroadcastStats:
     """Return what this process has broadcast beyond the one broadcast before each save."""
     return renewals.stats()
+
+
+def measure_broadcasts(metrics: Metrics | None) -> None:
+    """
+    Let these metrics count what `broadcast_stats` counts, too, from now on, for the whole process.
+
+    Args:
+        metrics: The object that takes them; None: nobody any more.
+    """
+    renewals.meter = Meter(metrics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import re
@@ -28,13 +29,19 @@ _AWS_HOST = re.compile(r"https://(?:sqs\.(?P<new>[^.]+)|(?P<old>[^.]+)\.queue)\.
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A delivery of a message."""
+    """
+    A delivery of a message.
+
+    Attributes:
+        sent: When SQS accepted the message, in seconds since the epoch, by SQS's clock; None if it did not say.
+    """
 
     message_id: str
     receipt_handle: str
     body: str
     receive_count: int
     attributes: dict[str, str]
+    sent: float | None = None
 
 
 class Queue:
@@ -56,6 +63,7 @@ class Queue:
             )
         self.url = url
         self._client = client
+        self._own = client is None
 
     def open(self, *, wait: int) -> float:
         """
@@ -85,6 +93,12 @@ class Queue:
             raise ConfigurationError(f"the client's read_timeout ({patience} s) must be longer than wait_time ({wait} s)")
         return float(attributes["DelaySeconds"])
 
+    def renew(self, error: Exception) -> None:
+        """Make a new client, if this one is our own and its credentials may be why a call has failed."""
+        if self._own and _may_be_credentials(error):
+            with contextlib.suppress(Exception):  # a file that is being rewritten, say: there is the old one until then
+                self._client = _make_client(self.url, anew=True)
+
     def delayed(self) -> int:
         """Return about how many messages wait for the queue's delay to pass."""
         return int(self._attributes("ApproximateNumberOfMessagesDelayed")["ApproximateNumberOfMessagesDelayed"])
@@ -109,7 +123,7 @@ class Queue:
             WaitTimeSeconds=wait,
             VisibilityTimeout=visibility,
             MessageAttributeNames=["phase", "save", "settle"],
-            MessageSystemAttributeNames=["ApproximateReceiveCount"],
+            MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
         )
         return [
             Message(
@@ -118,6 +132,7 @@ class Queue:
                 message["Body"],
                 int(message["Attributes"]["ApproximateReceiveCount"]),
                 {name: value.get("StringValue", "") for name, value in message.get("MessageAttributes", {}).items()},
+                _seconds(message["Attributes"].get("SentTimestamp")),
             )
             for message in response.get("Messages", [])
         ]
@@ -136,18 +151,23 @@ class Queue:
         retriable = _retriable(failed, "acknowledge")
         return len(entries) - len(failed), [receipt_handles[int(entry["Id"])] for entry in retriable]
 
-    def change_visibility(self, deliveries: Sequence[tuple[str, float]]) -> None:
+    def change_visibility(self, deliveries: Sequence[tuple[str, float]]) -> tuple[list[str], list[str]]:
         """
         Make up to ten deliveries invisible for so many seconds from now, rounded up.
 
         What fails is logged: the message becomes visible by itself, sooner or later than asked.
+
+        Returns:
+            The receipt handles that SQS refuses for good, as they have expired say; and those that may be tried again.
         """
         entries = [
             {"Id": str(position), "ReceiptHandle": handle, "VisibilityTimeout": math.ceil(seconds)}
             for position, (handle, seconds) in enumerate(deliveries)
         ]
         failed = self._client.change_message_visibility_batch(QueueUrl=self.url, Entries=entries).get("Failed", [])
-        _retriable(failed, "change_visibility")
+        retriable = [deliveries[int(entry["Id"])][0] for entry in _retriable(failed, "change_visibility")]
+        handles = [deliveries[int(entry["Id"])][0] for entry in failed]
+        return [handle for handle in handles if handle not in retriable], retriable
 
 
 def batches(items: Sequence[Any]) -> list[Sequence[Any]]:
@@ -156,12 +176,28 @@ def batches(items: Sequence[Any]) -> list[Sequence[Any]]:
 
 
 def _retriable(failed: list[dict[str, Any]], action: str) -> list[dict[str, Any]]:
-    for entry in failed:
-        log.warning("%s failed: %s", action, entry.get("Code"), extra={"action": action, "code": entry.get("Code")})
+    if failed:
+        codes = ", ".join(sorted({str(entry.get("Code")) for entry in failed}))
+        log.warning("%s failed for %d messages: %s", action, len(failed), codes, extra={"action": action, "code": codes})
     return [entry for entry in failed if not entry.get("SenderFault")]
 
 
-def _make_client(url: str) -> Any:
+def _may_be_credentials(error: Exception) -> bool:
+    """Credentials that have expired have many names; so anything that is SQS's refusal, or went wrong before it was asked."""
+    from botocore import exceptions as botocore
+
+    if isinstance(error, botocore.ClientError):
+        return bool(400 <= error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400) < 500)
+    no_answer = isinstance(error, (botocore.HTTPClientError, botocore.ConnectionError))
+    return isinstance(error, botocore.BotoCoreError) and not no_answer
+
+
+def _seconds(milliseconds: str | None) -> float | None:
+    return None if milliseconds is None else int(milliseconds) / 1000
+
+
+def _make_client(url: str, *, anew: bool = False) -> Any:
+    """Make a client, `anew` with credentials that are looked for again, in the environment, files or wherever they are."""
     import boto3
     from botocore.config import Config
 
@@ -170,4 +206,30 @@ def _make_client(url: str) -> Any:
     # As many connections as a worker can have threads, or some would be thrown away after each call.
     # Patience enough for the longest poll, 20 s, and no more: a lost packet must not hold up the heartbeat for a minute.
     config = Config(connect_timeout=5, read_timeout=30, retries={"mode": "standard"}, max_pool_connections=300)
-    return boto3.client("sqs", region_name=region, config=config)
+    session = _new_session() if anew else boto3
+    client = session.client("sqs", region_name=region, config=config)
+    client.meta.events.register("before-parse.sqs.*", _require_whole)
+    return client
+
+
+def _require_whole(response_dict: dict[str, Any], **_: Any) -> None:
+    """Refuse an answer that broke off: botocore takes the half of one for an empty one, and a poll would spin."""
+    from botocore.exceptions import IncompleteReadError
+
+    expected, actual = int(response_dict["headers"].get("Content-Length", 0)), len(response_dict["body"])
+    if actual < expected:
+        raise IncompleteReadError(actual_bytes=actual, expected_bytes=expected)
+
+
+def _new_session() -> Any:
+    """Return a session that has found nothing yet, but else is like the default one, which remembers what it has found."""
+    import boto3
+    from boto3.session import Session
+
+    old = boto3.DEFAULT_SESSION
+    if old is None:
+        return Session()
+    credentials = old.get_credentials()
+    if credentials is not None and credentials.method == "explicit":  # the user's own, not to be exchanged for others
+        return old
+    return Session(profile_name=None if old.profile_name == "default" else old.profile_name)

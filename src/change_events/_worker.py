@@ -19,15 +19,18 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 from change_events._codec import parsed_arn
 from change_events._consumer import Consumer, Settings, Stats, Tally, pause_after
 from change_events._event import DEFAULT_SETTLE, MAX_SETTLE
+from change_events._guard import AT_LEAST, MAX_SHARE, WINDOW, Guard
+from change_events._health import FULL, NOT_RUNNING, RECEIVE_FAILED, Health, is_ready
+from change_events._meter import Meter
 from change_events._sqs import BATCH_SIZE, MAX_VISIBILITY, Queue
-from change_events.exceptions import ConfigurationError
+from change_events.exceptions import ConfigurationError, MassDeletionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from change_events._event import Outcome
     from change_events._inbox import Held
-    from change_events.typing import Fetcher, Sink
+    from change_events.typing import Fetcher, Metrics, Sink
 
 T = TypeVar("T")
 
@@ -80,6 +83,15 @@ class Worker(Generic[T]):
     the queue, invisible for a pause that grows with each delivery. A message that is no change event is logged once and
     left to the queue's redrive policy.
 
+    When looks at several ids in a row decide nothing (five at three ids or more), the source is down, or the cache: the worker
+    stops receiving, keeps what it holds, and tries one id after ever longer pauses, of a minute at the most or as long as
+    the source asks for. Once a look succeeds it goes on. No message is lost to the dead-letter queue meanwhile.
+
+    When too many looks at cached entities see them gone, the worker refuses to delete the next, logs it as `critical`, and
+    stops receiving and looking until `resume()` is called: more likely than not it asks the wrong source.
+
+    When SQS is away, the worker tries again, after pauses of half a minute at the most.
+
     A save that its publisher confirms (`broadcasting(confirm=True)`) is looked at once, when it is over, and its events are
     acknowledged then.
 
@@ -113,6 +125,14 @@ class Worker(Generic[T]):
         shutdown_timeout: Seconds that stopping may take; better longer than `wait_time`, as what an abandoned poll brings
             stays invisible until its visibility timeout is over.
         on_outcome: Called with an id and what a look at it did, from the look's thread. What it raises is logged.
+        max_gets_per_second: How many GETs to send to the source, evenly spread. None: as many as there are reasons for.
+        max_deleted_share: The share of the last hundred looks at cached entities that may see them gone.
+        min_deleted: How many of them must have, at the least, for a deletion to be refused.
+        allow_mass_deletion: Refuse no deletion, for as long as this worker lives.
+        metrics: Where to measure to: one of the two in `change_events.metrics`, or your own.
+        health_address: Where `run()` answers a container's probes, host and port: `/healthz` with 200 while the worker is
+            alive, `/readyz` with 200 while it is ready, else with 503; the body is what `health()` returns, as JSON.
+            `("0.0.0.0", 8080)` in a container, whose platform asks from outside. None: nowhere.
 
     Raises:
         ConfigurationError: A value is out of its range, or signatures can't be verified with what is given or installed.
@@ -136,6 +156,12 @@ class Worker(Generic[T]):
         visibility_timeout: int = 60,
         shutdown_timeout: float = 25.0,
         on_outcome: Callable[[str, Outcome], object] | None = None,
+        max_gets_per_second: float | None = None,
+        max_deleted_share: float = MAX_SHARE,
+        min_deleted: int = AT_LEAST,
+        allow_mass_deletion: bool = False,
+        metrics: Metrics | None = None,
+        health_address: tuple[str, int] | None = None,
     ) -> None:
         _require("settle", settle, 0, MAX_SETTLE)
         _require_integer("threads", threads, 1, 256)
@@ -144,8 +170,14 @@ class Worker(Generic[T]):
         _require_integer("visibility_timeout", visibility_timeout, 3, MAX_VISIBILITY)
         _require_integer("prefetch", prefetch, batch_size, HELD_PER_SECOND * visibility_timeout)
         _require("shutdown_timeout", shutdown_timeout, 0, 3600)
+        if max_gets_per_second is not None:
+            _require("max_gets_per_second", max_gets_per_second, 0.01, 10_000)
+        _require("max_deleted_share", max_deleted_share, 0, 1)
+        _require_integer("min_deleted", min_deleted, 1, WINDOW)
         if topic_arn is not None:
             parsed_arn(topic_arn)
+        if health_address is not None:
+            _require_address(health_address)
         self._settings = Settings(
             queue=Queue(queue_url, client),
             fetcher=fetcher,
@@ -161,8 +193,13 @@ class Worker(Generic[T]):
             on_outcome=on_outcome,
             topic_arn=topic_arn,
             verify=_verifier(topic_arn) if verify_signatures else None,
+            max_gets_per_second=max_gets_per_second,
         )
-        self._tally = Tally()
+        self._guard = Guard(max_share=1.0 if allow_mass_deletion else max_deleted_share, at_least=min_deleted)
+        self._resume = self._guard.resume
+        self._tally = Tally(Meter(metrics, queue=queue_url.rpartition("/")[2]))
+        self._health_address = health_address
+        self._current: _Run[T] | None = None
         self._lock = threading.RLock()  # re-entrant, so that a signal handler may call stop()
         self._control: _Control | None = None
         self._stopped = False
@@ -175,7 +212,7 @@ class Worker(Generic[T]):
         signal returns at once; nothing is lost, as nothing was acknowledged. (The threads go on until the process ends.)
 
         Raises:
-            ConfigurationError: The queue can't be read.
+            ConfigurationError: The queue can't be read, or nobody can listen at `health_address`.
             RuntimeError: The worker runs already.
         """
         self._run(until_empty=False)
@@ -192,8 +229,9 @@ class Worker(Generic[T]):
         Work until the queue is empty and nothing is held: for tests, scripts and cron.
 
         Messages that are invisible, as another worker holds them or a failed look sent them back for a while, are not
-        waited for. Unlike `run()`, it does not outlast an outage of SQS: it raises boto3's error when several receives in a
-        row have failed.
+        waited for. Nor is anything that is down, unlike in `run()`: when several receives in a row have failed it raises
+        boto3's error, and when looks at several ids in a row have, the fetcher's or the sink's. What it holds then goes back
+        to the queue.
 
         Returns:
             How many messages were acknowledged.
@@ -201,15 +239,34 @@ class Worker(Generic[T]):
         Raises:
             ConfigurationError: The queue can't be read.
             RuntimeError: The worker runs already.
+            MassDeletionError: A deletion was refused, now or earlier, and `resume()` not called since.
+            FetchError: The source is down. Or what the fetcher or the sink raised.
             botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError: It can't be read any more.
         """
+        if self._guard.tripped:
+            raise MassDeletionError(f"{self._guard}, and deletions are refused until Worker.resume()")
         before = self._tally.read()["acknowledged"]
         self._run(until_empty=True)
         return self._tally.read()["acknowledged"] - before
 
+    def resume(self) -> None:
+        """
+        Go on after a mass deletion was refused: the entities are gone indeed. From any thread.
+
+        Deletions are believed until they are no longer too many of the last hundred looks; then they are watched again. It does
+        nothing if none was refused.
+        """
+        with self._lock:
+            self._resume()
+
     def stats(self) -> Stats:
         """Return what the worker has done so far."""
         return Stats(**self._tally.read())
+
+    def health(self) -> Health:
+        """Return how the worker is at the moment, from any thread."""
+        current = self._current
+        return NOT_RUNNING if current is None else current.health()
 
     def _run(self, *, until_empty: bool) -> None:
         control: _Control = queue.SimpleQueue()
@@ -219,11 +276,15 @@ class Worker(Generic[T]):
             if self._stopped:
                 return
             self._control = control
+            self._current = run = _Run(self._settings, self._tally, self._guard, control, until_empty=until_empty)
+            self._resume = run.resume
         try:
-            _Run(self._settings, self._tally, control, until_empty=until_empty).work()
+            with _serving(None if until_empty else self._health_address, self.health):
+                run.work()
         finally:
             with self._lock:
-                self._control = None
+                self._control = self._current = None
+                self._resume = self._guard.resume
 
 
 class _Run(Generic[T]):
@@ -233,21 +294,27 @@ class _Run(Generic[T]):
     Args:
         settings: The worker's.
         tally: Where to count.
+        guard: The worker's.
         control: What comes in here ends the run.
         until_empty: End it, too, once the queue is empty and nothing is held.
     """
 
-    def __init__(self, settings: Settings[T], tally: Tally, control: _Control, *, until_empty: bool) -> None:
+    def __init__(self, settings: Settings[T], tally: Tally, guard: Guard, control: _Control, *, until_empty: bool) -> None:
         self._settings = settings
         self._control = control
         self._until_empty = until_empty
-        self._consumer = Consumer(settings, tally, changed=self._changed)
+        self._consumer = Consumer(settings, tally, changed=self._changed, guard=guard, halted=self._halted)
+        self.resume = self._consumer.resume
         self._inbox = self._consumer.inbox
+        self._pauses = self._consumer.pauses
         self._lock = self._consumer.lock
         self._due = threading.Condition(self._lock)
         self._room = threading.Condition(self._lock)
         self._stopping = threading.Event()
         self._finished = threading.Event()
+        self._started = False
+        self._died = False
+        self._polled: float | None = None
         self._acks: queue.SimpleQueue[Held | None] = queue.SimpleQueue()
 
     def work(self) -> None:
@@ -266,6 +333,27 @@ class _Run(Generic[T]):
         if isinstance(why, BaseException):
             raise why
 
+    def health(self) -> Health:
+        """Return how the run is at the moment."""
+        now = time.monotonic()
+        with self._lock:
+            held, in_flight, oldest = len(self._inbox), self._inbox.looking(), self._inbox.oldest()
+        polled, paused = self._polled, self._why_paused()
+        return Health(
+            alive=not self._died,
+            ready=not self._died and is_ready(paused, polled),
+            paused=paused,
+            last_poll=None if polled is None else now - polled,
+            oldest_held=None if oldest is None else now - oldest,
+            held=held,
+            in_flight=in_flight,
+        )
+
+    def _why_paused(self) -> str | None:
+        if self._stopping.is_set():
+            return "stopping"
+        return self._pauses.why if self._started else "starting"
+
     def _start(self) -> None:
         threads = {
             "look": [self._thread("look", self._look_on) for _ in range(self._settings.threads)],
@@ -273,6 +361,7 @@ class _Run(Generic[T]):
             "heartbeat": [self._thread("heartbeat", self._beat)],
             "poll": [self._thread("poll", self._poll)],
         }
+        self._started = True
         # Started now, for its time to come: Python 3.12 starts no thread once the main thread has ended.
         self._thread("finish", lambda: self._finish(threads))
 
@@ -281,6 +370,7 @@ class _Run(Generic[T]):
             try:
                 target()
             except BaseException as error:  # without one of its threads a worker would limp; it stops and says so
+                self._died = True
                 log.critical("the %s thread died", role, exc_info=True, extra={"action": "die", "role": role})
                 self._control.put(error)
 
@@ -342,24 +432,38 @@ class _Run(Generic[T]):
                 messages = self._consumer.receive(wait=wait)
             except Exception as error:  # whatever it was, a poll loop that ends is worse
                 failures += 1
+                self._settings.queue.renew(error)
                 if self._until_empty and failures == DRAIN_ATTEMPTS:
                     self._control.put(error)
                     return
+                self._pauses.begin(RECEIVE_FAILED)
                 pause = pause_after(failures, MAX_POLL_PAUSE)
                 log.warning("receive failed, next in %.1f s: %s", pause, error, extra={"action": "receive", "pause": pause})
                 self._stopping.wait(pause)
             else:
+                if failures:
+                    log.info("receiving again", extra={"action": "receive"})
                 failures = 0
+                self._polled = time.monotonic()
+                self._pauses.end(RECEIVE_FAILED)
                 if maybe_empty and not messages:
                     self._control.put(_Why.DRAINED)
                     return
 
     def _wait_for_room(self) -> bool:
         with self._lock:
-            self._room.wait_for(
-                lambda: self._stopping.is_set() or len(self._inbox) + self._settings.batch_size <= self._settings.prefetch
-            )
-            return not self._stopping.is_set()
+            if not self._may_go_on():
+                if self._is_full():
+                    self._pauses.begin(FULL)
+                self._room.wait_for(self._may_go_on)
+        self._pauses.end(FULL)
+        return not self._stopping.is_set()
+
+    def _may_go_on(self) -> bool:
+        return self._stopping.is_set() or self._consumer.may_receive()
+
+    def _is_full(self) -> bool:
+        return len(self._inbox) + self._settings.batch_size > self._settings.prefetch
 
     def _is_idle(self) -> bool:
         with self._lock:
@@ -376,17 +480,21 @@ class _Run(Generic[T]):
         with self._lock:
             while not self._stopping.is_set():
                 now = time.monotonic()
-                id = self._inbox.next(now)
+                id = self._consumer.next(now)
                 if id is not None:
                     return id
-                at = self._inbox.next_at()
-                self._due.wait(None if at is None else at - now)
+                at = self._consumer.next_at()
+                self._due.wait(None if at is None else max(0.0, at - now))
             return None
 
     def _changed(self, came_in: int) -> None:
         self._due.notify(max(came_in, 1))
         if not came_in:
             self._room.notify()
+
+    def _halted(self, error: Exception) -> None:
+        if self._until_empty:  # who called drain() waits for it
+            self._control.put(error)
 
     # Acknowledging, holding and handing back
 
@@ -422,7 +530,9 @@ class _Run(Generic[T]):
         beat = time.monotonic() + period
         while not self._finished.wait(max(0.0, beat - time.monotonic())):
             self._consumer.extend(beat + 2 * period)
+            self._pauses.count()
             beat += period
+        self._pauses.count()
 
 
 def _verifier(topic_arn: str | None) -> Callable[[Mapping[str, object]], None]:
@@ -435,6 +545,17 @@ def _verifier(topic_arn: str | None) -> Callable[[Mapping[str, object]], None]:
             f"verify_signatures=True needs cryptography ({error}): pip install 'change-events[verify]'"
         ) from error
     return SignatureVerifier(topic_arn).verify
+
+
+@contextlib.contextmanager
+def _serving(address: tuple[str, int] | None, health: Callable[[], Health]) -> Iterator[None]:
+    if address is None:
+        yield
+        return
+    from change_events._probe import serving  # not above: most workers need no server
+
+    with serving(address, health):
+        yield
 
 
 def _join(threads: list[threading.Thread]) -> None:
@@ -451,6 +572,13 @@ def _require_integer(name: str, value: int, least: int, most: int) -> None:
     if not isinstance(value, int):
         raise ConfigurationError(f"{name} must be an integer, not {value!r}")
     _require(name, value, least, most)
+
+
+def _require_address(address: tuple[str, int]) -> None:
+    match address:
+        case (str(), int(port)) if 0 <= port <= 65_535:
+            return
+    raise ConfigurationError(f'health_address must be a host and a port, like ("0.0.0.0", 8080), not {address!r}')
 
 
 @contextlib.contextmanager

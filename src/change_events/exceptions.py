@@ -6,7 +6,8 @@ The errors, as a tree:
     ├── IdResolutionError (LookupError)      a call has no usable id; nothing has been sent or saved
     ├── PublishError                         a broadcast was not accepted; nothing has been saved
     ├── DecodeError (ValueError)             a message is no change event, or not from the topic; it can never succeed
-    └── FetchError                           a GET decided nothing; it is tried again
+    ├── FetchError                           a GET decided nothing; it is tried again
+    └── MassDeletionError                    the source says of too many entities that they are gone; nothing is deleted
 """
 
 from __future__ import annotations
@@ -63,3 +64,10 @@ class FetchError(ChangeEventsError):
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
+
+
+class MassDeletionError(ChangeEventsError):
+    """
+    Looks at too many cached entities saw them gone, so this one was not deleted, and the worker has stopped itself until
+    `Worker.resume()` is called.
+    """

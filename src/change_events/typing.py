@@ -1,4 +1,4 @@
-"""The seams: what a publisher, a fetcher and a sink must do to take part. Any object that fits will do."""
+"""The seams: what a publisher, a fetcher, a sink and metrics must do to take part. Any object that fits will do."""
 
 from __future__ import annotations
 
@@ -71,4 +71,26 @@ class Sink(Protocol[T_contra]):
         Returns:
             False if the entry's version is another by now; nothing is written.
         """
+        ...
+
+
+class Metrics(Protocol):
+    """
+    Takes measurements. Called from many threads, within the work that is measured and at times under a lock: so be quick,
+    and don't wait. What it raises is logged once.
+
+    `change_events.metrics` has two, and `METRICS` there says which names and labels come with which method. The name is
+    positional, so that a label may be called anything.
+    """
+
+    def count(self, name: str, value: float = 1, /, **labels: str) -> None:
+        """Add so much to a counter."""
+        ...
+
+    def observe(self, name: str, value: float, /, **labels: str) -> None:
+        """Add an observation to a histogram."""
+        ...
+
+    def gauge(self, name: str, value: float, /, **labels: str) -> None:
+        """Set a gauge."""
         ...

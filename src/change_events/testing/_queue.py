@@ -93,6 +93,7 @@ class _Message:
     attributes: Attributes
     visible_at: float
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    sent: float = field(default_factory=time.time)
     receives: int = 0
     owed: int = 0  # deliveries to come before a delete counts
 
@@ -268,7 +269,8 @@ def _require(url: str) -> None:
 
 
 def _shown(delivery: _Delivery, attribute_names: Sequence[str], system_attribute_names: Sequence[str]) -> dict[str, Any]:
-    system = {"ApproximateReceiveCount": str(delivery.receives)}
+    sent = str(int(delivery.message.sent * 1000))
+    system = {"ApproximateReceiveCount": str(delivery.receives), "SentTimestamp": sent}
     message = {
         "MessageId": delivery.message.id,
         "ReceiptHandle": delivery.receipt_handle,
