@@ -11,6 +11,7 @@ import pytest
 from change_events import ConfigurationError, FetchError, Found, MemorySink, Outcome
 from change_events import _consumer as consumer_module
 from change_events._consumer import Consumer, Settings, Tally, pause_after
+from change_events._guard import Guard
 from change_events._meter import Meter
 from change_events._sqs import Message
 from change_events.testing import FakeSource
@@ -1011,3 +1012,14 @@ def test_without_metrics_nothing_is_in_between():
 
     assert hands.consumer._fetcher is hands.source
     assert not settled.looked
+
+
+def test_a_run_that_begins_after_a_refused_mass_deletion_is_paused_from_its_start(hands):
+    guard = Guard(max_share=0.0, at_least=1)
+    assert not guard.allows(gone=True)
+
+    consumer = Consumer(hands.consumer._settings, Tally(), changed=lambda _: None, guard=guard)
+    assert consumer.pauses.why == "mass deletion"
+
+    consumer.resume()
+    assert consumer.pauses.why is None
