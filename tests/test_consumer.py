@@ -94,6 +94,15 @@ class Hands:
             wall_clock=lambda: self.wall,
         )
         self.inbox = self.consumer.inbox
+        for name in ("begin", "end"):  # a reason that began after its end would be one for ever
+            setattr(self.consumer.pauses, name, self._locked(getattr(self.consumer.pauses, name)))
+
+    def _locked(self, function):
+        def call(why):
+            assert self.consumer.lock.locked()
+            function(why)
+
+        return call
 
     def _changed(self, number):
         assert self.consumer.lock.locked()
@@ -998,9 +1007,10 @@ def test_clocks_that_differ_give_no_staleness_below_zero(noted):
 
 
 def test_pauses_are_measured_by_the_consumers_clock(measured, noted):
-    measured.consumer.pauses.begin("full")
-    measured.now += 4.0
-    measured.consumer.pauses.end("full")
+    with measured.consumer.lock:
+        measured.consumer.pauses.begin("full")
+        measured.now += 4.0
+        measured.consumer.pauses.end("full")
 
     assert noted.of("paused_seconds") == [("paused_seconds", 4.0, "full")]
 

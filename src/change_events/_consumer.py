@@ -225,6 +225,11 @@ class Consumer(Generic[T]):
         self._take(messages)
         return messages
 
+    @property
+    def full(self) -> bool:
+        """Whether another batch would be more than may be held; with the lock held."""
+        return len(self.inbox) + self._settings.batch_size > self._settings.prefetch
+
     def may_receive(self) -> bool:
         """
         Return whether to receive; with the lock held.
@@ -232,7 +237,7 @@ class Consumer(Generic[T]):
         Not in an outage, but for one message after each look when all ids that are held were tried in vain: for it may be
         that these are broken, and not the source.
         """
-        if self.guard.tripped or len(self.inbox) + self._settings.batch_size > self._settings.prefetch:
+        if self.guard.tripped or self.full:
             return False
         breaker = self.breaker
         return not breaker.open or (
@@ -275,11 +280,12 @@ class Consumer(Generic[T]):
 
         def on_get() -> None:
             self._tally.add("gets")
-            if next(gets):
+            again = next(gets)
+            if again:
                 self._tally.add("conflicts")
-                with self.lock:
-                    self._pace.begin(self._clock())
             with self.lock:
+                if again:
+                    self._pace.begin(self._clock())
                 self.inbox.freeze(id, self._clock())
 
         try:
@@ -454,12 +460,12 @@ class Consumer(Generic[T]):
             was_tripped = self.guard.tripped
             if self.guard.allows(gone=isinstance(change, Gone)):
                 return
+            self.pauses.begin(MASS_DELETION)  # here, or it might begin after resume() has ended it
             error = MassDeletionError(
                 f"{self.guard}. Nothing more is deleted or received. If the source is wrong, mend it, or HTTPFetcher(url), and "
                 "start the worker again; if it is right, call Worker.resume() or start with allow_mass_deletion=True"
             )
         if not was_tripped:
-            self.pauses.begin(MASS_DELETION)
             log.critical("%s", error, extra={"action": "mass_deletion"})
             self._halted(error)
         raise error
@@ -492,6 +498,8 @@ class Consumer(Generic[T]):
             was_open = self.breaker.open
             told = self.breaker.failed(id, now, _asked_pause(error))
             pause = self.breaker.look_at - now
+            if told:
+                self.pauses.begin(SOURCE_DOWN)  # here, or it might begin after a look that succeeds has ended it
             events = self._park_or_give_up(id)
             self._let_go()
         if events:
@@ -499,7 +507,6 @@ class Consumer(Generic[T]):
             pause = pause_for(id, error, max(event.receive_count for event in events))
             self._hand_back([(event.receipt_handle, pause) for event in events])
         elif told:
-            self.pauses.begin(SOURCE_DOWN)
             _log_outage(error, pause, begins=not was_open)
         if told and not was_open:
             self._halted(error)

@@ -453,7 +453,7 @@ class _Run(Generic[T]):
     def _wait_for_room(self) -> bool:
         with self._lock:
             if not self._may_go_on():
-                if self._is_full():
+                if self._consumer.full:
                     self._pauses.begin(FULL)
                 self._room.wait_for(self._may_go_on)
         self._pauses.end(FULL)
@@ -461,9 +461,6 @@ class _Run(Generic[T]):
 
     def _may_go_on(self) -> bool:
         return self._stopping.is_set() or self._consumer.may_receive()
-
-    def _is_full(self) -> bool:
-        return len(self._inbox) + self._settings.batch_size > self._settings.prefetch
 
     def _is_idle(self) -> bool:
         with self._lock:
