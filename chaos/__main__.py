@@ -1,0 +1,100 @@
+"""`python -m chaos`: break everything, and print what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import textwrap
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+import chaos
+from chaos import plays
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from chaos.figures import Figure
+
+
+@dataclass(frozen=True)
+class Play:
+    """
+    A play in two lengths.
+
+    Attributes:
+        full: What `make chaos` plays with.
+        cut: What `--quick` and the tests do: seconds, not minutes.
+    """
+
+    play: Callable[..., list[Figure]]
+    full: dict[str, Any] = field(default_factory=dict)
+    cut: dict[str, Any] = field(default_factory=dict)
+
+
+PLAYS = {
+    "kill": Play(plays.kill, {"kills": 100}, {"kills": 4}),
+    "outage": Play(
+        plays.outage,
+        {"visibility": 10, "max_receives": 3, "events": 1000},
+        {"visibility": 3, "max_receives": 2, "events": 60},
+    ),
+    "wrong-answers": Play(plays.wrong_answers, {"rows": 200, "seconds": 15.0}, {"rows": 60, "seconds": 4.0}),
+    "broken-id": Play(plays.broken_id, {"ids": 100, "max_receives": 3}, {"ids": 20, "max_receives": 2}),
+    "sqs-away": Play(plays.sqs_away, {"seconds": 60.0}, {"seconds": 4.0}),
+    "failed-batches": Play(plays.failed_batches, {"seconds": 60.0}, {"seconds": 8.0}),
+    "stop": Play(plays.stop, {"times": 50, "idle": 5, "wait_time": 20}, {"times": 3, "idle": 1, "wait_time": 1}),
+}
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Play, print the figures, and return 1 if one of them is not what it must be."""
+    console = Console()
+    console.print(f"seed {arguments.seed}: --seed {arguments.seed} draws the same again")
+    table = Table("play", "figure", "measured", "goal", title="change-events under chaos")
+    missed = 0
+    for name in arguments.plays or PLAYS:
+        play = PLAYS[name]
+        console.print(f"\n{name}: {textwrap.fill(play.play.__doc__ or '', 110)}")
+        started = time.monotonic()
+        figures = play.play(arguments.seed, **(play.cut if arguments.quick else play.full))
+        console.print(f"{name}: {time.monotonic() - started:.0f} s")
+        for number, figure in enumerate(figures):
+            verdict = "" if not figure.goal else " ✓" if figure.met else " [red]MISSED[/]"
+            table.add_row("" if number else name, figure.what, str(figure), figure.goal + verdict)
+            missed += not figure.met
+        table.add_section()
+    console.print()
+    console.print(table)
+    console.print(f"{missed} goals missed" if missed else "all goals met")
+    return int(bool(missed))
+
+
+def command(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line, and play."""
+    stories = "\n".join(
+        textwrap.fill(f"  {name:16}{play.play.__doc__}", 110, subsequent_indent=" " * 18) for name, play in PLAYS.items()
+    )
+    parser = argparse.ArgumentParser(
+        prog="python -m chaos",
+        description=f"{chaos.__doc__}\nplays:\n{stories}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("plays", nargs="*", choices=[*PLAYS, []], metavar="PLAY", help="what to play (default: all)")
+    parser.add_argument("--quick", action="store_true", help="seconds each, as the tests do (default: about 15 minutes in all)")
+    seed = random.randrange(10**6)
+    parser.add_argument("--seed", type=int, default=seed, metavar="N", help="what to draw chances by (default: a new one)")
+    try:
+        return main(parser.parse_args(arguments))
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(command())
