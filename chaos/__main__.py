@@ -47,7 +47,7 @@ PLAYS = {
     "wrong-answers": Play(plays.wrong_answers, {"rows": 200, "seconds": 15.0}, {"rows": 60, "seconds": 4.0}),
     "broken-id": Play(plays.broken_id, {"ids": 100, "max_receives": 3}, {"ids": 20, "max_receives": 2}),
     "sqs-away": Play(plays.sqs_away, {"seconds": 60.0}, {"seconds": 4.0}),
-    "failed-batches": Play(plays.failed_batches, {"seconds": 60.0}, {"seconds": 8.0}),
+    "failed-batches": Play(plays.failed_batches, {"seconds": 120.0, "every": 10}, {"seconds": 8.0, "every": 3}),
     "stop": Play(plays.stop, {"times": 50, "idle": 5, "wait_time": 20}, {"times": 3, "idle": 1, "wait_time": 1}),
 }
 
