@@ -48,6 +48,19 @@ def test_it_is_down_after_five_failures_at_three_ids(breaker, ids, down):
     assert breaker.failures == int(down)
 
 
+def test_it_is_down_after_one_id_has_failed_twice_for_a_reason_of_the_sources_own(breaker):
+    assert not breaker.failed("a", 0.0, 0.0, concerns_all=True)
+    assert not breaker.failed("b", 0.0, 0.0, concerns_all=True)
+    assert not breaker.failed("a", 0.0, 0.0)
+    assert breaker.failed("a", 0.0, 0.0, concerns_all=True)
+
+
+def test_but_not_if_another_look_has_succeeded_in_between(breaker):
+    assert not breaker.failed("a", 0.0, 0.0, concerns_all=True)
+    breaker.succeeded()
+    assert not breaker.failed("a", 0.0, 0.0, concerns_all=True)
+
+
 def test_a_success_in_between_begins_the_count_anew(breaker):
     fail(breaker, *"abcd")
     breaker.succeeded()
@@ -129,6 +142,7 @@ class Machine(RuleBasedStateMachine):
         self.breaker = Breaker(float)
         self.looking = {}  # id: whether it began in an outage
         self.failed_since = []  # the last success
+        self.convicted = False  # since then: an id failed again, for a reason of the source's own
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 30.0]))
     def wait(self, seconds):
@@ -142,12 +156,13 @@ class Machine(RuleBasedStateMachine):
             self.breaker.begin(id)
 
     @precondition(lambda self: self.looking)
-    @rule(data=st.data(), retry_after=st.sampled_from([0.0, 0.0, 5.0]))
-    def fail(self, data, retry_after):
+    @rule(data=st.data(), retry_after=st.sampled_from([0.0, 0.0, 5.0]), concerns_all=st.booleans())
+    def fail(self, data, retry_after, concerns_all):
         id = data.draw(st.sampled_from(sorted(self.looking)))
         in_outage = self.looking.pop(id)
+        self.convicted |= concerns_all and id in self.failed_since
         self.failed_since.append(id)
-        told = self.breaker.failed(id, self.now, retry_after)
+        told = self.breaker.failed(id, self.now, retry_after, concerns_all=concerns_all)
         assert self.breaker.open or not told
         if in_outage and self.breaker.open:
             assert told
@@ -159,12 +174,13 @@ class Machine(RuleBasedStateMachine):
     def succeed(self, data):
         self.looking.pop(data.draw(st.sampled_from(sorted(self.looking))))
         self.failed_since.clear()
+        self.convicted = False
         self.breaker.succeeded()
         self.looking = dict.fromkeys(self.looking, False)
 
     @invariant()
     def it_is_down_exactly_when_enough_have_failed(self):
-        assert self.breaker.open == (len(self.failed_since) >= 5 and len(set(self.failed_since)) >= 3)
+        assert self.breaker.open == (self.convicted or (len(self.failed_since) >= 5 and len(set(self.failed_since)) >= 3))
 
     @invariant()
     def an_outage_has_a_next_look(self):

@@ -578,14 +578,45 @@ def test_a_success_without_an_outage_is_not_news(hands, caplog):
     assert hands.changes == [1, 0]
 
 
-def test_one_broken_id_is_no_outage(hands):
-    hands.source.fail("p1")
+@pytest.mark.parametrize("status", [200, 302, 400, 403, 404, 409, 500, 501])
+def test_one_broken_id_is_no_outage(hands, status):
+    hands.source.fail("p1", status=status)
     for number in range(20):
         hands.receive(message(number=number))
         hands.look()
 
     assert len(hands.queue.hidden) == 20
     assert hands.may_receive()
+    assert hands.halts == []
+
+
+@pytest.mark.parametrize("status", [None, 401, 429, 502, 503, 504])
+def test_one_id_that_is_not_answered_for_itself_is_an_outage_the_second_time(hands, status):
+    hands.source.fail(status=status)
+    hands.receive(message())
+    hands.look()
+    assert [handle for ((handle, _),) in hands.queue.hidden] == ["h1"]  # the first time it goes back, as an entity's failure
+
+    hands.receive(message(number=1, count=2))
+    hands.look()
+
+    assert len(hands.queue.hidden) == 1  # from now on it is held, and costs no receive
+    assert list(hands.held()) == ["m1"]
+    assert not hands.may_receive()
+    assert len(hands.halts) == 1
+
+
+def test_one_id_that_is_not_answered_while_others_are_is_no_outage(hands):
+    hands.source.fail("p1", status=503)
+    for number in range(20):
+        hands.receive(message(number=2 * number), message("p2", 2 * number + 1))
+        for id in ("p1", "p2"):
+            hands.look(id)
+        hands.now += 10.0
+        if hands.inbox.ids:
+            hands.look("p2")
+
+    assert sum(len(call) for call in hands.queue.hidden) == 20
     assert hands.halts == []
 
 

@@ -2,9 +2,10 @@
 When to leave the source alone. Pure: no clock, no thread, no I/O.
 
 The source is down when five looks in a row have failed, at three ids or more: one id that is broken, or two, can't look like
-that for as long as others succeed, and alone in a queue they are never taken for an outage. Whether the source or the sink
-failed is all one, as nothing comes of a look without both. From then on one id is looked at, with growing pauses, until a look
-succeeds.
+that for as long as others succeed. Whether the source or the sink failed is all one, as nothing comes of a look without both.
+A queue may hold events of fewer ids for as long as an outage lasts. So the source is down, too, when an id fails a second time
+in a row for a reason that is no entity's own: no answer, say. From then on one id is looked at, with growing pauses, until a
+look succeeds.
 """
 
 from __future__ import annotations
@@ -55,20 +56,28 @@ class Breaker:
             self._probe = id
             self.look_at = math.inf
 
-    def failed(self, id: str, now: float, retry_after: float) -> bool:
+    def failed(self, id: str, now: float, retry_after: float, *, concerns_all: bool = False) -> bool:
         """
-        Say that a look has failed, and for how many seconds the source has asked to be left alone.
+        Say that a look has failed.
+
+        Args:
+            id: At which id.
+            now: The time.
+            retry_after: For how many seconds the source has asked to be left alone.
+            concerns_all: The reason is the source's own, and not that of one of its entities.
 
         Returns:
             True if that shows that the source is down, or still is; False if it is up, or the look began before it went down.
         """
         self._not_before = max(self._not_before, now + retry_after)
         self._in_a_row += 1
+        again = id in self._ids
         self._ids.add(id)
         if self.open and id != self._probe:
             self.look_at = max(self.look_at, self._not_before)
             return False
-        if not self.open and (self._in_a_row < FAILURES or len(self._ids) < IDS):
+        many = self._in_a_row >= FAILURES and len(self._ids) >= IDS
+        if not (self.open or many or (again and concerns_all)):
             return False
         self.look_at = max(now + self._pause(self.failures), self._not_before)
         self.open = True

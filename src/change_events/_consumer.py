@@ -46,6 +46,9 @@ MAX_ASKED_PAUSE = 3600.0
 MAX_PROBE_PAUSE = 60.0
 """Seconds between looks in an outage of the source, at the most, unless it asks for more."""
 
+NO_ENTITYS_OWN = {None, 401, 429, 502, 503, 504}
+"""How a GET fails, by status, that would have failed for any other entity, too; None: without an answer, or half of one."""
+
 COMPLAINT_PAUSE = 30.0
 """Seconds between lines in the log about calls to SQS that fail: in an outage all do."""
 
@@ -496,7 +499,7 @@ class Consumer(Generic[T]):
         now = self._clock()
         with self.lock:
             was_open = self.breaker.open
-            told = self.breaker.failed(id, now, _asked_pause(error))
+            told = self.breaker.failed(id, now, _asked_pause(error), concerns_all=_concerns_all(error))
             pause = self.breaker.look_at - now
             if told:
                 self.pauses.begin(SOURCE_DOWN)  # here, or it might begin after a look that succeeds has ended it
@@ -553,11 +556,16 @@ def _asked_pause(error: Exception) -> float:
     return min(asked, MAX_ASKED_PAUSE)
 
 
+def _concerns_all(error: Exception) -> bool:
+    """Say whether a look failed for a reason that is the source's, and not its entity's."""
+    return isinstance(error, FetchError) and error.status in NO_ENTITYS_OWN
+
+
 def _log_outage(error: Exception, pause: float, *, begins: bool) -> None:
     refused = isinstance(error, FetchError) and error.status in {401, 403}
     log.log(
         logging.ERROR if begins else logging.WARNING,
-        "%s%s: looks at several ids failed in a row. Nothing is received until one succeeds; the next in %.0f s: %s",
+        "%s%s: looks failed in a row. Nothing is received until one succeeds; the next in %.0f s: %s",
         "" if begins else "still, ",
         "the source refuses our credentials (these are gone, not the entities)"
         if refused

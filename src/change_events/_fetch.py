@@ -155,9 +155,9 @@ def body_of(response: urllib3.BaseHTTPResponse, max_bytes: int, deadline: float)
             if size > max_bytes:
                 raise FetchError(f"the body is longer than {max_bytes} bytes", status=response.status)
             if time.monotonic() > deadline:
-                raise FetchError("the body took longer than the timeout", status=response.status)
+                raise FetchError("the body took longer than the timeout")
     except HTTPError as error:
-        raise FetchError(f"the body broke off: {error}", status=response.status) from error
+        raise FetchError(f"the body broke off: {error}") from error
     return b"".join(chunks)
 
 

@@ -19,7 +19,7 @@ RECEIVE_FAILED = "receive failed"
 """SQS does not answer, or refuses."""
 
 SOURCE_DOWN = "source down"
-"""Looks at several ids in a row have decided nothing."""
+"""Looks in a row have decided nothing, and not for the fault of one or two entities."""
 
 MASS_DELETION = "mass deletion"
 """Too many looks at cached entities saw them gone; `Worker.resume()` ends it."""

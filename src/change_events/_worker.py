@@ -83,9 +83,10 @@ class Worker(Generic[T]):
     the queue, invisible for a pause that grows with each delivery. A message that is no change event is logged once and
     left to the queue's redrive policy.
 
-    When looks at several ids in a row decide nothing (five at three ids or more), the source is down, or the cache: the worker
-    stops receiving, keeps what it holds, and tries one id after ever longer pauses, of a minute at the most or as long as
-    the source asks for. Once a look succeeds it goes on. No message is lost to the dead-letter queue meanwhile.
+    When looks in a row decide nothing (five, at three ids or more; or two at one id that got no answer, or a 401, 429, 502, 503
+    or 504), the source is down, or the cache: the worker stops receiving, keeps what it holds, and tries one id after ever
+    longer pauses, of a minute at the most or as long as the source asks for. Once a look succeeds it goes on. No message is
+    lost to the dead-letter queue meanwhile.
 
     When too many looks at cached entities see them gone, the worker refuses to delete the next, logs it as `critical`, and
     stops receiving and looking until `resume()` is called: more likely than not it asks the wrong source.
@@ -230,7 +231,7 @@ class Worker(Generic[T]):
 
         Messages that are invisible, as another worker holds them or a failed look sent them back for a while, are not
         waited for. Nor is anything that is down, unlike in `run()`: when several receives in a row have failed it raises
-        boto3's error, and when looks at several ids in a row have, the fetcher's or the sink's. What it holds then goes back
+        boto3's error, and when looks in a row have, the fetcher's or the sink's. What it holds then goes back
         to the queue.
 
         Returns:

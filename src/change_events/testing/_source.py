@@ -20,7 +20,7 @@ Entity = dict[str, Any]
 @dataclass(slots=True)
 class _Failure:
     left: float
-    status: int
+    status: int | None
     retry_after: float | None
 
 
@@ -74,7 +74,7 @@ class FakeSource(MutableMapping[str, Entity]):
             return self._fetched.copy()
 
     def fail(
-        self, id: str | None = None, *, times: int | None = None, status: int = 503, retry_after: float | None = None
+        self, id: str | None = None, *, times: int | None = None, status: int | None = 503, retry_after: float | None = None
     ) -> None:
         """
         Answer GETs with a `FetchError`, so that they decide nothing.
@@ -82,7 +82,7 @@ class FakeSource(MutableMapping[str, Entity]):
         Args:
             id: The entity whose GETs fail; None for all.
             times: How many GETs fail, from now on; None for all until `recover()`.
-            status: The HTTP status to answer with.
+            status: The HTTP status to answer with; None: no answer at all.
             retry_after: Seconds that the answer asks to be left alone.
         """
         with self._lock:
@@ -115,8 +115,9 @@ class FakeSource(MutableMapping[str, Entity]):
         for failure in (self._failures.get(id), self._failures.get(None)):
             if failure is not None and failure.left > 0:
                 failure.left -= 1
+                what = "got no answer" if failure.status is None else f"answered {failure.status}"
                 raise FetchError(
-                    f"GET {id!r} answered {failure.status}: this test said fail()",
+                    f"GET {id!r} {what}: this test said fail()",
                     status=failure.status,
                     retry_after=failure.retry_after,
                 )
