@@ -44,6 +44,7 @@ PLAYS = {
         {"visibility": 10, "max_receives": 3, "events": 1000},
         {"visibility": 3, "max_receives": 2, "events": 60},
     ),
+    "quiet-outage": Play(plays.quiet_outage, {"visibility": 10, "max_receives": 3}, {"visibility": 3, "max_receives": 2}),
     "wrong-answers": Play(plays.wrong_answers, {"rows": 200, "seconds": 15.0}, {"rows": 60, "seconds": 4.0}),
     "broken-id": Play(plays.broken_id, {"ids": 100, "max_receives": 3}, {"ids": 20, "max_receives": 2}),
     "sqs-away": Play(plays.sqs_away, {"seconds": 60.0}, {"seconds": 4.0}),

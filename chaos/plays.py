@@ -97,6 +97,26 @@ def outage(seed: int, *, visibility: int, max_receives: int, events: int) -> lis
         ]
 
 
+def quiet_outage(_seed: int, *, visibility: int, max_receives: int) -> list[Figure]:
+    """The source is down for as long, while a single event waits: what fails may be the entity or the source."""
+    down = 4.0 * visibility * max_receives
+    with Stage(visibility=visibility, max_receives=max_receives) as stage:
+        stage.source.commit("p1")
+        stage.before_source.go_away()
+        worker = stage.worker()
+        stage.announce(["p1"])
+        _sleep(down, "seconds of an outage")
+        _must_live(worker)
+        dead = stage.dead()
+        stage.before_source.come_back()
+        drained = stage.wait_until_empty(PATIENCE)
+        return [
+            Figure("the source is down", down, "s"),
+            Figure("drained, after it was back", drained, "s", at_most=60 + 5),
+            *none(**stage.verdict(), dead_letters=dead + stage.dead()),
+        ]
+
+
 def wrong_answers(_seed: int, *, rows: int, seconds: float) -> list[Figure]:
     """The source answers as if nothing were there, or as if we were nobody, or somebody else answers in its place."""
     other = {"id": "orders-7", "total": 12}
