@@ -15,6 +15,7 @@ from rich.table import Table
 
 import chaos
 from chaos import plays
+from proof._docs import write_between_markers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,10 +71,17 @@ def main(arguments: argparse.Namespace) -> int:
             table.add_row("" if number else name, figure.what, str(figure), figure.goal + verdict)
             missed += not figure.met
         table.add_section()
+        if arguments.save:
+            write_between_markers(name, _markdown(figures, arguments.seed), page="chaos.md")
     console.print()
     console.print(table)
     console.print(f"{missed} goals missed" if missed else "all goals met")
     return int(bool(missed))
+
+
+def _markdown(figures: Sequence[Figure], seed: int) -> str:
+    rows = "\n".join(f"| {figure.what} | {figure} | {figure.goal} |" for figure in figures)
+    return f"| seed {seed} | measured | goal |\n|---|---|---|\n{rows}\n"
 
 
 def command(arguments: Sequence[str] | None = None) -> int:
@@ -90,6 +98,7 @@ def command(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="seconds each, as the tests do (default: about 15 minutes in all)")
     seed = random.randrange(10**6)
     parser.add_argument("--seed", type=int, default=seed, metavar="N", help="what to draw chances by (default: a new one)")
+    parser.add_argument("--save", action="store_true", help="write the figures into docs/explanation/chaos.md")
     try:
         return main(parser.parse_args(arguments))
     except KeyboardInterrupt:
