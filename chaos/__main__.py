@@ -50,7 +50,11 @@ PLAYS = {
     "broken-id": Play(plays.broken_id, {"ids": 100, "max_receives": 3}, {"ids": 20, "max_receives": 2}),
     "sqs-away": Play(plays.sqs_away, {"seconds": 60.0}, {"seconds": 4.0}),
     "failed-batches": Play(plays.failed_batches, {"seconds": 120.0, "every": 10}, {"seconds": 8.0, "every": 3}),
-    "stop": Play(plays.stop, {"times": 50, "idle": 5, "wait_time": 20}, {"times": 3, "idle": 1, "wait_time": 1}),
+    "stop": Play(
+        plays.stop,
+        {"times": 50, "lives": (1.0, 5.0), "idle": 5, "wait_time": 20},
+        {"times": 3, "lives": (0.1, 1.5), "idle": 1, "wait_time": 1},
+    ),
 }
 
 
