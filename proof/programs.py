@@ -41,8 +41,8 @@ from change_events._sqs import Queue
 ID = "p1"
 TOPIC = "arn:aws:sns:eu-west-1:123456789012:products"
 
-Effect: TypeAlias = tuple[Hashable, ...]
-"""What a process wants of the world: its name, then its arguments."""
+Effect: TypeAlias = tuple[Any, ...]
+"""What a process wants of the world: its name, then its arguments, all hashable (`ask` sees to that)."""
 
 
 class Violation(AssertionError):  # noqa: N818  # of a property: the word that the output uses
@@ -435,7 +435,7 @@ class Worker(Process):
             if answer:
                 self._spec.applied()
         else:
-            self._look_answers.append((str(name), answer))
+            self._look_answers.append((name, answer))
 
     def task(self, actor: str) -> Callable[[], object]:
         if actor == "poll":
@@ -507,7 +507,8 @@ class Worker(Process):
 
 def _named(effect: Effect) -> tuple[str, ...]:
     """Return the messages that a wish is about."""
-    return effect[1] if effect[0] in {"delete", "visibility"} else ()  # type: ignore[return-value]
+    names: tuple[str, ...] = effect[1] if effect[0] in {"delete", "visibility"} else ()
+    return names
 
 
 def numbered(effect: Effect, names: tuple[str, ...]) -> Effect:
