@@ -13,6 +13,7 @@ import io
 import itertools
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
@@ -199,7 +200,7 @@ def described(change: Found[dict[str, Any]] | Unchanged | Gone) -> tuple[Hashabl
 # The processes
 
 
-class Process:
+class Process(ABC):
     """
     Production code in greenlets. Answers come in by `go_on`, time by `tick`; what it wants next is in `wants`.
 
@@ -235,24 +236,25 @@ class Process:
             while not actor.dead:
                 actor.switch(CLOSED)
 
+    @abstractmethod
     def task(self, actor: str) -> Callable[[], object]:
-        raise NotImplementedError
+        """Return what an actor does, from its start."""
 
+    @abstractmethod
     def ready_in(self) -> dict[str, float]:
         """Return the actors that have something to begin, and in how many ticks."""
-        raise NotImplementedError
 
     def names(self) -> tuple[str, ...]:
         """Return the messages in its hands, in an order that does not depend on what they are called."""
         return ()
 
+    @abstractmethod
     def state(self) -> Hashable:
         """Return all that decides what the process will do, messages by their place in `names`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def facts(self) -> Facts:
         """Return what the explorer has to know of it."""
-        raise NotImplementedError
 
     def ticks_to(self, time: float) -> float:
         """Return how long it is until then; 0 for the past, as all of it is alike."""
