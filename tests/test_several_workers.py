@@ -15,7 +15,7 @@ from contextlib import ExitStack, closing
 import pytest
 
 from change_events import HTTPFetcher, MemorySink, SNSPublisher, SQLiteSink, Worker, broadcasting
-from test_worker import running, wait_until
+from conftest import running, wait_until
 
 IDS = ["hot", "p1", "p2"]
 SETTLE = 0.5
