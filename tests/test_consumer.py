@@ -741,7 +741,7 @@ def test_what_is_found_counts_against_a_mass_deletion(hands):
     assert hands.counts()["deleted"] == 30
 
 
-def test_a_refused_deletion_is_an_answer_and_ends_an_outage(wiped):
+def test_a_refused_deletion_is_an_answer_and_ends_an_outage(wiped, caplog):
     wiped.consumer.resume()
     wiped.source.fail()
     for _ in range(5):
@@ -752,6 +752,7 @@ def test_a_refused_deletion_is_an_answer_and_ends_an_outage(wiped):
     wiped.consumer.look(wiped.next())
 
     assert wiped.next_at() is None  # refused
+    assert [record.over for record in outage_log(caplog)] == [False, True]
     wiped.consumer.resume()
     assert wiped.next_at() == wiped.now
     assert wiped.may_receive()

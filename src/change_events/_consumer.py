@@ -307,7 +307,7 @@ class Consumer(Generic[T]):
             back = self._source_answered()
         self._measure_staleness(first=first, last=settled)
         if back:
-            log.warning("the source is back", extra={"action": "outage", "over": True})
+            _log_return()
         return settled
 
     def acknowledge(self, receipt_handles: Sequence[str]) -> Sequence[str]:
@@ -478,7 +478,9 @@ class Consumer(Generic[T]):
             self.inbox.park(id)
             if not self.guard.tripped:  # somebody has said meanwhile that it is meant
                 self._release()
-            self._source_answered()
+            back = self._source_answered()
+        if back:
+            _log_return()
 
     def _source_answered(self) -> bool:
         """Return whether it was down; with the lock held."""
@@ -575,6 +577,10 @@ def _log_outage(error: Exception, pause: float, *, begins: bool) -> None:
         exc_info=error if begins and not isinstance(error, FetchError) else False,
         extra={"action": "outage", "over": False, "pause": pause},
     )
+
+
+def _log_return() -> None:
+    log.warning("the source is back", extra={"action": "outage", "over": True})
 
 
 class MalformedLog:
