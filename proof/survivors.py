@@ -10,8 +10,6 @@ SURVIVORS = {
         ("_guard.Guard.__init__", "self._believes = False", "self._believes = None"),
         ("_guard.Guard.allows", "self._believes = False", "self._believes = None"),
         ("_guard.Guard.resume", "self.tripped = False", "self.tripped = None"),
-        ("_inbox.Inbox.park", "group.looking = False", "group.looking = None"),
-        ("_inbox.Inbox.settle", "group.looking = False", "group.looking = None"),
         ("_renewal.Renewals.start_over", "self._watched = False", "self._watched = None"),
     ],
     "a dictionary for the order of its keys; nobody reads the values": [
