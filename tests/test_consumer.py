@@ -570,6 +570,15 @@ def test_an_outage_is_over_when_a_look_succeeds(hands, caplog):
     assert down.queue.asked[-1] == (7, 3, 60)
 
 
+def test_an_outage_is_why_nothing_is_received_until_a_look_succeeds(down):
+    assert down.consumer.pauses.why == "source down"
+
+    down.source.recover()
+    down.now = 101.0
+    down.consumer.look(down.next())
+    assert down.consumer.pauses.why is None
+
+
 def test_a_success_without_an_outage_is_not_news(hands, caplog):
     hands.receive(message())
     hands.look()
@@ -678,6 +687,13 @@ def test_after_a_mass_deletion_nothing_is_received_or_looked_at_until_somebody_s
     looked = [id for _ in range(12) if wiped.consumer.look(id := wiped.next())]
     assert len(looked) == 12
     assert len(wiped.sink) == 0
+
+
+def test_a_mass_deletion_is_why_nothing_is_received_until_somebody_says_so(wiped):
+    assert wiped.consumer.pauses.why == "mass deletion"
+
+    wiped.consumer.resume()
+    assert wiped.consumer.pauses.why is None
 
 
 def test_a_look_that_is_refused_while_somebody_says_so_is_not_forgotten():
