@@ -31,18 +31,6 @@ SURVIVORS = {
             "id = self.inbox.next(now) or (self.inbox.retry() if (self.breaker.open) or True else None)",
         ),
     ],
-    "the pause of the worker's own is a second at least, and the longer one counts": [
-        (
-            "_consumer._asked_pause",
-            "asked = (error.retry_after or 0.0) if isinstance(error, FetchError) else 0.0",
-            "asked = (error.retry_after or 1.0) if isinstance(error, FetchError) else 0.0",
-        ),
-        (
-            "_consumer._asked_pause",
-            "asked = (error.retry_after or 0.0) if isinstance(error, FetchError) else 0.0",
-            "asked = (error.retry_after or 0.0) if isinstance(error, FetchError) else 1.0",
-        ),
-    ],
     "only keeps the power from overflowing; no caller's limit is above 2**20": [
         (
             "_consumer.pause_after",

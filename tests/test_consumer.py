@@ -529,6 +529,19 @@ def test_what_the_source_asks_for_is_honoured_in_an_outage(hands):
     assert hands.next_at() == 100.0 + 3600.0
 
 
+@pytest.mark.parametrize("error", [FetchError("503"), OSError("database is locked")])
+def test_who_asks_for_no_pause_in_an_outage_gets_the_workers_own_even_below_a_second(error):
+    def fetch(id, /, *, etag=None):
+        raise error
+
+    hands = Hands(probe_pause=lambda failures: 0.5)
+    hands.consumer.ask_delay()
+    hands.source.fetch = fetch
+    bring_down(hands)
+
+    assert hands.next_at() == 100.5
+
+
 def test_nothing_is_received_in_an_outage_until_every_id_was_tried_in_vain(down):
     may = []
     for _ in range(6):
