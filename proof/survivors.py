@@ -24,7 +24,7 @@ SURVIVORS = {
         ("_breaker.Breaker.succeeded", "self._probe: str | None = None", 'self._probe: str | None = ""'),
         ("_breaker.Breaker.failed", "self._probe = None", 'self._probe = ""'),
     ],
-    "nothing is parked but in an outage; to look for it takes time": [
+    "nothing is parked but in an outage, or while deletions are refused and no look begins; to look for it takes time": [
         (
             "_consumer.Consumer.next",
             "id = self.inbox.next(now) or (self.inbox.retry() if self.breaker.open else None)",
