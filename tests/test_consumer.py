@@ -529,6 +529,19 @@ def test_what_the_source_asks_for_is_honoured_in_an_outage(hands):
     assert hands.next_at() == 100.0 + 3600.0
 
 
+@pytest.mark.parametrize("error", [FetchError("503"), OSError("database is locked")])
+def test_who_asks_for_no_pause_in_an_outage_gets_the_workers_own_even_below_a_second(error):
+    def fetch(id, /, *, etag=None):
+        raise error
+
+    hands = Hands(probe_pause=lambda failures: 0.5)
+    hands.consumer.ask_delay()
+    hands.source.fetch = fetch
+    bring_down(hands)
+
+    assert hands.next_at() == 100.5
+
+
 def test_nothing_is_received_in_an_outage_until_every_id_was_tried_in_vain(down):
     may = []
     for _ in range(6):
@@ -568,6 +581,15 @@ def test_an_outage_is_over_when_a_look_succeeds(hands, caplog):
     assert down.next_at() == 105.5
     down.receive(message("p9", 9))
     assert down.queue.asked[-1] == (7, 3, 60)
+
+
+def test_an_outage_is_why_nothing_is_received_until_a_look_succeeds(down):
+    assert down.consumer.pauses.why == "source down"
+
+    down.source.recover()
+    down.now = 101.0
+    down.consumer.look(down.next())
+    assert down.consumer.pauses.why is None
 
 
 def test_a_success_without_an_outage_is_not_news(hands, caplog):
@@ -709,6 +731,13 @@ def test_after_a_mass_deletion_nothing_is_received_or_looked_at_until_somebody_s
     looked = [id for _ in range(12) if wiped.consumer.look(id := wiped.next())]
     assert len(looked) == 12
     assert len(wiped.sink) == 0
+
+
+def test_a_mass_deletion_is_why_nothing_is_received_until_somebody_says_so(wiped):
+    assert wiped.consumer.pauses.why == "mass deletion"
+
+    wiped.consumer.resume()
+    assert wiped.consumer.pauses.why is None
 
 
 def test_a_look_that_is_refused_while_somebody_says_so_is_not_forgotten():
