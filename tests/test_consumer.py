@@ -326,7 +326,7 @@ def test_a_look_returns_what_it_settles_and_says_what_it_did(hands):
     assert hands.sink.get("p1") == {"id": "p1"}
     assert hands.outcomes == [("p1", Outcome.CREATED), ("p1", Outcome.UNCHANGED)]
     assert hands.counts() == {"received": 1, "gets": 2, "created": 1, "unchanged": 1, "held": 0}
-    assert hands.changes == [1, 0, 0]
+    assert hands.changes == [1, 1, 0, 0]
 
 
 def test_a_look_settles_by_the_time_at_which_its_get_began():
@@ -597,7 +597,7 @@ def test_a_success_without_an_outage_is_not_news(hands, caplog):
     hands.look()
 
     assert outage_log(caplog) == []
-    assert hands.changes == [1, 0]
+    assert hands.changes == [1, 1, 0]
 
 
 @pytest.mark.parametrize("status", [200, 302, 400, 403, 404, 409, 500, 501])

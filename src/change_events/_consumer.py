@@ -163,8 +163,8 @@ class Consumer(Generic[T]):
     Args:
         settings: The worker's.
         tally: Where to count.
-        changed: Called, with the lock held, with the number of events that came in or may now be looked at; or 0 when some
-            were let go.
+        changed: Called, with the lock held, with the number of events whose next look may now be the first that is due; or
+            with 0 when some were let go, and there may be room.
         clock: Tells monotonic seconds.
         guard: The worker's, which outlasts a run.
         halted: Called with an error that keeps the consumer from going on by itself: an outage of the source, a mass deletion.
@@ -304,6 +304,8 @@ class Consumer(Generic[T]):
         with self.lock:
             first = self.inbox.first_looked(id) if self._meter.on else []
             settled = self.inbox.settle(id)
+            if id in self.inbox:
+                self._changed(1)  # it waits for its next look, maybe sooner than all others do
             back = self._source_answered()
         self._measure_staleness(first=first, last=settled)
         if back:

@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 log = logging.getLogger("change_events")
 
-ACK_LINGER = 0.02
+ACK_LINGER = 0.1
 """Seconds that an acknowledgement waits for nine others to share its call."""
 
 ACK_ATTEMPTS = 3
@@ -486,8 +486,9 @@ class _Run(Generic[T]):
             return None
 
     def _changed(self, came_in: int) -> None:
-        self._due.notify(max(came_in, 1))
-        if not came_in:
+        if came_in:
+            self._due.notify(came_in)
+        else:
             self._room.notify()
 
     def _halted(self, error: Exception) -> None:
