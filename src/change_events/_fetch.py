@@ -27,7 +27,7 @@ _CHUNK = 64 * 1024
 def not_html(headers: Mapping[str, str], body: bytes) -> bool:
     """Believe a 404 unless it is `text/html`: that is a proxy's page or an ingress without a backend, not the service."""
     del body
-    return _media_type(headers) != "text/html"
+    return "text/html" not in _media_types(headers)
 
 
 class HTTPFetcher:
@@ -173,9 +173,9 @@ def _require_template(url: str) -> None:
 
 def entity_in(headers: Mapping[str, str], body: bytes, id: str) -> dict[str, Any]:
     """Return the entity that a 200 has brought; a `FetchError` if that is no entity, or another."""
-    media_type = _media_type(headers)
-    if media_type != "application/json" and not media_type.endswith("+json"):
-        raise FetchError(f"GET {id!r} answered {media_type or 'no media type'}, not JSON", status=200)
+    media_types = _media_types(headers)
+    if not all(one == "application/json" or one.endswith("+json") for one in media_types):
+        raise FetchError(f"GET {id!r} answered {', '.join(media_types) or 'no media type'}, not JSON", status=200)
     try:
         entity = json.loads(body, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
@@ -194,8 +194,9 @@ def _retry_after(response: urllib3.BaseHTTPResponse) -> float | None:
         return None
 
 
-def _media_type(headers: Mapping[str, str]) -> str:
-    return headers.get("Content-Type", "").partition(";")[0].strip().lower()
+def _media_types(headers: Mapping[str, str]) -> list[str]:
+    """Return the media type; or several, where a proxy has added its own to the service's (joined as RFC 9110, 5.3 has it)."""
+    return [value.partition(";")[0].strip().lower() for value in headers.get("Content-Type", "").split(",")]
 
 
 def _refuse(constant: str) -> None:
