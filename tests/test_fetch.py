@@ -224,6 +224,15 @@ def test_an_entity_is_json_by_all_its_types(types, is_json):
         assert fetcher.fetch("p1") == Found({})
 
 
+@pytest.mark.parametrize("broken", [b"no header", b"X Y: z", b"\xff: x", b"Content-Length : 2"])
+def test_a_404_whose_headers_are_hidden_by_a_broken_one_is_not_believed(broken):
+    """Python reads them up to that line, so that nobody knows its media type, nor its length."""
+    headers = [broken, b"Content-Type: text/html"]
+
+    with answering_raw(b"404 Not Found", *headers) as fetcher, pytest.raises(FetchError, match="404"):
+        fetcher.fetch("p1")
+
+
 def test_which_404_to_believe_is_a_setting(source):
     def is_gone(headers, body):
         return headers["content-type"].startswith("application/json") and json.loads(body)["detail"] == "no such product"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from email.errors import MissingHeaderBodySeparatorDefect
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
@@ -133,7 +134,7 @@ class HTTPFetcher:
             return Found(entity_in(response.headers, body, id), response.headers.get("ETag"))
         if status == 304 and etag is not None:
             return Unchanged()
-        if status == 410 or (status == 404 and self._is_gone(response.headers, body)):
+        if status == 410 or (status == 404 and _has_all_headers(response) and self._is_gone(response.headers, body)):
             return Gone()
         location = response.get_redirect_location()
         raise FetchError(
@@ -197,6 +198,13 @@ def _retry_after(response: urllib3.BaseHTTPResponse) -> float | None:
 def _media_types(headers: Mapping[str, str]) -> list[str]:
     """Return the media type; or several, where a proxy has added its own to the service's (joined as RFC 9110, 5.3 has it)."""
     return [value.partition(";")[0].strip().lower() for value in headers.get("Content-Type", "").split(",")]
+
+
+def _has_all_headers(response: urllib3.BaseHTTPResponse) -> bool:
+    """Return False if a line that is no header hides those behind it: the media type and the length, maybe."""
+    # urllib3 logs that and goes on, so that only the message which http.client has read knows of it.
+    message = getattr(getattr(response, "_original_response", None), "msg", None)
+    return not any(isinstance(defect, MissingHeaderBodySeparatorDefect) for defect in getattr(message, "defects", ()))
 
 
 def _refuse(constant: str) -> None:
