@@ -47,7 +47,8 @@ class HTTPFetcher:
         timeout: Seconds that a GET may take, to the last byte of the body. A source that stalls in mid-body can stretch it
             to twice that, and one that trickles its headers further.
         headers: Request headers to add; or a callable that returns them, asked at each GET (tokens expire).
-        is_gone: Given a 404's headers and body, says whether to believe it. Default: anything but `text/html`.
+        is_gone: Given a 404's headers and body, says whether to believe it. Default: anything but `text/html`. It is not asked
+            where a line that is no header hides others.
         pool: A `urllib3.PoolManager` of your own, for client certificates or a proxy.
         max_bytes: A longer body (decoded) is refused.
 
