@@ -15,6 +15,7 @@ from rich.table import Table
 
 import chaos
 from chaos import plays
+from chaos.fuzz import fuzz
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,6 +50,7 @@ PLAYS = {
     "sqs-away": Play(plays.sqs_away, {"seconds": 60.0}, {"seconds": 4.0}),
     "failed-batches": Play(plays.failed_batches, {"seconds": 120.0, "every": 10}, {"seconds": 8.0, "every": 3}),
     "stop": Play(plays.stop, {"times": 50, "idle": 5, "wait_time": 20}, {"times": 3, "idle": 1, "wait_time": 1}),
+    "fuzz": Play(fuzz, {"bodies": 10_000, "answers": 10_000}, {"bodies": 150, "answers": 300}),
 }
 
 
