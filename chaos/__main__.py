@@ -46,10 +46,12 @@ PLAYS = {
     "kill": Play(plays.kill, {"kills": 100}, {"kills": 4}),
     "outage": Play(
         plays.outage,
-        {"visibility": 10, "max_receives": 3, "events": 1000},
-        {"visibility": 3, "max_receives": 2, "events": 60},
+        {"times": 4, "visibility": 10, "max_receives": 3, "events": 1000},
+        {"times": 2, "visibility": 3, "max_receives": 2, "events": 60},
     ),
-    "quiet-outage": Play(plays.quiet_outage, {"visibility": 10, "max_receives": 3}, {"visibility": 3, "max_receives": 2}),
+    "quiet-outage": Play(
+        plays.quiet_outage, {"times": 4, "visibility": 10, "max_receives": 3}, {"times": 2, "visibility": 3, "max_receives": 2}
+    ),
     "wrong-answers": Play(plays.wrong_answers, {"rows": 200, "seconds": 15.0}, {"rows": 60, "seconds": 4.0}),
     "broken-id": Play(plays.broken_id, {"ids": 100, "max_receives": 3}, {"ids": 20, "max_receives": 2}),
     "sqs-away": Play(plays.sqs_away, {"seconds": 60.0}, {"seconds": 4.0}),
@@ -111,7 +113,7 @@ def command(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("plays", nargs="*", choices=[*PLAYS, []], metavar="PLAY", help="what to play (default: all but soak)")
-    parser.add_argument("--quick", action="store_true", help="seconds each, as the tests do (default: about 15 minutes in all)")
+    parser.add_argument("--quick", action="store_true", help="seconds each, as the tests do (default: about 25 minutes in all)")
     seed = random.randrange(10**6)
     parser.add_argument("--seed", type=int, default=seed, metavar="N", help="what to draw chances by (default: a new one)")
     parser.add_argument("--save", action="store_true", help="write the figures into docs/explanation/chaos.md")

@@ -61,9 +61,9 @@ def kill(seed: int, *, kills: int) -> list[Figure]:
         ]
 
 
-def outage(seed: int, *, visibility: int, max_receives: int, events: int) -> list[Figure]:
+def outage(seed: int, *, times: int, visibility: int, max_receives: int, events: int) -> list[Figure]:
     """The source is down for four times the visibility timeout times maxReceiveCount, while so many events wait."""
-    down = 4.0 * visibility * max_receives
+    down = float(times * visibility * max_receives)
     chance = random.Random(seed)
     with Stage(visibility=visibility, max_receives=max_receives) as stage:
         ids = [f"p{number}" for number in range(events)]
@@ -102,9 +102,9 @@ def outage(seed: int, *, visibility: int, max_receives: int, events: int) -> lis
         ]
 
 
-def quiet_outage(_seed: int, *, visibility: int, max_receives: int) -> list[Figure]:
+def quiet_outage(_seed: int, *, times: int, visibility: int, max_receives: int) -> list[Figure]:
     """The source is down for as long, while a single event waits: what fails may be the entity or the source."""
-    down = 4.0 * visibility * max_receives
+    down = float(times * visibility * max_receives)
     with Stage(visibility=visibility, max_receives=max_receives) as stage:
         stage.source.commit("p1")
         stage.before_source.go_away()
