@@ -13,8 +13,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
@@ -26,6 +25,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from werkzeug.serving import make_server
 
 from change_events import HTTPFetcher, MemorySink, Outcome, Sink, Worker
+from chaos.wire import Answer, Asked, Server
 from demo_parts.emulator import KeepAlive, OneAtATime
 
 pytest_plugins = ["change_events.pytest_plugin", "pytester"]
@@ -173,30 +173,6 @@ def free_port() -> int:
         return port
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What the source answers."""
-
-    status: int = 200
-    body: bytes = b""
-    headers: dict[str, str] = field(default_factory=lambda: {"Content-Type": "application/json"})
-    length: int | None = None  # what Content-Length claims, if it lies
-    chunks: list[tuple[float, bytes]] = field(default_factory=list)  # sent after the body, each after a pause
-
-
-HANG_UP = Answer(status=0)
-"""No answer: the source closes the connection."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What the source was asked."""
-
-    path: str
-    headers: dict[str, str]
-    connection: int
-
-
 class Source:
     """A service that owns entities, on a real socket. Change `entities`; or set `answer` for what no service should do."""
 
@@ -232,52 +208,11 @@ class Source:
         return Answer(200, body, {"Content-Type": "application/json; charset=utf-8", "ETag": tag})
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
-
 @contextmanager
 def serving(source: Source, tls: ssl.SSLContext | None = None) -> Iterator[Source]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True  # head and body go out apart: the client would wait 40 ms for each answer's second
-
-        def do_GET(self) -> None:
-            answer = source.respond(Asked(self.path, dict(self.headers), id(self.connection)))
-            if answer == HANG_UP:
-                self.close_connection = True
-                return
-            self.send_response(answer.status)
-            for name, value in answer.headers.items():
-                self.send_header(name, value)
-            length = len(answer.body) if answer.length is None else answer.length
-            if answer.status != 304:
-                self.send_header("Content-Length", str(length))
-            self.end_headers()
-            try:
-                self.wfile.write(answer.body)
-                for pause, chunk in answer.chunks:
-                    time.sleep(pause)  # a slow server is what this plays
-                    self.wfile.write(chunk)
-            except OSError:
-                self.close_connection = True  # the client has lost its patience, as it should
-            if answer.length is not None:
-                self.close_connection = True
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = _Server(("127.0.0.1", 0), Handler)
-    if tls is not None:
-        server.socket = tls.wrap_socket(server.socket, server_side=True)
-    source.url = f"http{'s' if tls else ''}://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield source
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with Server(lambda asked: source.respond(asked), tls=tls) as server:  # noqa: PLW0108  # tests put another in its place
+        source.url = server.url
+        yield source
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from change_events import ConfigurationError, FetchError, Gone, HTTPFetcher, MemorySink
 from change_events import _consumer as consumer_module
 from change_events.aws_lambda import SPARE, _Function, make_handler
-from conftest import Answer
+from chaos.wire import Answer
 
 SETTLE = 5.0
 

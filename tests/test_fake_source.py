@@ -9,7 +9,7 @@ import pytest
 
 from change_events import FetchError, Found, Gone, HTTPFetcher, Unchanged
 from change_events.testing import FakeSource
-from conftest import Answer
+from chaos.wire import Answer
 
 
 class WireSource:

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from change_events import ConfigurationError, DecodeError, FetchError, Found, Gone, HTTPFetcher, Unchanged
 from change_events._codec import decode
-from chaos.wire import Raw, RawServer
-from conftest import HANG_UP, Answer, Source, serving
+from chaos.wire import HANG_UP, Answer, Raw, RawServer
+from conftest import Source, serving
 from test_ids import UNUSABLE, USABLE
 
 JSON = {"Content-Type": "application/json"}

@@ -17,7 +17,8 @@ from change_events import ConfigurationError, Health
 from change_events import _worker as worker_module
 from change_events._health import FULL, Pauses, is_ready
 from change_events._meter import Meter
-from conftest import Answer, failing, running, signalled, wait_until
+from chaos.wire import Answer
+from conftest import failing, running, signalled, wait_until
 
 NOT_RUNNING = Health(alive=False, ready=False, paused="not running")
 

@@ -11,7 +11,8 @@ import pytest
 
 import change_events
 from change_events import HTTPFetcher, MemorySink, Worker
-from conftest import Answer, failing
+from chaos.wire import Answer
+from conftest import failing
 
 PACKAGE = Path(change_events.__file__).parent
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "logs.md"

@@ -32,7 +32,8 @@ from change_events import _worker as worker_module
 from change_events._consumer import LOOKS
 from change_events._meter import Meter, answer_of, measured
 from change_events.metrics import METRICS, OpenTelemetryMetrics, PrometheusMetrics
-from conftest import Answer, failing, running, wait_until
+from chaos.wire import Answer
+from conftest import failing, running, wait_until
 
 DOCS = Path(__file__).parents[1] / "docs"
 

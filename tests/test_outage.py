@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import logging
-import threading
 import time
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
-from urllib.parse import urlsplit
 
 import boto3
 import pytest
@@ -18,7 +14,8 @@ import pytest
 from change_events import FetchError, Found, MassDeletionError
 from change_events import _consumer as consumer_module
 from change_events import _worker as worker_module
-from conftest import Answer, running, spy, wait_until
+from chaos.wire import Answer, Proxy
+from conftest import running, spy, wait_until
 
 PAUSE = 0.2
 """Seconds between looks in an outage; a worker's grow to a minute."""
@@ -256,61 +253,21 @@ def test_what_is_too_much_can_be_set(channel, sink, make_worker):
 # SQS
 
 
-class Line:
-    """What lies between a worker and SQS: a proxy on a port of its own. `fault` answers in its place, None: it does."""
-
-    def __init__(self, aws):
-        self._aws = urlsplit(aws).netloc
-        self._port = 0
-        self.fault = lambda request: None
-        self.come_back()
-
-    def come_back(self):
-        line = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                status, answer, length = line.fault(self) or line.forward(self, body)
-                self.send_response(status)
-                self.send_header("Content-Type", "application/x-amz-json-1.0")
-                self.send_header("Content-Length", str(length or len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
-
-            def log_message(self, *args):
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
-        self._port = self._server.server_port
-        self.url = f"http://127.0.0.1:{self._port}"
-        threading.Thread(target=self._server.serve_forever, args=(0.01,)).start()
-
-    def forward(self, request, body):
-        connection = http.client.HTTPConnection(self._aws)
-        connection.request("POST", request.path, body, dict(request.headers))
-        response = connection.getresponse()
-        answer = response.read()
-        connection.close()
-        return response.status, answer, None
-
-    def go_away(self):
-        self._server.shutdown()
-        self._server.server_close()
+AMZ_JSON = {"Content-Type": "application/x-amz-json-1.0"}
 
 
 def error(status, code):
-    return lambda request: (status, json.dumps({"__type": f"com.amazonaws.sqs#{code}", "message": code}).encode(), None)
+    body = json.dumps({"__type": f"com.amazonaws.sqs#{code}", "message": code}).encode()
+    return lambda asked: Answer(status, body, AMZ_JSON)
 
 
 @pytest.fixture
 def line(aws, monkeypatch):
     """All calls of the worker's own client go this way, and are made once."""
-    line = Line(aws)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", line.url)
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    yield line
-    line.go_away()
+    with Proxy(aws) as line:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", line.url)
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        yield line
 
 
 @pytest.fixture
@@ -330,7 +287,7 @@ def pauses(monkeypatch):
 FAULTS = {
     "throttled": error(400, "ThrottlingException"),
     "failing": error(500, "InternalError"),
-    "half an answer": lambda request: (200, b'{"Messages": [', 1000),
+    "half an answer": lambda asked: Answer(200, b'{"Messages": [', AMZ_JSON, length=1000),
     "no queue": error(400, "QueueDoesNotExist"),
     "no permission": error(403, "AccessDenied"),
 }
@@ -352,7 +309,7 @@ def test_sqs_may_go_away_and_come_back(line, channel, source, make_worker, outco
         channel.announce("p1")
         if fault == "refused":
             line.come_back()
-        line.fault = lambda request: None
+        line.fault = lambda asked: None
         back = time.monotonic()
         outcomes.wait_for(("p1", "never_saved"))
         seconds = time.monotonic() - back
@@ -367,7 +324,7 @@ def test_credentials_that_have_expired_are_looked_for_again(line, channel, sourc
     with running(make_worker()):
         channel.announce("p1")
         outcomes.wait_for(("p1", "never_saved"))
-        line.fault = lambda request: None if "Credential=fresh/" in request.headers["Authorization"] else expired(request)
+        line.fault = lambda asked: None if "Credential=fresh/" in asked.headers["Authorization"] else expired(asked)
         wait_until(lambda: len(pauses) >= 2)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "fresh")
         channel.announce("p2")
@@ -382,6 +339,6 @@ def test_a_client_of_the_users_is_never_exchanged(line, channel, source, make_wo
         wait_until(lambda: worker.stats().acknowledged == 1)
         line.fault = error(403, "ExpiredToken")
         wait_until(lambda: len(pauses) >= 2)
-        line.fault = lambda request: None
+        line.fault = lambda asked: None
 
     assert worker._settings.queue._client is client

@@ -25,7 +25,8 @@ from change_events import (
 from change_events import _consumer as consumer_module
 from change_events import _worker as worker_module
 from change_events._inbox import Inbox
-from conftest import Answer, failing, running, signalled, spy, wait_until
+from chaos.wire import Answer
+from conftest import failing, running, signalled, spy, wait_until
 
 # The main job
 
