@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all prove prove-all field mutate lint format types figures clean
+.PHONY: help demo test test-all prove prove-all field bench bench-quick mutate lint format types figures clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,12 @@ prove-all: $(VENV)/.dev ## The same with histories of three saves and ten millio
 field: $(VENV)/.dev ## Compare with the usual ways, under the same faults (minutes)
 	$(BIN)/python -m proof.field
 
+bench: $(VENV)/.dev ## Measure against the libraries that others use, each in an environment of its own (half an hour)
+	$(BIN)/python -m benchmarks
+
+bench-quick: $(VENV)/.dev ## The same in a minute or two, against loops on boto3 only
+	$(BIN)/python -m benchmarks --quick
+
 mutate: $(VENV)/.dev ## Change the code in small ways, and see that the tests notice (ten minutes)
 	$(BIN)/python -m proof.mutation
 
@@ -48,7 +54,7 @@ figures: $(VENV)/.dev ## Print what the library costs: per call, at import, on d
 	$(BIN)/python benchmarks/figures.py
 
 clean: ## Remove what the other targets made
-	rm -rf .venv* .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist mutants
+	rm -rf .venv* .bench .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist mutants
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
