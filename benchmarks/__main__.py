@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 def main(arguments: argparse.Namespace) -> int:
     """Play the workloads, print their tables and figures, and return 1 if a goal is missed."""
     console = Console()
-    everybody = {contender.name: contender for contender in contenders.AT_HAND}
-    chosen = [everybody[name] for name in arguments.contenders or everybody]
+    everybody = {contender.name: contender for contender in contenders.ALL}
+    at_hand = [contender.name for contender in contenders.AT_HAND]
+    chosen = [everybody[name] for name in arguments.contenders or (at_hand if arguments.quick else everybody)]
     reports: dict[str, Report] = {}
     with Bench(quick=arguments.quick, canned=arguments.canned, scale=arguments.scale, contenders=chosen) as bench:
         for name in arguments.workloads or WORKLOADS:
@@ -75,7 +76,13 @@ def command(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("workloads", nargs="*", choices=[*WORKLOADS, []], metavar="WORKLOAD", help="which (default: all)")
     parser.add_argument("--quick", action="store_true", help="a minute or so in all, one round, and only what needs no install")
-    parser.add_argument("--contenders", nargs="+", metavar="NAME", help="who takes part; ours and tuned must")
+    parser.add_argument(
+        "--contenders",
+        nargs="+",
+        metavar="NAME",
+        choices=[contender.name for contender in contenders.ALL],
+        help="who takes part; ours and tuned must",
+    )
     parser.add_argument("--canned", action="store_true", help="the canned queue server, which costs next to nothing")
     parser.add_argument("--scale", type=float, default=1.0, metavar="X", help="play that part of the events, as 0.2")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the processes are ended

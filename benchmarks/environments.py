@@ -19,7 +19,7 @@ OURS = "ours"
 
 PACKAGES = {
     "ministack": ["ministack>=1.5,<1.6"],
-    "sqs-workers": ["sqs-workers", "urllib3"],
+    "sqs-workers": ["sqs-workers", "typing-extensions", "urllib3"],
     "dramatiq": ["dramatiq", "dramatiq-sqs", "urllib3"],
     "celery": ["celery[sqs]", "urllib3"],
 }

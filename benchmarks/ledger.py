@@ -6,6 +6,9 @@ import time
 from collections import Counter
 from typing import Any
 
+SNS_LAG = 0.015
+"""Seconds from a publish to its message in the queue, in both servers. An assumption; emulators take none."""
+
 
 class Ledger:
     """
@@ -16,7 +19,8 @@ class Ledger:
         filled: When its messages were put in, in monotonic seconds; these are the same in all processes of a machine.
         emptied: When the last of them was deleted; None until then.
         polling: Receives under way; those that wait when the queue is filled count as calls, as they bring the first events.
-        redelivered: Deliveries that were not a message's first: deadlines missed.
+        received: Deliveries.
+        missed: Messages that were deleted or extended when they had been visible to others again.
     """
 
     def __init__(self) -> None:
@@ -24,7 +28,7 @@ class Ledger:
         self.filled: float | None = None
         self.emptied: float | None = None
         self.polling = 0
-        self.redelivered = 0
+        self.received = self.missed = 0
         self._calls: Counter[str] = Counter()
 
     def call(self, operation: str) -> None:
@@ -35,13 +39,14 @@ class Ledger:
     def fill(self) -> None:
         """Forget what was before: the work begins now."""
         self._calls = Counter(ReceiveMessage=self.polling)
+        self.received = self.missed = 0
         self.filled = time.monotonic()
         self.emptied = None
 
-    def delete(self, messages: int) -> None:
-        """Count messages out."""
-        self.left -= messages
-        if messages and not self.left:
+    def delete(self) -> None:
+        """Count a message out."""
+        self.left -= 1
+        if not self.left:
             self.emptied = time.monotonic()
 
     def state(self) -> dict[str, Any]:
@@ -50,6 +55,7 @@ class Ledger:
             "left": self.left,
             "filled": self.filled,
             "emptied": self.emptied,
-            "redelivered": self.redelivered,
+            "received": self.received,
+            "missed": self.missed,
             "calls": dict(self._calls),
         }

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import ministack.app as ministack
 from ministack.services import sqs
 
-from benchmarks.ledger import Ledger
+from benchmarks.ledger import SNS_LAG, Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,6 +47,8 @@ class Messages:
         return len(self._messages)
 
     def append(self, message: dict[str, Any]) -> None:
+        if "md5" in message:  # made by SNS
+            message["visible_at"] += SNS_LAG
         self._messages[message["id"]] = message
         self._ledger.left += 1
         self._schedule(message)
@@ -62,7 +64,6 @@ class Messages:
             if message["visible_at"] != at or message["id"] not in self._messages:
                 continue
             collected.append(message)
-            self._ledger.redelivered += message["receive_count"] > 0
             self._by_handle.pop(message["receipt_handle"], None)
             message["receipt_handle"] = sqs.new_uuid()
             self._by_handle[message["receipt_handle"]] = message
@@ -70,20 +71,23 @@ class Messages:
             message["first_receive_at"] = message["first_receive_at"] or now
             message["visible_at"] = now + invisible
             self._schedule(message)
+        self._ledger.received += len(collected)
         return collected
 
     def delete(self, handle: str) -> bool:
         message = self._by_handle.pop(handle, None)
         if message is None:
             return False
+        self._ledger.missed += message["visible_at"] < time.time()
         del self._messages[message["id"]]
-        self._ledger.delete(1)
+        self._ledger.delete()
         return True
 
     def change_visibility(self, handle: str, seconds: float) -> bool:
         message = self._by_handle.get(handle)
         if message is None:
             return False
+        self._ledger.missed += message["visible_at"] < time.time()
         message["visible_at"] = time.time() + seconds
         self._schedule(message)
         return True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -62,6 +63,7 @@ class Source:
             self.gets = self.bulk_gets = 0
         elif path == "/_bench/save":
             self._saved |= body
+            return response(json.dumps({"at": time.monotonic()}).encode())
         elif path != "/_bench/state":
             return response(b"{}", status=b"404 Not Found")
         return response(json.dumps({"gets": self.gets, "bulk_gets": self.bulk_gets}).encode())

@@ -31,7 +31,12 @@ if TYPE_CHECKING:
 
     from benchmarks.contenders import Contender
 
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "eu-west-1"}
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_DEFAULT_REGION": "eu-west-1",
+    "AWS_REGION": "eu-west-1",
+}
 
 PATIENCE = 60.0
 """Seconds that a process may take until it works, on a busy machine."""
@@ -83,6 +88,10 @@ class Process:
 
     def close(self) -> None:
         """Kill it and its children, which are in its session."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in self.info.children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -168,12 +177,26 @@ class Stage:
         made: str = self.sqs.create_queue(QueueName=f"bench-{uuid.uuid4().hex}", Attributes=attributes)["QueueUrl"]
         return made
 
+    def topic(self, queue_url: str) -> str:
+        """Make a topic that delivers to a queue; return its ARN."""
+        name = name_of(queue_url)
+        if self.canned:
+            return f"arn:aws:sns:eu-west-1:000000000000:{name}"
+        sns = self.client("sns")
+        arn: str = sns.create_topic(Name=name)["TopicArn"]
+        queue_arn = arn.replace(":sns:", ":sqs:")
+        allowed = {"Effect": "Allow", "Principal": "*", "Action": "sqs:SendMessage", "Resource": queue_arn}
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
+        self.sqs.set_queue_attributes(QueueUrl=queue_url, Attributes={"Policy": policy})
+        sns.subscribe(TopicArn=arn, Protocol="sqs", Endpoint=queue_arn, Attributes={"RawMessageDelivery": "true"})
+        return arn
+
     def consume(self, queue_url: str, contender: Contender, path: Path, *, threads: int, **more: Any) -> Process:
         """Start a consumer."""
         told = {"queue_url": queue_url, "source": self.source, "path": str(path), "threads": threads, "more": more}
         # A library with a command line of its own is told by its environment; the others don't care.
         given = {**CREDENTIALS, "AWS_ENDPOINT_URL": self.server, "BENCH": json.dumps(told)}
-        return self.start(contender.name, *contender.command(), **given)
+        return self.start(contender.name, *contender.command(threads), **given)
 
     def state(self, queue_url: str) -> dict[str, Any]:
         """Return a queue's ledger."""
@@ -201,10 +224,10 @@ class Stage:
         """Let a contender, in so many processes, consume events of these ids."""
         queue_url = self.queue(VisibilityTimeout="60")
         path = self.directory / f"{uuid.uuid4().hex}.db"
-        messages = contender.messages(self, queue_url, ids)
+        messages = contender.messages(name_of(queue_url), list(ids))
         consumers = [self.consume(queue_url, contender, path, threads=threads, **contender.more) for _ in range(processes)]
         try:
-            self._wait_for_polls(queue_url, consumers)
+            self.wait_for_polls(queue_url, consumers)
             self.tell(self.source, "begin", latency=latency)
             measured = [*consumers, self.server_process, self.source_process]
             before = [process.cpu() for process in measured]
@@ -229,11 +252,16 @@ class Stage:
             missing=len(set(ids) - cached(path)),
         )
 
-    def _wait_for_polls(self, queue_url: str, consumers: Sequence[Process]) -> None:
+    def wait_for_polls(self, queue_url: str, consumers: Sequence[Process]) -> None:
+        """Wait until all consumers are up and poll."""
+
         def all_poll() -> bool:
             return polls(self.state(queue_url)) >= len(consumers) or not all(consumer.alive for consumer in consumers)
 
-        wait_until(all_poll, PATIENCE)
+        try:
+            wait_until(all_poll, PATIENCE)
+        except TimeoutError:
+            raise TimeoutError(f"it did not poll in {PATIENCE:.0f} s: {consumers[0].text()[-2000:]}") from None
         time.sleep(WARM_UP)
         require_alive(consumers)
 

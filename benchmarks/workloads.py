@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks import contenders
 from benchmarks.contest import Report, Rounds, contest, spread, table, times
 from benchmarks.floor import floor
-from benchmarks.stage import CREDENTIALS, Stage, wait_until
+from benchmarks.stage import CREDENTIALS, Stage, name_of, wait_until
 from chaos.figures import Figure
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def measured_floor(bench: Bench, stage: Stage, calls: int) -> dict[str, float]:
     bench.progress("the floor", 0)
     queue_url = stage.queue()
     stage.tell(stage.source, "begin", latency=0)
-    stage.fill(queue_url, contenders.OURS.messages(stage, queue_url, distinct(calls * 10 * 5)))
+    stage.fill(queue_url, contenders.OURS.messages(name_of(queue_url), distinct(calls * 10 * 5)))
     process = stage.start(
         "floor",
         sys.executable,

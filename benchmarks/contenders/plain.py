@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import boto3
 import requests
 
-from benchmarks.contenders.work import Cache, told
+from benchmarks.contenders.work import Cache, Work, told
 
 
-def main() -> None:
+def consume(work: Work, upsert: Callable[[str, str], None]) -> None:
     """Consume until the process is ended."""
-    work = told()
-    cache = Cache(work.path)
     sqs = boto3.client("sqs")
     session = requests.Session()
     while True:
@@ -22,9 +21,10 @@ def main() -> None:
             id = json.loads(message["Body"])["id"]
             product = session.get(work.url(id), timeout=5)
             product.raise_for_status()
-            cache.upsert(id, json.dumps(product.json()))
+            upsert(id, json.dumps(product.json()))
             sqs.delete_message(QueueUrl=work.queue_url, ReceiptHandle=message["ReceiptHandle"])
 
 
 if __name__ == "__main__":
-    main()
+    the_work = told()
+    consume(the_work, Cache(the_work.path).upsert)
