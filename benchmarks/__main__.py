@@ -14,22 +14,32 @@ from rich.table import Table
 
 import benchmarks
 from benchmarks import contenders
-from benchmarks.workloads import WORKLOADS, Bench
+from benchmarks.bench import Bench
+from benchmarks.capacity import CONNECTIONS
+from benchmarks.environments import ROOT
+from benchmarks.results import machine, save, versions
+from benchmarks.workloads import WORKLOADS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from benchmarks.contest import Report
 
+WIDTH = 140
+"""Columns, where there is no terminal to ask."""
+
 
 def main(arguments: argparse.Namespace) -> int:
     """Play the workloads, print their tables and figures, and return 1 if a goal is missed."""
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
     everybody = {contender.name: contender for contender in contenders.ALL}
     at_hand = [contender.name for contender in contenders.AT_HAND]
     chosen = [everybody[name] for name in arguments.contenders or (at_hand if arguments.quick else everybody)]
     reports: dict[str, Report] = {}
-    with Bench(quick=arguments.quick, canned=arguments.canned, scale=arguments.scale, contenders=chosen) as bench:
+    canned = arguments.canned or arguments.quick
+    with Bench(quick=arguments.quick, canned=canned, scale=arguments.scale, contenders=chosen) as bench:
         for name in arguments.workloads or WORKLOADS:
             console.print(f"\n[bold]{textwrap.fill(WORKLOADS[name].__doc__ or '', 110)}[/]")
             with console.status("") as status:
@@ -45,8 +55,21 @@ def main(arguments: argparse.Namespace) -> int:
                 reports[name] = WORKLOADS[name](bench)
             show(console, name, reports[name])
             console.print(f"{name}: {time.monotonic() - started:.0f} s")
+    if bench.capacity:
+        console.print(
+            f"\nthe source answers {bench.capacity:,.0f} GETs a second, {CONNECTIONS} at once, when it has no latency"
+        )
+    if arguments.save:
+        taken = {
+            "machine": machine(),
+            "versions": versions({contender.name for contender in chosen}),
+            "quick": arguments.quick,
+            "queue": "canned" if canned else "ministack",
+            "source_gets_per_second": round(bench.capacity),
+        }
+        console.print("written:", *(str(path.relative_to(ROOT)) for path in save(reports, taken)))
     missed = sum(not figure.met for report in reports.values() for figure in report.figures)
-    console.print(f"\n{missed} goals missed" if missed else "\nall goals met")
+    console.print(f"{missed} goals missed" if missed else "all goals met")
     return int(bool(missed))
 
 
@@ -61,7 +84,8 @@ def show(console: Console, name: str, report: Report) -> None:
     for figure in report.figures:
         verdict = "" if not figure.goal else "met" if figure.met else "[red]MISSED[/]"
         table.add_row(figure.what, str(figure), figure.goal, verdict)
-    console.print(table)
+    if report.figures:
+        console.print(table)
     for note in report.notes:
         console.print(note)
 
@@ -75,7 +99,11 @@ def command(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("workloads", nargs="*", choices=[*WORKLOADS, []], metavar="WORKLOAD", help="which (default: all)")
-    parser.add_argument("--quick", action="store_true", help="a minute or so in all, one round, and only what needs no install")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a minute or two in all: one round, the canned queue, and only what needs no install",
+    )
     parser.add_argument(
         "--contenders",
         nargs="+",
@@ -85,6 +113,9 @@ def command(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--canned", action="store_true", help="the canned queue server, which costs next to nothing")
     parser.add_argument("--scale", type=float, default=1.0, metavar="X", help="play that part of the events, as 0.2")
+    parser.add_argument(
+        "--save", action="store_true", help="write benchmarks/results/ and the figures in docs/explanation/performance.md"
+    )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the processes are ended
     try:
         return main(parser.parse_args(arguments))

@@ -64,6 +64,7 @@ def contest(
     ids: Sequence[str],
     *,
     rounds: int,
+    others: float = 1.0,
     progress: Callable[[str, int], object],
     notes: list[str],
     **settings: Any,
@@ -76,6 +77,7 @@ def contest(
         contenders: Who takes part.
         ids: The events.
         rounds: How often.
+        others: Which part of their share all but ours get, where they would take minutes.
         progress: Told of each contender before it runs, with how many events it gets.
         notes: Where to say who could not take part.
         settings: Of `Stage.run`.
@@ -87,7 +89,8 @@ def contest(
         for contender in [*contenders[turn:], *contenders[:turn]]:
             if contender.name in failed:
                 continue
-            part = ids[: max(10, int(len(ids) * contender.share))]
+            share = contender.share * (1.0 if contender.name == "ours" else others)
+            part = ids[: max(10, int(len(ids) * share))]
             progress(f"round {number + 1} of {rounds}: {contender.name}", len(part))
             try:
                 runs.setdefault(contender.name, []).append(stage.run(contender, part, **settings))

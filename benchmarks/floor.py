@@ -66,7 +66,11 @@ def main(queue_url: str, source: str, path: str, calls: int) -> dict[str, float]
 
     each = [receive, delete, get_by_urllib3, get_by_http_client, upsert]
     slices = [{call.__name__: milliseconds(call, at * calls, calls) for call in each} for at in range(SLICES)]
-    return {name: statistics.median(slice[name] for slice in slices) for name in slices[0]}
+    costs = {name: statistics.median(slice[name] for slice in slices) for name in slices[0]}
+    started = time.perf_counter()
+    for number in range(calls):
+        upsert(number)
+    return {**costs, "upsert_with_waiting": (time.perf_counter() - started) / calls * 1e3}
 
 
 def floor(costs: dict[str, float], get: str) -> float:
