@@ -6,6 +6,7 @@ import statistics
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.contenders import ALL, change_event
 from benchmarks.environments import EnvironmentUnavailableError
 
 if TYPE_CHECKING:
@@ -125,8 +126,9 @@ def _row(runs: Rounds, name: str) -> list[str]:
     of = runs[name]
     ratio = times(runs, name) if "ours" in runs else None
     missing = sum(run.missing for run in of)
+    own = any(contender.name == name and contender.message is not change_event for contender in ALL)
     return [
-        name + (f" (LOST {missing})" if missing else ""),
+        name + (", own messages" if own else "") + (f" (LOST {missing})" if missing else ""),
         f"{of[0].events:,}",
         spread(of, lambda run: run.rate).text(0),
         ratio.text() if ratio and name != "ours" else "",

@@ -89,7 +89,7 @@ def cost(bench: Bench) -> Report:
     bills = [bill(rate, consumers, given) for rate, consumers in itertools.product((1, 100, 10_000), (1, 12))]
     head = [
         *("events/s", "consumers", "publishes/month", "SQS requests/month", "$/month", "GETs/s at the source"),
-        *("in flight, each queue", "threads, each", "processes, each"),
+        *("in flight, each queue", "threads, each cache", "processes, each cache"),
     ]
     note = (
         f"Assumed: SNS ${given.sns:.2f} a million publishes, deliveries to SQS free; SQS standard ${given.sqs:.2f} a million "

@@ -58,6 +58,7 @@ def save(reports: dict[str, Report], taken: dict[str, Any]) -> list[Path]:
             "data": report.data,
         }
         write_between_markers(name, as_markdown(report, taken), page="performance.md")
+    write_between_markers("contenders", _contenders(taken), page="performance.md")
     RESULTS.write_text(json.dumps(dict(sorted(kept.items())), indent=1) + "\n", encoding="utf-8")
     draw(kept, PLOT)
     return [RESULTS, PLOT, environments.ROOT / "docs" / "explanation" / "performance.md"]
@@ -72,6 +73,15 @@ def as_markdown(report: Report, taken: dict[str, Any]) -> str:
     quick = ", quick" if taken["quick"] else ""
     parts += [*report.notes, f"{where['cpu']}, {where['cores']} cores, Python {where['python']}{quick}."]
     return "\n\n".join(parts) + "\n"
+
+
+def _contenders(taken: dict[str, Any]) -> str:
+    rows = [["contender", "how it does it", "versions"]]
+    for each in contenders.ALL:
+        if each.name in taken["versions"]:
+            found = ", ".join(f"{name} {version}" for name, version in taken["versions"][each.name].items())
+            rows.append([each.name, each.about, found])
+    return _table(rows) + "\n"
 
 
 def _verdict(goal: str, *, met: bool) -> str:

@@ -229,9 +229,10 @@ class Stage:
         try:
             self.wait_for_polls(queue_url, consumers)
             self.tell(self.source, "begin", latency=latency)
-            measured = [*consumers, self.server_process, self.source_process]
-            before = [process.cpu() for process in measured]
+            before = [process.cpu() for process in consumers]
             self.fill(queue_url, messages)
+            measured = [*consumers, self.server_process, self.source_process]
+            before += [self.server_process.cpu(), self.source_process.cpu()]  # which has just filled the queue
             state = self._wait_until_empty(queue_url, consumers, patience)
             *spent, server, source = [process.cpu() - then for process, then in zip(measured, before, strict=True)]
         finally:

@@ -70,8 +70,7 @@ class Contender:
         about: How it does the work.
         environment: What it runs in.
         arguments: What starts it in its environment, if that is not just its module, given the number of threads.
-        message: Makes its messages' bodies.
-        reads: What these are, if it can't read a change event.
+        message: Makes its messages' bodies, given an id and the queue's name: change events, if it can read these.
         share: Which part of the events it is given, if all of them would take minutes; rates are what is compared.
         more: Settings that only it knows.
     """
@@ -81,7 +80,6 @@ class Contender:
     environment: str = environments.OURS
     arguments: Callable[[int], list[str]] | None = None
     message: Callable[[str, str], str] = change_event
-    reads: str = "change events"
     share: float = 1.0
     more: dict[str, Any] = field(default_factory=dict)
 
@@ -134,7 +132,6 @@ ALL = [
         environment="celery",
         arguments=_celery,
         message=celery_message,
-        reads="its own",
         share=0.3,
     ),
     Contender(
@@ -143,7 +140,6 @@ ALL = [
         environment="dramatiq",
         arguments=_dramatiq,
         message=dramatiq_message,
-        reads="its own",
         share=0.3,
     ),
     Contender(
