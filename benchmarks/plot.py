@@ -43,10 +43,11 @@ def draw(results: dict[str, Any], path: Path) -> None:
     mpl.use("svg")
     from matplotlib import pyplot as plt
 
+    style: Any = STYLE  # matplotlib names every key in its type
     contests = [name for name in TITLES if name in results]
     if not contests:
         return
-    with plt.rc_context(STYLE):
+    with plt.rc_context(style):
         figure, axes = plt.subplots(
             2, len(contests), figsize=(3.6 * len(contests) + 0.8, 5.6), layout="constrained", squeeze=False
         )

@@ -272,7 +272,7 @@ class Stage:
             require_alive(consumers)
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{state['left']} events are left after {patience:.0f} s: {consumers[0].text()[-2000:]}")
-            time.sleep(0.02)
+            time.sleep(0.1)  # each look is a call to the server, too
         return state
 
     def _address(self, process: Process) -> str:

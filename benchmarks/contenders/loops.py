@@ -27,7 +27,7 @@ def main() -> None:
     def consume() -> None:
         while True:
             response = sqs.receive_message(QueueUrl=work.queue_url, MaxNumberOfMessages=10, WaitTimeSeconds=20)
-            done = []
+            done: list[dict[str, str]] = []
             for message in response.get("Messages", []):
                 id = json.loads(message["Body"])["id"]
                 product = pool.request("GET", work.url(id), timeout=5)

@@ -12,6 +12,7 @@ import sqlite3
 import sys
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Work:
     source: str
     path: str
     threads: int
-    more: dict[str, float]
+    more: dict[str, Any]
 
     @property
     def queue_name(self) -> str:
