@@ -7,7 +7,7 @@ import signal
 import sys
 import textwrap
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -16,7 +16,6 @@ import benchmarks
 from benchmarks import contenders
 from benchmarks.bench import Bench
 from benchmarks.capacity import CONNECTIONS
-from benchmarks.environments import ROOT
 from benchmarks.results import machine, save, versions
 from benchmarks.workloads import WORKLOADS
 
@@ -25,52 +24,68 @@ if TYPE_CHECKING:
 
     from benchmarks.contest import Report
 
+EVERYBODY = {contender.name: contender for contender in contenders.ALL}
+
 WIDTH = 140
 """Columns, where there is no terminal to ask."""
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Play the workloads, print their tables and figures, and return 1 if a goal is missed."""
+    """Play the workloads, print their tables and figures; return 1 if a goal is missed, unless they were quick."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
-    everybody = {contender.name: contender for contender in contenders.ALL}
     at_hand = [contender.name for contender in contenders.AT_HAND]
-    chosen = [everybody[name] for name in arguments.contenders or (at_hand if arguments.quick else everybody)]
-    reports: dict[str, Report] = {}
-    canned = arguments.canned or arguments.quick
-    with Bench(quick=arguments.quick, canned=canned, scale=arguments.scale, contenders=chosen) as bench:
+    names = arguments.contenders or (at_hand if arguments.quick else list(EVERYBODY))
+    missed = 0
+    with Bench(
+        quick=arguments.quick,
+        canned=arguments.canned or arguments.quick,
+        scale=arguments.scale,
+        contenders=[contender for name, contender in EVERYBODY.items() if name in {*names, "ours", "tuned"}],
+    ) as bench:
         for name in arguments.workloads or WORKLOADS:
-            console.print(f"\n[bold]{textwrap.fill(WORKLOADS[name].__doc__ or '', 110)}[/]")
-            with console.status("") as status:
-
-                def progress(what: str, events: int, name: str = name) -> None:
-                    text = f"{name}: {what}" + (f", {events:,} events" if events else "")
-                    status.update(text)
-                    if not console.is_terminal:
-                        console.print(text, style="dim")
-
-                bench.progress = progress
-                started = time.monotonic()
-                reports[name] = WORKLOADS[name](bench)
-            show(console, name, reports[name])
-            console.print(f"{name}: {time.monotonic() - started:.0f} s")
+            report = play(console, bench, name)
+            show(console, name, report)
+            missed += sum(not figure.met for figure in report.figures)
+            if arguments.save:  # at once: the next one takes minutes, and may fail
+                save({name: report}, taken(bench))
     if bench.capacity:
-        console.print(
-            f"\nthe source answers {bench.capacity:,.0f} GETs a second, {CONNECTIONS} at once, when it has no latency"
-        )
+        console.print(f"the source answers {bench.capacity:,.0f} GETs a second, {CONNECTIONS} at once, when it has no latency")
     if arguments.save:
-        taken = {
-            "machine": machine(),
-            "versions": versions({contender.name for contender in chosen}),
-            "quick": arguments.quick,
-            "queue": "canned" if canned else "ministack",
-            "source_gets_per_second": round(bench.capacity),
-        }
-        console.print("written:", *(str(path.relative_to(ROOT)) for path in save(reports, taken)))
-    missed = sum(not figure.met for report in reports.values() for figure in report.figures)
+        console.print("written: benchmarks/results/, docs/explanation/performance.md")
     console.print(f"{missed} goals missed" if missed else "all goals met")
-    return int(bool(missed))
+    return int(bool(missed) and not arguments.quick)
+
+
+def play(console: Console, bench: Bench, name: str) -> Report:
+    """Play a workload, and tell what it does meanwhile."""
+    console.print(f"\n[bold]{textwrap.fill(WORKLOADS[name].__doc__ or '', 110)}[/]")
+    with console.status("") as status:
+
+        def progress(what: str, events: int) -> None:
+            text = f"{name}: {what}" + (f", {events:,} events" if events else "")
+            status.update(text)
+            if not console.is_terminal:
+                console.print(text, style="dim")
+
+        bench.progress = progress
+        started = time.monotonic()
+        report = WORKLOADS[name](bench)
+    console.print(f"{name}: {time.monotonic() - started:.0f} s")
+    return report
+
+
+def taken(bench: Bench) -> dict[str, Any]:
+    """Say how figures were taken."""
+    return {
+        "machine": machine(),
+        "versions": versions({contender.name for contender in bench.contenders}),
+        "quick": bench.quick,
+        "scale": bench.scale,
+        "queue": "canned" if bench.canned else "ministack",
+        "source_gets_per_second": round(bench.capacity),
+    }
 
 
 def show(console: Console, name: str, report: Report) -> None:
@@ -87,7 +102,7 @@ def show(console: Console, name: str, report: Report) -> None:
     if report.figures:
         console.print(table)
     for note in report.notes:
-        console.print(note)
+        console.print(note, markup=False, highlight=False)
 
 
 def command(arguments: Sequence[str] | None = None) -> int:
@@ -108,17 +123,18 @@ def command(arguments: Sequence[str] | None = None) -> int:
         "--contenders",
         nargs="+",
         metavar="NAME",
-        choices=[contender.name for contender in contenders.ALL],
-        help="who takes part; ours and tuned must",
+        choices=EVERYBODY,
+        help=f"who takes part, beside ours and tuned: {', '.join(EVERYBODY)}",
     )
     parser.add_argument("--canned", action="store_true", help="the canned queue server, which costs next to nothing")
     parser.add_argument("--scale", type=float, default=1.0, metavar="X", help="play that part of the events, as 0.2")
     parser.add_argument(
         "--save", action="store_true", help="write benchmarks/results/ and the figures in docs/explanation/performance.md"
     )
+    parsed = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the processes are ended
     try:
-        return main(parser.parse_args(arguments))
+        return main(parsed)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130

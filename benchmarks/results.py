@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -34,7 +35,12 @@ def _cpu() -> str:
 
 def versions(names: set[str]) -> dict[str, dict[str, str]]:
     """Return what contenders are made of, by name."""
-    return {each.name: environments.versions(each.environment) for each in contenders.ALL if each.name in names}
+    found = {}
+    for each in contenders.ALL:
+        with contextlib.suppress(environments.EnvironmentUnavailableError):  # it did not take part
+            if each.name in names:
+                found[each.name] = environments.versions(each.environment)
+    return found
 
 
 def save(reports: dict[str, Report], taken: dict[str, Any]) -> list[Path]:
