@@ -69,8 +69,8 @@ def main(queue_url: str, source: str, path: str, calls: int) -> dict[str, float]
     costs = {name: statistics.median(slice[name] for slice in slices) for name in slices[0]}
     started = time.perf_counter()
     for number in range(calls):
-        upsert(number)
-    return {**costs, "upsert_with_waiting": (time.perf_counter() - started) / calls * 1e3}
+        upsert(-number - 1)  # ids that are new: SQLite writes nothing where nothing changes
+    return {**costs, "upsert_with_its_wait_for_the_disk": (time.perf_counter() - started) / calls * 1e3}
 
 
 def floor(costs: dict[str, float], get: str) -> float:

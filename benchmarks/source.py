@@ -54,7 +54,13 @@ class Source:
             send(whole)
 
     def _product(self, id: str) -> dict[str, Any]:
-        return {"id": id, "name": f"product {id}", "price": 995, "edition": self._saved.get(id, 0), "description": DESCRIPTION}
+        return {
+            "id": id,
+            "name": f"product {id}",
+            "stock": self.gets,  # another each time, as after a change: SQLite writes nothing where nothing changes
+            "edition": self._saved.get(id, 0),
+            "description": DESCRIPTION,
+        }
 
     def _told(self, path: str, body: dict[str, Any]) -> bytes:
         """Do what the benchmark asks for: change something, or tell counts."""
