@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all prove prove-all field bench bench-quick mutate lint format types figures clean
+.PHONY: help demo test test-all prove prove-all field chaos soak bench bench-quick mutate lint format types figures clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,12 @@ prove-all: $(VENV)/.dev ## The same with histories of three saves and ten millio
 
 field: $(VENV)/.dev ## Compare with the usual ways, under the same faults (minutes)
 	$(BIN)/python -m proof.field
+
+chaos: $(VENV)/.dev ## Break everything around real workers, and count what is lost (half an hour)
+	$(BIN)/python -m chaos
+
+soak: $(VENV)/.dev ## Watch a worker for half an hour, at half of its load: memory, threads and sockets must not grow
+	$(BIN)/python -m chaos soak
 
 bench: $(VENV)/.dev ## Measure against the libraries that others use, each in an environment of its own (half an hour)
 	$(BIN)/python -m benchmarks

@@ -15,6 +15,8 @@ from rich.table import Table
 
 import chaos
 from chaos import plays
+from chaos.fuzz import fuzz
+from chaos.soak import soak
 from proof._docs import write_between_markers
 
 if TYPE_CHECKING:
@@ -31,26 +33,42 @@ class Play:
     Attributes:
         full: What `make chaos` plays with.
         cut: What `--quick` and the tests do: seconds, not minutes.
+        asked_for: Play it only if it is named.
     """
 
     play: Callable[..., list[Figure]]
     full: dict[str, Any] = field(default_factory=dict)
     cut: dict[str, Any] = field(default_factory=dict)
+    asked_for: bool = False
 
 
 PLAYS = {
     "kill": Play(plays.kill, {"kills": 100}, {"kills": 4}),
     "outage": Play(
         plays.outage,
-        {"visibility": 10, "max_receives": 3, "events": 1000},
-        {"visibility": 3, "max_receives": 2, "events": 60},
+        {"times": 4, "visibility": 10, "max_receives": 3, "events": 1000},
+        {"times": 2, "visibility": 3, "max_receives": 2, "events": 60},
     ),
-    "quiet-outage": Play(plays.quiet_outage, {"visibility": 10, "max_receives": 3}, {"visibility": 3, "max_receives": 2}),
+    "quiet-outage": Play(
+        plays.quiet_outage, {"times": 4, "visibility": 10, "max_receives": 3}, {"times": 2, "visibility": 3, "max_receives": 2}
+    ),
     "wrong-answers": Play(plays.wrong_answers, {"rows": 200, "seconds": 15.0}, {"rows": 60, "seconds": 4.0}),
     "broken-id": Play(plays.broken_id, {"ids": 100, "max_receives": 3}, {"ids": 20, "max_receives": 2}),
     "sqs-away": Play(plays.sqs_away, {"seconds": 60.0}, {"seconds": 4.0}),
     "failed-batches": Play(plays.failed_batches, {"seconds": 120.0, "every": 10}, {"seconds": 8.0, "every": 3}),
-    "stop": Play(plays.stop, {"times": 50, "idle": 5, "wait_time": 20}, {"times": 3, "idle": 1, "wait_time": 1}),
+    "stop": Play(
+        plays.stop,
+        {"times": 50, "lives": (1.0, 5.0), "idle": 5, "wait_time": 20},
+        {"times": 3, "lives": (0.1, 1.5), "idle": 1, "wait_time": 1},
+    ),
+    "fuzz": Play(fuzz, {"bodies": 10_000, "answers": 10_000}, {"bodies": 150, "answers": 300}),
+    "soak": Play(
+        soak,
+        {"seconds": 1800.0, "warm_up": 120.0, "every": 5.0, "full_load_for": 10.0, "most_growth": 5.0},
+        # No warm-up: within seconds the first growth, of pools and caches that fill, is not over.
+        {"seconds": 10.0, "warm_up": 3.0, "every": 0.5, "full_load_for": 2.0, "most_growth": 20.0},
+        asked_for=True,
+    ),
 }
 
 
@@ -60,7 +78,7 @@ def main(arguments: argparse.Namespace) -> int:
     console.print(f"seed {arguments.seed}: --seed {arguments.seed} draws the same again")
     table = Table("play", "figure", "measured", "goal", title="change-events under chaos")
     missed = 0
-    for name in arguments.plays or PLAYS:
+    for name in arguments.plays or [name for name, play in PLAYS.items() if not play.asked_for]:
         play = PLAYS[name]
         console.print(f"\n{name}: {textwrap.fill(play.play.__doc__ or '', 110)}")
         started = time.monotonic()
@@ -94,8 +112,8 @@ def command(arguments: Sequence[str] | None = None) -> int:
         description=f"{chaos.__doc__}\nplays:\n{stories}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("plays", nargs="*", choices=[*PLAYS, []], metavar="PLAY", help="what to play (default: all)")
-    parser.add_argument("--quick", action="store_true", help="seconds each, as the tests do (default: about 15 minutes in all)")
+    parser.add_argument("plays", nargs="*", choices=[*PLAYS, []], metavar="PLAY", help="what to play (default: all but soak)")
+    parser.add_argument("--quick", action="store_true", help="seconds each, as the tests do (default: about 25 minutes in all)")
     seed = random.randrange(10**6)
     parser.add_argument("--seed", type=int, default=seed, metavar="N", help="what to draw chances by (default: a new one)")
     parser.add_argument("--save", action="store_true", help="write the figures into docs/explanation/chaos.md")

@@ -61,9 +61,9 @@ def kill(seed: int, *, kills: int) -> list[Figure]:
         ]
 
 
-def outage(seed: int, *, visibility: int, max_receives: int, events: int) -> list[Figure]:
+def outage(seed: int, *, times: int, visibility: int, max_receives: int, events: int) -> list[Figure]:
     """The source is down for four times the visibility timeout times maxReceiveCount, while so many events wait."""
-    down = 4.0 * visibility * max_receives
+    down = float(times * visibility * max_receives)
     chance = random.Random(seed)
     with Stage(visibility=visibility, max_receives=max_receives) as stage:
         ids = [f"p{number}" for number in range(events)]
@@ -71,10 +71,14 @@ def outage(seed: int, *, visibility: int, max_receives: int, events: int) -> lis
             stage.source.commit(id)
         stage.announce(ids)
         asked: list[float] = []
+        cut: list[float] = []  # a GET that is cut off before its answer begins is sent again, once
 
         def fault(_: Asked) -> Answer:
+            answer = _failure(chance)
             asked.append(time.time())
-            return _failure(chance)
+            if not answer.status:
+                cut.append(asked[-1])
+            return answer
 
         stage.before_source.fault = fault
         worker = stage.worker()
@@ -82,24 +86,25 @@ def outage(seed: int, *, visibility: int, max_receives: int, events: int) -> lis
         probes = [line for line in worker.lines() if line.get("action") == "outage"]
         # Not from the first line on: looks that were under way may ask a moment after it.
         at, pauses = probes[1]["at"], len(probes) - 1
-        while_known = sum(then > at for then in asked)
+        later, cut_later = [sum(then > at for then in times) for times in (asked, cut)]
+        first, cut_first = len(asked) - later, len(cut) - cut_later
         stage.before_source.fault = lambda _: None
         drained = stage.wait_until_empty(PATIENCE)
         return [
             Figure("the source is down", down, "s"),
             Figure("events waiting", events),
             # Five must fail, nine more may be under way, and one ends the first pause.
-            Figure("GETs until that was known, and the first pause over", len(asked) - while_known, at_most=5 + 9 + 1),
-            Figure(f"GETs in the other {pauses} pauses", while_known, at_most=pauses),
+            Figure("GETs until that was known, and the first pause over", first, at_most=5 + 9 + 1 + cut_first),
+            Figure(f"GETs in the other {pauses} pauses; {cut_later} were cut off", later, at_most=pauses + cut_later),
             Figure("drained, after it was back", drained, "s", at_most=60 + 60),  # the longest pause, and the work
             exactly("events drained", len(stage.cache.items()), events),
             *none(**stage.verdict(), dead_letters=stage.dead()),
         ]
 
 
-def quiet_outage(_seed: int, *, visibility: int, max_receives: int) -> list[Figure]:
+def quiet_outage(_seed: int, *, times: int, visibility: int, max_receives: int) -> list[Figure]:
     """The source is down for as long, while a single event waits: what fails may be the entity or the source."""
-    down = 4.0 * visibility * max_receives
+    down = float(times * visibility * max_receives)
     with Stage(visibility=visibility, max_receives=max_receives) as stage:
         stage.source.commit("p1")
         stage.before_source.go_away()
@@ -254,7 +259,7 @@ def failed_batches(seed: int, *, seconds: float, every: int) -> list[Figure]:
         ]
 
 
-def stop(seed: int, *, times: int, idle: int, wait_time: int) -> list[Figure]:
+def stop(seed: int, *, times: int, lives: tuple[float, float], idle: int, wait_time: int) -> list[Figure]:
     """A worker is stopped by SIGTERM under load, again and again; and some that have nothing to do."""
     chance = random.Random(seed)
     progress = Progress(times, "times stopped")
@@ -265,7 +270,7 @@ def stop(seed: int, *, times: int, idle: int, wait_time: int) -> list[Figure]:
         ends = []
         for _ in range(times):
             worker = stage.worker()
-            time.sleep(chance.uniform(0.1, 1.5))
+            time.sleep(chance.uniform(*lives))
             ends.append(_stop(worker))
             progress.add(1)
         exits.close()
@@ -280,7 +285,7 @@ def stop(seed: int, *, times: int, idle: int, wait_time: int) -> list[Figure]:
             worker.send(signal.SIGTERM)
         idle_seconds = max(_ended(worker)[0] for worker in waiting)
         return [
-            exactly("SIGTERM under load, exit status 0", times, times),
+            exactly(f"SIGTERM under load, each after {lives[0]} to {lives[1]} s, exit status 0", times, times),
             Figure("saves meanwhile", sum(saver.saves for saver in savers)),
             Figure("median exit under load, wait_time 1", statistics.median(seconds), "s"),
             Figure("slowest exit under load", seconds[-1], "s", at_most=25.0),  # shutdown_timeout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import socketserver
 import struct
 import threading
 import time
@@ -117,7 +118,10 @@ class _Listener(ThreadingHTTPServer):
 
     def shutdown_request(self, request: Any) -> None:
         self.connections.discard(request)
-        super().shutdown_request(request)
+        if request.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER):  # to be reset, which a goodbye before would hide
+            self.close_request(request)
+        else:
+            super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         pass  # a connection that broke, which is what all this is for
@@ -196,6 +200,81 @@ class Proxy(Server):
         )
         answered = {name: value for name, value in response.headers.items() if name.lower() not in _OF_A_CONNECTION}
         return Answer(response.status, response.data, answered)
+
+
+@dataclass(frozen=True)
+class Raw:
+    """
+    What a `RawServer` answers: bytes, whatever they mean.
+
+    Attributes:
+        keep: Keep the connection for the next request; else it is closed after them.
+        reset: Break it off with a TCP reset.
+    """
+
+    text: bytes
+    keep: bool = False
+    reset: bool = False
+
+
+class _Talk(socketserver.BaseRequestHandler):
+    server: _RawListener  # pyright: ignore[reportIncompatibleVariableOverride]  # no other makes one
+
+    def handle(self) -> None:
+        keep = True
+        with contextlib.suppress(OSError):  # the client has gone
+            while keep and (head := self._head()):
+                answer = self.server.respond(head)
+                self.request.sendall(answer.text)
+                keep = answer.keep
+                if answer.reset:
+                    self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    self.request.close()  # here, as the server would end what it sends first, and that is no reset
+
+    def _head(self) -> bytes:
+        """Return the request line and the headers; nothing if the client has closed the connection."""
+        head = b""
+        while b"\r\n\r\n" not in head:
+            more = self.request.recv(65536)
+            if not more:
+                return b""
+            head += more
+        return head
+
+
+class _RawListener(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, respond: Callable[[bytes], Raw]) -> None:
+        self.respond = respond
+        super().__init__(("127.0.0.1", 0), _Talk)
+
+
+class RawServer:
+    """
+    A server on a free port of loopback that takes no part in HTTP: it hands on what it hears, and says what it is told.
+
+    Args:
+        respond: Given a request line and its headers, says what to answer, in a thread for each connection.
+    """
+
+    def __init__(self, respond: Callable[[bytes], Raw]) -> None:
+        self._listener = _RawListener(respond)
+        self._thread = threading.Thread(target=self._listener.serve_forever, args=(0.01,))
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._listener.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown()
+        self._thread.join()
+        self._listener.server_close()
 
 
 _OF_A_CONNECTION = {"connection", "content-length", "date", "host", "server", "transfer-encoding"}

@@ -369,7 +369,7 @@ class World:
 
     def _message(self, effect: Effect, who: str) -> Message:
         _, body, attributes = effect
-        return Message(body, tuple((name, who if name == "save" else value) for name, value in attributes))  # type: ignore[arg-type, attr-defined]
+        return Message(body, tuple((name, who if name == "save" else value) for name, value in attributes))
 
     def _name(self, index: int) -> str:
         return "abc"[index] if index != self._failing else "f"
@@ -456,7 +456,7 @@ class World:
         assert if_version == min(read, 1), "a look applies with the version it has read"
         status, saw = seen
         before = (state.row.version, state.row.present, state.row.etag)
-        applied, entry = _applied(before, str(kind), value, read)
+        applied, entry = _applied(before, kind, value, read)
         if not applied:
             return False, state.row
         row = Row(*entry, max(saw, state.row.saw))
@@ -651,7 +651,8 @@ def _counted_again(versions: tuple[int, ...]) -> tuple[int, ...]:
 
 def _places(effect: Effect) -> tuple[int, ...]:
     """Return which of the messages in its hands a worker wants to delete, or to show."""
-    return effect[1]  # type: ignore[return-value]
+    places: tuple[int, ...] = effect[1]
+    return places
 
 
 def _names(state: State, index: int, places: tuple[int, ...]) -> str:

@@ -13,6 +13,7 @@ import io
 import itertools
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
@@ -41,8 +42,8 @@ from change_events._sqs import Queue
 ID = "p1"
 TOPIC = "arn:aws:sns:eu-west-1:123456789012:products"
 
-Effect: TypeAlias = tuple[Hashable, ...]
-"""What a process wants of the world: its name, then its arguments."""
+Effect: TypeAlias = tuple[Any, ...]
+"""What a process wants of the world: its name, then its arguments, all hashable (`ask` sees to that)."""
 
 
 class Violation(AssertionError):  # noqa: N818  # of a property: the word that the output uses
@@ -199,7 +200,7 @@ def described(change: Found[dict[str, Any]] | Unchanged | Gone) -> tuple[Hashabl
 # The processes
 
 
-class Process:
+class Process(ABC):
     """
     Production code in greenlets. Answers come in by `go_on`, time by `tick`; what it wants next is in `wants`.
 
@@ -235,24 +236,25 @@ class Process:
             while not actor.dead:
                 actor.switch(CLOSED)
 
+    @abstractmethod
     def task(self, actor: str) -> Callable[[], object]:
-        raise NotImplementedError
+        """Return what an actor does, from its start."""
 
+    @abstractmethod
     def ready_in(self) -> dict[str, float]:
         """Return the actors that have something to begin, and in how many ticks."""
-        raise NotImplementedError
 
     def names(self) -> tuple[str, ...]:
         """Return the messages in its hands, in an order that does not depend on what they are called."""
         return ()
 
+    @abstractmethod
     def state(self) -> Hashable:
         """Return all that decides what the process will do, messages by their place in `names`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def facts(self) -> Facts:
         """Return what the explorer has to know of it."""
-        raise NotImplementedError
 
     def ticks_to(self, time: float) -> float:
         """Return how long it is until then; 0 for the past, as all of it is alike."""
@@ -435,7 +437,7 @@ class Worker(Process):
             if answer:
                 self._spec.applied()
         else:
-            self._look_answers.append((str(name), answer))
+            self._look_answers.append((name, answer))
 
     def task(self, actor: str) -> Callable[[], object]:
         if actor == "poll":
@@ -507,7 +509,8 @@ class Worker(Process):
 
 def _named(effect: Effect) -> tuple[str, ...]:
     """Return the messages that a wish is about."""
-    return effect[1] if effect[0] in {"delete", "visibility"} else ()  # type: ignore[return-value]
+    names: tuple[str, ...] = effect[1] if effect[0] in {"delete", "visibility"} else ()
+    return names
 
 
 def numbered(effect: Effect, names: tuple[str, ...]) -> Effect:

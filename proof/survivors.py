@@ -6,12 +6,6 @@ SURVIVORS = {
     "None is as false as False": [
         ("_consumer.Consumer.__init__", "self._closed = False", "self._closed = None"),
         ("_decorator.broadcasting.__init__", "self._entered = False", "self._entered = None"),
-        ("_guard.Guard.__init__", "self.tripped = False", "self.tripped = None"),
-        ("_guard.Guard.__init__", "self._believes = False", "self._believes = None"),
-        ("_guard.Guard.allows", "self._believes = False", "self._believes = None"),
-        ("_guard.Guard.resume", "self.tripped = False", "self.tripped = None"),
-        ("_inbox.Inbox.park", "group.looking = False", "group.looking = None"),
-        ("_inbox.Inbox.settle", "group.looking = False", "group.looking = None"),
         ("_renewal.Renewals.start_over", "self._watched = False", "self._watched = None"),
     ],
     "a dictionary for the order of its keys; nobody reads the values": [
@@ -26,23 +20,11 @@ SURVIVORS = {
         ("_breaker.Breaker.succeeded", "self._probe: str | None = None", 'self._probe: str | None = ""'),
         ("_breaker.Breaker.failed", "self._probe = None", 'self._probe = ""'),
     ],
-    "nothing is parked but in an outage; to look for it takes time": [
+    "nothing is parked but in an outage, or while deletions are refused and no look begins; to look for it takes time": [
         (
             "_consumer.Consumer.next",
             "id = self.inbox.next(now) or (self.inbox.retry() if self.breaker.open else None)",
             "id = self.inbox.next(now) or (self.inbox.retry() if (self.breaker.open) or True else None)",
-        ),
-    ],
-    "the pause of the worker's own is a second at least, and the longer one counts": [
-        (
-            "_consumer._asked_pause",
-            "asked = (error.retry_after or 0.0) if isinstance(error, FetchError) else 0.0",
-            "asked = (error.retry_after or 1.0) if isinstance(error, FetchError) else 0.0",
-        ),
-        (
-            "_consumer._asked_pause",
-            "asked = (error.retry_after or 0.0) if isinstance(error, FetchError) else 0.0",
-            "asked = (error.retry_after or 0.0) if isinstance(error, FetchError) else 1.0",
         ),
     ],
     "only keeps the power from overflowing; no caller's limit is above 2**20": [

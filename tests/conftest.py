@@ -1,8 +1,9 @@
-"""What the tests share: an emulator of AWS and a source of entities, both real servers on loopback."""
+"""What the tests share: an emulator of AWS and a source of entities, real servers on loopback, and workers between the two."""
 
 from __future__ import annotations
 
 import json
+import os
 import socket
 import ssl
 import tempfile
@@ -24,6 +25,7 @@ from hypothesis import settings
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
+from change_events import HTTPFetcher, MemorySink, Outcome, Sink, Worker
 from demo_parts.emulator import KeepAlive, OneAtATime
 
 pytest_plugins = ["change_events.pytest_plugin", "pytester"]
@@ -282,3 +284,112 @@ def serving(source: Source, tls: ssl.SSLContext | None = None) -> Iterator[Sourc
 def source() -> Iterator[Source]:
     with serving(Source()) as running:
         yield running
+
+
+class Outcomes:
+    """What the looks did, in order, and a way to wait for it."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str]] = []
+        self._changed = threading.Condition()
+
+    def __call__(self, id: str, outcome: Outcome) -> None:
+        with self._changed:
+            self.seen.append((id, outcome.value))
+            self._changed.notify_all()
+
+    def wait_for(self, *expected: tuple[str, str], seconds: float = 20) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: set(expected) <= set(self.seen), seconds), self.seen
+
+
+@pytest.fixture
+def outcomes() -> Outcomes:
+    return Outcomes()
+
+
+@pytest.fixture
+def sink() -> MemorySink[Any]:
+    return MemorySink()
+
+
+@pytest.fixture
+def make_worker(channel: Channel, source: Source, sink: Sink[Any], outcomes: Outcomes) -> Callable[..., Worker[Any]]:
+    """Make a worker for the test's queue, source and sink, quick to end unless told otherwise."""
+
+    def make(queue_url: str = channel.queue_url, **settings: Any) -> Worker[Any]:
+        given = {"settle": 0.0, "wait_time": 1, "sink": sink, "on_outcome": outcomes, "threads": 4, "prefetch": 100}
+        fetcher = HTTPFetcher(source.url + "/products/{id}")
+        return Worker(queue_url, **({"fetcher": fetcher} | given | settings))
+
+    return make
+
+
+@contextmanager
+def running(worker: Worker[Any]) -> Iterator[threading.Thread]:
+    """Run the worker in a thread; stop it at the end, and raise what it raised."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            worker.run()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        worker.stop()
+        thread.join(30)
+        assert not thread.is_alive()
+    if raised:
+        raise raised[0]
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
+    """Wait for what tells nobody when it happens."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def spy(operation: str) -> tuple[Any, list[Any]]:
+    """A client and the parameters of the calls of one operation that went out over the wire."""
+    client = boto3.client("sqs")
+    calls: list[Any] = []
+    client.meta.events.register(f"provide-client-params.sqs.{operation}", lambda params, **_: calls.append(params))
+    return client, calls
+
+
+def failing(operation: str, *answers: Any) -> tuple[Any, list[Any]]:
+    """A client whose calls of one operation get these answers first: an error to raise, or a parsed response."""
+    client = boto3.client("sqs")
+    left = list(answers)
+
+    def answer(**_: Any) -> Any:
+        if not left:
+            return None
+        first = left.pop(0)
+        if isinstance(first, Exception):
+            raise first
+        return type("Response", (), {"status_code": 200})(), first
+
+    client.meta.events.register(f"before-call.sqs.{operation}", answer)
+    return client, left
+
+
+def signalled(*numbers: int, when: Callable[[], object], then: Callable[[], object] = lambda: None) -> threading.Thread:
+    """Send this process signals once `when` returns."""
+
+    def send() -> None:
+        when()
+        for number in numbers:
+            os.kill(os.getpid(), number)
+        then()
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    return thread

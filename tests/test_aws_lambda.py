@@ -22,11 +22,6 @@ SETTLE = 5.0
 
 
 @pytest.fixture
-def sink():
-    return MemorySink()
-
-
-@pytest.fixture
 def fetcher(source):
     return HTTPFetcher(source.url + "/products/{id}")
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import http.client
+from urllib.parse import urlsplit
+
 import pytest
 
 from chaos.__main__ import PLAYS, command
 from chaos.figures import Figure, exactly
 from chaos.judge import violations
+from chaos.wire import RESET, Server
 
 OLD, NEW = {"id": "p1", "n": 1}, {"id": "p1", "n": 2}
 
@@ -19,6 +23,16 @@ def test_a_cut_of(name):
 
     assert [str(figure) for figure in figures if not figure.met] == []
     assert sum(bool(figure.goal) for figure in figures) >= 3
+
+
+def test_a_reset_is_one():
+    with Server(lambda asked: RESET) as server:
+        connection = http.client.HTTPConnection(urlsplit(server.url).netloc)
+        connection.request("GET", "/")
+        with pytest.raises(ConnectionResetError) as raised:
+            connection.getresponse()
+    connection.close()
+    assert type(raised.value) is ConnectionResetError  # and not http.client's, for one that was closed
 
 
 @pytest.mark.parametrize(

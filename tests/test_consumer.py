@@ -326,7 +326,7 @@ def test_a_look_returns_what_it_settles_and_says_what_it_did(hands):
     assert hands.sink.get("p1") == {"id": "p1"}
     assert hands.outcomes == [("p1", Outcome.CREATED), ("p1", Outcome.UNCHANGED)]
     assert hands.counts() == {"received": 1, "gets": 2, "created": 1, "unchanged": 1, "held": 0}
-    assert hands.changes == [1, 0, 0]
+    assert hands.changes == [1, 1, 0, 0]
 
 
 def test_a_look_settles_by_the_time_at_which_its_get_began():
@@ -529,6 +529,19 @@ def test_what_the_source_asks_for_is_honoured_in_an_outage(hands):
     assert hands.next_at() == 100.0 + 3600.0
 
 
+@pytest.mark.parametrize("error", [FetchError("503"), OSError("database is locked")])
+def test_who_asks_for_no_pause_in_an_outage_gets_the_workers_own_even_below_a_second(error):
+    def fetch(id, /, *, etag=None):
+        raise error
+
+    hands = Hands(probe_pause=lambda failures: 0.5)
+    hands.consumer.ask_delay()
+    hands.source.fetch = fetch
+    bring_down(hands)
+
+    assert hands.next_at() == 100.5
+
+
 def test_nothing_is_received_in_an_outage_until_every_id_was_tried_in_vain(down):
     may = []
     for _ in range(6):
@@ -570,12 +583,21 @@ def test_an_outage_is_over_when_a_look_succeeds(hands, caplog):
     assert down.queue.asked[-1] == (7, 3, 60)
 
 
+def test_an_outage_is_why_nothing_is_received_until_a_look_succeeds(down):
+    assert down.consumer.pauses.why == "source down"
+
+    down.source.recover()
+    down.now = 101.0
+    down.consumer.look(down.next())
+    assert down.consumer.pauses.why is None
+
+
 def test_a_success_without_an_outage_is_not_news(hands, caplog):
     hands.receive(message())
     hands.look()
 
     assert outage_log(caplog) == []
-    assert hands.changes == [1, 0]
+    assert hands.changes == [1, 1, 0]
 
 
 @pytest.mark.parametrize("status", [200, 302, 400, 403, 404, 409, 500, 501])
@@ -711,6 +733,13 @@ def test_after_a_mass_deletion_nothing_is_received_or_looked_at_until_somebody_s
     assert len(wiped.sink) == 0
 
 
+def test_a_mass_deletion_is_why_nothing_is_received_until_somebody_says_so(wiped):
+    assert wiped.consumer.pauses.why == "mass deletion"
+
+    wiped.consumer.resume()
+    assert wiped.consumer.pauses.why is None
+
+
 def test_a_look_that_is_refused_while_somebody_says_so_is_not_forgotten():
     hands = Hands(settle=0.0)
     hands.consumer._halted = lambda error: hands.consumer.resume()  # at the worst moment
@@ -741,7 +770,7 @@ def test_what_is_found_counts_against_a_mass_deletion(hands):
     assert hands.counts()["deleted"] == 30
 
 
-def test_a_refused_deletion_is_an_answer_and_ends_an_outage(wiped):
+def test_a_refused_deletion_is_an_answer_and_ends_an_outage(wiped, caplog):
     wiped.consumer.resume()
     wiped.source.fail()
     for _ in range(5):
@@ -752,6 +781,7 @@ def test_a_refused_deletion_is_an_answer_and_ends_an_outage(wiped):
     wiped.consumer.look(wiped.next())
 
     assert wiped.next_at() is None  # refused
+    assert [record.over for record in outage_log(caplog)] == [False, True]
     wiped.consumer.resume()
     assert wiped.next_at() == wiped.now
     assert wiped.may_receive()

@@ -17,6 +17,7 @@ from cfnlint.decode import decode_str
 from pytest_examples import EvalExample, find_examples
 
 from change_events import Worker
+from change_events import _health as health_module
 from conftest import Source, make_schema
 from test_aws_lambda import record
 
@@ -111,6 +112,17 @@ def test_every_alarm_has_a_query_and_says_how_bad_it_is():
         assert rule.keys() - {"for"} == {"alert", "expr", "labels"}
         assert rule["labels"]["severity"] in {"page", "ticket"}
         assert rule["expr"].count("(") == rule["expr"].count(")")
+
+
+def test_every_reason_to_receive_nothing_is_one_that_somebody_is_told_what_to_do_about():
+    reasons = {value for name, value in vars(health_module).items() if name.isupper() and isinstance(value, str)}
+    pages = {name: (ROOT / "docs" / name).read_text() for name in ("howto/alarms.md", "reference/metrics.md")}
+    section = pages["howto/alarms.md"].partition("## Why a worker receives nothing")[2].partition("\n## ")[0]
+    (metric,) = re.findall(r"^.*change_events_paused_seconds_total.*$", pages["reference/metrics.md"], re.MULTILINE)
+
+    assert len(reasons) == 4
+    assert set(re.findall(r"^\| `(.+?)` \|", section, re.MULTILINE)) == reasons | {"starting", "stopping", "not running"}
+    assert all(f"`{reason}`" in metric for reason in reasons)
 
 
 def test_the_function_is_set_up_so_that_lambda_reads_what_it_answers():

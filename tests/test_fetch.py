@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import re
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from change_events import ConfigurationError, DecodeError, FetchError, Found, Gone, HTTPFetcher, Unchanged
 from change_events._codec import decode
+from chaos.wire import Raw, RawServer
 from conftest import HANG_UP, Answer, Source, serving
 from test_ids import UNUSABLE, USABLE
 
@@ -30,6 +32,14 @@ def fetcher(source):
 
 def answering(source, answer):
     source.answer = lambda id: answer
+
+
+@contextlib.contextmanager
+def answering_raw(status, *headers):
+    """Where headers are not what a dictionary can hold. The body is an empty object."""
+    text = b"\r\n".join([b"HTTP/1.1 " + status, *headers, b"Content-Length: 2", b"", b"{}"])
+    with RawServer(lambda _: Raw(text)) as server:
+        yield HTTPFetcher(server.url + "/{id}")
 
 
 # What is asked
@@ -186,6 +196,41 @@ def test_410_and_a_404_that_is_no_page_are_gone(source, fetcher, answer):
     answering(source, answer)
 
     assert fetcher.fetch("p1") == Gone()
+
+
+@pytest.mark.parametrize("types", [["text/html"] * 2, ["application/json", "Text/HTML; x=y"], ["text/html", "text/plain"]])
+def test_a_404_that_is_html_among_other_types_is_not_believed(types):
+    """A proxy that adds a Content-Type to the one that is there."""
+    headers = [f"Content-Type: {one}".encode() for one in types]
+
+    with answering_raw(b"404 Not Found", *headers) as fetcher, pytest.raises(FetchError, match="404"):
+        fetcher.fetch("p1")
+
+
+@pytest.mark.parametrize(
+    ("types", "is_json"),
+    [
+        (["application/json"] * 2, True),
+        (["application/json", "application/hal+json; x=y"], True),
+        (["text/html", "application/hal+json"], False),
+        (["application/json", "text/html"], False),
+    ],
+)
+def test_an_entity_is_json_by_all_its_types(types, is_json):
+    headers = [f"Content-Type: {one}".encode() for one in types]
+    refused = contextlib.nullcontext() if is_json else pytest.raises(FetchError, match="not JSON")
+
+    with answering_raw(b"200 OK", *headers) as fetcher, refused:
+        assert fetcher.fetch("p1") == Found({})
+
+
+@pytest.mark.parametrize("broken", [b"no header", b"X Y: z", b"\xff: x", b"Content-Length : 2"])
+def test_a_404_whose_headers_are_hidden_by_a_broken_one_is_not_believed(broken):
+    """Python reads them up to that line, so that nobody knows its media type, nor its length."""
+    headers = [broken, b"Content-Type: text/html"]
+
+    with answering_raw(b"404 Not Found", *headers) as fetcher, pytest.raises(FetchError, match="404"):
+        fetcher.fetch("p1")
 
 
 def test_which_404_to_believe_is_a_setting(source):

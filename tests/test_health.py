@@ -7,36 +7,25 @@ import logging
 import signal
 import socket
 import threading
+from functools import partial
 from http.client import HTTPConnection
 
 import boto3
 import pytest
 
-from change_events import ConfigurationError, Health, HTTPFetcher, MemorySink, Worker
+from change_events import ConfigurationError, Health
 from change_events import _worker as worker_module
 from change_events._health import FULL, Pauses, is_ready
 from change_events._meter import Meter
-from conftest import Answer
-from test_worker import Outcomes, failing, running, signalled, wait_until
+from conftest import Answer, failing, running, signalled, wait_until
 
 NOT_RUNNING = Health(alive=False, ready=False, paused="not running")
 
 
 @pytest.fixture
-def outcomes():
-    return Outcomes()
-
-
-@pytest.fixture
-def make_worker(channel, source, outcomes, free_port):
-    """Make a worker for the test's queue and source that answers probes."""
-
-    def make(queue_url=channel.queue_url, **settings):
-        fetcher = HTTPFetcher(source.url + "/{id}")
-        given = {"fetcher": fetcher, "sink": MemorySink(), "settle": 0.0, "wait_time": 1, "threads": 4, "on_outcome": outcomes}
-        return Worker(queue_url, **(given | {"health_address": ("127.0.0.1", free_port)} | settings))
-
-    return make
+def make_worker(make_worker, free_port):
+    """Make a worker that answers probes."""
+    return partial(make_worker, health_address=("127.0.0.1", free_port))
 
 
 @pytest.fixture

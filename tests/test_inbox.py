@@ -412,6 +412,15 @@ def test_a_look_that_did_not_come_to_its_get_can_be_parked_too(inbox):
     assert inbox.parked() == "p1"
 
 
+def test_a_look_in_vain_is_no_longer_under_way(inbox):
+    inbox.add(held(), 0.0)
+    fail(inbox, "p1", 0.0)
+    assert inbox.looking() == 0
+
+    assert inbox.retry() == "p1"
+    assert inbox.looking() == 1
+
+
 def test_an_event_that_came_during_a_look_in_vain_waits_with_the_others(inbox):
     inbox.add(held(), 0.0)
     assert inbox.next(0.0) == "p1"

@@ -11,8 +11,7 @@ import pytest
 
 import change_events
 from change_events import HTTPFetcher, MemorySink, Worker
-from conftest import Answer
-from test_worker import failing
+from conftest import Answer, failing
 
 PACKAGE = Path(change_events.__file__).parent
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "logs.md"

@@ -32,8 +32,7 @@ from change_events import _worker as worker_module
 from change_events._consumer import LOOKS
 from change_events._meter import Meter, answer_of, measured
 from change_events.metrics import METRICS, OpenTelemetryMetrics, PrometheusMetrics
-from conftest import Answer
-from test_worker import failing, running, wait_until
+from conftest import Answer, failing, running, wait_until
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -58,16 +57,6 @@ class Prometheus:
 @pytest.fixture
 def prometheus():
     return Prometheus()
-
-
-@pytest.fixture
-def make_worker(channel, source):
-    def make(**settings):
-        fetcher = HTTPFetcher(source.url + "/{id}")
-        given = {"fetcher": fetcher, "sink": MemorySink(), "settle": 0.0, "wait_time": 1, "threads": 4}
-        return Worker(channel.queue_url, **(given | settings))
-
-    return make
 
 
 def some_of_everything(channel, source):

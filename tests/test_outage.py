@@ -15,27 +15,16 @@ from urllib.parse import urlsplit
 import boto3
 import pytest
 
-from change_events import FetchError, Found, HTTPFetcher, MassDeletionError, MemorySink, Worker
+from change_events import FetchError, Found, MassDeletionError
 from change_events import _consumer as consumer_module
 from change_events import _worker as worker_module
-from conftest import Answer
-from test_worker import Outcomes, running, spy, wait_until
+from conftest import Answer, running, spy, wait_until
 
 PAUSE = 0.2
 """Seconds between looks in an outage; a worker's grow to a minute."""
 
 HELD_FOR = 3
 """Seconds of the visibility timeout, the shortest that there is."""
-
-
-@pytest.fixture
-def outcomes():
-    return Outcomes()
-
-
-@pytest.fixture
-def sink():
-    return MemorySink()
 
 
 @pytest.fixture
@@ -51,11 +40,9 @@ def channel(make_channel, sqs, dead):
 
 
 @pytest.fixture
-def make_worker(channel, source, sink, outcomes):
+def make_worker(make_worker):
     def make(pause=PAUSE, **settings):
-        given = {"settle": 0.0, "wait_time": 1, "sink": sink, "on_outcome": outcomes, "threads": 4, "prefetch": 100}
-        fetcher = HTTPFetcher(source.url + "/products/{id}")
-        worker = Worker(channel.queue_url, **({"fetcher": fetcher, "visibility_timeout": HELD_FOR} | given | settings))
+        worker = make_worker(**({"visibility_timeout": HELD_FOR} | settings))
         worker._settings = replace(worker._settings, probe_pause=lambda failures: pause)
         return worker
 

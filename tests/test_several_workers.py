@@ -15,7 +15,7 @@ import pytest
 from change_events import HTTPFetcher, MemorySink, SNSPublisher, SQLiteSink, Worker
 from chaos.judge import Cache, violations
 from chaos.source import Saver, Source
-from test_worker import running, wait_until
+from conftest import running, wait_until
 
 IDS = ["hot", "p1", "p2"]
 SETTLE = 0.5

@@ -27,8 +27,7 @@ from change_events import _signature as signature_module
 from change_events._codec import decode
 from change_events._signature import SignatureVerifier
 from change_events.testing import FakeQueue, FakeSource
-from conftest import HANG_UP, Answer, Source, serving
-from test_worker import running, wait_until
+from conftest import HANG_UP, Answer, Source, running, serving, wait_until
 
 HOST = "sns.eu-west-1.amazonaws.com"
 TOPIC = "arn:aws:sns:eu-west-1:123456789012:products"

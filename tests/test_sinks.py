@@ -3,6 +3,9 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -112,6 +115,39 @@ def test_a_commit_reaches_the_disk_before_it_returns(path):
     with SQLiteSink(path) as sink:
         assert sink._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert sink._connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+
+
+@contextmanager
+def held_up(sink):
+    """Let all writes of the sink wait for each other; yields what SQLite is told meanwhile."""
+    told = []
+    with ThreadPoolExecutor(10) as pool, sink._lock:
+        sink._connection.set_trace_callback(told.append)
+        yield pool, told
+        while len(sink._waiting) < 10:
+            time.sleep(0.001)  # nothing tells when a thread waits for a lock
+
+
+def test_writes_that_wait_for_each_other_share_one_trip_to_the_disk(path):
+    with SQLiteSink(path) as sink:
+        sink.apply("p1", FOUND, if_version=0)
+        with held_up(sink) as (pool, told):
+            applied = [pool.submit(sink.apply, f"p{n}", FOUND, if_version=0) for n in range(10)]
+
+        assert [write.result() for write in applied] == [n != 1 for n in range(10)]
+        assert [line.split()[0] for line in told] == ["BEGIN", *["INSERT"] * 10, "COMMIT"]
+        assert len(sink) == 10
+
+
+def test_a_write_that_fails_fails_alone(path):
+    with SQLiteSink(path) as sink:
+        with held_up(sink) as (pool, _):
+            changes = [Found({"n": n}, "\ud800" if n == 3 else None) for n in range(10)]  # no text that SQLite could store
+            applied = [pool.submit(sink.apply, f"p{n}", change, if_version=0) for n, change in enumerate(changes)]
+
+        assert isinstance(applied.pop(3).exception(), UnicodeEncodeError)
+        assert all(write.result() for write in applied)
+        assert sorted(dict(sink.items())) == [f"p{n}" for n in range(10) if n != 3]
 
 
 def test_the_cache_survives_the_process(path):

@@ -17,10 +17,10 @@ from botocore.config import Config
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-from change_events import DynamoDBSink, HTTPFetcher, PostgresSink, SQLiteSink, Worker
+from change_events import DynamoDBSink, PostgresSink, SQLiteSink
 from change_events import _consumer as consumer_module
+from conftest import running, wait_until
 from demo_parts.emulator import OneAtATime
-from test_worker import Outcomes, running, wait_until
 
 LOCK = """
 import sqlite3, sys
@@ -116,11 +116,9 @@ def sink(database):
     getattr(sink, "close", lambda: None)()
 
 
-def test_a_cache_is_right_once_its_database_is_back(channel, source, sink, database, monkeypatch):
+def test_a_cache_is_right_once_its_database_is_back(channel, source, sink, database, make_worker, outcomes, monkeypatch):
     monkeypatch.setattr(consumer_module, "MAX_PAUSE", 0.4)  # the pauses would double, up to five minutes
-    outcomes = Outcomes()
-    fetcher = HTTPFetcher(source.url + "/products/{id}")
-    worker = Worker(channel.queue_url, fetcher=fetcher, sink=sink, settle=0.0, wait_time=1, threads=4, on_outcome=outcomes)
+    worker = make_worker()
     source.entities |= {f"p{n}": {"id": f"p{n}", "n": 1} for n in range(4)}
     channel.announce(*source.entities)
     with running(worker):

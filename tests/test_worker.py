@@ -10,123 +10,22 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
-from contextlib import contextmanager
 
-import boto3
 import pytest
 
 from change_events import (
     ChangeEvent,
     ConfigurationError,
-    HTTPFetcher,
     MemorySink,
     SNSPublisher,
     SQLiteSink,
-    Worker,
     broadcasting,
 )
 from change_events import _consumer as consumer_module
 from change_events import _worker as worker_module
 from change_events._inbox import Inbox
-from conftest import Answer
-
-
-class Outcomes:
-    """What the looks did, in order, and a way to wait for it."""
-
-    def __init__(self):
-        self.seen = []
-        self._changed = threading.Condition()
-
-    def __call__(self, id, outcome):
-        with self._changed:
-            self.seen.append((id, outcome.value))
-            self._changed.notify_all()
-
-    def wait_for(self, *expected, seconds=20):
-        with self._changed:
-            assert self._changed.wait_for(lambda: set(expected) <= set(self.seen), seconds), self.seen
-
-
-@pytest.fixture
-def outcomes():
-    return Outcomes()
-
-
-@pytest.fixture
-def sink():
-    return MemorySink()
-
-
-@pytest.fixture
-def make_worker(channel, source, sink, outcomes):
-    """Make a worker for the test's queue and source, quick to end unless told otherwise."""
-
-    def make(queue_url=channel.queue_url, **settings):
-        given = {"settle": 0.0, "wait_time": 1, "sink": sink, "on_outcome": outcomes, "threads": 4, "prefetch": 100}
-        fetcher = HTTPFetcher(source.url + "/products/{id}")
-        return Worker(queue_url, **({"fetcher": fetcher} | given | settings))
-
-    return make
-
-
-@contextmanager
-def running(worker):
-    """Run the worker in a thread; stop it at the end, and raise what it raised."""
-    raised = []
-
-    def run():
-        try:
-            worker.run()
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield thread
-    finally:
-        worker.stop()
-        thread.join(30)
-        assert not thread.is_alive()
-    if raised:
-        raise raised[0]
-
-
-def wait_until(condition, seconds=30):
-    """Wait for what tells nobody when it happens."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def spy(operation):
-    """A client and the parameters of the calls of one operation that went out over the wire."""
-    client = boto3.client("sqs")
-    calls = []
-    client.meta.events.register(f"provide-client-params.sqs.{operation}", lambda params, **_: calls.append(params))
-    return client, calls
-
-
-def failing(operation, *answers):
-    """A client whose calls of one operation get these answers first: an error to raise, or a parsed response."""
-    client = boto3.client("sqs")
-    left = list(answers)
-
-    def answer(**_):
-        if not left:
-            return None
-        first = left.pop(0)
-        if isinstance(first, Exception):
-            raise first
-        return type("Response", (), {"status_code": 200})(), first
-
-    client.meta.events.register(f"before-call.sqs.{operation}", answer)
-    return client, left
-
+from conftest import Answer, failing, running, signalled, spy, wait_until
 
 # The main job
 
@@ -784,20 +683,6 @@ def test_a_worker_runs_once_at_a_time(channel, source, make_worker, outcomes):
         outcomes.wait_for(("p1", "never_saved"))
         with pytest.raises(RuntimeError, match="runs already"):
             worker.drain()
-
-
-def signalled(*numbers, when, then=lambda: None):
-    """Send this process signals once `when` returns."""
-
-    def send():
-        when()
-        for number in numbers:
-            os.kill(os.getpid(), number)
-        then()
-
-    thread = threading.Thread(target=send)
-    thread.start()
-    return thread
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

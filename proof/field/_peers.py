@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from change_events import FetchError, Found
@@ -20,7 +21,7 @@ JSON = dict[str, Any]
 PUBLISH_ATTEMPTS = 3
 
 
-class _Service:
+class _Service(ABC):
     """A process that saves, and publishes before or after it."""
 
     def __init__(self, world: World, name: str, book: dict[str, Save]) -> None:
@@ -42,8 +43,8 @@ class _Service:
         finally:
             self._world.over(save, how)
 
-    def _save(self, save: Save) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _save(self, save: Save) -> None: ...
 
     def _publish(self, id: str, **more: object) -> None:
         self._client.publish(TopicArn=TOPIC_ARN, Message=json.dumps({"id": id, **more}))
@@ -79,7 +80,7 @@ class IdBefore(_Service):
         self._world.commit_all(save)
 
 
-class _Worker:
+class _Worker(ABC):
     """A process of so many threads; each receives ten messages, handles them in turn, and deletes what it has handled."""
 
     def __init__(self, world: World, name: str, book: dict[str, Save]) -> None:
@@ -127,8 +128,8 @@ class _Worker:
             return False
         return True
 
-    def _handle(self, body: JSON) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _handle(self, body: JSON) -> None: ...
 
 
 class PayloadWorker(_Worker):

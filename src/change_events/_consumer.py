@@ -163,8 +163,8 @@ class Consumer(Generic[T]):
     Args:
         settings: The worker's.
         tally: Where to count.
-        changed: Called, with the lock held, with the number of events that came in or may now be looked at; or 0 when some
-            were let go.
+        changed: Called, with the lock held, with the number of events whose next look may now be the first that is due; or
+            with 0 when some were let go, and there may be room.
         clock: Tells monotonic seconds.
         guard: The worker's, which outlasts a run.
         halted: Called with an error that keeps the consumer from going on by itself: an outage of the source, a mass deletion.
@@ -304,10 +304,12 @@ class Consumer(Generic[T]):
         with self.lock:
             first = self.inbox.first_looked(id) if self._meter.on else []
             settled = self.inbox.settle(id)
+            if id in self.inbox:
+                self._changed(1)  # it waits for its next look, maybe sooner than all others do
             back = self._source_answered()
         self._measure_staleness(first=first, last=settled)
         if back:
-            log.warning("the source is back", extra={"action": "outage", "over": True})
+            _log_return()
         return settled
 
     def acknowledge(self, receipt_handles: Sequence[str]) -> Sequence[str]:
@@ -478,7 +480,9 @@ class Consumer(Generic[T]):
             self.inbox.park(id)
             if not self.guard.tripped:  # somebody has said meanwhile that it is meant
                 self._release()
-            self._source_answered()
+            back = self._source_answered()
+        if back:
+            _log_return()
 
     def _source_answered(self) -> bool:
         """Return whether it was down; with the lock held."""
@@ -575,6 +579,10 @@ def _log_outage(error: Exception, pause: float, *, begins: bool) -> None:
         exc_info=error if begins and not isinstance(error, FetchError) else False,
         extra={"action": "outage", "over": False, "pause": pause},
     )
+
+
+def _log_return() -> None:
+    log.warning("the source is back", extra={"action": "outage", "over": True})
 
 
 class MalformedLog:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from email.errors import MissingHeaderBodySeparatorDefect
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
@@ -27,7 +28,7 @@ _CHUNK = 64 * 1024
 def not_html(headers: Mapping[str, str], body: bytes) -> bool:
     """Believe a 404 unless it is `text/html`: that is a proxy's page or an ingress without a backend, not the service."""
     del body
-    return _media_type(headers) != "text/html"
+    return "text/html" not in _media_types(headers)
 
 
 class HTTPFetcher:
@@ -46,7 +47,8 @@ class HTTPFetcher:
         timeout: Seconds that a GET may take, to the last byte of the body. A source that stalls in mid-body can stretch it
             to twice that, and one that trickles its headers further.
         headers: Request headers to add; or a callable that returns them, asked at each GET (tokens expire).
-        is_gone: Given a 404's headers and body, says whether to believe it. Default: anything but `text/html`.
+        is_gone: Given a 404's headers and body, says whether to believe it. Default: anything but `text/html`. It is not asked
+            where a line that is no header hides others.
         pool: A `urllib3.PoolManager` of your own, for client certificates or a proxy.
         max_bytes: A longer body (decoded) is refused.
 
@@ -133,7 +135,7 @@ class HTTPFetcher:
             return Found(entity_in(response.headers, body, id), response.headers.get("ETag"))
         if status == 304 and etag is not None:
             return Unchanged()
-        if status == 410 or (status == 404 and self._is_gone(response.headers, body)):
+        if status == 410 or (status == 404 and _has_all_headers(response) and self._is_gone(response.headers, body)):
             return Gone()
         location = response.get_redirect_location()
         raise FetchError(
@@ -173,9 +175,9 @@ def _require_template(url: str) -> None:
 
 def entity_in(headers: Mapping[str, str], body: bytes, id: str) -> dict[str, Any]:
     """Return the entity that a 200 has brought; a `FetchError` if that is no entity, or another."""
-    media_type = _media_type(headers)
-    if media_type != "application/json" and not media_type.endswith("+json"):
-        raise FetchError(f"GET {id!r} answered {media_type or 'no media type'}, not JSON", status=200)
+    media_types = _media_types(headers)
+    if not all(one == "application/json" or one.endswith("+json") for one in media_types):
+        raise FetchError(f"GET {id!r} answered {', '.join(media_types) or 'no media type'}, not JSON", status=200)
     try:
         entity = json.loads(body, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
@@ -194,8 +196,16 @@ def _retry_after(response: urllib3.BaseHTTPResponse) -> float | None:
         return None
 
 
-def _media_type(headers: Mapping[str, str]) -> str:
-    return headers.get("Content-Type", "").partition(";")[0].strip().lower()
+def _media_types(headers: Mapping[str, str]) -> list[str]:
+    """Return the media type; or several, where a proxy has added its own to the service's (joined as RFC 9110, 5.3 has it)."""
+    return [value.partition(";")[0].strip().lower() for value in headers.get("Content-Type", "").split(",")]
+
+
+def _has_all_headers(response: urllib3.BaseHTTPResponse) -> bool:
+    """Return False if a line that is no header hides those behind it: the media type and the length, maybe."""
+    # urllib3 logs that and goes on, so that only the message which http.client has read knows of it.
+    message = getattr(getattr(response, "_original_response", None), "msg", None)
+    return not any(isinstance(defect, MissingHeaderBodySeparatorDefect) for defect in getattr(message, "defects", ()))
 
 
 def _refuse(constant: str) -> None:

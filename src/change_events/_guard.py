@@ -9,6 +9,7 @@ other after it, until an operator says that they are meant.
 from __future__ import annotations
 
 from collections import deque
+from enum import Enum, auto
 
 WINDOW = 100
 """So many of the last looks at cached entities count."""
@@ -20,6 +21,12 @@ AT_LEAST = 20
 """But not if they are fewer."""
 
 
+class _State(Enum):
+    WATCHES = auto()
+    REFUSES = auto()
+    BELIEVES = auto()  # an operator has said that it is meant, and it is not over yet
+
+
 class Guard:
     """
     Refuses a mass deletion. The caller serializes the calls.
@@ -27,32 +34,33 @@ class Guard:
     Args:
         max_share: Of the last hundred looks at cached entities, the share that may see them gone; 1: all of them.
         at_least: So many may in any case, less one.
-
-    Attributes:
-        tripped: Deletions are refused.
     """
 
     def __init__(self, *, max_share: float = MAX_SHARE, at_least: int = AT_LEAST) -> None:
-        self.tripped = False
         self._max_share = max_share
         self._at_least = at_least
         self._saw_gone: deque[bool] = deque(maxlen=WINDOW)
-        self._believes = False  # an operator has said that it is meant, and it is not over yet
+        self._state = _State.WATCHES
+
+    @property
+    def tripped(self) -> bool:
+        """Whether deletions are refused."""
+        return self._state is _State.REFUSES
 
     def allows(self, *, gone: bool) -> bool:
         """Count a look at a cached entity, before anything is written; False if that must not be."""
         self._saw_gone.append(gone)
         too_many = self._too_many()
-        if not too_many and len(self._saw_gone) == WINDOW:
-            self._believes = False
-        if gone and too_many and not self._believes:
-            self.tripped = True
+        if self._state is _State.WATCHES and gone and too_many:
+            self._state = _State.REFUSES
+        elif self._state is _State.BELIEVES and not too_many and len(self._saw_gone) == WINDOW:
+            self._state = _State.WATCHES
         return not (gone and self.tripped)
 
     def resume(self) -> None:
         """Allow deletions for as long as they are too many; nothing if none was refused."""
-        self._believes = self._believes or self.tripped
-        self.tripped = False
+        if self.tripped:
+            self._state = _State.BELIEVES
 
     def __str__(self) -> str:
         """Say what is too much."""

@@ -103,6 +103,10 @@ class Inbox:
         """Return how many events are held."""
         return self._count
 
+    def __contains__(self, id: str) -> bool:
+        """Return whether events of the id are held."""
+        return id in self._groups
+
     @property
     def ids(self) -> int:
         """How many ids they are of."""

@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 log = logging.getLogger("change_events")
 
-ACK_LINGER = 0.02
+ACK_LINGER = 0.1
 """Seconds that an acknowledgement waits for nine others to share its call."""
 
 ACK_ATTEMPTS = 3
@@ -316,7 +316,7 @@ class _Run(Generic[T]):
         self._started = False
         self._died = False
         self._polled: float | None = None
-        self._acks: queue.SimpleQueue[Held | None] = queue.SimpleQueue()
+        self._acks = _Acknowledgements()
 
     def work(self) -> None:
         """Start, work until something comes in at the control, stop."""
@@ -409,7 +409,7 @@ class _Run(Generic[T]):
         # what it still brings, it returns itself.
         self._stopping.wait()
         _join(threads["look"])
-        self._acks.put(None)
+        self._acks.close()
         _join(threads["acknowledge"])
         self._finished.set()
         _join(threads["heartbeat"])
@@ -471,8 +471,7 @@ class _Run(Generic[T]):
 
     def _look_on(self) -> None:
         while (id := self._next_id()) is not None:
-            for event in self._consumer.look(id):
-                self._acks.put(event)
+            self._acks.add(self._consumer.look(id))
 
     def _next_id(self) -> str | None:
         with self._lock:
@@ -486,8 +485,9 @@ class _Run(Generic[T]):
             return None
 
     def _changed(self, came_in: int) -> None:
-        self._due.notify(max(came_in, 1))
-        if not came_in:
+        if came_in:
+            self._due.notify(came_in)
+        elif self._consumer.may_receive():
             self._room.notify()
 
     def _halted(self, error: Exception) -> None:
@@ -497,22 +497,8 @@ class _Run(Generic[T]):
     # Acknowledging, holding and handing back
 
     def _acknowledge(self) -> None:
-        while events := self._gather():
+        while events := self._acks.take():
             self._delete([event.receipt_handle for event in events])
-
-    def _gather(self) -> list[Held]:
-        """Wait for an event to acknowledge, and a moment for up to nine more; nothing once the last is through."""
-        events: list[Held] = []
-        deadline: float | None = None
-        with contextlib.suppress(queue.Empty):
-            while len(events) < BATCH_SIZE:
-                event = self._acks.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
-                if event is None:
-                    self._acks.put(None)
-                    break
-                events.append(event)
-                deadline = deadline or time.monotonic() + ACK_LINGER
-        return events
 
     def _delete(self, handles: Sequence[str]) -> None:
         for attempt in range(ACK_ATTEMPTS):
@@ -531,6 +517,37 @@ class _Run(Generic[T]):
             self._pauses.count()
             beat += period
         self._pauses.count()
+
+
+class _Acknowledgements:
+    """Events that wait to be acknowledged, ten at a time."""
+
+    def __init__(self) -> None:
+        self._events: list[Held] = []
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def add(self, events: list[Held]) -> None:
+        """Let events wait. Whoever takes them is woken for the first and for the tenth, not for each."""
+        with self._changed:
+            before = len(self._events)
+            self._events += events
+            if before == 0 or len(self._events) >= BATCH_SIZE:
+                self._changed.notify()
+
+    def close(self) -> None:
+        """Let nobody wait for more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def take(self) -> list[Held]:
+        """Wait for an event, and a moment for up to nine more; return none once all are taken and no more will come."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._events or self._closed)
+            self._changed.wait_for(lambda: len(self._events) >= BATCH_SIZE or self._closed, ACK_LINGER)
+            taken, self._events = self._events[:BATCH_SIZE], self._events[BATCH_SIZE:]
+            return taken
 
 
 def _verifier(topic_arn: str | None) -> Callable[[Mapping[str, object]], None]:

@@ -18,4 +18,4 @@ handler = make_handler(fetcher=fetcher, sink=products)
 assert_type(handler, Callable[[Mapping[str, Any], object], dict[str, list[dict[str, str]]]])
 assert_type(handler({"Records": []}, None)["batchItemFailures"], list[dict[str, str]])
 
-make_handler(fetcher=fetcher, sink=numbers)  # type: ignore[misc]  # pyright: ignore[reportArgumentType]
+make_handler(fetcher=fetcher, sink=numbers)  # type: ignore[misc]  # pyright: ignore[reportArgumentType]  # numbers are no objects

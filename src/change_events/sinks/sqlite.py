@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import threading
 import time
+from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from change_events._event import Entry, Found, Gone, Unchanged
@@ -14,7 +17,7 @@ from change_events.sinks import MAX_EVENT_AGE, check_purge_age, check_table_name
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
@@ -62,6 +65,7 @@ class SQLiteSink:
         self._clock = clock
         # One connection behind a lock: SQLite lets one thread write at a time anyhow, and a read takes microseconds.
         self._lock = threading.Lock()
+        self._waiting: deque[_Write] = deque()
         try:
             self._connection = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
         except sqlite3.Error as error:
@@ -168,8 +172,44 @@ class SQLiteSink:
             return self._connection.execute(statement.format(table=self._table), values).fetchone()
 
     def _write(self, statement: str, values: tuple[object, ...]) -> bool:
+        # Getting a commit onto the disk costs far more than a write, so that those which wait for the lock share one.
+        write = _Write(statement.format(table=self._table), values)
+        self._waiting.append(write)
         with self._lock:
-            return self._connection.execute(statement.format(table=self._table), values).rowcount == 1
+            if write.rowcount is None:
+                self._commit_with_others(write)
+        return write.rowcount == 1
+
+    def _commit_with_others(self, write: _Write) -> None:
+        waiting = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        others = [other for other in waiting if other is not write]
+        if others:
+            with contextlib.suppress(Exception):  # of any of them: each thread learns of its own when it writes alone
+                self._commit([write, *others])
+                return
+        write.rowcount = self._connection.execute(write.statement, write.values).rowcount
+
+    def _commit(self, writes: Sequence[_Write]) -> None:
+        execute = self._connection.execute
+        execute("BEGIN IMMEDIATE")
+        try:
+            counts = [execute(write.statement, write.values).rowcount for write in writes]
+            execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                execute("ROLLBACK")
+            raise
+        for write, count in zip(writes, counts, strict=True):
+            write.rowcount = count
+
+
+@dataclass(slots=True, eq=False)
+class _Write:
+    """A statement that waits, and how many rows it has changed once it is committed."""
+
+    statement: str
+    values: tuple[object, ...]
+    rowcount: int | None = None
 
 
 def _unusable(path: object, error: sqlite3.Error) -> ConfigurationError:
