@@ -76,8 +76,9 @@ def as_markdown(report: Report, taken: dict[str, Any]) -> str:
     parts = [_table(report.table)] if report.table else []
     parts += [_table([["", "measured", "goal", ""], *rows])] if rows else []
     where = taken["machine"]
-    quick = ", quick" if taken["quick"] else ""
-    parts += [*report.notes, f"{where['cpu']}, {where['cores']} cores, Python {where['python']}{quick}."]
+    quick = ", a quick run" if taken["quick"] else ""
+    part = "" if taken["scale"] == 1 else f", {taken['scale']:g} of the events"
+    parts += [*report.notes, f"{where['cpu']}, {where['cores']} cores, Python {where['python']}{quick}{part}."]
     return "\n\n".join(parts) + "\n"
 
 
