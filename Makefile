@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all prove prove-all field chaos soak mutate lint format types figures clean
+.PHONY: help demo test test-all prove prove-all field chaos soak bench bench-quick mutate lint format types figures clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,12 @@ chaos: $(VENV)/.dev ## Break everything around real workers, and count what is l
 soak: $(VENV)/.dev ## Watch a worker for half an hour, at half of its load: memory, threads and sockets must not grow
 	$(BIN)/python -m chaos soak
 
+bench: $(VENV)/.dev ## Measure against the libraries that others use, each in an environment of its own (half an hour)
+	$(BIN)/python -m benchmarks
+
+bench-quick: $(VENV)/.dev ## The same in a minute or two, against loops on boto3 only
+	$(BIN)/python -m benchmarks --quick
+
 mutate: $(VENV)/.dev ## Change the code in small ways, and see that the tests notice (ten minutes)
 	$(BIN)/python -m proof.mutation
 
@@ -54,7 +60,7 @@ figures: $(VENV)/.dev ## Print what the library costs: per call, at import, on d
 	$(BIN)/python benchmarks/figures.py
 
 clean: ## Remove what the other targets made
-	rm -rf .venv* .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist mutants
+	rm -rf .venv* .bench .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist mutants
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,23 @@
+"""The worker, as a service would run it."""
+
+from __future__ import annotations
+
+from benchmarks.contenders.work import told
+from change_events import HTTPFetcher, SQLiteSink, Worker
+
+
+def main() -> None:
+    """Consume until the process is ended."""
+    work = told()
+    worker = Worker(
+        work.queue_url,
+        fetcher=HTTPFetcher(f"{work.source}/products/{{id}}"),
+        sink=SQLiteSink(work.path),
+        threads=work.threads,
+        **work.more,
+    )
+    worker.run()
+
+
+if __name__ == "__main__":
+    main()

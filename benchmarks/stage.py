@@ -1,0 +1,351 @@
+"""What every workload needs: a queue server and a source, consumers beside them, and what they have cost."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import psutil
+import urllib3
+
+from benchmarks import environments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from typing_extensions import Self
+
+    from benchmarks.contenders import Contender
+
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_DEFAULT_REGION": "eu-west-1",
+    "AWS_REGION": "eu-west-1",
+}
+
+PATIENCE = 60.0
+"""Seconds that a process may take until it works, on a busy machine."""
+
+WARM_UP = 0.5
+"""Seconds between a consumer's first receive and the moment when the queue is filled: all its threads poll by then."""
+
+
+class Process:
+    """
+    A child process and its children, and what it has printed.
+
+    Args:
+        log: The file that it prints to.
+        command: What to run.
+        environment: What it finds in its environment, beside ours.
+    """
+
+    def __init__(self, log: Path, *command: str, **environment: str) -> None:
+        self._log = log
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=environments.ROOT,
+                env={**os.environ, "PYTHONPATH": str(environments.ROOT), **environment},
+                start_new_session=True,  # Ctrl-C is for the benchmark, which ends its children
+            )
+        self.info = psutil.Process(self._process.pid)
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def text(self) -> str:
+        """Return what it has printed."""
+        return self._log.read_text(errors="replace")
+
+    def cpu(self) -> float:
+        """Return the seconds of CPU, of user and system, that it and its children have taken."""
+        total = 0.0
+        for process in [self.info, *self.info.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                total += times.user + times.system
+        return total
+
+    def close(self) -> None:
+        """Kill it and its children, which are in its session."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in self.info.children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """
+    What a contender did with a queue full of events, and what that took.
+
+    Attributes:
+        wall: Seconds from the moment when all events are in the queue, with the consumer up and polling it, to the one
+            when the last of them is deleted; both by the queue server.
+        cpu: Seconds of user and system, of the client's processes, in that time.
+        server_cpu: Likewise the queue server's.
+        source_cpu: Likewise the source's.
+        calls: To SQS, by operation, in that time.
+        gets: To the source.
+        missing: Ids that the cache lacks at the end. There should be none.
+    """
+
+    contender: str
+    events: int
+    ids: int
+    threads: int
+    processes: int
+    wall: float
+    cpu: float
+    server_cpu: float
+    source_cpu: float
+    calls: dict[str, int]
+    gets: int
+    missing: int
+
+    @property
+    def rate(self) -> float:
+        """Events a second."""
+        return self.events / self.wall
+
+
+@dataclass
+class Stage:
+    """
+    The servers. Leaving it ends all processes.
+
+    Args:
+        canned: Take the canned queue server, which costs next to nothing, and not ministack.
+    """
+
+    canned: bool = False
+    _exits: ExitStack = field(default_factory=ExitStack, init=False)
+    _processes: int = field(default=0, init=False)
+
+    def __enter__(self) -> Self:
+        with ExitStack() as exits:
+            self.directory = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="change-events-bench-")))
+            self._exits = exits
+            self.http = urllib3.PoolManager(retries=False, timeout=PATIENCE)
+            self.source_process = self.start("source", sys.executable, "-m", "benchmarks.source")
+            self.source = self._address(self.source_process)
+            self.server_process, self.server = self._start_canned() if self.canned else self._start_ministack()
+            self.sqs = self.client("sqs")
+            self._exits = exits.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._exits.close()
+
+    def start(self, name: str, *command: str, **environment: str) -> Process:
+        """Start a process; it is ended when the stage is left."""
+        self._processes += 1
+        process = Process(self.directory / f"{self._processes}-{name}.log", *command, **environment)
+        self._exits.callback(process.close)
+        return process
+
+    def client(self, service: str) -> Any:
+        """Return a boto3 client of the queue server."""
+        session = boto3.Session(CREDENTIALS["AWS_ACCESS_KEY_ID"], CREDENTIALS["AWS_SECRET_ACCESS_KEY"], region_name="eu-west-1")
+        return session.client(service, endpoint_url=self.server)
+
+    def queue(self, **attributes: str) -> str:
+        """Make a queue; return its URL."""
+        made: str = self.sqs.create_queue(QueueName=f"bench-{uuid.uuid4().hex}", Attributes=attributes)["QueueUrl"]
+        return made
+
+    def topic(self, queue_url: str) -> str:
+        """Make a topic that delivers to a queue; return its ARN."""
+        name = name_of(queue_url)
+        if self.canned:
+            return f"arn:aws:sns:eu-west-1:000000000000:{name}"
+        sns = self.client("sns")
+        arn: str = sns.create_topic(Name=name)["TopicArn"]
+        queue_arn = arn.replace(":sns:", ":sqs:")
+        allowed = {"Effect": "Allow", "Principal": "*", "Action": "sqs:SendMessage", "Resource": queue_arn}
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
+        self.sqs.set_queue_attributes(QueueUrl=queue_url, Attributes={"Policy": policy})
+        sns.subscribe(TopicArn=arn, Protocol="sqs", Endpoint=queue_arn, Attributes={"RawMessageDelivery": "true"})
+        return arn
+
+    def consume(self, queue_url: str, contender: Contender, path: Path, *, threads: int, **more: Any) -> Process:
+        """Start a consumer."""
+        told = {"queue_url": queue_url, "source": self.source, "path": str(path), "threads": threads, "more": more}
+        # A library with a command line of its own is told by its environment; the others don't care.
+        given = {**CREDENTIALS, "AWS_ENDPOINT_URL": self.server, "BENCH": json.dumps(told)}
+        return self.start(contender.name, *contender.command(threads), **given)
+
+    def state(self, queue_url: str) -> dict[str, Any]:
+        """Return a queue's ledger."""
+        return self.tell(self.server, "state", queue=name_of(queue_url))
+
+    def fill(self, queue_url: str, messages: Sequence[dict[str, Any]]) -> None:
+        """Put all messages into a queue at once."""
+        self.tell(self.server, "fill", queue=name_of(queue_url), messages=messages)
+
+    def tell(self, url: str, what: str, **body: Any) -> dict[str, Any]:
+        """Tell one of our two servers."""
+        told: dict[str, Any] = self.http.request("POST", f"{url}/_bench/{what}", json=body).json()
+        return told
+
+    def run(
+        self,
+        contender: Contender,
+        ids: Sequence[str],
+        *,
+        threads: int,
+        latency: float,
+        processes: int = 1,
+        patience: float = 600.0,
+    ) -> Run:
+        """Let a contender, in so many processes, consume events of these ids."""
+        queue_url = self.queue(VisibilityTimeout="60")
+        path = self.directory / f"{uuid.uuid4().hex}.db"
+        messages = contender.messages(name_of(queue_url), list(ids))
+        consumers = [self.consume(queue_url, contender, path, threads=threads, **contender.more) for _ in range(processes)]
+        try:
+            self.wait_for_polls(queue_url, consumers)
+            self.tell(self.source, "begin", latency=latency)
+            before = [process.cpu() for process in consumers]
+            self.fill(queue_url, messages)
+            measured = [*consumers, self.server_process, self.source_process]
+            before += [self.server_process.cpu(), self.source_process.cpu()]  # which has just filled the queue
+            state = self._wait_until_empty(queue_url, consumers, patience)
+            *spent, server, source = [process.cpu() - then for process, then in zip(measured, before, strict=True)]
+        finally:
+            for consumer in consumers:
+                consumer.close()
+        return Run(
+            contender=contender.name,
+            events=len(ids),
+            ids=len(set(ids)),
+            threads=threads,
+            processes=processes,
+            wall=state["emptied"] - state["filled"],
+            cpu=sum(spent),
+            server_cpu=server,
+            source_cpu=source,
+            calls=state["calls"],
+            gets=self.tell(self.source, "state")["gets"],
+            missing=len(set(ids) - cached(path)),
+        )
+
+    def wait_for_polls(self, queue_url: str, consumers: Sequence[Process]) -> None:
+        """Wait until all consumers are up and poll."""
+
+        def all_poll() -> bool:
+            return polls(self.state(queue_url)) >= len(consumers) or not all(consumer.alive for consumer in consumers)
+
+        try:
+            wait_until(all_poll, PATIENCE)
+        except TimeoutError:
+            raise TimeoutError(f"it did not poll in {PATIENCE:.0f} s: {consumers[0].text()[-2000:]}") from None
+        time.sleep(WARM_UP)
+        require_alive(consumers)
+
+    def _wait_until_empty(self, queue_url: str, consumers: Sequence[Process], patience: float) -> dict[str, Any]:
+        deadline = time.monotonic() + patience
+        while (state := self.state(queue_url))["emptied"] is None:
+            require_alive(consumers)
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{state['left']} events are left after {patience:.0f} s: {consumers[0].text()[-2000:]}")
+            time.sleep(0.1)  # each look is a call to the server, too
+        return state
+
+    def _address(self, process: Process) -> str:
+        wait_until(lambda: "listening on " in process.text() or not process.alive, PATIENCE)
+        require_alive([process])
+        return process.text().split()[-1]
+
+    def _start_canned(self) -> tuple[Process, str]:
+        process = self.start("canned", sys.executable, "-m", "benchmarks.canned")
+        return process, self._address(process)
+
+    def _start_ministack(self) -> tuple[Process, str]:
+        port = free_port()
+        url = f"http://127.0.0.1:{port}"
+        process = self.start(
+            "ministack",
+            environments.python("ministack"),
+            *("-m", "benchmarks.ministack_server"),
+            BIND_HOST="127.0.0.1",
+            GATEWAY_PORT=str(port),
+            LOG_LEVEL="WARNING",
+            SERVICES="sqs,sns",
+        )
+        wait_until(lambda: self._answers(url) or not process.alive, PATIENCE)
+        require_alive([process])
+        return process, url
+
+    def _answers(self, url: str) -> bool:
+        try:
+            return self.http.request("GET", f"{url}/_ministack/health").status < 500
+        except urllib3.exceptions.HTTPError:
+            return False
+
+
+def polls(state: dict[str, Any]) -> int:
+    """Return how often a queue was polled."""
+    return int(state["calls"].get("ReceiveMessage", 0))
+
+
+def name_of(queue_url: str) -> str:
+    """Return a queue's name."""
+    return queue_url.rpartition("/")[2]
+
+
+def cached(path: Path) -> set[str]:
+    """Return the ids in a cache, whoever has made it."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return {id for (id,) in connection.execute("SELECT id FROM entities WHERE body IS NOT NULL")}
+
+
+def require_alive(processes: Sequence[Process]) -> None:
+    """Raise if one of them has died."""
+    for process in processes:
+        if not process.alive:
+            raise RuntimeError(f"a process has died: {process.text()[-2000:]}")
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    """
+    Look every twentieth of a second.
+
+    Raises:
+        TimeoutError: It has not come true.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"nothing came of it in {seconds:.0f} s")
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody listens at."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
