@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from benchmarks.contest import Report
+from change_events._worker import ACK_LINGER
 
 if TYPE_CHECKING:
     from benchmarks.bench import Bench
@@ -15,11 +16,8 @@ if TYPE_CHECKING:
 MONTH = 30 * 86_400
 """Seconds."""
 
-LINGER = 0.02
-"""Seconds that the worker's acknowledgements wait for others."""
-
-IN_FLIGHT_STANDARD, IN_FLIGHT_FIFO = 120_000, 20_000
-"""Messages that a queue lets be received and not deleted (Amazon SQS quotas)."""
+IN_FLIGHT = 120_000
+"""Messages that a queue, standard or FIFO, lets be received and not deleted (Amazon SQS quotas)."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def bill(rate: float, consumers: int, given: Assumptions) -> Bill:
     publishes = rate * MONTH
     # A receive returns as soon as there is one message: what has come during the last call is what it brings.
     received = min(10.0, max(1.0, rate * given.call))
-    deleted = min(10.0, max(1.0, rate * LINGER))
+    deleted = min(10.0, max(1.0, rate * ACK_LINGER))
     idle = max(0.0, 1 - rate * 20) / 20 * MONTH  # long polls of 20 s that nothing ends
     requests = consumers * (publishes * (1 / received + 1 / deleted) + idle)
     return Bill(
@@ -95,14 +93,14 @@ def cost(bench: Bench) -> Report:
         f"Assumed: SNS ${given.sns:.2f} a million publishes, deliveries to SQS free; SQS standard ${given.sqs:.2f} a million "
         f"requests; a receive takes {given.call * 1e3:.0f} ms, a GET {given.get * 1e3:.0f} ms, a look {given.cpu * 1e3:.1f} ms "
         f"of CPU; {given.looks} looks an event, as no two are of one id; settle {given.settle:.0f} s; a month of 30 days. A "
-        f"standard queue lets {IN_FLIGHT_STANDARD:,} messages be in flight, a FIFO queue {IN_FLIGHT_FIFO:,}: * is over that."
+        f"queue lets {IN_FLIGHT:,} messages be in flight: * is over that."
     )
     data = {"assumptions": asdict(given), "bills": [asdict(each) for each in bills]}
     return Report([], [head, *map(_row, bills)], [note], data)
 
 
 def _row(each: Bill) -> list[str]:
-    over = "*" if each.in_flight > IN_FLIGHT_FIFO else ""
+    over = "*" if each.in_flight > IN_FLIGHT else ""
     return [
         f"{each.rate:,}",
         f"{each.consumers}",
