@@ -87,16 +87,18 @@ def outage(seed: int, *, times: int, visibility: int, max_receives: int, events:
         # Not from the first line on: looks that were under way may ask a moment after it.
         at, pauses = probes[1]["at"], len(probes) - 1
         later, cut_later = [sum(then > at for then in times) for times in (asked, cut)]
-        first, cut_first = len(asked) - later, len(cut) - cut_later
+        earlier, cut_earlier = len(asked) - later, len(cut) - cut_later
         stage.before_source.fault = lambda _: None
-        drained = stage.wait_until_empty(PATIENCE)
+        first = wait_until(lambda: bool(stage.cache.items()), PATIENCE)
+        drained = first + stage.wait_until_empty(PATIENCE)
         return [
             Figure("the source is down", down, "s"),
             Figure("events waiting", events),
             # Five must fail, nine more may be under way, and one ends the first pause.
-            Figure("GETs until that was known, and the first pause over", first, at_most=5 + 9 + 1 + cut_first),
+            Figure("GETs until that was known, and the first pause over", earlier, at_most=5 + 9 + 1 + cut_earlier),
             Figure(f"GETs in the other {pauses} pauses; {cut_later} were cut off", later, at_most=pauses + cut_later),
-            Figure("drained, after it was back", drained, "s", at_most=60 + 60),  # the longest pause, and the work
+            Figure("back to the first entity cached", first, "s", at_most=60 + 5),  # the longest pause, and a moment
+            Figure("back to all events drained, which is the emulator's time", drained, "s"),
             exactly("events drained", len(stage.cache.items()), events),
             *none(**stage.verdict(), dead_letters=stage.dead()),
         ]
