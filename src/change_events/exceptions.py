@@ -56,7 +56,8 @@ class FetchError(ChangeEventsError):
     A GET gave no answer that decides anything, so the cache stays as it was.
 
     Attributes:
-        status: The HTTP status, or None if there was no response, or not all of it.
+        status: The HTTP status, or None if there was no response, or not all of it, for which a worker blames the source and
+            not the entity.
         retry_after: How many seconds the source asked to be left alone (`Retry-After`, RFC 9110, 10.2.3), or None.
     """
 

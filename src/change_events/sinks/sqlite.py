@@ -184,6 +184,7 @@ class SQLiteSink:
         waiting = [self._waiting.popleft() for _ in range(len(self._waiting))]
         others = [other for other in waiting if other is not write]
         if others:
+            self._connection.execute("BEGIN IMMEDIATE")
             with contextlib.suppress(Exception):  # of any of them: each thread learns of its own when it writes alone
                 self._commit([write, *others])
                 return
@@ -191,7 +192,6 @@ class SQLiteSink:
 
     def _commit(self, writes: Sequence[_Write]) -> None:
         execute = self._connection.execute
-        execute("BEGIN IMMEDIATE")
         try:
             counts = [execute(write.statement, write.values).rowcount for write in writes]
             execute("COMMIT")
