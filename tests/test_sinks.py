@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -187,6 +188,35 @@ def test_a_database_that_stays_locked_is_an_error_and_the_cache_goes_on_after_it
         other.execute("COMMIT")
         assert sink.apply("p1", FOUND, if_version=0)
     other.close()
+
+
+def test_a_file_may_be_made_by_many_at_once(tmp_path):
+    for round in range(30):
+        meet = threading.Barrier(8)
+
+        def make(path, meet=meet):
+            meet.wait()
+            SQLiteSink(path).close()
+
+        with ThreadPoolExecutor(8) as pool:
+            for made in [pool.submit(make, tmp_path / f"{round}.db") for _ in range(8)]:
+                made.result()
+
+
+def test_while_another_makes_the_file_it_is_waited_for(path, monkeypatch):
+    """A stub: SQLite refuses at once, and only now and then, when two switch a new file to its journal at the same moment."""
+    refusals = iter(["database is locked"] * 3)
+
+    class Connection(sqlite3.Connection):
+        def execute(self, statement, *values):
+            if "journal_mode" in statement and (refusal := next(refusals, None)):
+                raise sqlite3.OperationalError(refusal)
+            return super().execute(statement, *values)
+
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Connection))
+    with SQLiteSink(path) as sink:
+        assert sink.apply("p1", FOUND, if_version=0)
+    assert next(refusals, None) is None
 
 
 def directory(path):

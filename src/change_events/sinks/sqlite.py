@@ -71,14 +71,27 @@ class SQLiteSink:
         except sqlite3.Error as error:
             raise _unusable(path, error) from error
         try:
+            self._use_wal(timeout)
             self._prepare()
         except sqlite3.Error as error:
             self._connection.close()
             raise _unusable(path, error) from error
 
+    def _use_wal(self, patience: float) -> None:
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                # Another process makes the file, too. For this lock alone SQLite does not always wait by itself.
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+            else:
+                return
+
     def _prepare(self) -> None:
         execute = self._connection.execute
-        execute("PRAGMA journal_mode = WAL")
         execute("PRAGMA synchronous = FULL")
         execute(
             f"CREATE TABLE IF NOT EXISTS {self._table} (id TEXT PRIMARY KEY, version INTEGER NOT NULL, body TEXT, "
@@ -196,7 +209,7 @@ class SQLiteSink:
             counts = [execute(write.statement, write.values).rowcount for write in writes]
             execute("COMMIT")
         except BaseException:
-            if self._connection.in_transaction:
+            with contextlib.suppress(sqlite3.Error):  # some errors have ended the transaction already
                 execute("ROLLBACK")
             raise
         for write, count in zip(writes, counts, strict=True):
