@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from benchmarks.contest import Report
 from benchmarks.ledger import SNS_LAG
-from benchmarks.stage import CREDENTIALS, Stage, wait_until
+from benchmarks.stage import CREDENTIALS, Stage
 from change_events import ChangeEvent, SNSPublisher, broadcasting
 from chaos.figures import Figure
+from chaos.process import wait_until
 
 if TYPE_CHECKING:
     from benchmarks.bench import Bench

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 from benchmarks import contenders
 from benchmarks.bench import distinct
 from benchmarks.contest import Report
-from benchmarks.stage import name_of, require_alive, wait_until
+from benchmarks.stage import name_of
+from change_events._worker import HELD_PER_SECOND
 from chaos.figures import Figure, exactly
+from chaos.process import wait_until
 
 if TYPE_CHECKING:
     from benchmarks.bench import Bench
-
-PER_SECOND = 150
-"""Events that a worker holds at the most for each second of its visibility timeout."""
 
 SETTLE = 3600
 """Seconds; the longest, so that nothing is let go while it is watched."""
@@ -27,7 +26,7 @@ SETTLE = 3600
 def holding(bench: Bench) -> Report:
     """H: 20,000 events held: memory for each, heartbeats, deadlines missed. Canned queue, each id looked at once, early."""
     stage, number = bench.stage(canned=True), bench.number(20_000, 900)
-    visibility = max(3, math.ceil((number + 10) / PER_SECOND))
+    visibility = max(3, math.ceil((number + 10) / HELD_PER_SECOND))
     queue_url = stage.queue()
     settings = {"settle": SETTLE, "visibility_timeout": visibility, "prefetch": number + 10}
     contender = dataclasses.replace(contenders.OURS, more=settings)
@@ -44,7 +43,7 @@ def holding(bench: Bench) -> Report:
         bench.progress(f"holding, {watched:.0f} s", number)
         heartbeats, cpu, started = beats(stage.state(queue_url)), worker.cpu(), time.monotonic()
         while time.monotonic() < started + watched:
-            require_alive([worker])
+            worker.require_alive()
             time.sleep(0.2)
         took, state = time.monotonic() - started, stage.state(queue_url)
         after, cpu = worker.info.memory_info().rss, worker.cpu() - cpu

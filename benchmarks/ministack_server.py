@@ -54,7 +54,7 @@ class Messages:
         self._schedule(message)
 
     def clear(self) -> None:
-        self.__init__(self._ledger)  # type: ignore[misc]
+        self.__init__(self._ledger)
         self._ledger.left = 0
 
     def collect(self, most: int, now: float, invisible: float) -> list[dict[str, Any]]:
@@ -127,8 +127,8 @@ async def receive(data: dict[str, Any], url: str) -> Any:
 
 def collect(queue: dict[str, Any], most: int, invisible: float) -> list[dict[str, Any]]:
     if queue["is_fifo"]:
-        return original_collect(queue, most, invisible)  # type: ignore[no-any-return]
-    return queue["messages"].collect(most, time.time(), invisible)  # type: ignore[no-any-return]
+        return original_collect(queue, most, invisible)
+    return queue["messages"].collect(most, time.time(), invisible)
 
 
 def one_by_handle(operation: str) -> Any:

@@ -6,12 +6,10 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.floor import floor
+from proof._plot import INK, plot
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-INK = "#7d8590"
-"""Readable on white and on black, as a page may be either."""
 
 OURS, OTHERS = "#2f9e6e", "#b07cc6"
 
@@ -21,36 +19,14 @@ TITLES = {
     "C": "C: a backlog of 200 ids\n10 threads, GET 20 ms",
 }
 
-STYLE: dict[str, Any] = {
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "font.size": 9,
-    "grid.alpha": 0.25,
-    "grid.color": INK,
-    "svg.hashsalt": "bench",
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-}
-
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """Draw events a second and CPU an event of each contest, the same to the byte for the same figures."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    from matplotlib import pyplot as plt
-
-    style: Any = STYLE  # matplotlib names every key in its type
+    """Draw events a second and CPU an event of each contest."""
     contests = [name for name in TITLES if name in results]
     if not contests:
         return
-    with plt.rc_context(style):
-        figure, axes = plt.subplots(
-            2, len(contests), figsize=(3.6 * len(contests) + 0.8, 5.6), layout="constrained", squeeze=False
-        )
+    size = (3.6 * len(contests) + 0.8, 5.6)
+    with plot(path, 2, len(contests), salt="bench", figsize=size, squeeze=False) as axes:
         for column, name in enumerate(contests):
             runs = results[name]["data"]
             runs = runs.get("one", runs)
@@ -61,8 +37,6 @@ def draw(results: dict[str, Any], path: Path) -> None:
             axes[1][column].set_xlabel("ms of CPU an event")
             if "E" in results and name != "C":  # looks that are shared get below it
                 _floor(axes[1][column], results["E"]["data"]["floors"])
-        figure.savefig(path, format="svg", transparent=True, metadata={"Date": None})
-        plt.close(figure)
 
 
 def _bars(axes: Any, runs: dict[str, list[dict[str, Any]]], value: Any, form: str, names: bool) -> None:  # noqa: FBT001

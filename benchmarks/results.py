@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import contenders, environments
+from benchmarks.plot import draw
 from proof._docs import write_between_markers
 
 if TYPE_CHECKING:
@@ -51,8 +52,6 @@ def save(reports: dict[str, Report], taken: dict[str, Any]) -> list[Path]:
         reports: By workload.
         taken: How they were measured.
     """
-    from benchmarks.plot import draw  # not above: matplotlib takes a second
-
     DIRECTORY.mkdir(exist_ok=True)
     kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     for name, report in reports.items():

@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,59 +22,28 @@ import psutil
 import urllib3
 
 from benchmarks import environments
+from chaos.process import START_PATIENCE, Process, wait_until
+from chaos.stage import CREDENTIALS as KEYS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from typing_extensions import Self
 
     from benchmarks.contenders import Contender
 
-CREDENTIALS = {
-    "AWS_ACCESS_KEY_ID": "test",
-    "AWS_SECRET_ACCESS_KEY": "test",
-    "AWS_DEFAULT_REGION": "eu-west-1",
-    "AWS_REGION": "eu-west-1",
-}
-
-PATIENCE = 60.0
-"""Seconds that a process may take until it works, on a busy machine."""
+CREDENTIALS = {**KEYS, "AWS_REGION": KEYS["AWS_DEFAULT_REGION"]}  # the latter for Node
 
 WARM_UP = 0.5
 """Seconds between a consumer's first receive and the moment when the queue is filled: all its threads poll by then."""
 
 
-class Process:
-    """
-    A child process and its children, and what it has printed.
-
-    Args:
-        log: The file that it prints to.
-        command: What to run.
-        environment: What it finds in its environment, beside ours.
-    """
+class Family(Process):
+    """A process with its children, and what they all cost."""
 
     def __init__(self, log: Path, *command: str, **environment: str) -> None:
-        self._log = log
-        with log.open("wb") as output:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=environments.ROOT,
-                env={**os.environ, "PYTHONPATH": str(environments.ROOT), **environment},
-                start_new_session=True,  # Ctrl-C is for the benchmark, which ends its children
-            )
-        self.info = psutil.Process(self._process.pid)
-
-    @property
-    def alive(self) -> bool:
-        return self._process.poll() is None
-
-    def text(self) -> str:
-        """Return what it has printed."""
-        return self._log.read_text(errors="replace")
+        super().__init__(log, *command, **{"PYTHONPATH": str(environments.ROOT), **environment})
+        self.info = psutil.Process(self.pid)
 
     def cpu(self) -> float:
         """Return the seconds of CPU, of user and system, that it and its children have taken."""
@@ -93,8 +61,8 @@ class Process:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+            os.killpg(self.pid, signal.SIGKILL)
+        super().close()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,9 +117,9 @@ class Stage:
         with ExitStack() as exits:
             self.directory = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="change-events-bench-")))
             self._exits = exits
-            self.http = urllib3.PoolManager(retries=False, timeout=PATIENCE)
+            self.http = urllib3.PoolManager(retries=False, timeout=START_PATIENCE)
             self.source_process = self.start("source", sys.executable, "-m", "benchmarks.source")
-            self.source = self._address(self.source_process)
+            self.source = self.source_process.address()
             self.server_process, self.server = self._start_canned() if self.canned else self._start_ministack()
             self.sqs = self.client("sqs")
             self._exits = exits.pop_all()
@@ -160,10 +128,10 @@ class Stage:
     def __exit__(self, *error: object) -> None:
         self._exits.close()
 
-    def start(self, name: str, *command: str, **environment: str) -> Process:
+    def start(self, name: str, *command: str, **environment: str) -> Family:
         """Start a process; it is ended when the stage is left."""
         self._processes += 1
-        process = Process(self.directory / f"{self._processes}-{name}.log", *command, **environment)
+        process = Family(self.directory / f"{self._processes}-{name}.log", *command, **environment)
         self._exits.callback(process.close)
         return process
 
@@ -191,7 +159,7 @@ class Stage:
         sns.subscribe(TopicArn=arn, Protocol="sqs", Endpoint=queue_arn, Attributes={"RawMessageDelivery": "true"})
         return arn
 
-    def consume(self, queue_url: str, contender: Contender, path: Path, *, threads: int, **more: Any) -> Process:
+    def consume(self, queue_url: str, contender: Contender, path: Path, *, threads: int, **more: Any) -> Family:
         """Start a consumer."""
         told = {"queue_url": queue_url, "source": self.source, "path": str(path), "threads": threads, "more": more}
         # A library with a command line of its own is told by its environment; the others don't care.
@@ -253,38 +221,35 @@ class Stage:
             missing=len(set(ids) - cached(path)),
         )
 
-    def wait_for_polls(self, queue_url: str, consumers: Sequence[Process]) -> None:
+    def wait_for_polls(self, queue_url: str, consumers: Sequence[Family]) -> None:
         """Wait until all consumers are up and poll."""
 
         def all_poll() -> bool:
             return polls(self.state(queue_url)) >= len(consumers) or not all(consumer.alive for consumer in consumers)
 
         try:
-            wait_until(all_poll, PATIENCE)
+            wait_until(all_poll, START_PATIENCE)
         except TimeoutError:
-            raise TimeoutError(f"it did not poll in {PATIENCE:.0f} s: {consumers[0].text()[-2000:]}") from None
+            raise TimeoutError(f"it did not poll in {START_PATIENCE:.0f} s: {consumers[0].text()[-2000:]}") from None
         time.sleep(WARM_UP)
-        require_alive(consumers)
+        for consumer in consumers:
+            consumer.require_alive()
 
-    def _wait_until_empty(self, queue_url: str, consumers: Sequence[Process], patience: float) -> dict[str, Any]:
+    def _wait_until_empty(self, queue_url: str, consumers: Sequence[Family], patience: float) -> dict[str, Any]:
         deadline = time.monotonic() + patience
         while (state := self.state(queue_url))["emptied"] is None:
-            require_alive(consumers)
+            for consumer in consumers:
+                consumer.require_alive()
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{state['left']} events are left after {patience:.0f} s: {consumers[0].text()[-2000:]}")
             time.sleep(0.1)  # each look is a call to the server, too
         return state
 
-    def _address(self, process: Process) -> str:
-        wait_until(lambda: "listening on " in process.text() or not process.alive, PATIENCE)
-        require_alive([process])
-        return process.text().split()[-1]
-
-    def _start_canned(self) -> tuple[Process, str]:
+    def _start_canned(self) -> tuple[Family, str]:
         process = self.start("canned", sys.executable, "-m", "benchmarks.canned")
-        return process, self._address(process)
+        return process, process.address()
 
-    def _start_ministack(self) -> tuple[Process, str]:
+    def _start_ministack(self) -> tuple[Family, str]:
         port = free_port()
         url = f"http://127.0.0.1:{port}"
         process = self.start(
@@ -296,8 +261,8 @@ class Stage:
             LOG_LEVEL="WARNING",
             SERVICES="sqs,sns",
         )
-        wait_until(lambda: self._answers(url) or not process.alive, PATIENCE)
-        require_alive([process])
+        wait_until(lambda: self._answers(url) or not process.alive, START_PATIENCE)
+        process.require_alive()
         return process, url
 
     def _answers(self, url: str) -> bool:
@@ -321,27 +286,6 @@ def cached(path: Path) -> set[str]:
     """Return the ids in a cache, whoever has made it."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         return {id for (id,) in connection.execute("SELECT id FROM entities WHERE body IS NOT NULL")}
-
-
-def require_alive(processes: Sequence[Process]) -> None:
-    """Raise if one of them has died."""
-    for process in processes:
-        if not process.alive:
-            raise RuntimeError(f"a process has died: {process.text()[-2000:]}")
-
-
-def wait_until(condition: Callable[[], bool], seconds: float) -> None:
-    """
-    Look every twentieth of a second.
-
-    Raises:
-        TimeoutError: It has not come true.
-    """
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"nothing came of it in {seconds:.0f} s")
-        time.sleep(0.05)
 
 
 def free_port() -> int:

@@ -19,8 +19,9 @@ from benchmarks.floor import floor
 from benchmarks.fresh import freshness
 from benchmarks.hold import holding
 from benchmarks.publishing import publishing
-from benchmarks.stage import CREDENTIALS, Stage, name_of, wait_until
+from benchmarks.stage import CREDENTIALS, Stage, name_of
 from chaos.figures import Figure
+from chaos.process import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable

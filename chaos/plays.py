@@ -15,14 +15,15 @@ import statistics
 import time
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from chaos.figures import Figure, exactly, none
+from chaos.process import wait_until
 from chaos.source import Saver
-from chaos.stage import Process, Stage, wait_until
-from chaos.wire import HANG_UP, RESET, Answer, half
+from chaos.stage import Stage, Worker
+from chaos.wire import HANG_UP, RESET, Answer, half, sqs_error
 from proof._parallel import Progress
 
 if TYPE_CHECKING:
@@ -45,18 +46,20 @@ def kill(seed: int, *, kills: int) -> list[Figure]:
     with Stage(visibility=5) as stage, ExitStack() as exits:
         workers = [stage.worker() for _ in range(3)]
         savers = _savers(stage, exits, seed, per_second=8.0)
+        killed = 0
         for _ in range(kills):
             time.sleep(chance.uniform(0.2, 1.2))
             place = chance.randrange(3)
-            _must_live(workers[place])
+            workers[place].require_alive()
             workers[place].send(signal.SIGKILL)
+            killed += workers[place].wait() == -signal.SIGKILL
             workers[place] = stage.worker()
             progress.add(1)
         exits.close()
         stage.wait_until_empty(PATIENCE)
         return [
-            exactly("kill -9", kills, kills),
-            Figure("saves meanwhile", sum(saver.saves for saver in savers)),
+            exactly("kill -9", killed, kills),
+            Figure("saves meanwhile", sum(saver.saves for saver in savers), at_least=1),
             *none(**stage.verdict(), dead_letters=stage.dead()),
         ]
 
@@ -113,11 +116,13 @@ def quiet_outage(_seed: int, *, times: int, visibility: int, max_receives: int) 
         worker = stage.worker()
         stage.announce(["p1"])
         _sleep(down, "seconds of an outage")
-        _must_live(worker)
+        worker.require_alive()
+        failed = sum(line.get("action") in {"look", "outage"} for line in worker.lines())
         stage.before_source.come_back()
         drained = stage.wait_until_empty(PATIENCE)
         return [
             Figure("the source is down", down, "s"),
+            Figure("looks that failed meanwhile, by the log", failed, at_least=2),
             Figure("drained, after it was back", drained, "s", at_most=60 + 5),
             *none(**stage.verdict(), dead_letters=stage.dead()),
         ]
@@ -142,9 +147,11 @@ def wrong_answers(_seed: int, *, rows: int, seconds: float) -> list[Figure]:
             worker = stage.worker()
             stage.wait_until_empty(PATIENCE)
             before = stage.cache.items()
-            stage.before_source.fault = fault
+            asked: list[Asked] = []
+            stage.before_source.fault = _noted(fault, asked)
             stage.announce(ids)
             time.sleep(seconds)
+            figures.append(Figure(f"{what}: GETs answered so", len(asked), at_least=5))
             cached = stage.cache.items()
             changed = sum(cached[id] != before[id] for id in cached)
             deleted = len(before) - len(cached)
@@ -153,7 +160,7 @@ def wrong_answers(_seed: int, *, rows: int, seconds: float) -> list[Figure]:
             else:
                 figures.append(exactly(f"{what}: deleted", deleted, 0))
             figures += none(**{f"{what}: overwritten": changed, f"{what}: dead letters": stage.dead()})
-            _must_live(worker)
+            worker.require_alive()
     return figures
 
 
@@ -213,9 +220,8 @@ def sqs_away(seed: int, *, seconds: float) -> list[Figure]:
             stage.wait_until_empty(PATIENCE)
             complaints = math.ceil(seconds / 30) + 1  # of the other calls, one line in 30 s
             what = f"lines in the log, in {pauses} pauses, {which} time"
-            figures.append(Figure(what, len(lines), at_most=pauses + complaints))
+            figures.append(Figure(what, len(lines), at_most=pauses + complaints, at_least=1))
             figures.append(Figure(f"back to the first event, {which} time", first, "s", at_most=30 + 2))
-        _must_live(worker)
         return [
             *figures,
             exactly("processes that live", int(worker.alive), 1),
@@ -247,11 +253,11 @@ def failed_batches(seed: int, *, seconds: float, every: int) -> list[Figure]:
                 paused += 1
         exits.close()
         stage.wait_until_empty(PATIENCE)
-        stats = [_stop(worker)[1] for worker in workers]
+        stats = [_stop(worker).stats for worker in workers]
         received = sum(stat["received"] for stat in stats)
         acknowledged = sum(stat["acknowledged"] for stat in stats)
         return [
-            Figure("saves", sum(saver.saves for saver in savers)),
+            Figure("saves", sum(saver.saves for saver in savers), at_least=1),
             Figure("batches of more than one", next(calls) - 1),
             Figure("entries refused for good", refused["ReceiptHandleIsInvalid"], at_least=1),
             Figure("entries refused for now", refused["InternalError"], at_least=1),
@@ -278,17 +284,18 @@ def stop(seed: int, *, times: int, lives: tuple[float, float], idle: int, wait_t
         exits.close()
         worker = stage.worker()
         stage.wait_until_empty(PATIENCE)
-        ends.append(_stop(worker))
-        seconds = sorted(seconds for seconds, _ in ends)
+        _stop(worker)
+        seconds = sorted(end.seconds for end in ends)
+        succeeded = sum(end.status == 0 for end in ends)
         verdict = stage.verdict()
         waiting = [stage.worker(wait_time=wait_time) for _ in range(idle)]
         time.sleep(1.0)
         for worker in waiting:
             worker.send(signal.SIGTERM)
-        idle_seconds = max(_ended(worker)[0] for worker in waiting)
+        idle_seconds = max(_ended(worker).seconds for worker in waiting)
         return [
-            exactly(f"SIGTERM under load, each after {lives[0]} to {lives[1]} s, exit status 0", times, times),
-            Figure("saves meanwhile", sum(saver.saves for saver in savers)),
+            exactly(f"SIGTERM under load, each after {lives[0]} to {lives[1]} s, exit status 0", succeeded, times),
+            Figure("saves meanwhile", sum(saver.saves for saver in savers), at_least=1),
             Figure("median exit under load, wait_time 1", statistics.median(seconds), "s"),
             Figure("slowest exit under load", seconds[-1], "s", at_most=25.0),  # shutdown_timeout
             Figure(f"slowest exit of {idle} that were idle, wait_time {wait_time}", idle_seconds, "s", at_most=25.0),
@@ -310,19 +317,24 @@ def _savers(stage: Stage, exits: ExitStack, seed: int, *, per_second: float) -> 
     return savers
 
 
-def _stop(worker: Process) -> tuple[float, dict[str, Any]]:
+@dataclass(frozen=True)
+class End:
+    """How a worker ended that was told to stop: after how many seconds, with which exit status and counts."""
+
+    seconds: float
+    status: int
+    stats: dict[str, Any]
+
+
+def _stop(worker: Worker) -> End:
     worker.send(signal.SIGTERM)
     return _ended(worker)
 
 
-def _ended(worker: Process) -> tuple[float, dict[str, Any]]:
-    """Wait for a worker that was told to stop; return how many seconds that took, and its counts."""
+def _ended(worker: Worker) -> End:
     started = time.monotonic()
     status = worker.wait()
-    seconds = time.monotonic() - started
-    if status:
-        raise RuntimeError(f"a worker that was told to stop ended with status {status}: {worker.text()}")
-    return seconds, worker.lines()[-1]
+    return End(time.monotonic() - started, status, worker.lines()[-1])
 
 
 def _wait_until_cached(stage: Stage, ids: Iterable[str]) -> float:
@@ -331,16 +343,21 @@ def _wait_until_cached(stage: Stage, ids: Iterable[str]) -> float:
     return wait_until(lambda: missing <= stage.cache.items().keys(), PATIENCE)
 
 
-def _must_live(worker: Process) -> None:
-    if not worker.alive:
-        raise RuntimeError(f"a worker died: {worker.text()}")
-
-
 def _sleep(seconds: float, what: str) -> None:
     progress = Progress(math.ceil(seconds), what)
     for _ in range(math.ceil(seconds)):
         time.sleep(1.0)
         progress.add(1)
+
+
+def _noted(fault: Callable[[Asked], Answer], asked: list[Asked]) -> Callable[[Asked], Answer]:
+    """Let the fault answer, and note what was asked."""
+
+    def answer(request: Asked) -> Answer:
+        asked.append(request)
+        return fault(request)
+
+    return answer
 
 
 def _failure(chance: random.Random) -> Answer:
@@ -367,20 +384,15 @@ def _sqs_failure(asked: Asked, chance: random.Random, sqs: Proxy) -> Answer:
     operation = asked.headers.get("X-Amz-Target", "")
     return chance.choice(
         [
-            _sqs_error(500, "InternalError"),
-            _sqs_error(503, "ServiceUnavailable"),
-            _sqs_error(400, "ThrottlingException"),
-            _sqs_error(403, "ExpiredToken"),
+            sqs_error(500, "InternalError"),
+            sqs_error(503, "ServiceUnavailable"),
+            sqs_error(400, "ThrottlingException"),
+            sqs_error(403, "ExpiredToken"),
             HANG_UP,
             RESET,
             *([] if "Receive" in operation else [half(sqs.forward(asked))]),  # half of a receive strands what it brought
         ]
     )
-
-
-def _sqs_error(status: int, code: str) -> Answer:
-    body = json.dumps({"__type": f"com.amazonaws.sqs#{code}", "message": code}).encode()
-    return Answer(status, body, {"Content-Type": "application/x-amz-json-1.0"})
 
 
 def _noting(asked: Asked, sqs: Proxy, receives: Counter[str]) -> Answer | None:

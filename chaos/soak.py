@@ -21,7 +21,7 @@ from proof._parallel import Progress
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from chaos.stage import Process
+    from chaos.stage import Worker
 
 MEGABYTE = 2**20
 
@@ -141,7 +141,7 @@ def _keep_some_waiting(stage: Stage, load: Load, seconds: float) -> int:
     return load.events - stage.waiting()
 
 
-def _samples(stage: Stage, worker: Process, load: Load, *, per_second: float, seconds: float, every: float) -> list[Sample]:
+def _samples(stage: Stage, worker: Worker, load: Load, *, per_second: float, seconds: float, every: float) -> list[Sample]:
     """Send so many events a second, evenly, and look at the worker again and again."""
     process = psutil.Process(worker.pid)
     progress = Progress(round(seconds), "seconds of soak")

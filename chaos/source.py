@@ -6,6 +6,7 @@ import json
 import random
 import threading
 import time
+import uuid
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -13,7 +14,7 @@ from change_events import PublishError, broadcasting
 from chaos.wire import Answer, Server
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from change_events.typing import Publisher
     from chaos.wire import Asked
@@ -49,17 +50,29 @@ class Source:
             return {id: states[-1] for id, states in self.states.items() if states[-1] is not None}
 
     def _respond(self, asked: Asked) -> Answer:
-        id = unquote(asked.path.rpartition("/")[2])
+        id = id_in(asked)
         self.asked.append((time.monotonic(), id))
-        if id not in self.states:
-            return Answer(404, b'{"detail": "no such product"}')
-        entity = self.states[id][-1]
-        if entity is None:
-            return Answer(410, b'{"detail": "deleted"}')
-        tag = f'"{entity["n"]}"'
-        if asked.headers.get("If-None-Match") == tag:
-            return Answer(304)
-        return Answer(200, json.dumps(entity).encode(), {"Content-Type": "application/json", "ETag": tag})
+        latest = {id: self.states[id][-1]} if id in self.states else {}
+        return answer_of(latest, id, asked.headers.get("If-None-Match"))
+
+
+def id_in(asked: Asked) -> str:
+    """Return which entity was asked for."""
+    return unquote(asked.path.rpartition("/")[2])
+
+
+def answer_of(entities: Mapping[str, Entity | None], id: str, if_none_match: str | None = None) -> Answer:
+    """Answer as a service does that owns these entities; None: deleted."""
+    if id not in entities:
+        return Answer(404, b'{"detail": "no such product"}')
+    entity = entities[id]
+    if entity is None:
+        return Answer(410, b'{"detail": "deleted"}')
+    body = json.dumps(entity).encode()
+    tag = f'"{uuid.uuid5(uuid.NAMESPACE_OID, body.decode())}"'
+    if tag == if_none_match:
+        return Answer(304)
+    return Answer(200, body, {"Content-Type": "application/json; charset=utf-8", "ETag": tag})
 
 
 class Saver(threading.Thread):

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,72 +13,27 @@ from typing import TYPE_CHECKING, Any
 import boto3
 
 from change_events import ChangeEvent, SNSPublisher
+from change_events._worker import HELD_PER_SECOND
 from chaos.judge import Cache, violations
+from chaos.process import START_PATIENCE, Process, wait_until
 from chaos.source import Source
 from chaos.wire import Proxy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from types import TracebackType
 
     from typing_extensions import Self
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "eu-west-1"}
 
-START_PATIENCE = 60.0
-"""Seconds that a process may take until it works, on a busy machine."""
 
-
-class Process:
-    """
-    A child process, and what it has printed.
-
-    Args:
-        log: The file that it prints to.
-        arguments: Python's own.
-        environment: What it finds in its environment, beside ours.
-    """
-
-    def __init__(self, log: Path, *arguments: str, **environment: str) -> None:
-        self._log = log
-        with log.open("wb") as output:
-            self._process = subprocess.Popen(  # noqa: S603  # this Python, and a module of ours
-                [sys.executable, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **environment},
-                start_new_session=True,  # Ctrl-C is for the play, which stops its children
-            )
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
-    def alive(self) -> bool:
-        return self._process.poll() is None
-
-    def text(self) -> str:
-        """Return what it has printed."""
-        return self._log.read_text(errors="replace")
+class Worker(Process):
+    """A worker, which prints JSON lines."""
 
     def lines(self) -> list[dict[str, Any]]:
-        """Return the JSON lines that it has printed whole."""
+        """Return the lines that it has printed whole."""
         return [json.loads(line) for line in self.text().splitlines(keepends=True) if line[:1] == "{" and line[-1:] == "\n"]
-
-    def send(self, signal: int) -> None:
-        """Send a signal."""
-        self._process.send_signal(signal)
-
-    def wait(self) -> int:
-        """Wait for its end; return its exit status."""
-        return self._process.wait(START_PATIENCE)
-
-    def close(self) -> None:
-        """Kill it, if it lives."""
-        self._process.kill()
-        self._process.wait()
 
 
 class Stage:
@@ -123,10 +75,9 @@ class Stage:
         self._exits.__exit__(kind, error, trace)
 
     def _start_emulator(self, exits: ExitStack) -> str:
-        process = Process(self._directory / "aws.log", str(EMULATOR), **CREDENTIALS)
+        process = Process(self._directory / "aws.log", sys.executable, str(EMULATOR), **CREDENTIALS)
         exits.callback(process.close)
-        wait_until(lambda: "listening on " in process.text() or not process.alive, START_PATIENCE)
-        return process.text().split()[-1]
+        return process.address()
 
     def _make_queue(self) -> None:
         session = boto3.Session(CREDENTIALS["AWS_ACCESS_KEY_ID"], CREDENTIALS["AWS_SECRET_ACCESS_KEY"], region_name="eu-west-1")
@@ -144,7 +95,7 @@ class Stage:
         url = self.sqs.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]
         return url, self.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
 
-    def worker(self, **settings: Any) -> Process:
+    def worker(self, **settings: Any) -> Worker:
         """Start a worker, and wait until it works."""
         given = {
             "queue_url": self.queue_url,
@@ -154,20 +105,19 @@ class Stage:
             "settle": self.settle,
             "visibility_timeout": self.visibility,
             "wait_time": 1,
-            "prefetch": min(1000, 150 * self.visibility),
+            "prefetch": min(1000, HELD_PER_SECOND * self.visibility),
         }
         self._processes += 1
-        process = Process(
+        process = Worker(
             self._directory / f"worker-{self._processes}.log",
-            *("-m", "chaos.worker", json.dumps(given | settings)),
+            *(sys.executable, "-m", "chaos.worker", json.dumps(given | settings)),
             **CREDENTIALS,
             AWS_ENDPOINT_URL=self.before_sqs.url,
             AWS_MAX_ATTEMPTS="1",
         )
         self._exits.callback(process.close)
         wait_until(lambda: '"action": "start"' in process.text() or not process.alive, START_PATIENCE)
-        if not process.alive:
-            raise RuntimeError(f"a worker did not start: {process.text()}")
+        process.require_alive()
         return process
 
     def announce(self, ids: Iterable[str]) -> None:
@@ -198,21 +148,6 @@ class Stage:
         applied = self.cache.applied()
         pairs = [violations(applied[id], self.source.states.get(id, [])) for id in applied]
         return {"lost": lost, "wrong": sum(wrong for wrong, _ in pairs), "backward": sum(backward for _, backward in pairs)}
-
-
-def wait_until(condition: Callable[[], bool], seconds: float) -> float:
-    """
-    Look every twentieth of a second; return how long it took.
-
-    Raises:
-        TimeoutError: It has not come true.
-    """
-    started = time.monotonic()
-    while not condition():
-        if time.monotonic() - started > seconds:
-            raise TimeoutError(f"nothing came of it in {seconds:.0f} s")
-        time.sleep(0.05)
-    return time.monotonic() - started
 
 
 EMULATOR = Path(__file__).parents[1] / "examples" / "demo_parts" / "emulator.py"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import socketserver
 import struct
@@ -57,6 +58,12 @@ HANG_UP = Answer(status=0)
 
 RESET = Answer(status=0, reset=True)
 """No answer: the connection is reset."""
+
+
+def sqs_error(status: int, code: str) -> Answer:
+    """Refuse a call, as SQS does."""
+    body = json.dumps({"__type": f"com.amazonaws.sqs#{code}", "message": code}).encode()
+    return Answer(status, body, {"Content-Type": "application/x-amz-json-1.0"})
 
 
 def half(answer: Answer) -> Answer:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
 
 import boto3
 import psycopg
@@ -25,6 +24,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from werkzeug.serving import make_server
 
 from change_events import HTTPFetcher, MemorySink, Outcome, Sink, Worker
+from chaos.source import answer_of, id_in
 from chaos.wire import Answer, Asked, Server
 from demo_parts.emulator import KeepAlive, OneAtATime
 
@@ -186,26 +186,14 @@ class Source:
         self.arrived = threading.Semaphore(0)  # released at every request, before the gate
 
     def ids(self) -> list[str]:
-        return [unquote(asked.path.rpartition("/")[2]) for asked in self.asked]
+        return [id_in(asked) for asked in self.asked]
 
     def respond(self, asked: Asked) -> Answer:
         self.asked.append(asked)
         self.arrived.release()
         assert self.gate.wait(30)
-        id = unquote(asked.path.rpartition("/")[2])
-        return self.answer(id) or self.serve(id, asked.headers.get("If-None-Match"))
-
-    def serve(self, id: str, etag: str | None) -> Answer:
-        if id not in self.entities:
-            return Answer(404, b'{"detail": "no such product"}')
-        entity = self.entities[id]
-        if entity is None:
-            return Answer(410, b'{"detail": "deleted"}')
-        body = json.dumps(entity).encode()
-        tag = f'"{uuid.uuid5(uuid.NAMESPACE_OID, body.decode())}"'
-        if tag == etag:
-            return Answer(304)
-        return Answer(200, body, {"Content-Type": "application/json; charset=utf-8", "ETag": tag})
+        id = id_in(asked)
+        return self.answer(id) or answer_of(self.entities, id, asked.headers.get("If-None-Match"))
 
 
 @contextmanager

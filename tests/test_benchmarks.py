@@ -9,8 +9,9 @@ import pytest
 from benchmarks import contenders, cost, fresh, results
 from benchmarks.__main__ import command
 from benchmarks.bench import Bench
+from benchmarks.floor import floor
 from benchmarks.workloads import WORKLOADS, zipf
-from chaos.stage import wait_until
+from chaos.process import wait_until
 
 ROOT = Path(__file__).parents[1]
 
@@ -51,6 +52,10 @@ def test_the_floor_is_the_sum_of_its_calls(bench):
     calls = figures["receive"] / 10 + figures["delete"] / 10 + figures["get by urllib3"] + figures["upsert"]
     assert figures["floor"] == pytest.approx(calls, rel=0.9)  # medians of sums, and sums of medians
     assert figures["ours, 10 threads, times the floor"] > 0
+
+
+def test_an_event_is_a_tenth_of_two_batch_calls_a_get_and_an_upsert():
+    assert floor({"receive": 10.0, "delete": 20.0, "slow": 3.0, "quick": 1.0, "upsert": 4.0}, "slow") == 10.0
 
 
 def test_publishing_in_batches_takes_a_tenth_of_the_calls(bench):

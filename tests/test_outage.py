@@ -14,7 +14,7 @@ import pytest
 from change_events import FetchError, Found, MassDeletionError
 from change_events import _consumer as consumer_module
 from change_events import _worker as worker_module
-from chaos.wire import Answer, Proxy
+from chaos.wire import Answer, Proxy, sqs_error
 from conftest import running, spy, wait_until
 
 PAUSE = 0.2
@@ -253,12 +253,8 @@ def test_what_is_too_much_can_be_set(channel, sink, make_worker):
 # SQS
 
 
-AMZ_JSON = {"Content-Type": "application/x-amz-json-1.0"}
-
-
 def error(status, code):
-    body = json.dumps({"__type": f"com.amazonaws.sqs#{code}", "message": code}).encode()
-    return lambda asked: Answer(status, body, AMZ_JSON)
+    return lambda asked: sqs_error(status, code)
 
 
 @pytest.fixture
@@ -287,7 +283,7 @@ def pauses(monkeypatch):
 FAULTS = {
     "throttled": error(400, "ThrottlingException"),
     "failing": error(500, "InternalError"),
-    "half an answer": lambda asked: Answer(200, b'{"Messages": [', AMZ_JSON, length=1000),
+    "half an answer": lambda asked: Answer(200, b'{"Messages": [', length=1000),
     "no queue": error(400, "QueueDoesNotExist"),
     "no permission": error(403, "AccessDenied"),
 }

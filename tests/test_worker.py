@@ -25,6 +25,7 @@ from change_events import (
 from change_events import _consumer as consumer_module
 from change_events import _worker as worker_module
 from change_events._inbox import Inbox
+from chaos.source import answer_of
 from chaos.wire import Answer
 from conftest import failing, running, signalled, spy, wait_until
 
@@ -155,7 +156,7 @@ def test_an_event_that_comes_during_a_get_gets_another(channel, source, sink, ma
     worker = make_worker()
     source.gate.clear()
     source.entities["p1"] = {"id": "p1", "n": 1}
-    first = source.serve("p1", None)
+    first = answer_of(source.entities, "p1")
     answers = iter([first])
     source.answer = lambda id: next(answers, None)
     channel.announce("p1")

@@ -8,13 +8,12 @@ for nine GETs. Where there are fewer events than ten times the threads, some thr
 from __future__ import annotations
 
 import json
-import threading
 
 import boto3
 import urllib3
 from botocore.config import Config
 
-from benchmarks.contenders.work import Cache, told
+from benchmarks.contenders.work import Cache, in_threads, told
 
 
 def main() -> None:
@@ -37,11 +36,7 @@ def main() -> None:
             if done:
                 sqs.delete_message_batch(QueueUrl=work.queue_url, Entries=done)
 
-    threads = [threading.Thread(target=consume) for _ in range(work.threads)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(consume, work.threads)
 
 
 if __name__ == "__main__":

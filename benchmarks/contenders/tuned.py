@@ -7,7 +7,6 @@ More than ten threads are several such loops, as a receive brings no more than t
 from __future__ import annotations
 
 import json
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,7 +14,7 @@ import boto3
 import urllib3
 from botocore.config import Config
 
-from benchmarks.contenders.work import Cache, told
+from benchmarks.contenders.work import Cache, in_threads, told
 
 
 def main() -> None:
@@ -44,11 +43,7 @@ def main() -> None:
                     entries = [{"Id": str(number), "ReceiptHandle": handle} for number, handle in enumerate(done)]
                     sqs.delete_message_batch(QueueUrl=work.queue_url, Entries=entries)
 
-    threads = [threading.Thread(target=consume) for _ in range(max(1, work.threads // 10))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(consume, max(1, work.threads // 10))
 
 
 if __name__ == "__main__":

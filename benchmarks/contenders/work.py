@@ -11,6 +11,7 @@ import os
 import sqlite3
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,15 @@ class Work:
 def told() -> Work:
     """Return what the benchmark has told."""
     return Work(**json.loads(os.environ.get("BENCH") or sys.argv[1]))
+
+
+def in_threads(consume: Callable[[], object], number: int) -> None:
+    """Run it in so many threads, and wait for them all."""
+    threads = [threading.Thread(target=consume) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 class Cache:

@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 
 from chaos.figures import Figure, exactly, none
 from chaos.fuzz._draw import Surprises, for_each
-from chaos.stage import Stage, wait_until
+from chaos.process import wait_until
+from chaos.stage import Stage
 from chaos.wire import Raw, RawServer
 from proof._parallel import Progress
 
 if TYPE_CHECKING:
     from hypothesis.strategies import DrawFn, SearchStrategy
 
-    from chaos.stage import Process
+    from chaos.stage import Worker
 
 
 PATIENCE = 120.0
@@ -395,7 +396,7 @@ def _asked_for(line: str, surprises: Surprises) -> str | None:
     return unquote(match[1], errors="strict")
 
 
-def _crashes(worker: Process) -> int:
+def _crashes(worker: Worker) -> int:
     """Stop the worker; return 1 if it had died, or ends as one that has, and 1 for each thing that it calls critical."""
     died = not worker.alive
     if not died:

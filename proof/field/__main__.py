@@ -15,6 +15,7 @@ from proof._docs import write_between_markers
 from proof._parallel import Progress, results
 from proof.field._conditions import BY_NAME, CONTENDERS, WRITES
 from proof.field._play import Job, play
+from proof.field._plot import draw
 from proof.field._results import CODE, ROOT, Sum, as_json, as_markdown, as_text, conditions, rounded
 
 if TYPE_CHECKING:
@@ -149,8 +150,6 @@ def _broken(ours: Sum) -> list[str]:
 
 
 def _save(sums: dict[str, Sum], arguments: argparse.Namespace, seconds: float) -> None:
-    from proof.field._plot import draw  # not above: matplotlib takes a second, in every process
-
     path = ROOT / "proof" / "results" / "field.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(as_json(sums, factor=arguments.faults, world=arguments.world, seconds=seconds), encoding="utf-8")

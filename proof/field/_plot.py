@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from proof._plot import INK, plot
 from proof.field._results import rounded
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from proof.field._results import Sum
-
-INK = "#7d8590"
-"""Readable on white and on black, as a page may be either."""
 
 COLOURS = {
     "payload after": ("#d4351c", "-"),
@@ -34,31 +32,10 @@ LEAST_RATE = 0.1
 
 
 def draw(sums: dict[str, Sum], path: Path) -> None:
-    """Draw it, the same to the byte for the same figures."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    from matplotlib import pyplot as plt
-
-    style: Any = {
-        "axes.edgecolor": INK,
-        "axes.labelcolor": INK,
-        "axes.spines.right": False,
-        "axes.spines.top": False,
-        "font.size": 9,
-        "grid.alpha": 0.25,
-        "grid.color": INK,
-        "svg.hashsalt": "field",
-        "text.color": INK,
-        "xtick.color": INK,
-        "ytick.color": INK,
-    }
-    with plt.rc_context(style):
-        figure, (distribution, bars) = plt.subplots(1, 2, figsize=(11, 4.4), width_ratios=[1.5, 1], layout="constrained")
+    """Draw it."""
+    with plot(path, 1, 2, salt="field", figsize=(11, 4.4), width_ratios=[1.5, 1]) as (distribution, bars):
         _distribution(distribution, sums)
         _bars(bars, sums)
-        figure.savefig(path, format="svg", transparent=True, metadata={"Date": None})
-        plt.close(figure)
 
 
 def _distribution(axes: Any, sums: dict[str, Sum]) -> None:
