@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import socket
@@ -19,6 +20,9 @@ from typing import Any
 import boto3
 import psycopg
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import settings
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
@@ -207,6 +211,85 @@ def serving(source: Source, tls: ssl.SSLContext | None = None) -> Iterator[Sourc
 def source() -> Iterator[Source]:
     with serving(Source()) as running:
         yield running
+
+
+# Who is who
+
+NOW = dt.datetime.now(dt.timezone.utc)
+DAY = dt.timedelta(days=1)
+
+
+def certificate(
+    key: Any,
+    *,
+    begins: dt.datetime = NOW - DAY,
+    ends: dt.datetime = NOW + DAY,
+    host: str | None = None,
+    ca: bool = False,
+    issuer: tuple[Any, Any] | None = None,
+) -> x509.Certificate:
+    """Make a certificate, self-signed unless there is an issuer: a pair of certificate and key."""
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host or "sns.amazonaws.com")])
+    issuing, issuing_key = issuer or (None, key)
+    authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuing_key.public_key())
+    usage = dict.fromkeys(
+        ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only", "decipher_only"),
+        False,
+    )
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(issuing.subject if issuing else name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(begins)
+        .not_valid_after(ends)
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(authority, critical=False)
+        .add_extension(x509.KeyUsage(digital_signature=True, key_cert_sign=ca, crl_sign=ca, **usage), critical=True)
+    )
+    if host:
+        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+    return builder.sign(issuing_key, hashes.SHA256())
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory):
+    """Who says which server is which: its certificate's file, and what makes server certificates."""
+    ca_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    ca = certificate(ca_key, ca=True, host="authority.example")
+    directory = tmp_path_factory.mktemp("authority")
+    (directory / "ca.pem").write_bytes(ca.public_bytes(serialization.Encoding.PEM))
+
+    def server(host):
+        server_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        private = server_key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        chain = certificate(server_key, host=host, issuer=(ca, ca_key)).public_bytes(serialization.Encoding.PEM)
+        (directory / f"{host}.pem").write_bytes(private + chain)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(directory / f"{host}.pem")
+        return context
+
+    return directory / "ca.pem", server
+
+
+@pytest.fixture
+def look_up(monkeypatch):
+    """Say where a host is, as only a name server may."""
+    ports = {}
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host, port, *args, **kwargs):
+        if host in ports:
+            return real("127.0.0.1", ports[host], *args, **kwargs)
+        assert "amazonaws" not in str(host), "a test must not ask AWS"
+        return real(host, port, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    return ports
 
 
 class Outcomes:

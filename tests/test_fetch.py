@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gzip
 import json
 import re
@@ -25,9 +26,19 @@ JSON = {"Content-Type": "application/json"}
 HTML = {"Content-Type": "text/html; charset=utf-8"}
 
 
+@pytest.fixture(params=["connections of its own", "a pool of the user's"])
+def make(request):
+    """HTTPFetcher, with either of its two ways to the source."""
+    if request.param == "connections of its own":
+        yield HTTPFetcher
+        return
+    with urllib3.PoolManager(maxsize=20) as pool:
+        yield functools.partial(HTTPFetcher, pool=pool)
+
+
 @pytest.fixture
-def fetcher(source):
-    return HTTPFetcher(source.url + "/products/{id}")
+def fetcher(make, source):
+    return make(source.url + "/products/{id}")
 
 
 def answering(source, answer):
@@ -35,11 +46,11 @@ def answering(source, answer):
 
 
 @contextlib.contextmanager
-def answering_raw(status, *headers):
+def answering_raw(make, status, *headers):
     """Where headers are not what a dictionary can hold. The body is an empty object."""
     text = b"\r\n".join([b"HTTP/1.1 " + status, *headers, b"Content-Length: 2", b"", b"{}"])
     with RawServer(lambda _: Raw(text)) as server:
-        yield HTTPFetcher(server.url + "/{id}")
+        yield make(server.url + "/{id}")
 
 
 # What is asked
@@ -199,11 +210,11 @@ def test_410_and_a_404_that_is_no_page_are_gone(source, fetcher, answer):
 
 
 @pytest.mark.parametrize("types", [["text/html"] * 2, ["application/json", "Text/HTML; x=y"], ["text/html", "text/plain"]])
-def test_a_404_that_is_html_among_other_types_is_not_believed(types):
+def test_a_404_that_is_html_among_other_types_is_not_believed(make, types):
     """A proxy that adds a Content-Type to the one that is there."""
     headers = [f"Content-Type: {one}".encode() for one in types]
 
-    with answering_raw(b"404 Not Found", *headers) as fetcher, pytest.raises(FetchError, match="404"):
+    with answering_raw(make, b"404 Not Found", *headers) as fetcher, pytest.raises(FetchError, match="404"):
         fetcher.fetch("p1")
 
 
@@ -216,28 +227,28 @@ def test_a_404_that_is_html_among_other_types_is_not_believed(types):
         (["application/json", "text/html"], False),
     ],
 )
-def test_an_entity_is_json_by_all_its_types(types, is_json):
+def test_an_entity_is_json_by_all_its_types(make, types, is_json):
     headers = [f"Content-Type: {one}".encode() for one in types]
     refused = contextlib.nullcontext() if is_json else pytest.raises(FetchError, match="not JSON")
 
-    with answering_raw(b"200 OK", *headers) as fetcher, refused:
+    with answering_raw(make, b"200 OK", *headers) as fetcher, refused:
         assert fetcher.fetch("p1") == Found({})
 
 
 @pytest.mark.parametrize("broken", [b"no header", b"X Y: z", b"\xff: x", b"Content-Length : 2"])
-def test_a_404_whose_headers_are_hidden_by_a_broken_one_is_not_believed(broken):
+def test_a_404_whose_headers_are_hidden_by_a_broken_one_is_not_believed(make, broken):
     """Python reads them up to that line, so that nobody knows its media type, nor its length."""
     headers = [broken, b"Content-Type: text/html"]
 
-    with answering_raw(b"404 Not Found", *headers) as fetcher, pytest.raises(FetchError, match="404"):
+    with answering_raw(make, b"404 Not Found", *headers) as fetcher, pytest.raises(FetchError, match="404"):
         fetcher.fetch("p1")
 
 
-def test_which_404_to_believe_is_a_setting(source):
+def test_which_404_to_believe_is_a_setting(make, source):
     def is_gone(headers, body):
         return headers["content-type"].startswith("application/json") and json.loads(body)["detail"] == "no such product"
 
-    fetcher = HTTPFetcher(source.url + "/{id}", is_gone=is_gone)
+    fetcher = make(source.url + "/{id}", is_gone=is_gone)
 
     assert fetcher.fetch("p1") == Gone()
     answering(source, Answer(404, b'{"detail": "no such route"}'))
@@ -327,61 +338,61 @@ def test_the_source_may_say_when_to_come_back(source, fetcher, value, seconds):
     assert caught.value.retry_after == seconds
 
 
-def test_a_body_over_the_limit_is_refused_without_being_read_to_its_end(source):
+def test_a_body_over_the_limit_is_refused_without_being_read_to_its_end(make, source):
     body = b'{"id": "p1", "x": "' + b"x" * (11 * 1024 * 1024) + b'"}'
     answering(source, Answer(200, body))
 
     with pytest.raises(FetchError, match="longer than 10485760 bytes"):
-        HTTPFetcher(source.url + "/{id}").fetch("p1")
-    assert len(HTTPFetcher(source.url + "/{id}", max_bytes=len(body)).fetch("p1").value["x"]) == 11 * 1024 * 1024
+        make(source.url + "/{id}").fetch("p1")
+    assert len(make(source.url + "/{id}", max_bytes=len(body)).fetch("p1").value["x"]) == 11 * 1024 * 1024
 
 
-def test_the_limit_is_that_of_the_decoded_body(source):
+def test_the_limit_is_that_of_the_decoded_body(make, source):
     answering(source, Answer(200, gzip.compress(b'{"x": "' + b"x" * 100_000 + b'"}'), JSON | {"Content-Encoding": "gzip"}))
 
     with pytest.raises(FetchError, match="longer than 90000 bytes"):
-        HTTPFetcher(source.url + "/{id}", max_bytes=90_000).fetch("p1")
+        make(source.url + "/{id}", max_bytes=90_000).fetch("p1")
 
 
-def test_a_source_that_says_nothing_costs_no_more_than_the_timeout(source):
+def test_a_source_that_says_nothing_costs_no_more_than_the_timeout(make, source):
     source.gate.clear()
     started = time.monotonic()
 
     with pytest.raises(FetchError, match="timed out"):
-        HTTPFetcher(source.url + "/{id}", timeout=0.2).fetch("p1")
+        make(source.url + "/{id}", timeout=0.2).fetch("p1")
 
     assert 0.15 < time.monotonic() - started < 2
     source.gate.set()
 
 
-def test_a_source_that_trickles_costs_no_more_than_twice_the_timeout(source):
+def test_a_source_that_trickles_costs_no_more_than_twice_the_timeout(make, source):
     answering(source, Answer(200, b"{", length=200, chunks=[(0.05, b" ")] * 100))
     started = time.monotonic()
 
     with pytest.raises(FetchError, match=r"longer than 0.3 s|took longer"):
-        HTTPFetcher(source.url + "/{id}", timeout=0.3).fetch("p1")
+        make(source.url + "/{id}", timeout=0.3).fetch("p1")
 
     assert time.monotonic() - started < 2
 
 
-def test_a_source_that_stalls_in_mid_body_decides_nothing(source):
+def test_a_source_that_stalls_in_mid_body_decides_nothing(make, source):
     answering(source, Answer(200, b"{", length=200, chunks=[(3, b" ")]))
     started = time.monotonic()
 
     with pytest.raises(FetchError, match="broke off"):
-        HTTPFetcher(source.url + "/{id}", timeout=0.2).fetch("p1")
+        make(source.url + "/{id}", timeout=0.2).fetch("p1")
 
     assert time.monotonic() - started < 2
 
 
-def test_nobody_there_decides_nothing(free_port):
+def test_nobody_there_decides_nothing(make, free_port):
     with pytest.raises(FetchError, match="refused"):
-        HTTPFetcher(f"http://127.0.0.1:{free_port}/{{id}}").fetch("p1")
+        make(f"http://127.0.0.1:{free_port}/{{id}}").fetch("p1")
 
 
-def test_a_name_that_does_not_resolve_decides_nothing():
-    with pytest.raises(FetchError, match=r"name|resolve"):
-        HTTPFetcher("http://products.invalid/{id}").fetch("p1")
+def test_a_name_that_does_not_resolve_decides_nothing(make):
+    with pytest.raises(FetchError, match=r"Name|resolve"):
+        make("http://products.invalid/{id}").fetch("p1")
 
 
 # Redirects
@@ -432,19 +443,57 @@ def test_threads_keep_their_connections(source, fetcher, caplog):
 
 def test_a_connection_that_the_source_has_just_closed_is_no_failure(source, fetcher):
     source.entities["p1"] = {"id": "p1"}
-    answers = iter([HANG_UP])
+    answers = iter([None, HANG_UP])
     source.answer = lambda id: next(answers, None)
 
-    assert fetcher.fetch("p1").value == {"id": "p1"}
-    assert len(source.asked) == 2
+    assert [fetcher.fetch("p1").value for _ in range(2)] == [{"id": "p1"}] * 2
+    assert len(source.asked) == 3
 
 
 def test_a_source_that_keeps_hanging_up_decides_nothing(source, fetcher):
+    source.entities["p1"] = {"id": "p1"}
+    fetcher.fetch("p1")
     answering(source, HANG_UP)
 
     with pytest.raises(FetchError, match="without response"):
         fetcher.fetch("p1")
-    assert len(source.asked) == 2
+    assert len(source.asked) == 1 + 2
+
+
+def test_a_connection_that_the_source_closes_is_not_kept(source):
+    fetcher = HTTPFetcher(source.url + "/{id}")
+    answering(source, Answer(200, b'{"id": "p1"}', JSON | {"Connection": "close"}))
+
+    assert fetcher.fetch("p1") == Found({"id": "p1"})
+    assert fetcher._transport._idle == []
+
+
+def test_connections_are_closed_when_nobody_has_the_fetcher_any_more(source):
+    fetcher = HTTPFetcher(source.url + "/{id}")
+    fetcher.fetch("p1")
+    (connection,) = fetcher._transport._idle
+
+    del fetcher
+
+    assert connection.sock is None
+
+
+def test_a_source_is_who_it_says_it_is(authority, look_up, monkeypatch):
+    certificate, server = authority
+    source = Source()
+    source.entities["p1"] = {"id": "p1"}
+    with serving(source, server("products.example")):
+        port = source.url.rpartition(":")[2]
+        url = f"https://products.example:{port}/{{id}}"
+        look_up["products.example"] = look_up["other.example"] = port
+
+        with pytest.raises(FetchError, match="certificate"):
+            HTTPFetcher(url).fetch("p1")
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert HTTPFetcher(url).fetch("p1").value == {"id": "p1"}
+        with pytest.raises(FetchError, match="certificate"):
+            HTTPFetcher(url.replace("products", "other")).fetch("p1")
+    assert len(source.asked) == 1
 
 
 def test_a_pool_of_ones_own_is_used(source):
@@ -471,6 +520,7 @@ def test_a_pool_of_ones_own_is_used(source):
         ("products.example.com/{id}", "no http"),
         ("https:///{id}", "no http"),
         ("", "no http"),
+        ("https://products.example.com:port/{id}", "no URL"),
         ("https://user:secret@products.example.com/{id}", "takes no password in the URL"),
     ],
 )

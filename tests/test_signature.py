@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import base64
-import datetime as dt
 import json
 import logging
-import socket
-import ssl
 import subprocess
 import sys
 import time
@@ -15,7 +12,6 @@ import uuid
 from types import SimpleNamespace
 
 import pytest
-from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
@@ -28,15 +24,13 @@ from change_events._codec import decode
 from change_events._signature import SignatureVerifier
 from change_events.testing import FakeQueue, FakeSource
 from chaos.wire import HANG_UP, Answer
-from conftest import Source, running, serving, wait_until
+from conftest import DAY, NOW, Source, certificate, running, serving, wait_until
 
 HOST = "sns.eu-west-1.amazonaws.com"
 TOPIC = "arn:aws:sns:eu-west-1:123456789012:products"
 NAME = f"SimpleNotificationService-{'0a' * 16}.pem"
 URL = f"https://{HOST}/{NAME}"
 BODY = '{"id": "p1"}'
-NOW = dt.datetime.now(dt.timezone.utc)
-DAY = dt.timedelta(days=1)
 
 
 @pytest.fixture(scope="session")
@@ -50,78 +44,13 @@ def another_key():
     return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
-def certificate(key, *, begins=NOW - DAY, ends=NOW + DAY, host=None, ca=False, issuer=None):
-    """Make a certificate, self-signed unless there is an issuer: a pair of certificate and key."""
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host or "sns.amazonaws.com")])
-    issuing, issuing_key = issuer or (None, key)
-    authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuing_key.public_key())
-    usage = dict.fromkeys(
-        ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only", "decipher_only"),
-        False,
-    )
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(issuing.subject if issuing else name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(begins)
-        .not_valid_after(ends)
-        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(authority, critical=False)
-        .add_extension(x509.KeyUsage(digital_signature=True, key_cert_sign=ca, crl_sign=ca, **usage), critical=True)
-    )
-    if host:
-        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
-    return builder.sign(issuing_key, hashes.SHA256())
-
-
 def pem(certificate):
     return Answer(body=certificate.public_bytes(serialization.Encoding.PEM), headers={"Content-Type": "application/x-pem-file"})
 
 
 @pytest.fixture(scope="session")
-def authority(tmp_path_factory):
-    """Who says which server is which: its certificate's file, and what makes server certificates."""
-    ca_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    ca = certificate(ca_key, ca=True, host="authority.example")
-    directory = tmp_path_factory.mktemp("authority")
-    (directory / "ca.pem").write_bytes(ca.public_bytes(serialization.Encoding.PEM))
-
-    def server(host):
-        server_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-        private = server_key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        chain = certificate(server_key, host=host, issuer=(ca, ca_key)).public_bytes(serialization.Encoding.PEM)
-        (directory / f"{host}.pem").write_bytes(private + chain)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(directory / f"{host}.pem")
-        return context
-
-    return directory / "ca.pem", server
-
-
-@pytest.fixture(scope="session")
 def server_context(authority):
     return authority[1](HOST)
-
-
-@pytest.fixture
-def look_up(monkeypatch):
-    """Say where a host is, as only a name server may."""
-    ports = {}
-    real = socket.getaddrinfo
-
-    def getaddrinfo(host, port, *args, **kwargs):
-        if host in ports:
-            return real("127.0.0.1", ports[host], *args, **kwargs)
-        assert "amazonaws" not in str(host), "a test must not ask AWS"
-        return real(host, port, *args, **kwargs)
-
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    return ports
 
 
 @pytest.fixture

@@ -5,24 +5,21 @@ from __future__ import annotations
 import json
 import math
 import time
-from email.errors import MissingHeaderBodySeparatorDefect
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError, ProtocolError
+from urllib3.exceptions import HTTPError, LocationParseError
 
 from change_events._event import Found, Gone, Unchanged
+from change_events._http import Answer, Connections, Pooled, Transport
 from change_events._ids import checked_id
 from change_events.exceptions import ConfigurationError, FetchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-KEPT_CONNECTIONS = 256
-"""More than a worker has threads, so that no thread's connection is thrown away. Unused ones cost nothing."""
-
-_CHUNK = 64 * 1024
+_REDIRECTS = {301, 302, 303, 307, 308}
 
 
 def not_html(headers: Mapping[str, str], body: bytes) -> bool:
@@ -66,14 +63,15 @@ class HTTPFetcher:
         pool: urllib3.PoolManager | None = None,
         max_bytes: int = 10 * 1024 * 1024,
     ) -> None:
-        _require_template(url)
+        parsed = _parsed(url)
         if timeout <= 0 or max_bytes <= 0:
             raise ConfigurationError(f"timeout and max_bytes must be positive, not {timeout} and {max_bytes}")
-        self._url = url
+        self._origin = f"{parsed.scheme}://{parsed.netloc}"
+        self._target = parsed.request_uri.replace("%7Bid%7D", "{id}")
         self._timeout = timeout
         self._headers = headers
         self._is_gone = is_gone or not_html
-        self._pool = pool or urllib3.PoolManager(maxsize=KEPT_CONNECTIONS)
+        self._transport: Transport = Pooled(pool, self._origin) if pool else Connections(parsed)
         self._max_bytes = max_bytes
 
     def fetch(self, id: str, /, *, etag: str | None = None) -> Found[dict[str, Any]] | Unchanged | Gone:
@@ -88,82 +86,36 @@ class HTTPFetcher:
             FetchError: The answer decides nothing.
         """
         try:
-            url = self._url.replace("{id}", quote(checked_id(id), safe=""))
+            target = self._target.replace("{id}", quote(checked_id(id), safe=""))
         except ValueError as error:
             raise FetchError(str(error)) from None
-        deadline = time.monotonic() + self._timeout
-        response = self._get(url, self._request_headers(etag), deadline)
-        try:
-            return self._read(response, id, etag, deadline)
-        except BaseException:
-            response.close()  # half-read: the connection can't be used again
-            raise
+        answer = self._get(target, self._request_headers(etag))
+        if answer.status == 200:
+            return Found(entity_in(answer.headers, answer.body, id), answer.headers.get("ETag"))
+        if answer.status == 304 and etag is not None:
+            return Unchanged()
+        if answer.status == 410 or (
+            answer.status == 404 and not answer.hides_headers and self._is_gone(answer.headers, answer.body)
+        ):
+            return Gone()
+        raise _undecided(id, answer)
 
     def _request_headers(self, etag: str | None) -> dict[str, str]:
         own = self._headers() if callable(self._headers) else self._headers or {}
-        headers = {"Accept": "application/json", **own, "Cache-Control": "no-cache"}
+        headers = {"Accept": "application/json", "User-Agent": "change-events", **own, "Cache-Control": "no-cache"}
         if etag is not None:
             headers["If-None-Match"] = etag
         return headers
 
-    def _get(self, url: str, headers: dict[str, str], deadline: float) -> urllib3.BaseHTTPResponse:
+    def _get(self, target: str, headers: dict[str, str]) -> Answer:
+        deadline = time.monotonic() + self._timeout
         try:
-            try:
-                return self._send(url, headers, deadline)
-            except ProtocolError:  # a kept connection that the source has just closed; a GET may be repeated (RFC 9110, 9.2.2)
-                return self._send(url, headers, deadline)
-        except HTTPError as error:
-            raise FetchError(f"GET {url}: {error}") from error
-
-    def _send(self, url: str, headers: dict[str, str], deadline: float) -> urllib3.BaseHTTPResponse:
-        return self._pool.request(
-            "GET",
-            url,
-            headers=headers,
-            timeout=max(deadline - time.monotonic(), 0.001),
-            retries=False,
-            redirect=False,
-            preload_content=False,
-        )
-
-    def _read(
-        self, response: urllib3.BaseHTTPResponse, id: str, etag: str | None, deadline: float
-    ) -> Found[dict[str, Any]] | Unchanged | Gone:
-        status = response.status
-        body = body_of(response, self._max_bytes, deadline)
-        if status == 200:
-            return Found(entity_in(response.headers, body, id), response.headers.get("ETag"))
-        if status == 304 and etag is not None:
-            return Unchanged()
-        if status == 410 or (status == 404 and _has_all_headers(response) and self._is_gone(response.headers, body)):
-            return Gone()
-        location = response.get_redirect_location()
-        raise FetchError(
-            f"GET {id!r} answered {status}"
-            + (f": it is at {location}. If that is right, put it into HTTPFetcher(url)" if location else ""),
-            status=status,
-            retry_after=_retry_after(response),
-        )
+            return self._transport.get(target, headers, deadline=deadline, max_bytes=self._max_bytes)
+        except FetchError as error:
+            raise FetchError(f"GET {self._origin}{target}: {error}", status=error.status) from error
 
 
-def body_of(response: urllib3.BaseHTTPResponse, max_bytes: int, deadline: float) -> bytes:
-    """Read a body to its end; a `FetchError` if it is longer, breaks off, or is not there by the (monotonic) deadline."""
-    chunks, size = [], 0
-    try:
-        # Not read(n): it waits for n bytes, so that a trickle would outlast any timeout.
-        while chunk := response.read1(_CHUNK):
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > max_bytes:
-                raise FetchError(f"the body is longer than {max_bytes} bytes", status=response.status)
-            if time.monotonic() > deadline:
-                raise FetchError("the body took longer than the timeout")
-    except HTTPError as error:
-        raise FetchError(f"the body broke off: {error}") from error
-    return b"".join(chunks)
-
-
-def _require_template(url: str) -> None:
+def _parsed(url: str) -> urllib3.util.Url:
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ConfigurationError(f"{url!r} is no http(s) URL; write it like https://products.example.com/products/{{id}}")
@@ -171,6 +123,10 @@ def _require_template(url: str) -> None:
         raise ConfigurationError(f"{url!r} has no {{id}} in its path or query, so it can't name an entity")
     if "@" in parts.netloc:
         raise ConfigurationError("HTTPFetcher(url) takes no password in the URL; give an Authorization header in headers=")
+    try:
+        return urllib3.util.parse_url(url)
+    except LocationParseError as error:
+        raise ConfigurationError(f"{url!r} is no URL: {error}") from error
 
 
 def entity_in(headers: Mapping[str, str], body: bytes, id: str) -> dict[str, Any]:
@@ -189,9 +145,19 @@ def entity_in(headers: Mapping[str, str], body: bytes, id: str) -> dict[str, Any
     return entity
 
 
-def _retry_after(response: urllib3.BaseHTTPResponse) -> float | None:
+def _undecided(id: str, answer: Answer) -> FetchError:
+    location = answer.headers.get("Location") if answer.status in _REDIRECTS else None
+    return FetchError(
+        f"GET {id!r} answered {answer.status}"
+        + (f": it is at {location}. If that is right, put it into HTTPFetcher(url)" if location else ""),
+        status=answer.status,
+        retry_after=_retry_after(answer.headers.get("Retry-After")),
+    )
+
+
+def _retry_after(value: str | None) -> float | None:
     try:
-        return urllib3.Retry().get_retry_after(response)
+        return None if value is None else urllib3.Retry().parse_retry_after(value)
     except (HTTPError, ValueError, OverflowError):  # neither seconds nor a date of this calendar
         return None
 
@@ -199,13 +165,6 @@ def _retry_after(response: urllib3.BaseHTTPResponse) -> float | None:
 def _media_types(headers: Mapping[str, str]) -> list[str]:
     """Return the media type; or several, where a proxy has added its own to the service's (joined as RFC 9110, 5.3 has it)."""
     return [value.partition(";")[0].strip().lower() for value in headers.get("Content-Type", "").split(",")]
-
-
-def _has_all_headers(response: urllib3.BaseHTTPResponse) -> bool:
-    """Return False if a line that is no header hides those behind it: the media type and the length, maybe."""
-    # urllib3 logs that and goes on, so that only the message which http.client has read knows of it.
-    message = getattr(getattr(response, "_original_response", None), "msg", None)
-    return not any(isinstance(defect, MissingHeaderBodySeparatorDefect) for defect in getattr(message, "defects", ()))
 
 
 def _refuse(constant: str) -> None:

@@ -22,7 +22,7 @@ from cryptography.x509 import load_pem_x509_certificate
 from urllib3.exceptions import HTTPError
 
 from change_events._codec import parsed_arn
-from change_events._fetch import body_of
+from change_events._http import body_of
 from change_events.exceptions import ConfigurationError, DecodeError, FetchError
 
 if TYPE_CHECKING:
