@@ -159,7 +159,12 @@ class Catalogue:
         return {id: Found(len(id)) for id in ids}
 
 
-own: BulkFetcher[int] = Catalogue()
+def many(fetcher: BulkFetcher[int]) -> None:
+    assert_type(fetcher.fetch_many(["p1"]), Mapping[str, Found[int]])
+    assert_type(fetcher.bulk_size, int)
+
+
+many(Catalogue())
 of_numbers = Worker("https://sqs.eu-west-1.amazonaws.com/123456789012/q", fetcher=Catalogue(), sink=MemorySink[int]())
 assert_type(of_numbers, Worker[int])
 
@@ -167,10 +172,9 @@ assert_type(of_numbers, Worker[int])
 def seams(sqlite: SQLiteSink, dynamodb: DynamoDBSink, memory: MemorySink[dict[str, Any]], numbers: MemorySink[int]) -> None:
     fetcher = HTTPFetcher("https://products.example.com/products/{id}")
     fetches: Fetcher[dict[str, Any]] = fetcher
-    fetches_many: BulkFetcher[dict[str, Any]] = fetcher
-    assert_type(fetches_many.fetch_many(["p1"]), Mapping[str, Found[dict[str, Any]]])
     assert_type(fetcher.fetch_many(("p1", "p2")), dict[str, Found[dict[str, Any]]])
-    assert_type(fetches_many.bulk_size, int)
+    of_objects: BulkFetcher[dict[str, Any]] = fetcher
+    assert_type(of_objects.bulk_size, int)
     postgres = PostgresSink("dbname=products", upsert=upsert, delete=lambda connection, id: connection.execute("", (id,)))
     sinks: list[Sink[dict[str, Any]]] = [sqlite, postgres, dynamodb, memory]
     assert_type(postgres.get("p1"), dict[str, Any] | None)
