@@ -3,7 +3,8 @@ Every schedule: the production code, one step at a time, against an SNS, an SQS,
 
 Each row is a set-up. In each, every history of so many saves of one entity is walked: put or delete, on top of an entity that
 is there or not, one after the other and at the same time, with two workers, and where it says so with one more saver whose
-save raises (and may be committed all the same), and with one fault of seven kinds, at any step.
+save raises (and may be committed all the same), and with one fault of seven kinds, at any step. With bulk GETs there is an
+eighth: an entity that is there is left out.
 
 A schedule is counted once for all that differ only in the names of workers, savers and messages, or in when something was
 done that nobody else could see. Late saves may outlast the settle window; with slow SNS a broadcast may take that long, too.
@@ -53,6 +54,8 @@ class Walk:
 
 
 LATE = Setup(renewals=True, early_look=False)
+BULK = Setup(bulk=True)
+BULK_DELAYED = Setup(bulk=True, delay=SETTLE)
 SLOW = Setup(renewals=True, slow_publish=True, early_look=False)
 WALKS = (
     Walk("early look", Setup(), 2, fault=True),
@@ -66,6 +69,9 @@ WALKS = (
     Walk("late saves", LATE, 1, fault=True),
     Walk("late saves", LATE, 0, failing=True, fault=True),
     Walk("slow SNS", SLOW, 1),
+    Walk("bulk", BULK, 2, fault=True),
+    Walk("bulk", BULK, 1, failing=True, fault=True),
+    Walk("bulk, delay", BULK_DELAYED, 2, failing=True, fault=True),
     Walk("early look", Setup(), 2, failing=True, fault=True, long=True),
     Walk("early look", Setup(), 3, long=True),
     Walk("one look", Setup(early_look=False), 3, fault=True, long=True),

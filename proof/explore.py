@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, TypeAlias
 from change_events import Entry, Found, Gone, MemorySink, Unchanged
 from change_events import _inbox as inbox
 from change_events.sinks import memory
-from proof.programs import ID, Effect, Facts, Message, Process, Saver, Setup, Violation, Worker, etag, numbered
+from proof.programs import GETS, ID, Effect, Facts, Message, Process, Saver, Setup, Violation, Worker, etag, numbered
 
 HELD = -1
 """Stands for the time until a message gets visible, while somebody holds it."""
@@ -37,6 +37,9 @@ LONGEST_SAVE = 2
 
 LONGEST_PUBLISH = 2
 """Ticks that SNS takes at the most to answer, where it is slow."""
+
+ABSENT = 206
+"""Stands for the status of what is not in the answer to a GET of many: one that never deletes."""
 
 SPENT = "spent"
 """The fault of a schedule that has had one."""
@@ -60,12 +63,22 @@ class Queued(NamedTuple):
 
 
 class Row(NamedTuple):
-    """The cache's row, and what the source's latest commit was when its last look began its GET."""
+    """
+    The cache's row.
+
+    Attributes:
+        version: Its version.
+        present: Whether the entity is there.
+        etag: The ETag of the state that is.
+        saw: What the source's latest commit was when its last look began its GET.
+        told: Whether the source has told that ETag, and the row has it; a GET of many tells none.
+    """
 
     version: int
     present: bool
     etag: str | None
     saw: int
+    told: bool = True
 
 
 class At(NamedTuple):
@@ -106,6 +119,7 @@ FAULTS = (
     "batch call half failed",
     "source answers 503",
     "SNS refuses",
+    "left out of many",
 )
 
 
@@ -280,7 +294,7 @@ class World:
             return self._saver_effect(state, self._failing or 0, raising, "save", ("commit",))
         if self._is_still(state):
             for index, at in enumerate(state.workers):
-                if [effect[0] for _, effect in self.worker.known[at.number].wants] == ["get"]:
+                if [effect[0] in GETS for _, effect in self.worker.known[at.number].wants] == [True]:
                     return self._look_steps(state, index)
         return None
 
@@ -427,12 +441,10 @@ class World:
         if name == "entry":
             row = state.row
             step = (who, f"reads the entry: version {row.version}")
-            yield step, after((min(row.version, 1), row.present, row.etag), row.version)
-        elif name == "get":
-            answer = self._answer(state, effect[1])
-            yield (who, f"GETs commit {state.commits}: {answer[0]}"), after(answer)
-            if self._may(state, "source answers 503"):
-                yield (who, "GETs: 503"), after((503, -1))._replace(fault=SPENT)
+            yield step, after((min(row.version, 1), row.present, row.etag if row.told else None), row.version)
+        elif name in GETS:
+            for what, answer, fault in self._answers(state, effect):
+                yield (who, what), after(answer)._replace(fault=fault)
         elif name == "arrive":
             yield (who, "gets the answer"), after(None)
         elif name == "apply":
@@ -446,20 +458,33 @@ class World:
             state = state._replace(queue=_shown(state.queue, index, places))
             yield (who, f"hands back {_names(state, index, places)}"), after(None)
 
+    def _answers(self, state: State, effect: Effect) -> Iterator[tuple[str, tuple[int, int], str | None]]:
+        """Yield what the source may answer: in words, with which status and commit, and the fault that the schedule has had."""
+        if effect[0] == "get":
+            answer = self._answer(state, effect[1])
+            yield f"GETs commit {state.commits}: {answer[0]}", answer, state.fault
+        else:
+            status, there = (200, "there") if state.present else (ABSENT, "not there")
+            yield f"GETs many at commit {state.commits}: it is {there}", (status, state.commits), state.fault
+            if state.present and self._may(state, "left out of many"):
+                yield "GETs many: it is left out", (ABSENT, state.commits), SPENT
+        if self._may(state, "source answers 503"):
+            yield f"{'GETs' if effect[0] == 'get' else 'GETs many'}: 503", (503, -1), SPENT
+
     def _answer(self, state: State, known_etag: Hashable) -> tuple[int, int]:
         if state.present:
             return (304 if known_etag == etag(state.commits) else 200, state.commits)
         return (410 if state.commits else 404, state.commits)
 
     def _apply(self, state: State, seen: tuple[int, int], effect: Effect, read: int) -> tuple[bool, Row]:
-        _, kind, value, if_version = effect
+        _, kind, value, told, if_version = effect
         assert if_version == min(read, 1), "a look applies with the version it has read"
         status, saw = seen
         before = (state.row.version, state.row.present, state.row.etag)
         applied, entry = _applied(before, kind, value, read)
         if not applied:
             return False, state.row
-        row = Row(*entry, max(saw, state.row.saw))
+        row = Row(*entry, max(saw, state.row.saw), told)
         if state.row.present and not row.present and status not in {404, 410}:
             raise Violation(f"the answer {status} deletes")
         if saw < state.row.saw and (state.row.present or row.present):
@@ -542,6 +567,7 @@ class World:
         """Whether the source will not change any more, nor stop to answer."""
         return (
             not self._may(state, "source answers 503")
+            and not self._may(state, "left out of many")
             and not self._may(state, "worker crashes")
             and not state.orphans
             and all(number is None or self.saver.known[number].facts.over for number in state.savers)

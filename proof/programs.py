@@ -63,6 +63,7 @@ class Setup:
         slow_publish: SNS takes its time to accept, and then to answer.
         slow_get: So does the source: what it has read arrives later. To production code this is no new schedule, as from the
             start of a GET until it applies something it hears of nothing else.
+        bulk: The fetcher takes many ids at once. There is one, and it goes that way all the same.
     """
 
     early_look: bool = True
@@ -71,6 +72,7 @@ class Setup:
     renewals: bool = False
     slow_publish: bool = False
     slow_get: bool = False
+    bulk: bool = False
 
 
 SETTLE = 2
@@ -83,6 +85,9 @@ def ask(*effect: Hashable) -> Any:
         raise greenlet.GreenletExit
     return answer
 
+
+GETS = {"get", "get many"}
+"""What a worker wants of the source."""
 
 CLOSED = object()
 """The answer to a process that is no longer needed."""
@@ -161,11 +166,14 @@ class Pool:
         self._slow = slow
 
     def request(self, method: str, url: str, *, headers: dict[str, str], **_: Any) -> urllib3.HTTPResponse:
-        assert (method, url) == ("GET", f"http://source/{ID}")
-        status, number = ask("get", headers.get("If-None-Match"))
+        assert (method, url) in {("GET", f"http://source/{ID}"), ("GET", f"http://source/?id={ID}")}
+        many = url.endswith(f"?id={ID}")
+        status, number = ask("get many") if many else ask("get", headers.get("If-None-Match"))
         if self._slow:
             ask("arrive")
-        body = {"id": ID, "number": number} if status == 200 else {"detail": "no product"}
+        body: Any = {"id": ID, "number": number} if status == 200 else {"detail": "no product"}
+        if many and status != 503:
+            status, body = 200, [body] if status == 200 else []
         return urllib3.HTTPResponse(
             io.BytesIO(b"" if status == 304 else json.dumps(body).encode()),
             headers={"Content-Type": "application/json", "ETag": etag(number)},
@@ -193,8 +201,10 @@ class Cache:
 
 
 def described(change: Found[dict[str, Any]] | Unchanged | Gone) -> tuple[Hashable, ...]:
-    """Say in hashable words what a look has found: which kind, and the number of the commit that made it."""
-    return (type(change).__name__, change.value["number"] if isinstance(change, Found) else None)
+    """Say in hashable words what a look has found: which kind, the number of the commit that made it, whether with an ETag."""
+    if isinstance(change, Found):
+        return ("Found", change.value["number"], change.etag is not None)
+    return (type(change).__name__, None, True)
 
 
 # The processes
@@ -380,7 +390,11 @@ class Worker(Process):
         self._consumer = Consumer(
             Settings(
                 queue=Queue("http://queue/1", Sqs(setup.delay)),
-                fetcher=HTTPFetcher("http://source/{id}", pool=Pool(slow=setup.slow_get)),  # type: ignore[arg-type]  # all that it uses
+                fetcher=HTTPFetcher(
+                    "http://source/{id}",
+                    bulk_url="http://source/" if setup.bulk else None,
+                    pool=Pool(slow=setup.slow_get),  # type: ignore[arg-type]  # all that it uses
+                ),
                 sink=Cache(),
                 settle=float(SETTLE),
                 early_look=setup.early_look,
@@ -401,6 +415,7 @@ class Worker(Process):
         self._look_answers: list[tuple[str, Any]] = []
         self._saw: tuple[int, int] = (0, 0)
         self._spec = Spec(SETTLE - setup.delay)
+        self._bulk = setup.bulk
 
     def go_on(self, actor: str, answer: Any = None) -> None:
         if actor == "look" and actor in self.wants:
@@ -425,8 +440,8 @@ class Worker(Process):
     def _answered(self, effect: Effect, answer: Any) -> None:
         name = effect[0]
         if name == "entry":
-            self._look_answers = [each for each in self._look_answers if each[0] == "get"]
-        if name == "get":
+            self._look_answers = [each for each in self._look_answers if each[0] in GETS]
+        if name in GETS:
             self._look_answers = [each for each in self._look_answers if each[0] == "entry"]
             self._spec.get(self.now)
             self._saw = answer
@@ -447,8 +462,11 @@ class Worker(Process):
     def _look(self) -> None:
         id = self._consumer.inbox.next(self.now)
         assert id == ID
-        settled = [event.receipt_handle for event in self._consumer.look(id)]  # meanwhile others are acknowledged
-        self._acks += settled
+        together = self._bulk and not self._consumer.inbox._groups[id].alone
+        events = (
+            self._consumer.look_together([id]) if together else self._consumer.look(id)
+        )  # meanwhile others are acknowledged
+        self._acks += [event.receipt_handle for event in events]
         self._look_answers.clear()
         self._saw = (0, 0)
         self._spec.look_over()
@@ -484,7 +502,7 @@ class Worker(Process):
         groups = self._consumer.inbox._groups.values()
         return (
             tuple(map(self._known_of, names)),
-            tuple((self.ticks_to(group.look_at), group.looking) for group in groups),
+            tuple((self.ticks_to(group.look_at), group.looking, group.alone) for group in groups),
             tuple(self._look_answers),
             tuple((actor, numbered(effect, names)) for actor, effect in self.wants.items()),
         )

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import boto3
 import psycopg
@@ -183,7 +184,9 @@ class Source:
     def __init__(self) -> None:
         self.entities: dict[str, dict[str, Any] | None] = {}  # None: deleted, 410
         self.answer: Callable[[str], Answer | None] = lambda id: None
+        self.answer_many: Callable[[list[str]], Answer | None] = lambda ids: None
         self.asked: list[Asked] = []
+        self.asked_many: list[list[str]] = []
         self.url = ""
         self.gate = threading.Event()  # every answer waits for it
         self.gate.set()
@@ -196,8 +199,17 @@ class Source:
         self.asked.append(asked)
         self.arrived.release()
         assert self.gate.wait(30)
+        if asked.path.startswith("/many?"):
+            return self._respond_to_many(parse_qs(urlsplit(asked.path).query)["id"])
         id = id_in(asked)
         return self.answer(id) or answer_of(self.entities, id, asked.headers.get("If-None-Match"))
+
+    def _respond_to_many(self, ids: list[str]) -> Answer:
+        self.asked_many.append(ids)
+        return self.answer_many(ids) or Answer(200, json.dumps(self.found(ids)).encode())
+
+    def found(self, ids: list[str]) -> list[dict[str, Any]]:
+        return [entity for id in ids if (entity := self.entities.get(id)) is not None]
 
 
 @contextmanager

@@ -444,6 +444,275 @@ def test_the_pause_has_an_end_and_jitter():
     assert all(150.0 <= pause_after(failures, 300.0) <= 300.0 for failures in (9, 20, 100_000))
 
 
+# Many at once
+
+
+class Catalogue(FakeSource):
+    """A source that answers many at once, and can be told to fail at it."""
+
+    bulk_size = 4
+
+    def __init__(self):
+        super().__init__()
+        self.asked_many = []
+        self.error = None
+        self.meanwhile = lambda: None
+
+    def fetch_many(self, ids, /):
+        self.asked_many.append(list(ids))
+        self.meanwhile()
+        if self.error:
+            raise self.error
+        return {id: Found(self[id]) for id in self if id in ids} | {"stranger": Found({})}
+
+
+def with_catalogue(*ids, deleted=(), **settings):
+    """Hands with an event of each id; of these products all are there but the deleted."""
+    hands = Hands(**({"fetcher": Catalogue()} | settings))
+    hands.source = hands.consumer._settings.fetcher
+    hands.consumer.ask_delay()
+    hands.receive(*(message(id, number, sent=hands.wall - 2.0) for number, id in enumerate(ids)))
+    for id in set(ids).difference(deleted):
+        hands.source[id] = {"id": id}
+    return hands
+
+
+def reserved(hands):
+    with hands.consumer.lock:
+        id = hands.consumer.next(hands.now)
+        return [] if id is None else [id, *hands.consumer.company(id, hands.now)]
+
+
+def look_together(hands):
+    return [event.message_id for event in hands.consumer.look_together(reserved(hands))]
+
+
+def test_what_is_due_is_looked_at_together_each_by_itself():
+    hands = with_catalogue("p1", "p2", "p3", settle=0.0)
+
+    assert look_together(hands) == ["m0", "m1", "m2"]
+
+    assert hands.source.asked_many == [["p1", "p2", "p3"]]
+    assert hands.source.fetched == []
+    assert hands.outcomes == [(id, Outcome.CREATED) for id in ("p1", "p2", "p3")]
+    assert dict(hands.sink.items()) == dict(hands.source)
+    assert hands.counts() == {"received": 3, "gets": 1, "created": 3, "held": 0}
+
+
+def test_no_more_are_looked_at_together_than_the_fetcher_takes():
+    hands = with_catalogue(*"abcdef")
+
+    assert reserved(hands) == ["a", "b", "c", "d"]
+    assert reserved(hands) == ["e", "f"]
+    assert reserved(hands) == []
+
+
+def test_a_fetcher_without_bulk_is_given_one_at_a_time():
+    hands = with_catalogue(*"abc", fetcher=FakeSource())
+
+    assert [reserved(hands) for _ in "abcd"] == [["a"], ["b"], ["c"], []]
+
+
+@pytest.mark.parametrize("lacks", ["bulk_size", "fetch_many"])
+def test_half_of_a_bulk_fetcher_is_a_fetcher_like_any_other(lacks):
+    class Half(FakeSource):
+        def __getattr__(self, name):
+            if name == lacks:
+                raise AttributeError(name)
+            return 4
+
+    hands = with_catalogue(*"ab", fetcher=Half())
+
+    assert reserved(hands) == ["a"]
+
+
+def test_a_get_of_many_settles_what_was_held_when_it_began():
+    hands = with_catalogue("p1", "p2", settle=0.0)
+
+    def meanwhile():
+        assert not hands.consumer.lock.locked()
+        hands.now += 1.0
+        hands.receive(message("p2", 9))
+
+    hands.source.meanwhile = meanwhile
+
+    assert look_together(hands) == ["m0", "m1"]
+    assert list(hands.held()) == ["m9"]
+    assert hands.next() == "p2"
+
+
+def test_a_get_of_many_before_the_window_is_over_settles_nothing():
+    hands = with_catalogue("p1", "p2")
+    hands.source.meanwhile = lambda: setattr(hands, "now", 200.0)
+
+    assert look_together(hands) == []
+    assert look_together(hands) == ["m0", "m1"]
+
+
+def test_what_a_get_of_many_does_not_bring_is_looked_at_alone():
+    hands = with_catalogue("p1", "gone", "p2", deleted=["gone"], settle=0.0)
+    hands.sink.apply("gone", Found({"id": "gone"}), if_version=0)
+    hands.changes.clear()
+
+    assert look_together(hands) == ["m0", "m2"]
+
+    assert hands.changes[0] == 1  # somebody may look at it before the others are stored
+    assert hands.sink.get("gone") == {"id": "gone"}
+    hands.receive(message("p3", 5))
+    assert reserved(hands) == ["gone"]
+    assert [event.message_id for event in hands.consumer.look("gone")] == ["m1"]
+    assert hands.outcomes[-1] == ("gone", Outcome.DELETED)
+    assert hands.counts() == {"received": 4, "gets": 2, "created": 2, "deleted": 1, "held": 1}
+
+
+def test_a_get_of_many_that_brings_nothing_has_not_failed(caplog):
+    hands = with_catalogue("p1", "p2", deleted=["p1", "p2"])
+
+    assert look_together(hands) == []
+
+    assert caplog.records == []
+    assert [reserved(hands) for _ in "12"] == [["p1"], ["p2"]]
+    hands.receive(message("p3", 5), message("p4", 6))
+    assert reserved(hands) == ["p3", "p4"]
+
+
+@pytest.mark.parametrize("error", [FetchError("404", status=404), FetchError("503", retry_after=99.0), KeyError("bug")])
+def test_a_get_of_many_that_fails_is_no_failed_look(error, caplog):
+    hands = with_catalogue("p1", "p2", "p3", settle=0.0)
+    hands.source.error = error
+
+    assert look_together(hands) == []
+
+    assert hands.counts() == {"received": 3, "gets": 1, "held": 3}
+    assert hands.queue.hidden == []
+    assert not hands.consumer.breaker.open
+    assert hands.changes[-1] == 3
+    for id in ("p1", "p2", "p3"):
+        assert reserved(hands) == [id]
+        assert len(hands.consumer.look(id)) == 1
+    (record,) = caplog.records
+    assert (record.levelno, record.action) == (logging.WARNING, "look_together")
+    assert record.getMessage().endswith(f"each is looked at alone: {error}")
+
+
+def test_after_a_get_of_many_that_failed_there_is_none_for_a_while(caplog):
+    hands = with_catalogue("p1", "p2")
+    hands.source.error = FetchError("404")
+    look_together(hands)
+    for id in ("p1", "p2"):
+        assert reserved(hands) == [id]
+        hands.consumer.look(id)
+
+    hands.now = 129.9
+    assert [reserved(hands) for _ in "12"] == [["p1"], ["p2"]]
+    hands.consumer.look("p1")
+    hands.consumer.look("p2")
+    hands.receive(message("p3", 5), message("p4", 6))
+    hands.now = 130.0
+    assert reserved(hands) == ["p3", "p4"]
+
+
+def test_gets_of_many_that_fail_at_once_are_one_line_in_the_log(caplog):
+    hands = with_catalogue(*"abcdefgh")
+    hands.source.error = FetchError("404")
+    first, second = reserved(hands), reserved(hands)
+
+    hands.consumer.look_together(first)
+    hands.consumer.look_together(second)
+
+    assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1
+
+
+def test_a_cache_that_can_not_be_read_for_many_is_asked_about_each_alone():
+    class Broken(MemorySink):
+        broken = True
+
+        def entry(self, id, /):
+            if self.broken and id == "p2":
+                raise OSError("disk")
+            return super().entry(id)
+
+    hands = with_catalogue("p1", "p2", sink=Broken(), settle=0.0)
+
+    assert look_together(hands) == []
+    assert hands.source.asked_many == []
+    assert hands.counts() == {"received": 2, "held": 2}
+    assert reserved(hands) == ["p1"]
+    assert len(hands.consumer.look("p1")) == 1
+    assert reserved(hands) == ["p2"]
+    assert hands.consumer.look("p2") == []
+    assert hands.counts()["failed"] == 1
+
+
+def test_of_many_one_that_another_worker_changed_is_looked_at_alone():
+    hands = with_catalogue("p1", "p2", settle=0.0)
+    hands.source.meanwhile = lambda: hands.sink.apply("p1", Found({"id": "p1", "n": 2}), if_version=0)
+
+    assert look_together(hands) == ["m1"]
+
+    assert hands.sink.get("p1") == {"id": "p1", "n": 2}
+    assert hands.counts() == {"received": 2, "gets": 1, "conflicts": 1, "created": 1, "held": 1}
+    assert reserved(hands) == ["p1"]
+    assert len(hands.consumer.look("p1")) == 1
+    assert hands.outcomes[-1] == ("p1", Outcome.UPDATED)
+
+
+def test_of_many_one_that_can_not_be_stored_is_looked_at_alone(caplog):
+    class Broken(MemorySink):
+        def apply(self, id, change, /, *, if_version):
+            if id == "p1":
+                raise OSError("disk")
+            return super().apply(id, change, if_version=if_version)
+
+    hands = with_catalogue("p1", "p2", sink=Broken(), settle=0.0)
+
+    assert look_together(hands) == ["m1"]
+    assert hands.counts() == {"received": 2, "gets": 1, "created": 1, "held": 1}
+    assert "looked at alone: disk" in caplog.text
+    assert reserved(hands) == ["p1"]
+    assert hands.consumer.look("p1") == []
+    assert hands.counts()["failed"] == 1
+
+
+def test_in_an_outage_one_is_looked_at_alone():
+    hands = with_catalogue(*"abcdefg")
+    hands.source.fail()
+    hands.source.error = FetchError("503")
+    assert look_together(hands) == []
+    for _ in range(5):
+        (id,) = reserved(hands)
+        hands.consumer.look(id)
+    assert hands.consumer.breaker.open
+
+    hands.now = 500.0  # and the pause after a GET of many is long over
+    hands.receive(message("new", 20), message("newer", 21))
+    assert len(reserved(hands)) == 1
+
+
+def test_a_get_of_many_that_brings_something_ends_an_outage_that_began_meanwhile():
+    hands = with_catalogue(*"abcdefghi")
+    together = reserved(hands)
+    hands.source.fail(status=503)
+    for id in "efghi":
+        assert hands.next() == id
+        hands.consumer.look(id)
+    assert hands.consumer.breaker.open
+
+    hands.consumer.look_together(together)
+
+    assert not hands.consumer.breaker.open
+    assert "source down" not in str(hands.consumer.pauses.why)
+
+
+def test_a_get_of_many_counts_once_for_the_pace():
+    hands = with_catalogue("p1", "p2", "p3", settle=0.0, max_gets_per_second=10)
+
+    look_together(hands)
+    hands.receive(message("p4", 4))
+
+    assert hands.next_at() == pytest.approx(100.1)
+
+
 # Outages
 
 
@@ -1065,6 +1334,39 @@ def test_clocks_that_differ_give_no_staleness_below_zero(noted):
     hands.look()
 
     assert [seconds for _, seconds, _ in noted.of("staleness_seconds")] == [0.0, 0.0]
+
+
+def test_a_get_of_many_is_timed_once_and_each_look_and_answer_counted(noted):
+    hands = with_catalogue("p1", "p2", "gone", deleted=["gone"], settle=0.0, metrics=noted)
+    hands.source.meanwhile = lambda: setattr(hands, "now", 103.0)
+
+    look_together(hands)
+
+    assert noted.of("gets", "get_seconds", "answers") == [("gets", 1), ("get_seconds", 3.0), ("answers", 2, "found")]
+    assert noted.of("look_seconds") == [("look_seconds", 3.0)] * 2
+    assert noted.of("looks") == [("looks", 1, "created")] * 2
+    assert noted.of("staleness_seconds") == [("staleness_seconds", 2.0, "first"), ("staleness_seconds", 2.0, "last")] * 2
+
+
+@pytest.mark.parametrize(("error", "answer"), [(FetchError("", status=404), "404"), (KeyError("bug"), "error")])
+def test_a_get_of_many_that_fails_is_measured_once(noted, error, answer):
+    hands = with_catalogue("p1", "p2", metrics=noted)
+    hands.source.error = error
+
+    look_together(hands)
+
+    assert noted.of("get_seconds", "answers") == [("get_seconds", 0.0), ("answers", 1, answer)]
+
+
+def test_a_get_of_many_that_brings_nothing_is_timed(noted):
+    look_together(with_catalogue("p1", "p2", deleted=["p1", "p2"], metrics=noted))
+
+    assert noted.of("get_seconds", "answers") == [("get_seconds", 0.0)]
+
+
+def test_fetchers_of_many_are_measured_as_such(noted):
+    assert with_catalogue("p1", metrics=noted).consumer._bulk.bulk_size == 4
+    assert Hands(metrics=noted).consumer._bulk is None
 
 
 def test_pauses_are_measured_by_the_consumers_clock(measured, noted):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from proof import exhaustive
-from proof.exhaustive import LATE, Walk
+from proof.exhaustive import BULK, BULK_DELAYED, LATE, Walk
 from proof.explore import FAULTS, History, World, explore, shortest_violation
 from proof.mutants import MUTANTS
 from proof.programs import SETTLE, Setup
@@ -25,7 +25,11 @@ DELAYED = Setup(delay=SETTLE)
 CONFIRMED = Setup(confirm=True)
 
 
-@pytest.mark.parametrize("setup", [EARLY, ONCE, DELAYED, CONFIRMED], ids=["early", "once", "delayed", "confirmed"])
+@pytest.mark.parametrize(
+    "setup",
+    [EARLY, ONCE, DELAYED, CONFIRMED, BULK, BULK_DELAYED],
+    ids=["early", "once", "delayed", "confirmed", "bulk", "bulk, delayed"],
+)
 @pytest.mark.parametrize("put", [True, False], ids=["put", "delete"])
 @pytest.mark.parametrize("present", [True, False], ids=["present", "absent"])
 def test_no_schedule_of_a_save_and_a_fault_breaks_the_promise(setup, present, put):
@@ -35,7 +39,7 @@ def test_no_schedule_of_a_save_and_a_fault_breaks_the_promise(setup, present, pu
     assert result.schedules > 100
 
 
-@pytest.mark.parametrize("setup", [EARLY, ONCE, DELAYED], ids=["early", "once", "delayed"])
+@pytest.mark.parametrize("setup", [EARLY, ONCE, DELAYED, BULK], ids=["early", "once", "delayed", "bulk"])
 @pytest.mark.parametrize("puts", [(True, True), (True, False)], ids=["put put", "put delete"])
 def test_no_schedule_of_two_saves_breaks_the_promise(setup, puts):
     result = explore(World(setup, History(True, puts), faults=(), failing=False))
@@ -44,7 +48,9 @@ def test_no_schedule_of_two_saves_breaks_the_promise(setup, puts):
     assert result.schedules > 1000
 
 
-@pytest.mark.parametrize("setup", [ONCE, DELAYED, CONFIRMED, LATE], ids=["once", "delayed", "confirmed", "late"])
+@pytest.mark.parametrize(
+    "setup", [ONCE, DELAYED, CONFIRMED, LATE, BULK_DELAYED], ids=["once", "delayed", "confirmed", "late", "bulk, delayed"]
+)
 def test_no_schedule_of_a_save_and_one_that_raises_breaks_the_promise(setup):
     result = explore(World(setup, History(True, (True,)), faults=(), failing=setup is not LATE))
 
@@ -53,7 +59,9 @@ def test_no_schedule_of_a_save_and_one_that_raises_breaks_the_promise(setup):
 
 
 @pytest.mark.parametrize(
-    ("setup", "faults"), [(EARLY, ()), (CONFIRMED, ()), (DELAYED, FAULTS)], ids=["early", "confirmed", "delayed, with faults"]
+    ("setup", "faults"),
+    [(EARLY, ()), (CONFIRMED, ()), (DELAYED, FAULTS), (BULK, ()), (BULK_DELAYED, FAULTS)],
+    ids=["early", "confirmed", "delayed, with faults", "bulk", "bulk, delayed, with faults"],
 )
 def test_taking_states_for_one_changes_nothing_but_their_number(setup, faults):
     history = History(True, (True,))

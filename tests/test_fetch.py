@@ -395,6 +395,173 @@ def test_a_name_that_does_not_resolve_decides_nothing(make):
         make("http://products.invalid/{id}").fetch("p1")
 
 
+# Many at once
+
+
+@pytest.fixture
+def bulk(source):
+    return HTTPFetcher(source.url + "/{id}", bulk_url=source.url + "/many")
+
+
+def answering_many(source, text, status=200, headers=JSON):
+    source.answer_many = lambda ids: Answer(status, text.encode(), headers)
+
+
+def test_many_are_asked_for_at_once(source, bulk):
+    source.entities |= {"p1": {"id": "p1", "n": 1}, "p2": None, "p3": {"id": "p3"}}
+
+    assert bulk.fetch_many(["p1", "p2", "p3", "p4"]) == {"p1": Found({"id": "p1", "n": 1}), "p3": Found({"id": "p3"})}
+
+    (asked,) = source.asked
+    assert asked.path == "/many?id=p1&id=p2&id=p3&id=p4"
+    assert asked.headers["Accept"] == "application/json"
+    assert asked.headers["Cache-Control"] == "no-cache"
+    assert "If-None-Match" not in asked.headers
+
+
+def test_ids_are_added_to_the_query_that_is_there(source):
+    with contextlib.suppress(FetchError):
+        HTTPFetcher(source.url + "/{id}", bulk_url=source.url + "/all?view=full").fetch_many(["p1", "p2"])
+
+    assert source.asked[0].path == "/all?view=full&id=p1&id=p2"
+
+
+@given(ids=st.lists(USABLE, min_size=1, max_size=5, unique=True))
+@example(ids=["a&id=b", "c#d", "e=f+g%", "../../admin"])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_an_id_never_changes_what_else_is_asked(source, bulk, ids):
+    source.asked_many.clear()
+
+    assert bulk.fetch_many(ids) == {}
+
+    assert source.asked_many == [ids]
+
+
+def test_ids_that_can_not_be_asked_for_are_left_out(source, bulk):
+    source.entities["p1"] = {"id": "p1"}
+
+    assert bulk.fetch_many(["..", "p1", ""]) == {"p1": Found({"id": "p1"})}
+    assert source.asked_many == [["p1"]]
+    with pytest.raises(FetchError, match="none of the ids"):
+        bulk.fetch_many(["..", ""])
+    assert len(source.asked) == 1
+
+
+def test_more_ids_than_a_url_may_hold_are_left_out_from_the_end(source, bulk):
+    ids = [f"{number:0500}" for number in range(50)]
+    source.entities |= {id: {"id": id} for id in ids}
+
+    found = bulk.fetch_many(ids)
+
+    assert list(found) == ids[:15]
+    (asked,) = source.asked
+    whole = len(source.url) + len(asked.path)
+    assert whole <= 8000 < whole + len(f"&id={ids[15]}")
+
+
+def test_a_url_of_just_the_length_is_asked(source):
+    ids, url = ["a" * 500] * 15, source.url + "/many"
+    room = 8000 - len(url) - sum(len(f"&id={id}") for id in ids) - len("&id=")
+    fetcher = HTTPFetcher(source.url + "/{id}", bulk_url=url)
+
+    for length, asked in ((room, 16), (room + 1, 15)):
+        fetcher.fetch_many([*ids, "b" * length])
+        assert len(source.asked_many[-1]) == asked
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        ('[{"id": "p1"}, 7, null, "p2", ["p2"]]', ["p1"]),
+        ('[{"id": "p1"}, {"name": "p2"}, {"id": null}, {"id": ["p2"]}]', ["p1"]),
+        ('[{"id": "p1"}, {"id": "p3"}]', ["p1"]),
+        ('[{"id": "p1"}, {"id": "p2"}, {"id": "p2", "n": 2}]', ["p1"]),
+        ('[{"id": 7}, {"id": "7"}]', []),
+        ('[{"id": 7}, {"id": "p2"}]', ["7", "p2"]),
+        ('[{"id": "P1"}]', []),
+        ("[]", []),
+    ],
+)
+def test_what_an_array_does_not_plainly_say_is_undecided(source, bulk, answer, found):
+    answering_many(source, answer)
+
+    assert list(bulk.fetch_many(["p1", "p2", "7"])) == found
+
+
+UNDECIDED_MANY = UNDECIDED | {
+    "an object": Answer(200, b'{"id": "p1"}'),
+    "a page": Answer(200, b'{"items": [{"id": "p1"}]}'),
+    "NaN in one": Answer(200, b'[{"id": "p1"}, {"id": "p2", "price": NaN}]'),
+    "beyond all numbers in one": Answer(200, b'[{"id": "p1"}, {"id": "p2", "price": 1e999}]'),
+    "HTML": Answer(200, b'[{"id": "p1"}]', HTML),
+    "half an array": Answer(200, b'[{"id": "p1"}', length=100),
+    "404": Answer(404, b'{"detail": "no such route"}'),
+    "410": Answer(410),
+    "partial": Answer(206, b'[{"id": "p1"}]'),
+}
+del UNDECIDED_MANY["list"]
+
+
+@pytest.mark.parametrize("answer", UNDECIDED_MANY.values(), ids=UNDECIDED_MANY)
+def test_any_other_answer_to_many_decides_nothing(source, bulk, answer):
+    source.entities["p1"] = {"id": "p1"}
+    source.answer_many = lambda ids: answer
+
+    with pytest.raises(FetchError) as caught:
+        bulk.fetch_many(["p1", "p2"])
+
+    assert caught.value.status in {answer.status, None}
+    source.answer_many = lambda ids: None
+    assert bulk.fetch_many(["p1"]) == {"p1": Found({"id": "p1"})}  # by the same fetcher
+
+
+def test_who_answers_many_may_say_when_to_come_back(source, bulk):
+    answering_many(source, "{}", 503, JSON | {"Retry-After": "7"})
+
+    with pytest.raises(FetchError, match=r"/many answered 503") as caught:
+        bulk.fetch_many(["p1"])
+
+    assert (caught.value.status, caught.value.retry_after) == (503, 7.0)
+
+
+def test_limits_hold_for_many(source):
+    settings = {"bulk_url": source.url + "/many", "timeout": 0.2, "max_bytes": 1000}
+    fetcher = HTTPFetcher(source.url + "/{id}", **settings)
+    source.entities["p1"] = {"id": "p1", "x": "x" * 1000}
+
+    with pytest.raises(FetchError, match="longer than 1000 bytes"):
+        fetcher.fetch_many(["p1"])
+    source.gate.clear()
+    with pytest.raises(FetchError, match="timed out"):
+        fetcher.fetch_many(["p1"])
+    source.gate.set()
+
+
+def test_headers_are_asked_for_each_time_for_many_too(source):
+    tokens = iter(["one", "two"])
+    fetcher = HTTPFetcher(source.url + "/{id}", bulk_url=source.url + "/many", headers=lambda: {"Authorization": next(tokens)})
+
+    for _ in range(2):
+        fetcher.fetch_many(["p1"])
+
+    assert [asked.headers["Authorization"] for asked in source.asked] == ["one", "two"]
+
+
+def test_without_a_bulk_url_there_is_no_bulk():
+    fetcher = HTTPFetcher("https://products.example.com/{id}")
+
+    assert fetcher.bulk_size == 1
+    with pytest.raises(ConfigurationError, match="bulk_url="):
+        fetcher.fetch_many(["p1"])
+
+
+def test_how_many_is_a_setting():
+    url = "https://products.example.com"
+
+    assert HTTPFetcher(url + "/{id}", bulk_url=url).bulk_size == 50
+    assert HTTPFetcher(url + "/{id}", bulk_url="http://elsewhere:8000/?x=1", bulk_size=7).bulk_size == 7
+
+
 # Redirects
 
 
@@ -465,13 +632,13 @@ def test_a_connection_that_the_source_closes_is_not_kept(source):
     answering(source, Answer(200, b'{"id": "p1"}', JSON | {"Connection": "close"}))
 
     assert fetcher.fetch("p1") == Found({"id": "p1"})
-    assert fetcher._transport._idle == []
+    assert fetcher._one.transport._idle == []
 
 
 def test_connections_are_closed_when_nobody_has_the_fetcher_any_more(source):
     fetcher = HTTPFetcher(source.url + "/{id}")
     fetcher.fetch("p1")
-    (connection,) = fetcher._transport._idle
+    (connection,) = fetcher._one.transport._idle
 
     del fetcher
 
@@ -528,6 +695,31 @@ def test_a_url_that_can_name_no_entity_is_refused(url, message):
     with pytest.raises(ConfigurationError, match=message) as caught:
         HTTPFetcher(url)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("https://products.example.com/products/{id}", "no http"),
+        ("https://products.example.com/#top", "no http"),
+        ("https://products.example.com/#", "no http"),
+        ("ftp://products.example.com/", "no http"),
+        ("products.example.com", "no http"),
+        ("https:///products", "no http"),
+        ("", "no http"),
+        ("https://user:secret@products.example.com/", "takes no password in the URL"),
+    ],
+)
+def test_a_bulk_url_that_takes_no_ids_is_refused(url, message):
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        HTTPFetcher("https://products.example.com/{id}", bulk_url=url)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [0, -1, 1001, 2.5, None, "50"])
+def test_how_many_has_its_limits(size):
+    with pytest.raises(ConfigurationError, match="bulk_size must be an integer from 1 to 1000"):
+        HTTPFetcher("https://products.example.com/{id}", bulk_size=size)
 
 
 @pytest.mark.parametrize("setting", [{"timeout": 0}, {"timeout": -1.0}, {"max_bytes": 0}])

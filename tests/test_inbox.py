@@ -246,6 +246,95 @@ def test_clearing_lets_go_of_everything(inbox):
     assert inbox.next(9.0) is None
 
 
+# Looks at several ids together
+
+
+def crowd(inbox, number, now=0.0):
+    for n in range(number):
+        inbox.add(held(f"p{n}", f"m{n}", now=now), now)
+
+
+def test_ids_that_are_due_keep_each_other_company(inbox):
+    crowd(inbox, 5)
+
+    assert inbox.next(0.0) == "p0"
+    assert inbox.company("p0", 0.0, 3) == ["p1", "p2", "p3"]
+    assert inbox.looking() == 4
+    assert inbox.next(0.0) == "p4"
+    assert inbox.company("p4", 0.0, 3) == []
+
+
+@pytest.mark.parametrize("most", [0, -1])
+def test_who_wants_no_company_gets_none(inbox, most):
+    crowd(inbox, 2)
+
+    assert inbox.company(inbox.next(0.0), 0.0, most) == []
+
+
+def test_only_what_is_due_is_company(inbox):
+    crowd(inbox, 2)
+    inbox.add(held("p2", now=0.1), 0.1)
+
+    assert inbox.next(0.0) == "p0"
+    assert inbox.company("p0", 0.0, 9) == ["p1"]
+    assert inbox.next_at() == 0.1
+
+
+def test_looks_together_are_settled_one_by_one(inbox):
+    crowd(inbox, 3)
+    ids = [inbox.next(5.0), *inbox.company("p0", 5.0, 9)]
+    for id in ids:
+        inbox.freeze(id, 5.0)
+
+    assert [event.message_id for id in reversed(ids) for event in inbox.settle(id)] == ["m2", "m1", "m0"]
+    assert len(inbox) == 0
+
+
+@pytest.mark.parametrize("get_began", [True, False])
+@pytest.mark.parametrize("more", [True, False])
+def test_what_is_left_undecided_is_due_again_and_alone_until_a_look_has_succeeded(inbox, get_began, more):
+    crowd(inbox, 3)
+    assert inbox.next(1.0) == "p0"
+    assert inbox.company("p0", 1.0, 1) == ["p1"]
+    if get_began:
+        inbox.freeze("p0", 1.0)
+        inbox.freeze("p1", 1.0)
+    if more:
+        inbox.add(held("p1", "more", now=1.5), 1.5)
+
+    inbox.look_alone("p1", 2.0)
+
+    assert inbox.looking() == 1
+    assert inbox.next(2.0) == "p2"
+    assert inbox.company("p2", 2.0, 9) == []  # as the next would be one that is alone
+    assert inbox.next(1.9) is None
+    assert inbox.next(2.0) == "p1"
+    inbox.add(held("p3", now=2.0), 2.0)
+    assert inbox.company("p1", 2.0, 9) == []
+    inbox.freeze("p1", 2.0)
+    assert inbox.settle("p1") == []
+    assert inbox.next(2.0) == "p3"
+    for id in ("p0", "p2", "p3"):
+        inbox.freeze(id, 2.0)
+        inbox.settle(id)
+    assert inbox.next(9.0) == "p0"
+    assert inbox.company("p0", 9.0, 9) == ["p1", "p2", "p3"]
+
+
+def test_a_failed_look_leaves_an_id_alone(inbox):
+    crowd(inbox, 1)
+    assert inbox.next(0.0) == "p0"
+    inbox.look_alone("p0", 0.0)
+    assert inbox.next(0.0) == "p0"
+    inbox.freeze("p0", 0.0)
+    inbox.park("p0")
+    inbox.release(1.0)
+    inbox.add(held("p1", now=1.0), 1.0)
+
+    assert inbox.next(1.0) == "p0"
+    assert inbox.company("p0", 1.0, 9) == []
+
+
 # Confirmed saves
 
 
@@ -528,6 +617,7 @@ class Machine(RuleBasedStateMachine):
         self.looking = {}  # id: (GET started, messages held when it did), or None before the GET
         self.parked = set()
         self.released = set()
+        self.alone = set()
         self.number = 0
 
     def add(self, id, hold, phase=None, save=None):
@@ -593,6 +683,30 @@ class Machine(RuleBasedStateMachine):
             self.released.discard(id)
 
     @precondition(lambda self: self.looking)
+    @rule(data=st.data(), most=st.integers(0, 2))
+    def reserve_company(self, data, most):
+        id = data.draw(st.sampled_from(sorted(self.looking)))
+        company = self.inbox.company(id, self.now, most)
+        assert len(company) <= most
+        assert not self.alone & {id, *company} or not company, "company for one that is to be alone"
+        for other in company:
+            assert other not in self.looking, "two looks at one id"
+            kept = [self.kept[message] for message in self.of(other)]
+            wanted = [one for one in kept if one.due <= self.now or (one.phase is None and one.seen == math.inf)]
+            assert wanted or other in self.released, "a look that nobody needs yet"
+            self.looking[other] = None
+            self.released.discard(other)
+
+    @precondition(lambda self: self.looking)
+    @rule(data=st.data())
+    def leave_undecided(self, data):
+        id = data.draw(st.sampled_from(sorted(self.looking)))
+        self.inbox.look_alone(id, self.now)
+        del self.looking[id]
+        self.alone.add(id)
+        self.released.add(id)
+
+    @precondition(lambda self: self.looking)
     @rule(data=st.data())
     def get(self, data):
         id = data.draw(st.sampled_from(sorted(self.looking)))
@@ -606,6 +720,7 @@ class Machine(RuleBasedStateMachine):
     def settle(self, data):
         id = data.draw(st.sampled_from(sorted(id for id, get in self.looking.items() if get)))
         started, present = self.looking.pop(id)
+        self.alone.discard(id)
         settled = {event.message_id for event in self.inbox.settle(id)}
         assert settled == {message for message in present if self.kept[message].due <= started}
         for message in settled:
@@ -616,6 +731,7 @@ class Machine(RuleBasedStateMachine):
     def fail(self, data):
         id = data.draw(st.sampled_from(sorted(self.looking)))
         del self.looking[id]
+        self.alone.discard(id)
         given_up = {event.message_id for event in self.inbox.give_up(id)}
         assert given_up == self.of(id)
         for message in given_up:
@@ -654,6 +770,7 @@ class Machine(RuleBasedStateMachine):
             self.released.add(self.kept[message].id)  # the look that it was for comes all the same
             del self.kept[message]
         self.parked &= {kept.id for kept in self.kept.values()}
+        self.alone &= {kept.id for kept in self.kept.values()}
 
     @invariant()
     def nothing_is_lost(self):

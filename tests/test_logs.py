@@ -63,7 +63,7 @@ def test_every_record_has_its_action_and_fields_on_the_page(call):
     said = fields(call)
     action = said.pop("action")
     level = {"exception": "error"}.get(call.func.attr, call.func.attr)
-    if isinstance(action, ast.Name):  # the SQS batch calls name theirs themselves
+    if isinstance(action, ast.Name):  # batches name theirs themselves
         assert action.id == "action"
         assert said.keys() == {"code"}
         return
@@ -77,7 +77,7 @@ def test_the_page_has_no_action_that_is_never_logged():
     actions = [fields(call)["action"] for (call,) in (parameters.values for parameters in CALLS)]
 
     constant = {action.value for action in actions if isinstance(action, ast.Constant)}
-    assert constant | {"acknowledge", "change_visibility"} == set(on_the_page())  # what SQS's batch calls name
+    assert constant | {"acknowledge", "change_visibility", "look_together"} == set(on_the_page())  # what batches name
 
 
 @pytest.mark.parametrize("call", CALLS)

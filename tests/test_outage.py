@@ -11,10 +11,10 @@ from itertools import pairwise
 import boto3
 import pytest
 
-from change_events import FetchError, Found, MassDeletionError
+from change_events import FetchError, Found, HTTPFetcher, MassDeletionError
 from change_events import _consumer as consumer_module
 from change_events import _worker as worker_module
-from chaos.wire import Answer, Proxy, sqs_error
+from chaos.wire import HANG_UP, Answer, Proxy, sqs_error
 from conftest import running, spy, wait_until
 
 PAUSE = 0.2
@@ -183,6 +183,66 @@ def test_a_source_is_asked_no_more_often_than_it_bears(channel, source, make_wor
     assert make_worker(max_gets_per_second=10).drain() == 10
 
     assert gets[-1] - gets[0] >= 0.8
+
+
+# Many at once
+
+MANY = {
+    "answers": lambda source, ids: None,
+    "500": lambda source, ids: Answer(500),
+    "404": lambda source, ids: Answer(404, b'{"detail": "no such route"}'),
+    "a page": lambda source, ids: Answer(200, b"<h1>Sign in</h1>", {"Content-Type": "text/html"}),
+    "half of them": lambda source, ids: Answer(200, json.dumps(source.found(ids[::2])).encode()),
+    "half an answer": lambda source, ids: Answer(200, json.dumps(source.found(ids)).encode()[:30], length=10_000),
+    "nothing": lambda source, ids: Answer(200, b"[]"),
+    "another host's": lambda source, ids: Answer(200, json.dumps([{"id": f"other{n}"} for n in range(9)]).encode()),
+    "a page of the list": lambda source, ids: Answer(200, json.dumps(source.found(list(source.entities)[:25])).encode()),
+    "hangs up": lambda source, ids: HANG_UP,
+}
+
+
+@pytest.mark.parametrize("answer", MANY)
+def test_whatever_is_answered_to_many_nothing_is_lost_or_wrong(
+    channel, dead, source, sink, make_worker, monkeypatch, caplog, answer
+):
+    monkeypatch.setattr(consumer_module, "BULK_PAUSE", 0.0)
+    fill(sink, products(30))
+    source.entities |= products(40, n=2) | dict.fromkeys([f"p{n}" for n in range(0, 36, 4)])
+    source.answer_many = lambda ids: MANY[answer](source, ids)
+    fetcher = HTTPFetcher(source.url + "/products/{id}", bulk_url=source.url + "/many")
+    channel.announce(*source.entities)
+    worker = make_worker(fetcher=fetcher, settle=0.5)
+    with running(worker):
+        wait_until(lambda: worker.stats().acknowledged == 40)
+
+    assert dict(sink.items()) == {id: entity for id, entity in source.entities.items() if entity}
+    assert max(map(len, source.asked_many)) > 1
+    assert worker.stats().failed == 0
+    assert worker.stats().received == 40  # none was given back
+    assert channel.count() == {}
+    assert dead.messages() == []
+    assert not logged(caplog, logging.ERROR)
+
+
+def test_a_source_that_answers_nobody_is_an_outage_for_many_too(
+    channel, dead, source, sink, make_worker, outcomes, gets, caplog
+):
+    source.entities |= products(40)
+    source.answer = source.answer_many = lambda asked: Answer(503)
+    channel.announce(*source.entities)
+    fetcher = HTTPFetcher(source.url + "/products/{id}", bulk_url=source.url + "/many")
+    worker = make_worker(fetcher=fetcher)
+    with running(worker):
+        wait_until(lambda: logged(caplog, logging.ERROR))
+        asked = len(source.asked_many)
+        wait_until(lambda: worker.stats().failed - worker._settings.threads > HELD_FOR / PAUSE)
+        assert len(source.asked_many) <= asked + worker._settings.threads
+        source.answer = source.answer_many = lambda asked: None
+        outcomes.wait_for(*((id, "created") for id in source.entities))
+        wait_until(lambda: not channel.count())
+
+    assert dict(sink.items()) == source.entities
+    assert dead.messages() == []
 
 
 # Mass deletion

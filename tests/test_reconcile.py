@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from change_events import Entry, FetchError, Found, Gone, MemorySink, Outcome, Unchanged
-from change_events._reconcile import MAX_CONFLICTS, look, outcome
+from change_events._reconcile import MAX_CONFLICTS, look, outcome, read_together, store
 
 ONE = Found({"n": 1}, '"one"')
 TWO = Found({"n": 2}, '"two"')
@@ -102,6 +102,53 @@ def test_a_fetcher_that_finds_nothing_unchanged_is_not_believed():
         steps.look()
 
     assert steps.sink.entry("p1") == Entry()
+
+
+class Many:
+    """A cache and a source of many that note the order of what is asked of them."""
+
+    bulk_size = 50
+
+    def __init__(self, answer):
+        self.answer = answer
+        self.steps = []
+        self.sink = MemorySink(clock=lambda: 0.0)
+        self.sink.apply("p2", TWO, if_version=0)
+
+    def entry(self, id, /):
+        self.steps.append(id)
+        return self.sink.entry(id)
+
+    def fetch_many(self, ids, /):
+        self.steps.append(tuple(ids))
+        return self.answer
+
+    def read(self):
+        return read_together(["p1", "p2"], fetcher=self, sink=self, on_get=lambda: self.steps.append("on_get"))
+
+
+def test_of_many_all_versions_are_read_before_the_get():
+    many = Many({"p2": ONE, "p1": ONE})
+
+    assert many.read() == {"p1": (Entry(), ONE), "p2": (Entry(1, True, '"two"'), ONE)}
+    assert many.steps == ["p1", "p2", "on_get", ("p1", "p2")]
+
+
+@pytest.mark.parametrize("answer", [{}, {"p3": ONE}, {"p1": Gone(), "p2": Unchanged(), "p3": ONE}, {"p1": None}])
+def test_of_many_only_what_is_found_is_decided(answer):
+    assert Many(answer).read() == {}
+
+
+def test_what_is_found_is_stored_unless_another_worker_was_there():
+    sink, watched = MemorySink(clock=lambda: 0.0), []
+
+    def stored(change, entry):
+        return store("p1", entry, change, sink=sink, before_apply=lambda *given: watched.append(given))
+
+    assert stored(ONE, Entry()) is Outcome.CREATED
+    assert stored(TWO, Entry()) is None
+    assert sink.get("p1") == {"n": 1}
+    assert watched == [(Entry(), ONE), (Entry(), TWO)]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import pytest
 from change_events import (
     ChangeEvent,
     ConfigurationError,
+    HTTPFetcher,
     MemorySink,
     SNSPublisher,
     SQLiteSink,
@@ -139,6 +140,23 @@ def test_many_events_of_one_id_cost_few_gets(channel, source, make_worker):
 
     assert worker.drain() == 60
     assert len(source.asked) <= 12  # one for the events of a tenth of the window, however many they are
+
+
+def test_ids_that_are_due_together_take_one_get(channel, source, sink, make_worker):
+    source.entities |= {f"p{n}": {"id": f"p{n}"} for n in range(10)}
+    fetcher = HTTPFetcher(source.url + "/products/{id}", bulk_url=source.url + "/many")
+    channel.announce(*source.entities)
+    worker = make_worker(fetcher=fetcher)
+
+    assert worker.drain() == 10
+
+    assert dict(sink.items()) == source.entities
+    assert [id for ids in source.asked_many for id in sorted(ids)] == sorted(source.entities)
+    assert worker.stats().gets == len(source.asked) == 1
+    channel.announce("p1")
+    assert worker.drain() == 1
+    assert len(source.asked_many) == 1  # who is due alone is looked at as ever
+    assert worker.stats().gets == 2
 
 
 def test_an_event_waits_a_little_for_the_next_of_its_id(channel, source, make_worker):

@@ -33,10 +33,11 @@ if TYPE_CHECKING:
     from change_events.sinks.memory import MemorySink
     from change_events.sinks.postgres import PostgresSink
     from change_events.sinks.sqlite import SQLiteSink
-    from change_events.typing import Fetcher, Metrics, Publisher, Sink
+    from change_events.typing import BulkFetcher, Fetcher, Metrics, Publisher, Sink
 
 __all__ = [
     "BroadcastStats",
+    "BulkFetcher",
     "ChangeEvent",
     "ChangeEventsError",
     "ConfigurationError",
@@ -72,6 +73,7 @@ __all__ = [
 
 _HOMES = {
     "BroadcastStats": "_renewal",
+    "BulkFetcher": "typing",
     "ChangeEvent": "_event",
     "DynamoDBSink": "sinks.dynamodb",
     "Entry": "_event",

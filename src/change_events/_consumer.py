@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from change_events._breaker import Breaker, Pace
 from change_events._codec import decode
@@ -23,9 +23,10 @@ from change_events._guard import Guard
 from change_events._health import MASS_DELETION, SOURCE_DOWN, Pauses
 from change_events._inbox import Held, Inbox
 from change_events._meter import Meter, measured
-from change_events._reconcile import look
+from change_events._reconcile import look, read_together, store
 from change_events._sqs import MAX_VISIBILITY, Message, Queue, batches
 from change_events.exceptions import DecodeError, FetchError, MassDeletionError
+from change_events.typing import BulkFetcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -50,7 +51,10 @@ NO_ENTITYS_OWN = {None, 401, 429, 502, 503, 504}
 """How a GET fails, by status, that would have failed for any other entity, too; None: without an answer, or half of one."""
 
 COMPLAINT_PAUSE = 30.0
-"""Seconds between lines in the log about calls to SQS that fail: in an outage all do."""
+"""Seconds between lines in the log about calls to SQS that fail, or bulk GETs: in an outage all do."""
+
+BULK_PAUSE = 30.0
+"""Seconds without a bulk GET after one that failed: whatever hangs there would keep every look waiting."""
 
 LONGEST_HOLD = MAX_VISIBILITY - 3600.0
 """Seconds after which a message is handed back: soon SQS would let nobody extend it any more."""
@@ -206,6 +210,8 @@ class Consumer(Generic[T]):
         self._clock = clock
         self._wall_clock = wall_clock
         self._fetcher = measured(settings.fetcher, tally.meter, clock)
+        self._bulk = self._fetcher if isinstance(self._fetcher, BulkFetcher) else None
+        self._bulk_at = -math.inf
         self._delay = math.inf
         self._closed = False
         self._malformed = MalformedLog()
@@ -257,6 +263,12 @@ class Consumer(Generic[T]):
             self._pace.begin(now)
         return id
 
+    def company(self, id: str, now: float) -> list[str]:
+        """Reserve more ids that are due, to look at them together with the reserved one. With the lock held."""
+        if self._bulk is None or self.breaker.open or now < self._bulk_at:
+            return []
+        return self.inbox.company(id, now, self._bulk.bulk_size - 1)
+
     def next_at(self) -> float | None:
         """Return when to ask for the next id, in monotonic seconds; None: when something has changed. With the lock held."""
         at = -math.inf if self.breaker.open and self.inbox.parked() is not None else self.inbox.next_at()
@@ -299,6 +311,63 @@ class Consumer(Generic[T]):
         except Exception as error:  # of the source, of the user's fetcher or sink: the event must be looked at again
             self._look_failed(id, error)
             return []
+        return self._looked(id, outcome)
+
+    def look_together(self, ids: Sequence[str]) -> list[Held]:
+        """
+        Look at ids that the inbox has reserved, all with one bulk GET.
+
+        Where it decides nothing (nowhere, if it failed) or another worker got there first, that is no look: the id is due again
+        at once, for a look alone.
+
+        Returns:
+            The events to acknowledge.
+        """
+        started = self._clock()
+        found = self._read_together(ids)
+        self._look_alone([id for id in ids if id not in found])
+        return [event for id, (entry, change) in found.items() for event in self._store(id, entry, change, started)]
+
+    def _read_together(self, ids: Sequence[str]) -> dict[str, tuple[Entry, Found[T]]]:
+        def on_get() -> None:
+            self._tally.add("gets")
+            with self.lock:
+                now = self._clock()
+                for id in ids:
+                    self.inbox.freeze(id, now)
+
+        fetcher = cast("BulkFetcher[T]", self._fetcher)
+        try:
+            return read_together(ids, fetcher=fetcher, sink=self._settings.sink, on_get=on_get)
+        except Exception as error:  # as for a look; those that follow will tell what is broken
+            self._bulk_at = self._clock() + BULK_PAUSE
+            self._complain("looking at many ids at once failed, so each is looked at alone: %s", error, "look_together")
+            return {}
+
+    def _store(self, id: str, entry: Entry, change: Found[T], started: float) -> list[Held]:
+        try:
+            outcome = store(id, entry, change, sink=self._settings.sink, before_apply=self._watch_deletions)
+        except Exception as error:  # likewise
+            self._complain("storing what a bulk GET has found failed, so it is looked at alone: %s", error, "look_together")
+            self._look_alone([id])
+            return []
+        if outcome is None:
+            self._tally.add("conflicts")
+            self._look_alone([id])
+            return []
+        self._meter.observe("look_seconds", self._clock() - started)
+        return self._looked(id, outcome)
+
+    def _look_alone(self, ids: Sequence[str]) -> None:
+        if ids:
+            with self.lock:
+                now = self._clock()
+                for id in ids:
+                    self.inbox.look_alone(id, now)
+                self._changed(len(ids))
+
+    def _looked(self, id: str, outcome: Outcome) -> list[Held]:
+        """Return the events that a look has settled."""
         log.debug("looked", extra={"action": "look", "id": id, "outcome": outcome.value})
         self._report(id, outcome)
         with self.lock:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 import urllib3
 from urllib3.exceptions import HTTPError, LocationParseError
+from urllib3.util import parse_url
 
 from change_events._event import Found, Gone, Unchanged
 from change_events._http import Answer, Connections, Pooled, Transport
@@ -17,7 +20,16 @@ from change_events._ids import checked_id
 from change_events.exceptions import ConfigurationError, FetchError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+
+MAX_URL = 8000
+"""Characters of a bulk GET's URL: RFC 9110, 4.1, recommends that everybody supports so many."""
+
+MAX_BULK = 1000
+"""Ids in a bulk GET: no more would fit into its URL."""
+
+_ID = "%7Bid%7D"
+"""What becomes of `{id}` when a URL is brought into its normal form."""
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 
@@ -36,6 +48,12 @@ class HTTPFetcher:
     else decides nothing and raises `FetchError`: any other status (a redirect, too, as it may lead to a login page), a media
     type other than JSON, a body that is incomplete, too long, no JSON object, or has another `"id"` than was asked for.
 
+    With `bulk_url`, a worker that has several ids due asks for them at once: `GET /products?id=a&id=b`. What it takes is a
+    200 with a JSON array of objects, each with its `"id"`, each as its own GET would bring it, and read after the GET began.
+    What the array leaves out, or has twice, is asked for by a GET of its own, and so is all of it after any other answer:
+    only such a GET can say "gone". A bulk answer brings no `ETag`s. So a look by it calls what is cached `updated`, changed
+    or not, and the next GET of that entity is unconditional.
+
     Connections are kept, one for each thread that uses the fetcher at the same time. Every GET asks for a fresh answer
     (`Cache-Control: no-cache`) and, where the cache holds an `ETag`, for changes only (`If-None-Match`, RFC 9110, 13.1.2).
 
@@ -47,10 +65,16 @@ class HTTPFetcher:
         is_gone: Given a 404's headers and body, says whether to believe it. Default: anything but `text/html`. It is not asked
             where a line that is no header hides others.
         pool: A `urllib3.PoolManager` of your own, for client certificates or a proxy.
-        max_bytes: A longer body (decoded) is refused.
+        max_bytes: A longer body (decoded) is refused, that of a bulk GET, too.
+        bulk_url: Where many entities are, asked for by `id=` in the query, once for each. None: nowhere.
+        bulk_size: How many to ask for at once, at the most, 1 to 1000; fewer where the URL would have over 8,000 characters.
+
+    Attributes:
+        bulk_size: The same; 1 without `bulk_url`.
 
     Raises:
-        ConfigurationError: `url` is no http(s) URL with `{id}` in its path or query, or a number is not positive.
+        ConfigurationError: `url` is no http(s) URL with `{id}` in its path or query, `bulk_url` is none that a query can be
+            added to, or a number is out of its range.
     """
 
     def __init__(
@@ -62,16 +86,18 @@ class HTTPFetcher:
         is_gone: Callable[[Mapping[str, str], bytes], bool] | None = None,
         pool: urllib3.PoolManager | None = None,
         max_bytes: int = 10 * 1024 * 1024,
+        bulk_url: str | None = None,
+        bulk_size: int = 50,
     ) -> None:
-        parsed = _parsed(url)
+        _require_bulk_size(bulk_size)
         if timeout <= 0 or max_bytes <= 0:
             raise ConfigurationError(f"timeout and max_bytes must be positive, not {timeout} and {max_bytes}")
-        self._origin = f"{parsed.scheme}://{parsed.netloc}"
-        self._target = parsed.request_uri.replace("%7Bid%7D", "{id}")
+        self._one = _Place.of(_require_template(url), pool)
+        self._many = None if bulk_url is None else _Place.of(_require_bulk_url(bulk_url), pool)
+        self.bulk_size = 1 if bulk_url is None else bulk_size
         self._timeout = timeout
         self._headers = headers
         self._is_gone = is_gone or not_html
-        self._transport: Transport = Pooled(pool, self._origin) if pool else Connections(parsed)
         self._max_bytes = max_bytes
 
     def fetch(self, id: str, /, *, etag: str | None = None) -> Found[dict[str, Any]] | Unchanged | Gone:
@@ -86,10 +112,10 @@ class HTTPFetcher:
             FetchError: The answer decides nothing.
         """
         try:
-            target = self._target.replace("{id}", quote(checked_id(id), safe=""))
+            target = self._one.target.replace(_ID, quote(checked_id(id), safe=""))
         except ValueError as error:
             raise FetchError(str(error)) from None
-        answer = self._get(target, self._request_headers(etag))
+        answer = self._get(self._one, target, etag)
         if answer.status == 200:
             return Found(entity_in(answer.headers, answer.body, id), answer.headers.get("ETag"))
         if answer.status == 304 and etag is not None:
@@ -98,7 +124,37 @@ class HTTPFetcher:
             answer.status == 404 and not answer.hides_headers and self._is_gone(answer.headers, answer.body)
         ):
             return Gone()
-        raise _undecided(id, answer)
+        raise _undecided(f"GET {id!r}", answer)
+
+    def fetch_many(self, ids: Sequence[str], /) -> dict[str, Found[dict[str, Any]]]:
+        """
+        GET many entities at once.
+
+        Args:
+            ids: Their ids, the most urgent first: those that the URL has no room for are not asked for.
+
+        Returns:
+            Those that the answer holds. It decides nothing about the others.
+
+        Raises:
+            FetchError: The answer decides nothing at all.
+            ConfigurationError: There is no `bulk_url`.
+        """
+        if self._many is None:
+            raise ConfigurationError("HTTPFetcher takes many ids at once only with bulk_url=")
+        target, asked = self._many.with_ids(ids)
+        answer = self._get(self._many, target, None)
+        if answer.status != 200:
+            raise _undecided(f"GET {self._many.url}", answer)
+        entities = entities_in(answer.headers, answer.body, f"GET {self._many.url}")
+        return {id: Found(entity) for id, entity in entities.items() if id in asked}
+
+    def _get(self, place: _Place, target: str, etag: str | None) -> Answer:
+        deadline = time.monotonic() + self._timeout
+        try:
+            return place.transport.get(target, self._request_headers(etag), deadline=deadline, max_bytes=self._max_bytes)
+        except FetchError as error:
+            raise FetchError(f"GET {place.origin}{target}: {error}", status=error.status) from error
 
     def _request_headers(self, etag: str | None) -> dict[str, str]:
         own = self._headers() if callable(self._headers) else self._headers or {}
@@ -107,15 +163,55 @@ class HTTPFetcher:
             headers["If-None-Match"] = etag
         return headers
 
-    def _get(self, target: str, headers: dict[str, str]) -> Answer:
-        deadline = time.monotonic() + self._timeout
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """
+    Where to GET.
+
+    Attributes:
+        origin: Scheme, host and port.
+        target: Path and query.
+        transport: The way there.
+    """
+
+    origin: str
+    target: str
+    transport: Transport
+
+    @classmethod
+    def of(cls, url: str, pool: urllib3.PoolManager | None) -> _Place:
+        """Return the place of a URL."""
         try:
-            return self._transport.get(target, headers, deadline=deadline, max_bytes=self._max_bytes)
-        except FetchError as error:
-            raise FetchError(f"GET {self._origin}{target}: {error}", status=error.status) from error
+            parsed = parse_url(url)
+        except LocationParseError as error:
+            raise ConfigurationError(f"{url!r} is no URL: {error}") from error
+        origin = f"{parsed.scheme}://{parsed.netloc}"
+        return cls(origin, parsed.request_uri, Pooled(pool, origin) if pool else Connections(parsed))
+
+    @property
+    def url(self) -> str:
+        return self.origin + self.target
+
+    def with_ids(self, ids: Sequence[str]) -> tuple[str, set[str]]:
+        """Return the target that asks for the ids, and for which of them: those that can be asked for, while there is room."""
+        asked: set[str] = set()
+        target, separator = self.target, "&" if "?" in self.target else "?"
+        for id in ids:
+            try:
+                longer = f"{target}{separator}id={quote(checked_id(id), safe='')}"
+            except ValueError:
+                continue  # its own GET says what is wrong with it
+            if len(self.origin) + len(longer) > MAX_URL:
+                break
+            target, separator = longer, "&"
+            asked.add(id)
+        if not asked:
+            raise FetchError("none of the ids can be asked for in bulk")
+        return target, asked
 
 
-def _parsed(url: str) -> urllib3.util.Url:
+def _require_template(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ConfigurationError(f"{url!r} is no http(s) URL; write it like https://products.example.com/products/{{id}}")
@@ -123,21 +219,30 @@ def _parsed(url: str) -> urllib3.util.Url:
         raise ConfigurationError(f"{url!r} has no {{id}} in its path or query, so it can't name an entity")
     if "@" in parts.netloc:
         raise ConfigurationError("HTTPFetcher(url) takes no password in the URL; give an Authorization header in headers=")
-    try:
-        return urllib3.util.parse_url(url)
-    except LocationParseError as error:
-        raise ConfigurationError(f"{url!r} is no URL: {error}") from error
+    return url
+
+
+def _require_bulk_size(size: int) -> None:
+    if not isinstance(size, int) or not 1 <= size <= MAX_BULK:
+        raise ConfigurationError(f"bulk_size must be an integer from 1 to {MAX_BULK}, not {size!r}")
+
+
+def _require_bulk_url(url: str) -> str:
+    parts = urlsplit(url)
+    if "@" in parts.netloc:
+        raise ConfigurationError(
+            "HTTPFetcher(bulk_url=) takes no password in the URL; give an Authorization header in headers="
+        )
+    if parts.scheme not in {"http", "https"} or not parts.hostname or "#" in url or "{id}" in url:
+        raise ConfigurationError(
+            f"{url!r} is no http(s) URL that ?id=a&id=b can be added to; write bulk_url like https://products.example.com/products"
+        )
+    return url
 
 
 def entity_in(headers: Mapping[str, str], body: bytes, id: str) -> dict[str, Any]:
     """Return the entity that a 200 has brought; a `FetchError` if that is no entity, or another."""
-    media_types = _media_types(headers)
-    if not all(one == "application/json" or one.endswith("+json") for one in media_types):
-        raise FetchError(f"GET {id!r} answered {', '.join(media_types) or 'no media type'}, not JSON", status=200)
-    try:
-        entity = json.loads(body, parse_constant=_refuse, parse_float=_finite)
-    except (ValueError, RecursionError) as error:
-        raise FetchError(f"GET {id!r} answered what is no JSON: {error}", status=200) from None
+    entity = _json_in(headers, body, f"GET {id!r}")
     if not isinstance(entity, dict):
         raise FetchError(f"GET {id!r} answered a JSON {type(entity).__name__}, not an object", status=200)
     if "id" in entity and str(entity["id"]) != id:
@@ -145,10 +250,30 @@ def entity_in(headers: Mapping[str, str], body: bytes, id: str) -> dict[str, Any
     return entity
 
 
-def _undecided(id: str, answer: Answer) -> FetchError:
+def entities_in(headers: Mapping[str, str], body: bytes, what: str) -> dict[str, dict[str, Any]]:
+    """Return the entities that a bulk GET's 200 has brought, by id, but not two of one id; a `FetchError` if it is no array."""
+    answer = _json_in(headers, body, what)
+    if not isinstance(answer, list):
+        raise FetchError(f"{what} answered a JSON {type(answer).__name__}, not an array", status=200)
+    entities = [(str(each["id"]), each) for each in answer if isinstance(each, dict) and isinstance(each.get("id"), (str, int))]
+    times = Counter(id for id, _ in entities)
+    return {id: entity for id, entity in entities if times[id] == 1}
+
+
+def _json_in(headers: Mapping[str, str], body: bytes, what: str) -> Any:
+    media_types = _media_types(headers)
+    if not all(one == "application/json" or one.endswith("+json") for one in media_types):
+        raise FetchError(f"{what} answered {', '.join(media_types) or 'no media type'}, not JSON", status=200)
+    try:
+        return json.loads(body, parse_constant=_refuse, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise FetchError(f"{what} answered what is no JSON: {error}", status=200) from None
+
+
+def _undecided(what: str, answer: Answer) -> FetchError:
     location = answer.headers.get("Location") if answer.status in _REDIRECTS else None
     return FetchError(
-        f"GET {id!r} answered {answer.status}"
+        f"{what} answered {answer.status}"
         + (f": it is at {location}. If that is right, put it into HTTPFetcher(url)" if location else ""),
         status=answer.status,
         retry_after=_retry_after(answer.headers.get("Retry-After")),

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from email.message import Message
 
+    from urllib3.util import Url
+
 _CHUNK = 64 * 1024
 
 
@@ -73,7 +75,7 @@ class Connections:
         origin: Scheme, host and port.
     """
 
-    def __init__(self, origin: urllib3.util.Url) -> None:
+    def __init__(self, origin: Url) -> None:
         self._host = origin.host or ""
         self._port = origin.port
         self._context = ssl.create_default_context() if origin.scheme == "https" else None

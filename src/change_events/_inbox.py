@@ -9,7 +9,8 @@ the events of one id are held together:
 - looks that would fall due close together are one: an event can wait a tenth of its hold beyond its due time;
 - a save that is confirmed is looked at when it is over: its `saving` asks for no early look, and its `saved` is due at once
   and releases it;
-- while looks are in vain, ids are parked: their events are held, and no look is awaited.
+- while looks are in vain, ids are parked: their events are held, and no look is awaited;
+- ids that are due at the same time may be looked at together, but for one that such a look has left undecided.
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ class _Group:
     looking: bool = False
     frozen: list[Held] = field(default_factory=list)
     get_started: float = math.inf
+    alone: bool = False
 
     @property
     def parked(self) -> bool:
@@ -138,6 +140,21 @@ class Inbox:
         self._groups[id].looking = True
         return id
 
+    def company(self, id: str, now: float, most: int) -> list[str]:
+        """
+        Return up to so many other ids to look at together with the reserved one, and reserve them.
+
+        They are those that are due, the longest first, up to one that is to be looked at alone; none, if the first is.
+        """
+        company: list[str] = []
+        while len(company) < most and not self._groups[id].alone:
+            at = self.next_at()
+            if at is None or at > now or self._groups[self._agenda[0][1]].alone:
+                break
+            company.append(heapq.heappop(self._agenda)[1])
+            self._groups[company[-1]].looking = True
+        return company
+
     def next_at(self) -> float | None:
         """Return when the next look is due, in monotonic seconds; None if no look is awaited."""
         while self._agenda:
@@ -163,7 +180,7 @@ class Inbox:
         for event in settled:
             del group.events[event.message_id]
         self._count -= len(settled)
-        group.looking = False
+        group.looking = group.alone = False
         if group.events:
             self._schedule(id, group, min([group.look_at, *waiting]))
         else:
@@ -190,6 +207,14 @@ class Inbox:
         events = list(self._groups.pop(id).events.values())
         self._count -= len(events)
         return events
+
+    def look_alone(self, id: str, now: float) -> None:
+        """A look with others has left the reserved id undecided: it is due, and alone until a look has succeeded."""
+        group = self._groups[id]
+        group.looking = False
+        group.alone = True
+        group.look_at = math.inf  # what else asked for a look, maybe before now, gets this one
+        self._schedule(id, group, now)
 
     def park(self, id: str) -> None:
         """The reserved look decided nothing: hold the events of the id, but await no look until they are released."""

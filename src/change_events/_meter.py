@@ -6,9 +6,10 @@ import logging
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from change_events.exceptions import FetchError
+from change_events.typing import BulkFetcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from change_events._event import Found, Gone, Unchanged
     from change_events.typing import Fetcher, Metrics
@@ -62,7 +63,7 @@ def measured(fetcher: Fetcher[T], meter: Meter, clock: Callable[[], float]) -> F
     if not meter.on:
         return fetcher
     # An error that names the fetcher's class is to name the user's.
-    kind = type(type(fetcher).__name__, (_Measured,), {})
+    kind = type(type(fetcher).__name__, (_MeasuredBulk if isinstance(fetcher, BulkFetcher) else _Measured,), {})
     return cast("Fetcher[T]", kind(fetcher, meter, clock))
 
 
@@ -85,6 +86,29 @@ class _Measured(Generic[T]):
         finally:
             self._meter.observe("get_seconds", self._clock() - started)
             self._meter.count("answers", answer=answer)
+
+
+class _MeasuredBulk(_Measured[T]):
+    _fetcher: BulkFetcher[T]
+
+    @property
+    def bulk_size(self) -> int:
+        return self._fetcher.bulk_size
+
+    def fetch_many(self, ids: Sequence[str], /) -> Mapping[str, Found[T]]:
+        started, answer, answers = self._clock(), "error", 1
+        try:
+            found = self._fetcher.fetch_many(ids)
+            answer, answers = "found", sum(id in found for id in ids)
+        except FetchError as error:
+            answer = answer_of(error)
+            raise
+        else:
+            return found
+        finally:
+            self._meter.observe("get_seconds", self._clock() - started)
+            if answers:
+                self._meter.count("answers", answers, answer=answer)
 
 
 def answer_of(error: FetchError) -> str:

@@ -1,4 +1,4 @@
-"""One look at an id: read the entry's version, GET, compare-and-set."""
+"""One look at an id: read the entry's version, GET, compare-and-set. Or at several, which share the GET and nothing else."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, TypeVar
 from change_events._event import Entry, Found, Gone, Outcome, Unchanged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from change_events.typing import Fetcher, Sink
+    from change_events.typing import BulkFetcher, Fetcher, Sink
 
 T = TypeVar("T")
 
@@ -47,10 +47,49 @@ def look(
         change = fetcher.fetch(id, etag=entry.etag)
         if isinstance(change, Unchanged) and not entry.present:
             raise RuntimeError(f"{type(fetcher).__name__} found {id!r} unchanged, but nothing is cached that it could equal")
-        before_apply(entry, change)
-        if sink.apply(id, change, if_version=entry.version):
-            return outcome(entry, change)
+        done = store(id, entry, change, sink=sink, before_apply=before_apply)
+        if done is not None:
+            return done
     raise RuntimeError(f"{type(sink).__name__} refused what {MAX_CONFLICTS} looks in a row found at {id!r}")
+
+
+def read_together(
+    ids: Sequence[str], *, fetcher: BulkFetcher[T], sink: Sink[T], on_get: Callable[[], None]
+) -> dict[str, tuple[Entry, Found[T]]]:
+    """
+    Read several entities with one GET, each to be stored as by a look of its own.
+
+    The versions are read *before* the GET, all of them.
+
+    Args:
+        ids: The entities' ids.
+        fetcher: What reads the source.
+        sink: The cache.
+        on_get: Called at the start of the GET, after the versions were read: the events of now are this look's.
+
+    Returns:
+        What was found, by id, and the entry to store it on. The rest is undecided: it may be gone, or may not.
+
+    Raises:
+        FetchError: The GET decided nothing.
+    """
+    entries = {id: sink.entry(id) for id in ids}
+    on_get()
+    answer = fetcher.fetch_many(ids)
+    return {id: (entry, answer[id]) for id, entry in entries.items() if isinstance(answer.get(id), Found)}
+
+
+def store(
+    id: str,
+    entry: Entry,
+    change: Found[T] | Unchanged | Gone,
+    *,
+    sink: Sink[T],
+    before_apply: Callable[[Entry, Found[T] | Unchanged | Gone], object],
+) -> Outcome | None:
+    """Store what was found on top of the entry, and say what that did; None if another worker got there first."""
+    before_apply(entry, change)
+    return outcome(entry, change) if sink.apply(id, change, if_version=entry.version) else None
 
 
 def outcome(entry: Entry, change: Found[object] | Unchanged | Gone) -> Outcome:

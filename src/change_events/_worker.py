@@ -91,6 +91,10 @@ class Worker(Generic[T]):
     When too many looks at cached entities see them gone, the worker refuses to delete the next, logs it as `critical`, and
     stops receiving and looking until `resume()` is called: more likely than not it asks the wrong source.
 
+    A fetcher that takes many ids at once (a `BulkFetcher`, as `HTTPFetcher(bulk_url=...)` is) gets up to `bulk_size` of those
+    that are due; none waits for company. Each entity is stored, settled and reported by itself. What such a GET leaves
+    undecided is looked at alone, and after one that failed there is none for 30 seconds.
+
     When SQS is away, the worker tries again, after pauses of half a minute at the most.
 
     A save that its publisher confirms (`broadcasting(confirm=True)`) is looked at once, when it is over, and its events are
@@ -101,7 +105,7 @@ class Worker(Generic[T]):
 
     Args:
         queue_url: The SQS queue that is subscribed to the topic, standard or FIFO, raw delivery or envelope.
-        fetcher: What reads the source.
+        fetcher: What reads the source; many entities at once, if it offers that.
         sink: The cache.
         client: A boto3 SQS client. Default: one for the region in `queue_url`.
         topic_arn: Take messages from this topic only, as their SNS envelope names it. Any other message, and any without an
@@ -126,7 +130,8 @@ class Worker(Generic[T]):
         shutdown_timeout: Seconds that stopping may take; better longer than `wait_time`, as what an abandoned poll brings
             stays invisible until its visibility timeout is over.
         on_outcome: Called with an id and what a look at it did, from the look's thread. What it raises is logged.
-        max_gets_per_second: How many GETs to send to the source, evenly spread. None: as many as there are reasons for.
+        max_gets_per_second: How many GETs to send to the source, evenly spread; one for many ids is one. None: as many as there
+            are reasons for.
         max_deleted_share: The share of the last hundred looks at cached entities that may see them gone.
         min_deleted: How many of them must have, at the least, for a deletion to be refused.
         allow_mass_deletion: Refuse no deletion, for as long as this worker lives.
@@ -470,19 +475,19 @@ class _Run(Generic[T]):
     # Looking
 
     def _look_on(self) -> None:
-        while (id := self._next_id()) is not None:
-            self._acks.add(self._consumer.look(id))
+        while ids := self._next_ids():
+            self._acks.add(self._consumer.look(*ids) if len(ids) == 1 else self._consumer.look_together(ids))
 
-    def _next_id(self) -> str | None:
+    def _next_ids(self) -> list[str]:
         with self._lock:
             while not self._stopping.is_set():
                 now = time.monotonic()
                 id = self._consumer.next(now)
                 if id is not None:
-                    return id
+                    return [id, *self._consumer.company(id, now)]
                 at = self._consumer.next_at()
                 self._due.wait(None if at is None else max(0.0, at - now))
-            return None
+            return []
 
     def _changed(self, came_in: int) -> None:
         if came_in:

@@ -60,7 +60,9 @@ METRICS: Mapping[str, Metric] = {
     "looks": Metric("counter", "Looks, by what they did to the cache.", ("queue", "outcome"), "looks", "{look}"),
     "look_seconds": Metric("histogram", "How long looks took.", ("queue",), "look.duration", "s", _SECONDS),
     "gets": Metric("counter", "GETs begun.", ("queue",), "gets", "{get}"),
-    "answers": Metric("counter", "GETs, by what came of them.", ("queue", "answer"), "answers", "{get}"),
+    "answers": Metric(
+        "counter", "GETs, by what came of them; one of many, by entity.", ("queue", "answer"), "answers", "{get}"
+    ),
     "get_seconds": Metric("histogram", "How long GETs took.", ("queue",), "get.duration", "s", _SECONDS),
     "conflicts": Metric("counter", "Looks begun anew after a lost compare-and-set.", ("queue",), "conflicts", "{look}"),
     "retries": Metric("counter", "Events sent back to the queue after a failed look.", ("queue",), "retries", "{event}"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from change_events._event import ChangeEvent, Entry, Found, Gone, Unchanged
 
@@ -40,6 +40,38 @@ class Fetcher(Protocol[T_co]):
 
         Raises:
             FetchError: The answer decides nothing (an outage, say). The look is tried again later.
+        """
+        ...
+
+
+@runtime_checkable
+class BulkFetcher(Fetcher[T_co], Protocol[T_co]):
+    """
+    Reads many entities at once, too: what a worker has due at the same moment takes one call, not one each.
+
+    It can say that an entity was found, and nothing else. An id that is absent from its answer is undecided, neither gone nor
+    failed: the worker looks at it alone, with `fetch`. So nothing is ever deleted for what a bulk answer leaves out.
+    """
+
+    @property
+    def bulk_size(self) -> int:
+        """How many ids it takes at once; with 1 it is a fetcher like any other."""
+        ...
+
+    def fetch_many(self, ids: Sequence[str], /) -> Mapping[str, Found[T_co]]:
+        """
+        Read the latest state of as many of these entities as can be.
+
+        Each must have been read after the call began, as with `fetch`: not from a cache, nor from a replica that lags.
+
+        Args:
+            ids: Ids of entities, no two the same.
+
+        Returns:
+            What was found, by id. Ids that were not asked for are ignored.
+
+        Raises:
+            FetchError: The answer decides nothing at all. Each of the ids is looked at alone.
         """
         ...
 

@@ -13,6 +13,7 @@ from typing_extensions import assert_type
 
 from change_events import (
     BroadcastStats,
+    BulkFetcher,
     ChangeEvent,
     DynamoDBSink,
     Fetcher,
@@ -148,9 +149,32 @@ class TestMySink(SinkContract):
         return sink.get(id)
 
 
+class Catalogue:
+    bulk_size = 20
+
+    def fetch(self, id: str, /, *, etag: str | None = None) -> Found[int] | Gone:
+        return Found(len(id), etag) if id else Gone()
+
+    def fetch_many(self, ids: Sequence[str], /) -> dict[str, Found[int]]:
+        return {id: Found(len(id)) for id in ids}
+
+
+def many(fetcher: BulkFetcher[int]) -> None:
+    assert_type(fetcher.fetch_many(["p1"]), Mapping[str, Found[int]])
+    assert_type(fetcher.bulk_size, int)
+
+
+many(Catalogue())
+of_numbers = Worker("https://sqs.eu-west-1.amazonaws.com/123456789012/q", fetcher=Catalogue(), sink=MemorySink[int]())
+assert_type(of_numbers, Worker[int])
+
+
 def seams(sqlite: SQLiteSink, dynamodb: DynamoDBSink, memory: MemorySink[dict[str, Any]], numbers: MemorySink[int]) -> None:
     fetcher = HTTPFetcher("https://products.example.com/products/{id}")
     fetches: Fetcher[dict[str, Any]] = fetcher
+    assert_type(fetcher.fetch_many(("p1", "p2")), dict[str, Found[dict[str, Any]]])
+    of_objects: BulkFetcher[dict[str, Any]] = fetcher
+    assert_type(of_objects.bulk_size, int)
     postgres = PostgresSink("dbname=products", upsert=upsert, delete=lambda connection, id: connection.execute("", (id,)))
     sinks: list[Sink[dict[str, Any]]] = [sqlite, postgres, dynamodb, memory]
     assert_type(postgres.get("p1"), dict[str, Any] | None)
