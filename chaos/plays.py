@@ -97,8 +97,8 @@ def outage(seed: int, *, times: int, visibility: int, max_receives: int, events:
         return [
             Figure("the source is down", down, "s"),
             Figure("events waiting", events),
-            # Five must fail, nine more may be under way, and one ends the first pause.
-            Figure("GETs until that was known, and the first pause over", earlier, at_most=5 + 9 + 1 + cut_earlier),
+            # Five must fail, eleven more looks may be under way, and one ends the first pause.
+            Figure("GETs until that was known, and the first pause over", earlier, at_most=5 + 11 + 1 + cut_earlier),
             Figure(f"GETs in the other {pauses} pauses; {cut_later} were cut off", later, at_most=pauses + cut_later),
             Figure("back to the first entity cached", first, "s", at_most=60 + 5),  # the longest pause, and a moment
             Figure("back to all events drained, which is the emulator's time", drained, "s"),

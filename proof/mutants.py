@@ -97,15 +97,18 @@ MUTANTS = (
     Mutant(
         "the GET before the version is read",
         "_reconcile",
-        "        entry = sink.entry(id)\n        on_get()\n        change = fetcher.fetch(id, etag=entry.etag)\n",
+        "        entry = sink.entry(id)\n"
+        "        with slot:\n"
+        "            on_get()\n"
+        "            change = fetcher.fetch(id, etag=entry.etag)\n",
         "        on_get()\n        change = fetcher.fetch(id, etag=None)\n        entry = sink.entry(id)\n",
         puts=(True, True),
     ),
     Mutant(
         "an event joins a GET that is under way",
         "_reconcile",
-        "        on_get()\n        change = fetcher.fetch(id, etag=entry.etag)\n",
-        "        change = fetcher.fetch(id, etag=entry.etag)\n        on_get()\n",
+        "            on_get()\n            change = fetcher.fetch(id, etag=entry.etag)\n",
+        "            change = fetcher.fetch(id, etag=entry.etag)\n            on_get()\n",
         setup=(("delay", 2), ("slow_get", True)),
         puts=(True, True),
     ),
@@ -120,7 +123,10 @@ MUTANTS = (
     Mutant(
         "bulk: the GET before the versions are read",
         "_reconcile",
-        "    entries = {id: sink.entry(id) for id in ids}\n    on_get()\n    answer = fetcher.fetch_many(ids)\n",
+        "    entries = {id: sink.entry(id) for id in ids}\n"
+        "    with slot:\n"
+        "        on_get()\n"
+        "        answer = fetcher.fetch_many(ids)\n",
         "    on_get()\n    answer = fetcher.fetch_many(ids)\n    entries = {id: sink.entry(id) for id in ids}\n",
         setup=(("bulk", True),),
         puts=(True, True),
@@ -128,8 +134,8 @@ MUTANTS = (
     Mutant(
         "bulk: an event joins a GET that is under way",
         "_reconcile",
-        "    on_get()\n    answer = fetcher.fetch_many(ids)\n",
-        "    answer = fetcher.fetch_many(ids)\n    on_get()\n",
+        "        on_get()\n        answer = fetcher.fetch_many(ids)\n",
+        "        answer = fetcher.fetch_many(ids)\n        on_get()\n",
         setup=(("bulk", True), ("delay", 2), ("slow_get", True)),
         puts=(True, True),
     ),

@@ -12,6 +12,7 @@ from change_events import ConfigurationError, FetchError, Found, MemorySink, Out
 from change_events import _consumer as consumer_module
 from change_events._consumer import Consumer, Settings, Tally, pause_after
 from change_events._guard import Guard
+from change_events._inbox import REST
 from change_events._meter import Meter
 from change_events._sqs import Message
 from change_events.testing import FakeSource
@@ -191,6 +192,38 @@ def test_what_is_received_is_held(hands):
     assert (second.id, second.phase, second.save) == ("p2", None, None)
     assert hands.counts() == {"received": 2, "held": 2}
     assert hands.changes == [2]
+
+
+def hot(numbers, **settings):
+    """A consumer without a window that has just looked at p1, and then received more of it."""
+    hands = Hands(settle=0.0, **settings)
+    hands.consumer.ask_delay()
+    hands.receive(message(number=0))
+    hands.look()
+    hands.now += 1
+    hands.receive(*(message(number=number) for number in numbers))
+    return hands
+
+
+def test_a_full_receive_says_that_there_is_more_so_what_was_just_looked_at_can_wait():
+    hands = hot(range(1, 8))
+
+    assert hands.next_at() == hands.now - 1 + REST
+    assert len(hands.held()) == 7
+
+
+def test_a_receive_that_is_not_full_says_that_there_is_no_more():
+    assert hot(range(1, 7)).next_at() == 101.0
+    hands = hot(range(1, 8))
+
+    hands.receive()
+
+    assert hands.next_at() == 101.0
+    assert hands.changes[-1] == 1
+
+
+def test_without_room_for_more_nothing_waits_for_it():
+    assert hot(range(1, 8), prefetch=13).next_at() == 101.0
 
 
 def test_a_delivery_that_is_no_event_is_counted_and_not_held(hands):

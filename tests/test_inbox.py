@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from change_events._inbox import Held, Inbox
+from change_events._inbox import REST, Held, Inbox
 
 
 def held(id="p1", message="m1", now=0.0, hold=5.0, handle="h1", count=1, phase=None, save=None):
@@ -112,6 +112,85 @@ def test_events_of_different_holds_are_each_looked_at_in_time(patient):
     while (at := patient.next_at()) is not None:
         due.append((at, [event.message_id for event in look(patient, "p1", at)]))
     assert due == [(pytest.approx(2.2), ["m2"]), (pytest.approx(5.5), ["m3"]), (pytest.approx(11.0), ["m1"])]
+
+
+def test_while_there_is_more_an_id_that_was_just_looked_at_is_left_alone_for_a_moment(inbox):
+    inbox.add(held(message="m1", hold=0.0), 0.0, more=True)
+    assert inbox.next_at() == 0.0
+    look(inbox, "p1", 0.0)
+
+    for number in range(2, 5):
+        inbox.add(held(message=f"m{number}", now=0.5, hold=0.0), 0.5, more=True)
+
+    assert inbox.next_at() == REST
+    assert len(look(inbox, "p1", REST)) == 3
+
+
+def test_other_ids_are_not_left_alone(inbox):
+    inbox.add(held("a", "m1", hold=0.0), 0.0, more=True)
+    look(inbox, "a", 0.0)
+    inbox.add(held("b", "m2", now=0.5, hold=0.0), 0.5, more=True)
+
+    assert inbox.next_at() == 0.5
+
+
+def test_nor_is_an_id_when_there_is_no_more(inbox):
+    inbox.add(held(message="m1", hold=0.0), 0.0, more=True)
+    look(inbox, "p1", 0.0)
+    inbox.add(held(message="m2", now=0.5, hold=0.0), 0.5)
+
+    assert inbox.next_at() == 0.5
+
+
+def test_nor_is_one_that_was_looked_at_long_ago(inbox):
+    inbox.add(held(message="m1", hold=0.0), 0.0, more=True)
+    look(inbox, "p1", 0.0)
+    inbox.add(held(message="m2", now=REST, hold=0.0), REST, more=True)
+
+    assert inbox.next_at() == REST
+
+
+def test_what_was_left_alone_is_due_when_there_is_no_more(inbox):
+    inbox.add(held(message="m1", hold=0.0), 0.0, more=True)
+    look(inbox, "p1", 0.0)
+    inbox.add(held(message="m2", now=0.5, hold=0.0), 0.5, more=True)
+    inbox.add(held(message="m3", now=0.6, hold=0.0), 0.6, more=True)
+
+    assert inbox.hurry() == 1
+    assert inbox.next_at() == 0.5
+    assert inbox.hurry() == 0
+
+
+def test_but_not_before_its_time(patient):
+    patient.add(held(message="m1", hold=0.0), 0.0, more=True)
+    look(patient, "p1", 0.0)
+    patient.add(held(message="m2", now=0.5, hold=1.0), 0.5, more=True)
+    assert patient.next_at() == REST
+
+    patient.hurry()
+
+    assert patient.next_at() == 0.5 + 1.1
+
+
+def test_an_event_that_was_left_alone_and_is_gone_asks_for_nothing(inbox):
+    """A look took it along, or failed."""
+    inbox.add(held(message="m1", hold=0.0), 0.0, more=True)
+    look(inbox, "p1", 0.0)
+    inbox.add(held(message="m2", now=0.5, hold=0.0), 0.5, more=True)
+    inbox.drop(inbox.expiring(math.inf))
+    inbox.add(saving(now=1.0, hold=5.0), 1.0)
+
+    inbox.hurry()
+
+    assert inbox.next_at() == 1.0 + 5.5
+
+
+def test_only_recent_looks_are_remembered(inbox):
+    for number in range(100):
+        inbox.add(held(f"p{number}", f"m{number}", now=number, hold=0.0), number)
+        look(inbox, f"p{number}", number)
+
+    assert len(inbox._looked) == 3
 
 
 def test_an_event_that_comes_before_the_get_joins_the_look(inbox):
@@ -618,9 +697,11 @@ class Machine(RuleBasedStateMachine):
         self.parked = set()
         self.released = set()
         self.alone = set()
+        self.rests = {}  # id: until when it may be left alone, as there is more in the queue
+        self.looked = {}
         self.number = 0
 
-    def add(self, id, hold, phase=None, save=None):
+    def add(self, id, hold, phase=None, save=None, *, more=False):
         self.number += 1
         message = f"m{self.number}"
         if id in self.parked:
@@ -628,7 +709,9 @@ class Machine(RuleBasedStateMachine):
             self.released.add(id)
         over = phase == "saving" and any(kept.phase == "saved" for kept in self.of_save(id, save).values())
         self.kept[message] = Kept(id, self.now, 0.0 if over else hold, phase, save)
-        self.inbox.add(held(id, message, self.now, hold, phase=phase, save=save), self.now)
+        if more and id in self.looked:
+            self.rests[id] = self.looked[id] + REST
+        self.inbox.add(held(id, message, self.now, hold, phase=phase, save=save), self.now, more=more)
 
     def of(self, id):
         return {message for message, kept in self.kept.items() if kept.id == id}
@@ -637,23 +720,28 @@ class Machine(RuleBasedStateMachine):
     def wait(self, seconds):
         self.now += seconds
 
-    @rule(id=ids, hold=holds)
-    def receive(self, id, hold):
-        self.add(id, hold)
+    @rule(id=ids, hold=holds, more=st.booleans())
+    def receive(self, id, hold, more):
+        self.add(id, hold, more=more)
 
-    @rule(id=ids, hold=holds, save=saves)
-    def receive_saving(self, id, hold, save):
-        self.add(id, hold, "saving", save)
+    @rule(id=ids, hold=holds, save=saves, more=st.booleans())
+    def receive_saving(self, id, hold, save, more):
+        self.add(id, hold, "saving", save, more=more)
 
-    @rule(id=ids, save=saves)
-    def receive_saved(self, id, save):
+    @rule(id=ids, save=saves, more=st.booleans())
+    def receive_saved(self, id, save, more):
         released = {message for message, kept in self.of_save(id, save).items() if kept.due > self.now}
         for message in released:
             self.kept[message].hold = self.now - self.kept[message].received
         if self.looking.get(id):
             started, present = self.looking[id]
             self.looking[id] = (started, present - released)
-        self.add(id, 0.0, "saved", save)
+        self.add(id, 0.0, "saved", save, more=more)
+
+    @rule()
+    def hurry(self):
+        self.inbox.hurry()
+        self.rests.clear()
 
     def of_save(self, id, save):
         return {message: kept for message, kept in self.kept.items() if (kept.id, kept.save) == (id, save)}
@@ -671,9 +759,8 @@ class Machine(RuleBasedStateMachine):
         id = self.inbox.next(self.now)
         if id is None:
             for kept in self.kept.values():
-                assert kept.id in self.looking | dict.fromkeys(self.parked) or self.now < kept.received + kept.hold * 1.1, (
-                    "an event waits beyond its time"
-                )
+                late = max(kept.received + kept.hold * 1.1, self.rests.get(kept.id, 0.0))
+                assert kept.id in self.looking | dict.fromkeys(self.parked) or self.now < late, "an event waits beyond its time"
         else:
             assert id not in self.looking, "two looks at one id"
             kept = [self.kept[message] for message in self.of(id)]
@@ -712,6 +799,7 @@ class Machine(RuleBasedStateMachine):
         id = data.draw(st.sampled_from(sorted(self.looking)))
         self.inbox.freeze(id, self.now)
         self.looking[id] = (self.now, self.of(id))
+        self.looked[id] = self.now
         for message in self.of(id):
             self.kept[message].seen = min(self.kept[message].seen, self.now)
 

@@ -10,6 +10,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -359,6 +360,37 @@ def test_no_more_is_held_than_the_prefetch(channel, source, make_worker):
 
     assert worker.drain() == 25
     assert max(held) == 10
+
+
+def test_no_more_gets_run_at_once_than_there_are_threads(channel, source, make_worker):
+    source.gate.clear()
+    worker = make_worker(threads=4)
+    channel.announce(*(f"p{number}" for number in range(8)))
+
+    with running(worker):
+        wait_until(lambda: worker.health().in_flight == 5)
+        wait_until(lambda: len(source.asked) == 4)
+        time.sleep(0.2)
+        assert len(source.asked) == 4
+        source.gate.set()
+        wait_until(lambda: worker.stats().acknowledged == 8)
+
+
+def test_while_all_of_them_write_one_more_goes_on(channel, source, make_worker):
+    done = threading.Event()
+
+    class Slow(MemorySink):
+        def apply(self, id, change, *, if_version):
+            assert id not in {"p0", "p1", "p2", "p3"} or done.wait(30)
+            return super().apply(id, change, if_version=if_version)
+
+    worker = make_worker(threads=4, sink=Slow())
+    channel.announce(*(f"p{number}" for number in range(12)))
+
+    with running(worker):
+        wait_until(lambda: worker.stats().acknowledged == 8)
+        done.set()
+        wait_until(lambda: worker.stats().acknowledged == 12)
 
 
 def test_acknowledgements_share_calls(channel, source, make_worker):

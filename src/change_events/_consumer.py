@@ -23,13 +23,14 @@ from change_events._guard import Guard
 from change_events._health import MASS_DELETION, SOURCE_DOWN, Pauses
 from change_events._inbox import Held, Inbox
 from change_events._meter import Meter, measured
-from change_events._reconcile import look, read_together, store
+from change_events._reconcile import UNLIMITED, look, read_together, store
 from change_events._sqs import MAX_VISIBILITY, Message, Queue, batches
 from change_events.exceptions import DecodeError, FetchError, MassDeletionError
 from change_events.typing import BulkFetcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from change_events._event import ChangeEvent, Entry, Found, Unchanged
     from change_events.typing import Fetcher, Sink
@@ -173,6 +174,7 @@ class Consumer(Generic[T]):
         guard: The worker's, which outlasts a run.
         halted: Called with an error that keeps the consumer from going on by itself: an outage of the source, a mass deletion.
         wall_clock: Tells seconds since the epoch, to measure by.
+        slot: Is held for every GET.
 
     Attributes:
         lock: Guards the inbox, and that nothing enters it once it is closed; and the next two.
@@ -192,6 +194,7 @@ class Consumer(Generic[T]):
         guard: Guard | None = None,
         halted: Callable[[Exception], object] = lambda _: None,
         wall_clock: Callable[[], float] = time.time,
+        slot: AbstractContextManager[object] = UNLIMITED,
     ) -> None:
         self.lock = threading.Lock()
         self.inbox = Inbox(early_look=settings.early_look)
@@ -209,6 +212,7 @@ class Consumer(Generic[T]):
         self._meter = tally.meter
         self._clock = clock
         self._wall_clock = wall_clock
+        self._slot = slot
         self._fetcher = measured(settings.fetcher, tally.meter, clock)
         self._bulk = self._fetcher if isinstance(self._fetcher, BulkFetcher) else None
         self._bulk_at = -math.inf
@@ -338,7 +342,7 @@ class Consumer(Generic[T]):
 
         fetcher = cast("BulkFetcher[T]", self._fetcher)
         try:
-            return read_together(ids, fetcher=fetcher, sink=self._settings.sink, on_get=on_get)
+            return read_together(ids, fetcher=fetcher, sink=self._settings.sink, on_get=on_get, slot=self._slot)
         except Exception as error:  # as for a look; those that follow will tell what is broken
             self._bulk_at = self._clock() + BULK_PAUSE
             self._complain("looking at many ids at once failed, so each is looked at alone: %s", error, "look_together")
@@ -453,10 +457,12 @@ class Consumer(Generic[T]):
         with self.lock:
             closed = self._closed
             if not closed:
+                more = len(messages) == self._settings.batch_size
                 for message, event in decoded:
-                    self.inbox.add(self._held(message, event, now), now)
+                    self.inbox.add(self._held(message, event, now), now, more=more)
+                hurried = 0 if more and not self.full else self.inbox.hurry()
                 self._tally.set("held", len(self.inbox))
-                self._changed(len(decoded))
+                self._changed(len(decoded) + hurried)
         if closed:
             undecided += [(message.receipt_handle, 0.0) for message, _ in decoded]
         self._hand_back(undecided)
@@ -507,7 +513,7 @@ class Consumer(Generic[T]):
         started = self._clock()
         try:
             sink, watch = self._settings.sink, self._watch_deletions
-            return look(id, fetcher=self._fetcher, sink=sink, on_get=on_get, before_apply=watch)
+            return look(id, fetcher=self._fetcher, sink=sink, on_get=on_get, before_apply=watch, slot=self._slot)
         finally:
             self._meter.observe("look_seconds", self._clock() - started)
 

@@ -7,6 +7,8 @@ the events of one id are held together:
 - at most one look at an id at a time;
 - an event that arrives before the GET starts joins the look; one that arrives later asks for another;
 - looks that would fall due close together are one: an event can wait a tenth of its hold beyond its due time;
+- while there is more in the queue, an id that was just looked at is left alone for a moment: a backlog of few ids is to cost
+  few GETs;
 - a save that is confirmed is looked at when it is over: its `saving` asks for no early look, and its `saved` is due at once
   and releases it;
 - while looks are in vain, ids are parked: their events are held, and no look is awaited;
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 SLACK = 0.1
 """How much longer than its hold an event may wait for company, as a share of the hold."""
+
+REST = 2.0
+"""Seconds from one look at an id to the next while there is more in the queue."""
 
 
 @dataclass(slots=True, eq=False)
@@ -100,6 +105,8 @@ class Inbox:
         self._groups: dict[str, _Group] = {}
         self._agenda: list[tuple[float, str]] = []  # a heap; entries that no longer match their group are skipped
         self._count = 0
+        self._looked: dict[str, float] = {}  # when the last GET began, the longest ago first; older than REST is forgotten
+        self._resting: dict[str, float] = {}  # when the look should be that waits for more
 
     def __len__(self) -> int:
         """Return how many events are held."""
@@ -114,8 +121,15 @@ class Inbox:
         """How many ids they are of."""
         return len(self._groups)
 
-    def add(self, event: Held, now: float) -> None:
-        """Hold an event. One that is held already was delivered again: only its new receipt handle counts."""
+    def add(self, event: Held, now: float, *, more: bool = False) -> None:
+        """
+        Hold an event. One that is held already was delivered again: only its new receipt handle counts.
+
+        Args:
+            event: The event.
+            now: The time.
+            more: There seems to be more in the queue, of this id maybe.
+        """
         group = self._groups.setdefault(event.id, _Group())
         known = group.events.get(event.message_id)
         if known is not None:
@@ -129,16 +143,29 @@ class Inbox:
         if event.save is not None:
             _release(event.save, group, now)
         early = self._early_look and event.phase != "saving"
-        self._schedule(event.id, group, now if early or wanted else event.latest)
+        at = now if early or wanted else event.latest
+        rested = self._looked.get(event.id, -math.inf) + REST
+        if more and at < rested:
+            self._resting[event.id] = min(at, self._resting.get(event.id, math.inf))
+            at = rested
+        self._schedule(event.id, group, at)
+
+    def hurry(self) -> int:
+        """Let no look wait for more: there is no more, or no room for it. Return how many have."""
+        for id, at in self._resting.items():
+            group = self._groups.get(id)
+            if group is not None and not group.parked:
+                self._schedule(id, group, at)
+        waited = len(self._resting)
+        self._resting.clear()
+        return waited
 
     def next(self, now: float) -> str | None:
         """Return the id that has been due for a look the longest, and reserve it; None if there is none."""
         at = self.next_at()
         if at is None or at > now:
             return None
-        _, id = heapq.heappop(self._agenda)
-        self._groups[id].looking = True
-        return id
+        return self._reserve()
 
     def company(self, id: str, now: float, most: int) -> list[str]:
         """
@@ -151,8 +178,7 @@ class Inbox:
             at = self.next_at()
             if at is None or at > now or self._groups[self._agenda[0][1]].alone:
                 break
-            company.append(heapq.heappop(self._agenda)[1])
-            self._groups[company[-1]].looking = True
+            company.append(self._reserve())
         return company
 
     def next_at(self) -> float | None:
@@ -171,6 +197,8 @@ class Inbox:
         group.frozen = list(group.events.values())
         group.get_started = now
         group.look_at = math.inf
+        self._resting.pop(id, None)
+        self._remember(id, now)
 
     def settle(self, id: str) -> list[Held]:
         """The look is done and applied: let go of the events that it settles, and return them to be acknowledged."""
@@ -205,6 +233,7 @@ class Inbox:
     def give_up(self, id: str) -> list[Held]:
         """The reserved look decided nothing: let go of all events of the id, and return them to be handed back."""
         events = list(self._groups.pop(id).events.values())
+        self._resting.pop(id, None)
         self._count -= len(events)
         return events
 
@@ -245,7 +274,7 @@ class Inbox:
         for event in dropped:
             del self._groups[event.id].events[event.message_id]
             if not self._groups[event.id].events:
-                del self._groups[event.id]
+                self.give_up(event.id)
         self._count -= len(dropped)
         return dropped
 
@@ -256,6 +285,17 @@ class Inbox:
     def clear(self) -> list[Held]:
         """Let go of everything, and return it to be handed back."""
         return [event for id in list(self._groups) for event in self.give_up(id)]
+
+    def _reserve(self) -> str:
+        _, id = heapq.heappop(self._agenda)
+        self._groups[id].looking = True
+        return id
+
+    def _remember(self, id: str, now: float) -> None:
+        self._looked.pop(id, None)
+        self._looked[id] = now
+        while self._looked[oldest := next(iter(self._looked))] < now - REST:
+            del self._looked[oldest]
 
     def _holds(self, event: Held) -> bool:
         return event.id in self._groups and event.message_id in self._groups[event.id].events

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, TypeVar
 
 from change_events._event import Entry, Found, Gone, Outcome, Unchanged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
     from change_events.typing import BulkFetcher, Fetcher, Sink
 
 T = TypeVar("T")
+
+UNLIMITED = contextlib.nullcontext()
+"""A slot for any number of GETs at once."""
 
 MAX_CONFLICTS = 50
 """Each lost compare-and-set means that another look has won, so more than a handful in a row is a broken sink."""
@@ -24,6 +29,7 @@ def look(
     sink: Sink[T],
     on_get: Callable[[], None],
     before_apply: Callable[[Entry, Found[T] | Unchanged | Gone], object] = lambda *_: None,
+    slot: AbstractContextManager[object] = UNLIMITED,
 ) -> Outcome:
     """
     Look at the entity and store what is found; again, from the start, when another worker got there first.
@@ -36,6 +42,7 @@ def look(
         sink: The cache.
         on_get: Called at the start of every GET, after the version was read: the events of now are this look's.
         before_apply: Called with the entry and what was found, before that is stored. What it raises ends the look.
+        slot: Is held for every GET.
 
     Raises:
         FetchError: The GET decided nothing; the cache stays as it was.
@@ -43,8 +50,9 @@ def look(
     """
     for _ in range(MAX_CONFLICTS):
         entry = sink.entry(id)
-        on_get()
-        change = fetcher.fetch(id, etag=entry.etag)
+        with slot:
+            on_get()
+            change = fetcher.fetch(id, etag=entry.etag)
         if isinstance(change, Unchanged) and not entry.present:
             raise RuntimeError(f"{type(fetcher).__name__} found {id!r} unchanged, but nothing is cached that it could equal")
         done = store(id, entry, change, sink=sink, before_apply=before_apply)
@@ -54,7 +62,12 @@ def look(
 
 
 def read_together(
-    ids: Sequence[str], *, fetcher: BulkFetcher[T], sink: Sink[T], on_get: Callable[[], None]
+    ids: Sequence[str],
+    *,
+    fetcher: BulkFetcher[T],
+    sink: Sink[T],
+    on_get: Callable[[], None],
+    slot: AbstractContextManager[object] = UNLIMITED,
 ) -> dict[str, tuple[Entry, Found[T]]]:
     """
     Read several entities with one GET, each to be stored as by a look of its own.
@@ -66,6 +79,7 @@ def read_together(
         fetcher: What reads the source.
         sink: The cache.
         on_get: Called at the start of the GET, after the versions were read: the events of now are this look's.
+        slot: Is held for the GET.
 
     Returns:
         What was found, by id, and the entry to store it on. The rest is undecided: it may be gone, or may not.
@@ -74,8 +88,9 @@ def read_together(
         FetchError: The GET decided nothing.
     """
     entries = {id: sink.entry(id) for id in ids}
-    on_get()
-    answer = fetcher.fetch_many(ids)
+    with slot:
+        on_get()
+        answer = fetcher.fetch_many(ids)
     return {id: (entry, answer[id]) for id, entry in entries.items() if isinstance(answer.get(id), Found)}
 
 

@@ -95,6 +95,9 @@ class Worker(Generic[T]):
     that are due; none waits for company. Each entity is stored, settled and reported by itself. What such a GET leaves
     undecided is looked at alone, and after one that failed there is none for 30 seconds.
 
+    While receives come full, an id that was looked at is left alone for two seconds, or until there is no room for more: a
+    backlog of few ids takes few GETs.
+
     When SQS is away, the worker tries again, after pauses of half a minute at the most.
 
     A save that its publisher confirms (`broadcasting(confirm=True)`) is looked at once, when it is over, and its events are
@@ -122,7 +125,7 @@ class Worker(Generic[T]):
             after the settle window. On a queue with `DelaySeconds` of at least `settle` there is one look in any case.
         prefetch: How many events to hold at the most. No more than 150 for every second of `visibility_timeout`, as the
             heartbeat takes a call for every ten of them.
-        threads: How many looks run at once.
+        threads: How many GETs run at once. A quarter more threads than that look, so that no GET waits while others write.
         batch_size: How many messages to ask for in one receive, 1 to 10.
         wait_time: Seconds of a long poll, 1 to 20. Stopping waits for the poll under way.
         visibility_timeout: Seconds, 3 to 43,200, after which messages of a worker that died come back. Messages of a living
@@ -309,7 +312,14 @@ class _Run(Generic[T]):
         self._settings = settings
         self._control = control
         self._until_empty = until_empty
-        self._consumer = Consumer(settings, tally, changed=self._changed, guard=guard, halted=self._halted)
+        self._consumer = Consumer(
+            settings,
+            tally,
+            changed=self._changed,
+            guard=guard,
+            halted=self._halted,
+            slot=threading.Semaphore(settings.threads),
+        )
         self.resume = self._consumer.resume
         self._inbox = self._consumer.inbox
         self._pauses = self._consumer.pauses
@@ -362,7 +372,8 @@ class _Run(Generic[T]):
 
     def _start(self) -> None:
         threads = {
-            "look": [self._thread("look", self._look_on) for _ in range(self._settings.threads)],
+            # More than there may be GETs: one begins while others read and write the cache.
+            "look": [self._thread("look", self._look_on) for _ in range(self._settings.threads * 5 // 4)],
             "acknowledge": [self._thread("acknowledge", self._acknowledge)],
             "heartbeat": [self._thread("heartbeat", self._beat)],
             "poll": [self._thread("poll", self._poll)],
