@@ -90,7 +90,7 @@ def contest(
         for contender in [*contenders[turn:], *contenders[:turn]]:
             if contender.name in failed:
                 continue
-            share = contender.share * (1.0 if contender.name == "ours" else others)
+            share = contender.share * (1.0 if contender.name.startswith("ours") else others)
             part = ids[: max(10, int(len(ids) * share))]
             progress(f"round {number + 1} of {rounds}: {contender.name}", len(part))
             try:

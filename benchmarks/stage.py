@@ -77,7 +77,7 @@ class Run:
         server_cpu: Likewise the queue server's.
         source_cpu: Likewise the source's.
         calls: To SQS, by operation, in that time.
-        gets: To the source.
+        gets: To the source, for one product or for many.
         missing: Ids that the cache lacks at the end. There should be none.
     """
 
@@ -217,7 +217,7 @@ class Stage:
             server_cpu=server,
             source_cpu=source,
             calls=state["calls"],
-            gets=self.tell(self.source, "state")["gets"],
+            gets=sum(self.tell(self.source, "state").values()),
             missing=len(set(ids) - cached(path)),
         )
 

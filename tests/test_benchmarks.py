@@ -45,6 +45,13 @@ def test_the_plain_loop_makes_a_call_for_each_delete(bench):
     assert (run.gets, run.missing) == (20, 0)
 
 
+def test_ids_that_are_due_together_share_a_get(bench):
+    run = bench.stage().run(contenders.BULK, [f"p{number}" for number in range(100)], threads=10, latency=0.02)
+
+    assert run.gets <= 50
+    assert run.missing == 0
+
+
 def test_the_floor_is_the_sum_of_its_calls(bench):
     report = WORKLOADS["E"](bench)
 

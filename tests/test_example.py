@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ import urllib3
 import uvicorn
 from fastapi import FastAPI
 
+from change_events import HTTPFetcher, MemorySink, Worker
 from product_service import demo_faults, repository
 from product_service.app import create_app
 from product_service.models import Product
@@ -297,11 +299,77 @@ def test_every_read_is_consistent(shop, stock):
         events.register(
             f"provide-client-params.dynamodb.{operation}", lambda params, **_: asked.append(params["ConsistentRead"])
         )
+    events.register(
+        "provide-client-params.dynamodb.BatchGetItem",
+        lambda params, **_: asked.extend(table["ConsistentRead"] for table in params["RequestItems"].values()),
+    )
 
     shop.get("p1")
     shop.ask("GET", "/products")
+    shop.ask("GET", "/products?id=p1&id=p2")
 
-    assert asked == [True, True]
+    assert asked == [True, True, True]
+
+
+def test_many_products_are_read_at_once_each_as_by_itself_without_the_deleted(shop, lamp):
+    ids = [shop.post().json()["id"] for _ in range(3)]
+    shop.delete(ids[1])
+
+    response = shop.ask("GET", f"/products?id={ids[0]}&id={ids[1]}&id=nobody&id={ids[2]}&id={ids[0]}")
+
+    assert response.status == 200
+    assert "Link" not in response.headers
+    assert sorted(response.json(), key=lambda each: ids.index(each["id"])) == [shop.get(id).json() for id in (ids[0], ids[2])]
+
+
+@pytest.mark.parametrize("ids", [["p"] * 101, [""], ["x" * 513]], ids=["101", "empty", "too long"])
+def test_what_can_not_be_read_at_once_is_refused(shop, ids):
+    assert shop.ask("GET", "/products?" + "&".join(f"id={id}" for id in ids)).status == 422
+
+
+def test_a_hundred_products_can_be_read_at_once(shop, lamp):
+    ids = [f"nobody-{n}" for n in range(99)]
+
+    response = shop.ask("GET", "/products?" + "&".join(f"id={id}" for id in [*ids, lamp["id"]]))
+
+    assert response.json() == [lamp]
+
+
+@pytest.mark.parametrize(("busy", "status"), [(2, 200), (5, 503)])
+def test_what_dynamodb_leaves_unread_is_asked_for_again(shop, stock, monkeypatch, busy, status):
+    pauses: list[float] = []
+    monkeypatch.setattr(repository, "time", SimpleNamespace(sleep=pauses.append))
+    products = stock()
+    id = shop.post().json()["id"]
+    read = products._client.batch_get_item
+    left = [busy]
+
+    def batch_get_item(RequestItems):  # noqa: N803  # boto3's
+        if left[0]:
+            left[0] -= 1
+            return {"Responses": {}, "UnprocessedKeys": RequestItems}
+        return read(RequestItems=RequestItems)
+
+    monkeypatch.setattr(products._client, "batch_get_item", batch_get_item)
+
+    response = shop.ask("GET", f"/products?id={id}")
+
+    assert response.status == status
+    assert [each["id"] for each in response.json()] == [id] if status == 200 else "try again" in response.json()["detail"]
+    assert pauses == [0.1, 0.2, 0.4, 0.8][:busy]
+
+
+def test_a_worker_reads_many_products_at_once(shop, shop_channel, lamp, monkeypatch):
+    ids = [lamp["id"], *(shop.post().json()["id"] for _ in range(4))]
+    shop.delete(ids[2])
+    fetcher = HTTPFetcher(f"{shop.url}/products/{{id}}", bulk_url=f"{shop.url}/products")
+    cache: MemorySink[dict[str, Any]] = MemorySink()
+
+    worker = Worker(shop_channel.queue_url, fetcher=fetcher, sink=cache, settle=0.0, wait_time=1)
+    worker.drain()
+
+    assert {id: cache.get(id) for id in ids} == {id: shop.get(id).json() for id in ids} | {ids[2]: None}
+    assert worker.stats().gets < worker.stats().received
 
 
 def test_products_are_listed_page_by_page_without_the_deleted(shop, stock, monkeypatch):

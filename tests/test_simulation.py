@@ -11,6 +11,7 @@ from change_events._consumer import Consumer
 from change_events._inbox import Inbox
 from change_events._reconcile import outcome
 from change_events._renewal import Renewals
+from change_events._sqs import batches
 from change_events.sinks import memory
 from proof.simulation import CHECKS, play
 from proof.simulation.__main__ import command
@@ -23,6 +24,10 @@ def test_the_promise_holds_in_a_random_world(seed):
     assert played.broken is None, "\n".join([played.broken.text, *played.broken.story])
     assert played.counts["commits"] > 0
     assert played.counts["applies"] > 0
+
+
+def test_worlds_have_gets_of_many():
+    assert sum(play(seed, writes=300).counts["gets of many"] > 0 for seed in range(8)) >= 2
 
 
 def test_a_seed_is_the_same_world_again():
@@ -105,6 +110,35 @@ def an_error_means_gone(patch):
     patch.setattr(_consumer, "look", look)
 
 
+def what_is_left_out_is_gone(patch):
+    def read_together(ids, *, fetcher, sink, on_get):
+        entries = {id: sink.entry(id) for id in ids}
+        on_get()
+        answer = fetcher.fetch_many(ids)
+        return {id: (entry, answer.get(id, Gone())) for id, entry in entries.items()}
+
+    patch.setattr(_consumer, "read_together", read_together)
+
+
+def versions_read_after_the_get_of_many(patch):
+    def read_together(ids, *, fetcher, sink, on_get):
+        on_get()
+        answer = fetcher.fetch_many(ids)
+        return {id: (sink.entry(id), answer[id]) for id in ids if id in answer}
+
+    patch.setattr(_consumer, "read_together", read_together)
+
+
+def what_is_left_out_is_settled(patch):
+    def look_alone(self, ids):
+        with self.lock:
+            settled = [event for id in ids for event in self.inbox.settle(id)]
+        for batch in batches(settled):
+            self.acknowledge([event.receipt_handle for event in batch])
+
+    patch.setattr(Consumer, "_look_alone", look_alone)
+
+
 def a_state_of_its_own(patch):
     def look(id, *, fetcher, sink, on_get, **_):
         class Inventive:
@@ -176,6 +210,9 @@ CAUGHT = [
     ("version", no_version_for_what_is_unchanged),
     ("version", no_tombstone),
     ("evidence", an_error_means_gone),
+    ("evidence", what_is_left_out_is_gone),
+    ("forward", versions_read_after_the_get_of_many),
+    ("look", what_is_left_out_is_settled),
     ("look", the_early_look_settles),
     ("look", an_event_joins_a_get_under_way),
     ("look", acknowledged_on_receipt),

@@ -111,11 +111,17 @@ def _celery(threads: int) -> list[str]:
 
 
 OURS = Contender(name="ours", about="the Worker", more={"settle": 0, "visibility_timeout": 60})
+BULK = Contender(
+    name="ours, bulk",
+    about="the Worker, with a source that answers up to fifty products at once: the ids that are due share a GET",
+    arguments=lambda _: ["benchmarks.contenders.ours"],
+    more={**OURS.more, "bulk": True},
+)
 TUNED = Contender(name="tuned", about="receive ten, ten threads GET, delete the ten in one call; five such for 50 threads")
 LOOPS = Contender(name="loops", about="each thread receives ten, GETs one after the other, deletes the ten in one call")
 PLAIN = Contender(name="plain", about="one thread: receive ten; for each GET, write, delete", share=0.1)
 
-AT_HAND = [PLAIN, TUNED, LOOPS, OURS]
+AT_HAND = [PLAIN, TUNED, LOOPS, OURS, BULK]
 """Those that need no other environment."""
 
 ALL = [
@@ -150,4 +156,5 @@ ALL = [
     TUNED,
     LOOPS,
     OURS,
+    BULK,
 ]

@@ -9,9 +9,10 @@ from change_events import HTTPFetcher, SQLiteSink, Worker
 def main() -> None:
     """Consume until the process is ended."""
     work = told()
+    bulk_url = f"{work.source}/products" if work.more.pop("bulk", False) else None
     worker = Worker(
         work.queue_url,
-        fetcher=HTTPFetcher(f"{work.source}/products/{{id}}"),
+        fetcher=HTTPFetcher(f"{work.source}/products/{{id}}", bulk_url=bulk_url),
         sink=SQLiteSink(work.path),
         threads=work.threads,
         **work.more,

@@ -10,16 +10,23 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 import jsonpatch
-from fastapi import APIRouter, Body, Depends, FastAPI, Header, HTTPException, Path, Request, Response
+from fastapi import APIRouter, Body, Depends, FastAPI, Header, HTTPException, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from jsonpointer import JsonPointerException
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from change_events import PublishError
 from product_service.demo_faults import DemoFaultError
 from product_service.models import NewProduct, Product
-from product_service.repository import ConflictError, DeletedProductError, ProductRepository, UnknownProductError
+from product_service.repository import (
+    MOST_AT_ONCE,
+    BusyError,
+    ConflictError,
+    DeletedProductError,
+    ProductRepository,
+    UnknownProductError,
+)
 
 JSON_PATCH = "application/json-patch+json"
 
@@ -28,6 +35,7 @@ ANSWERS: dict[type[Exception], tuple[HTTPStatus, str]] = {
     DeletedProductError: (HTTPStatus.GONE, "the product has been deleted"),
     ConflictError: (HTTPStatus.CONFLICT, "the product has been changed since; read it and try again"),
     PublishError: (HTTPStatus.SERVICE_UNAVAILABLE, "the change could not be announced, so it was not saved; try again"),
+    BusyError: (HTTPStatus.SERVICE_UNAVAILABLE, "too much is being read; try again"),
     DemoFaultError: (HTTPStatus.INTERNAL_SERVER_ERROR, "the save failed, as the request asked for"),
 }
 
@@ -57,12 +65,21 @@ def _require_json_patch(content_type: Annotated[str, Header()] = "") -> None:
 
 Products = Annotated[ProductRepository, Depends(_repository)]
 ProductId = Annotated[str, Path(max_length=512)]
+ProductIds = Annotated[list[Annotated[str, Field(min_length=1, max_length=512)]] | None, Query(max_length=MOST_AT_ONCE)]
 
 
 # Plain functions, not coroutines: boto3 blocks, and FastAPI runs these in threads.
 @router.get("")
-def list_products(request: Request, response: Response, products: Products, after: str | None = None) -> list[Product]:
-    """List the products, 25 a page; the header `Link` says where the next page is."""
+def list_products(
+    request: Request, response: Response, products: Products, after: str | None = None, id: ProductIds = None
+) -> list[Product]:
+    """
+    List the products, 25 a page; the header `Link` says where the next page is.
+
+    With `id`, which may be repeated up to a hundred times: their latest commits, of those that are there, on one page.
+    """
+    if id is not None:
+        return products.get_many(id)
     page, cursor = products.page(after)
     if cursor is not None:
         url = request.url_for("list_products").include_query_params(after=cursor)

@@ -135,9 +135,10 @@ def main() -> int:
 
 
 def _serve(arguments: argparse.Namespace, cache: SQLiteSink) -> int:
+    products = f"{arguments.source.rstrip('/')}/products"
     worker = Worker(
         arguments.queue_url,
-        fetcher=HTTPFetcher(f"{arguments.source.rstrip('/')}/products/{{id}}"),
+        fetcher=HTTPFetcher(f"{products}/{{id}}", bulk_url=products),
         sink=cache,
         settle=arguments.settle,
         wait_time=2,  # stopping waits for the poll under way, and nobody likes to wait after Ctrl-C

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PAGE_SIZE = 25
+MOST_AT_ONCE = 100
+"""Items that DynamoDB reads in one call."""
+
+ATTEMPTS = 5
+"""So often DynamoDB is asked for what it has left unread, as it is busy."""
+
 THREADS = 40
 """In how many threads FastAPI runs endpoints; each wants a connection of its own."""
 
@@ -31,6 +38,10 @@ class DeletedProductError(LookupError):
 
 class ConflictError(Exception):
     """The product has been changed by somebody else since it was read."""
+
+
+class BusyError(Exception):
+    """The table has too much to do."""
 
 
 class ProductRepository:
@@ -74,6 +85,25 @@ class ProductRepository:
         if item["deleted"]:
             raise DeletedProductError(id)
         return _product(item)
+
+    def get_many(self, ids: list[str]) -> list[Product]:
+        """
+        Read the latest commits of up to 100 products: of those that are there, in any order.
+
+        Raises:
+            BusyError: Some could not be read. To leave them out would say that they are not there.
+        """
+        found: list[dict[str, Any]] = []
+        asked: dict[str, Any] = {self._table: {"Keys": [{"id": id} for id in dict.fromkeys(ids)], "ConsistentRead": True}}
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                time.sleep(0.05 * 2**attempt)
+            answer = self._client.batch_get_item(RequestItems=asked)
+            found += answer["Responses"].get(self._table, [])
+            asked = answer.get("UnprocessedKeys") or {}
+            if not asked:
+                return [_product(item) for item in found if not item["deleted"]]
+        raise BusyError(f"{len(asked[self._table]['Keys'])} products could not be read")
 
     def page(self, after: str | None = None) -> tuple[list[Product], str | None]:
         """

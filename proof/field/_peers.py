@@ -140,7 +140,7 @@ class PayloadWorker(_Worker):
 class GetWorker(_Worker):
     def _handle(self, body: JSON) -> None:
         answer = self._world.source.fetch(body["id"])
-        commit = self._world.kernel.current.commit
+        commit = self._world.kernel.current.commits[body["id"]]
         self._table.write(body["id"], answer.value if isinstance(answer, Found) else None, lambda: commit)
 
 

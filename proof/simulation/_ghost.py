@@ -213,11 +213,13 @@ class Ghost:
         self.versions[id] += 1
         if after.version != before.version + 1 or after.version != self.versions[id]:
             self.fail("version", id, f"version {before.version} became {after.version}, at apply {self.versions[id]}")
-        if before.present and not after.present and self.history[id][task.commit] is not None:
+        commit = task.commits[id]
+        read = self.history[id][commit]
+        if before.present and not after.present and read is not None:
             self.fail("evidence", id, "deleted, and no GET had said so")
-        if after.present != (value is not None) or value != self.history[id][task.commit]:
-            self.fail("committed", id, f"{value} is cached; the GET had read {self.history[id][task.commit]}")
-        self.wrote(id, value, task.commit)
+        if after.present != (value is not None) or value != read:
+            self.fail("committed", id, f"{value} is cached; the GET had read {read}")
+        self.wrote(id, value, commit)
 
     def refused(self, id: str, *, before: Entry, after: Entry) -> None:
         """A compare-and-set of ours was refused."""

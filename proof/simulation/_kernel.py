@@ -60,14 +60,14 @@ class Process:
 class Task:
     """One thread of a process. The attributes after `wake` are the ghost's: what the GET of its look has seen."""
 
-    __slots__ = ("commit", "get_started", "get_step", "process", "switch", "thread", "wake")
+    __slots__ = ("commits", "get_started", "get_step", "process", "switch", "thread", "wake")
 
     def __init__(self, process: Process) -> None:
         self.process = process
         self.wake = 0
         self.get_started = 0.0
         self.get_step = 0
-        self.commit = 0
+        self.commits: dict[str, int] = {}
         self.thread: greenlet
         self.switch: Callable[[], Any]
 

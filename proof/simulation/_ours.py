@@ -183,10 +183,10 @@ class Worker:
                     self._dispatch_by(max(at - self._offset, now + 1e-9))
                 return
             self._looks += 1
-            kernel.spawn(self.process, partial(self._look, id))
+            kernel.spawn(self.process, partial(self._look, [id, *self._consumer.company(id, now + self._offset)]))
 
-    def _look(self, id: str) -> None:
-        settled = self._consumer.look(id)
+    def _look(self, ids: list[str]) -> None:
+        settled = self._consumer.look(*ids) if len(ids) == 1 else self._consumer.look_together(ids)
         self._looks -= 1
         if settled:
             self._acks += settled

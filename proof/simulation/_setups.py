@@ -86,4 +86,5 @@ def drawn(seed: int, *, writes: int = WRITES) -> Setup:
         etags=choose([True, True, False]),
         latencies=LATENCIES,
         faults=FAULTS.times(choose([0.0, 0.2, 1.0, 1.0, 4.0])),
+        bulk=choose([1, 1, 5, 50]),
     )

@@ -8,10 +8,14 @@ from change_events import Entry, FetchError, Found, Gone, MemorySink, Unchanged
 from proof.simulation._kernel import Killed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from proof.simulation._ghost import State
     from proof.simulation._world import World
+
+
+LEAVES_OUT = 10
+"""So much more often than a GET fails is one of many entities missing in an answer."""
 
 
 class Source:
@@ -21,37 +25,69 @@ class Source:
     Args:
         world: Where it is.
         etags: It sends an `ETag`, and answers 304.
+        bulk: For how many entities it answers at once.
+
+    Attributes:
+        bulk_size: The same.
+        is_down: It answers nobody.
     """
 
-    def __init__(self, world: World, *, etags: bool) -> None:
+    def __init__(self, world: World, *, etags: bool, bulk: int) -> None:
         self._world = world
         self._etags = etags
+        self.bulk_size = bulk
         self.is_down = False
 
     def fetch(self, id: str, /, *, etag: str | None = None) -> Found[int] | Unchanged | Gone:
-        world = self._world
-        kernel, ghost, task = world.kernel, world.ghost, world.kernel.current
-        process = kernel.enter()
-        task.get_started, task.get_step = kernel.now, kernel.step
-        ghost.counts["gets"] += 1
-        ghost.tell(id, f"{process.name} GETs")
-        kernel.pause(world.get_takes())
-        fails = world.faults.get_fails
-        if self.is_down or world.random() < fails:
-            raise FetchError("503", status=503)
-        task.commit = commit = len(ghost.history[id]) - 1
-        state = ghost.history[id][commit]
-        ghost.tell(id, f"{process.name} is answered {commit}: {state}")
-        if world.random() < 0.5:
-            kernel.pause(world.get_takes())
-        if world.random() < fails:
-            raise FetchError("connection lost")
+        self._ask("gets", [id])
+        state = self._read(id)
+        self._answer()
         if state is None:
             return Gone()
         if not self._etags:
             return Found(state)
         tag = f'"{state}"'
         return Unchanged() if tag == etag else Found(state, tag)
+
+    def fetch_many(self, ids: Sequence[str], /) -> dict[str, Found[int]]:
+        """Read each entity at a moment of its own; now and then leave out one that is there."""
+        world = self._world
+        self._ask("gets of many", ids)
+        found: dict[str, Found[int]] = {}
+        for id in ids:
+            state = self._read(id)
+            if state is not None and world.random() >= LEAVES_OUT * world.faults.get_fails:
+                found[id] = Found(state)
+            if world.random() < 0.1:
+                world.kernel.pause(world.get_takes())
+        self._answer()
+        return found
+
+    def _ask(self, what: str, ids: Sequence[str]) -> None:
+        world = self._world
+        kernel, ghost, task = world.kernel, world.ghost, world.kernel.current
+        process = kernel.enter()
+        task.get_started, task.get_step = kernel.now, kernel.step
+        ghost.counts[what] += 1
+        for id in ids:
+            ghost.tell(id, f"{process.name} {what}")
+        kernel.pause(world.get_takes())
+        if self.is_down or world.random() < world.faults.get_fails:
+            raise FetchError("503", status=503)
+
+    def _read(self, id: str) -> State:
+        ghost, task = self._world.ghost, self._world.kernel.current
+        task.commits[id] = commit = len(ghost.history[id]) - 1
+        state = ghost.history[id][commit]
+        ghost.tell(id, f"{task.process.name} is answered {commit}: {state}")
+        return state
+
+    def _answer(self) -> None:
+        world = self._world
+        if world.random() < 0.5:
+            world.kernel.pause(world.get_takes())
+        if world.random() < world.faults.get_fails:
+            raise FetchError("connection lost")
 
 
 class WatchedSink:

@@ -55,6 +55,7 @@ class Setup:
     etags: bool
     latencies: Latencies = field(repr=False)
     faults: Faults = field(repr=False)
+    bulk: int = 1
 
 
 class Service(Protocol):
@@ -119,7 +120,7 @@ class World:
         self.kernel = Kernel()
         hold = max(0.0, max(setup.settle, setup.worker_settle) - setup.queue_delay)
         self.ghost = Ghost(self.kernel, settle=setup.settle, hold=hold, checks=checks, traced=traced)
-        self.source = Source(self, etags=setup.etags)
+        self.source = Source(self, etags=setup.etags, bulk=setup.bulk)
         self.topic = Topic(self, raw=setup.raw)
         self.queue = Queue(self, delay=setup.queue_delay, most_receives=setup.most_receives)
         self._protagonists = protagonists
