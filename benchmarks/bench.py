@@ -70,11 +70,25 @@ class Bench:
         """Return how many events to take."""
         return max(20, int((quick if self.quick else full) * self.scale))
 
-    def contest(self, events: Sequence[str], notes: list[str], *names: str, **settings: Any) -> Rounds:
+    def gets_per_second(self, threads: int) -> float:
+        """Return how many GETs a second come out of the source with so many at once, each of the usual latency."""
+        stage = self.stage()
+        stage.tell(stage.source, "begin", latency=LATENCY)
+        return gets_per_second(stage.source, threads, seconds=2.0)
+
+    def contest(
+        self,
+        events: Sequence[str],
+        notes: list[str],
+        *names: str,
+        canned: bool = False,
+        also: Sequence[Contender] = (),
+        **settings: Any,
+    ) -> Rounds:
         """Let the contenders, or those of the names, do the work in turn."""
         return contest(
-            self.stage(),
-            [contender for contender in self.contenders if not names or contender.name in names],
+            self.stage(canned=canned),
+            [*(contender for contender in self.contenders if not names or contender.name in names), *also],
             events,
             rounds=self.rounds,
             progress=self.progress,

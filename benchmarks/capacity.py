@@ -1,4 +1,4 @@
-"""What the source can do, so that it is seen not to be what a benchmark measures."""
+"""What the source can do for a client that does nothing but GET."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from urllib.parse import urlsplit
 CONNECTIONS = 50
 
 
-def gets_per_second(source: str, seconds: float = 0.5) -> float:
-    """Return how many GETs a second the source answers, fifty at once; it should be told of no latency before."""
-    return asyncio.run(_load(source, seconds))
+def gets_per_second(source: str, connections: int = CONNECTIONS, seconds: float = 0.5) -> float:
+    """Return how many GETs a second the source answers, so many at once, with the latency that it was told to have."""
+    return asyncio.run(_load(source, connections, seconds))
 
 
-async def _load(source: str, seconds: float) -> float:
+async def _load(source: str, connections: int, seconds: float) -> float:
     address = urlsplit(source)
     deadline = time.monotonic() + seconds
     started = time.monotonic()
-    gets = await asyncio.gather(*(_ask(address.hostname, address.port, deadline) for _ in range(CONNECTIONS)))
+    gets = await asyncio.gather(*(_ask(address.hostname, address.port, deadline) for _ in range(connections)))
     return sum(gets) / (time.monotonic() - started)
 
 

@@ -22,6 +22,9 @@ from benchmarks.contenders.work import Cache
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+LATENCY = 0.020
+"""Seconds that the source takes for a GET where calls are apart, as they are in a worker of few threads."""
+
 SLICES = 5
 """Each call is measured so often, in turn with the others; the median counts."""
 
@@ -70,12 +73,27 @@ def main(queue_url: str, source: str, path: str, calls: int) -> dict[str, float]
     started = time.perf_counter()
     for number in range(calls):
         upsert(-number - 1)  # ids that are new: SQLite writes nothing where nothing changes
-    return {**costs, "upsert_with_its_wait_for_the_disk": (time.perf_counter() - started) / calls * 1e3}
+    costs["upsert_with_its_wait_for_the_disk"] = (time.perf_counter() - started) / calls * 1e3
+
+    def get_and_upsert(number: int) -> None:
+        get_by_urllib3(number)
+        upsert(-calls - number - 1)
+
+    pool.request("POST", f"{source}/_bench/begin", json={"latency": LATENCY})
+    return {**costs, APART: milliseconds(get_and_upsert, 0, calls)}
+
+
+APART = "get_and_upsert_20_ms_apart"
 
 
 def floor(costs: dict[str, float], get: str) -> float:
     """Return the milliseconds of an event: a tenth of a receive and of a delete, a GET, an upsert."""
     return (costs["receive"] + costs["delete"]) / 10 + costs[get] + costs["upsert"]
+
+
+def floor_apart(costs: dict[str, float]) -> float:
+    """Return the same where the processor has slept since the last event, and forgotten what it knew."""
+    return (costs["receive"] + costs["delete"]) / 10 + costs[APART]
 
 
 if __name__ == "__main__":

@@ -26,10 +26,10 @@ def draw(results: dict[str, Any], path: Path) -> None:
     if not contests:
         return
     size = (3.6 * len(contests) + 0.8, 5.6)
+    shown = _runs(results, contests[0]).keys()  # the names stand beside the first
     with plot(path, 2, len(contests), salt="bench", figsize=size, squeeze=False) as axes:
         for column, name in enumerate(contests):
-            runs = results[name]["data"]
-            runs = runs.get("one", runs)
+            runs = {who: of for who, of in _runs(results, name).items() if who in shown}
             axes[0][column].set_title(TITLES[name], fontsize=9)
             _bars(axes[0][column], runs, lambda run: run["events"] / run["wall"], "{:,.0f}", column == 0)
             axes[0][column].set_xlabel("events a second")
@@ -39,12 +39,17 @@ def draw(results: dict[str, Any], path: Path) -> None:
                 _floor(axes[1][column], results["E"]["data"]["floors"])
 
 
+def _runs(results: dict[str, Any], name: str) -> dict[str, Any]:
+    runs: dict[str, Any] = results[name]["data"]
+    return runs.get("one", runs)
+
+
 def _bars(axes: Any, runs: dict[str, list[dict[str, Any]]], value: Any, form: str, names: bool) -> None:  # noqa: FBT001
     values = {name: [value(run) for run in of] for name, of in runs.items()}
     medians = [statistics.median(of) for of in values.values()]
     below = [median - min(of) for median, of in zip(medians, values.values(), strict=True)]
     above = [max(of) - median for median, of in zip(medians, values.values(), strict=True)]
-    colours = [OURS if name == "ours" else OTHERS for name in values]
+    colours = [OURS if name.startswith("ours") else OTHERS for name in values]
     places = range(len(values))
     axes.barh(places, medians, color=colours, height=0.65)
     axes.errorbar(medians, places, xerr=[below, above], fmt="none", ecolor=INK, elinewidth=1, capsize=2)

@@ -57,8 +57,8 @@ class Source:
         return {
             "id": id,
             "name": f"product {id}",
-            "stock": self.gets
-            + self.bulk_gets,  # another each time, as after a change: SQLite writes nothing where nothing changes
+            # Another each time, as after a change: SQLite writes nothing where nothing changes.
+            "stock": self.gets + self.bulk_gets,
             "edition": self._saved.get(id, 0),
             "description": DESCRIPTION,
         }

@@ -117,6 +117,12 @@ BULK = Contender(
     arguments=lambda _: ["benchmarks.contenders.ours"],
     more={**OURS.more, "bulk": True},
 )
+AHEAD = Contender(
+    name="ours, prefetch 5,000",
+    about="the Worker, which holds that many events, not 1,000",
+    arguments=lambda _: ["benchmarks.contenders.ours"],
+    more={**OURS.more, "prefetch": 5000},
+)
 TUNED = Contender(name="tuned", about="receive ten, ten threads GET, delete the ten in one call; five such for 50 threads")
 LOOPS = Contender(name="loops", about="each thread receives ten, GETs one after the other, deletes the ten in one call")
 PLAIN = Contender(name="plain", about="one thread: receive ten; for each GET, write, delete", share=0.1)
