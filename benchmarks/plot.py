@@ -40,8 +40,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 
 def _runs(results: dict[str, Any], name: str) -> dict[str, Any]:
-    runs: dict[str, Any] = results[name]["data"]
-    return runs.get("one", runs)
+    data: dict[str, dict[str, Any]] = results[name]["data"]
+    return data.get("one", data)
 
 
 def _bars(axes: Any, runs: dict[str, list[dict[str, Any]]], value: Any, form: str, names: bool) -> None:  # noqa: FBT001

@@ -154,7 +154,7 @@ class HTTPFetcher:
         try:
             return place.transport.get(target, self._request_headers(etag), deadline=deadline, max_bytes=self._max_bytes)
         except FetchError as error:
-            raise FetchError(f"GET {place.origin}{target}: {error}", status=error.status) from error
+            raise FetchError(f"GET {place.origin}{target:.300}: {error}", status=error.status) from error
 
     def _request_headers(self, etag: str | None) -> dict[str, str]:
         own = self._headers() if callable(self._headers) else self._headers or {}
