@@ -627,6 +627,17 @@ def test_a_source_that_keeps_hanging_up_decides_nothing(source, fetcher):
     assert len(source.asked) == 1 + 2
 
 
+def test_what_comes_after_an_answer_is_no_answer_to_the_next_get(make):
+    head = b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    unasked = (head % (b"404 Not Found", 2) + b"{}") * 2000  # far more than is read together with the answer before it
+    answers = iter([head % (b"304 Not Modified", len(unasked)) + unasked, head % (b"200 OK", 12) + b'{"id": "p2"}'])
+    with RawServer(lambda _: Raw(next(answers), keep=True)) as server:
+        fetcher = make(server.url + "/{id}")
+
+        assert fetcher.fetch("p1", etag='"7"') == Unchanged()
+        assert fetcher.fetch("p2") == Found({"id": "p2"})
+
+
 def test_a_connection_that_the_source_closes_is_not_kept(source):
     fetcher = HTTPFetcher(source.url + "/{id}")
     answering(source, Answer(200, b'{"id": "p1"}', JSON | {"Connection": "close"}))

@@ -111,7 +111,7 @@ def an_error_means_gone(patch):
 
 
 def what_is_left_out_is_gone(patch):
-    def read_together(ids, *, fetcher, sink, on_get):
+    def read_together(ids, *, fetcher, sink, on_get, **_):
         entries = {id: sink.entry(id) for id in ids}
         on_get()
         answer = fetcher.fetch_many(ids)
@@ -121,7 +121,7 @@ def what_is_left_out_is_gone(patch):
 
 
 def versions_read_after_the_get_of_many(patch):
-    def read_together(ids, *, fetcher, sink, on_get):
+    def read_together(ids, *, fetcher, sink, on_get, **_):
         on_get()
         answer = fetcher.fetch_many(ids)
         return {id: (sink.entry(id), answer[id]) for id in ids if id in answer}

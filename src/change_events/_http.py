@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import urllib3
 from urllib3.exceptions import HTTPError, ProtocolError
+from urllib3.util import wait_for_read
 
 from change_events.exceptions import FetchError
 
@@ -95,10 +96,15 @@ class Connections:
             raise FetchError(str(error) or type(error).__name__) from error
 
     def _kept(self) -> HTTPConnection | None:
-        try:
-            return self._idle.pop()  # that which was used last
-        except IndexError:
-            return None
+        """Return the connection that was used last and is silent."""
+        with contextlib.suppress(IndexError):
+            while True:
+                connection = self._idle.pop()
+                # What comes unasked is the end, or more than the last answer should have had: the next one would begin with it.
+                if not wait_for_read(connection.sock, timeout=0):
+                    return connection
+                connection.close()
+        return None
 
     def _new(self) -> HTTPConnection:
         if self._context is None:
