@@ -222,8 +222,9 @@ def test_a_receive_that_is_not_full_says_that_there_is_no_more():
     assert hands.changes[-1] == 1
 
 
-def test_without_room_for_more_nothing_waits_for_it():
+def test_without_room_for_more_as_many_ids_as_there_are_threads_wait_no_longer():
     assert hot(range(1, 8), prefetch=13).next_at() == 101.0
+    assert hot(range(1, 8), prefetch=14).next_at() == 100.0 + REST
 
 
 def test_a_delivery_that_is_no_event_is_counted_and_not_held(hands):

@@ -185,12 +185,63 @@ def test_an_event_that_was_left_alone_and_is_gone_asks_for_nothing(inbox):
     assert inbox.next_at() == 1.0 + 5.5
 
 
+@pytest.fixture
+def crowded(inbox):
+    """Ids that were looked at at 0 and have 1, 3 and 2 events since; there is more in the queue."""
+    for id, events in (("a", 1), ("b", 3), ("c", 2)):
+        inbox.add(held(id, id, hold=0.0), 0.0, more=True)
+        look(inbox, id, 0.0)
+        for number in range(events):
+            inbox.add(held(id, f"{id}{number}", now=0.5, hold=0.0), 0.5, more=True)
+    return inbox
+
+
+def test_without_room_the_ids_with_most_events_are_looked_at_first(crowded):
+    assert crowded.make_room(1) == 1
+    assert crowded.next(0.5) == "b"
+    assert crowded.next(0.5) is None
+
+    assert crowded.make_room(2) == 1
+    assert crowded.next(0.5) == "c"
+    assert crowded.next(0.5) is None
+
+
+def test_while_so_many_looks_make_room_no_other_has_to(crowded):
+    crowded.make_room(2)
+
+    assert crowded.make_room(2) == 0
+
+    look(crowded, "b", 0.5)
+    assert crowded.make_room(2) == 1
+    assert crowded.make_room(9) == 0
+
+
+@pytest.mark.parametrize("fail", [Inbox.give_up, Inbox.park])
+def test_a_look_that_fails_makes_no_room(crowded, fail):
+    crowded.make_room(1)
+    fail(crowded, crowded.next(0.5))
+
+    assert crowded.make_room(1) == 1
+    assert crowded.next(0.5) == "c"
+
+
+def test_what_is_parked_does_not_wait_for_more(crowded):
+    assert crowded.make_room(1) == 1
+    assert crowded.next(0.5) == "b"
+    crowded.add(held("b", "b3", now=0.6, hold=0.0), 0.6, more=True)
+
+    crowded.park("b")
+
+    assert crowded.hurry() == 2
+    assert [crowded.next(0.6), crowded.next(0.6), crowded.next(0.6)] == ["a", "c", None]
+
+
 def test_only_recent_looks_are_remembered(inbox):
     for number in range(100):
         inbox.add(held(f"p{number}", f"m{number}", now=number, hold=0.0), number)
         look(inbox, f"p{number}", number)
 
-    assert len(inbox._looked) == 3
+    assert len(inbox._looked) == REST + 1
 
 
 def test_an_event_that_comes_before_the_get_joins_the_look(inbox):
@@ -742,6 +793,10 @@ class Machine(RuleBasedStateMachine):
     def hurry(self):
         self.inbox.hurry()
         self.rests.clear()
+
+    @rule(looks=st.integers(1, 3))
+    def make_room(self, looks):
+        assert self.inbox.make_room(looks) <= looks
 
     def of_save(self, id, save):
         return {message: kept for message, kept in self.kept.items() if (kept.id, kept.save) == (id, save)}

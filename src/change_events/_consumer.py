@@ -460,12 +460,18 @@ class Consumer(Generic[T]):
                 more = len(messages) == self._settings.batch_size
                 for message, event in decoded:
                     self.inbox.add(self._held(message, event, now), now, more=more)
-                hurried = 0 if more and not self.full else self.inbox.hurry()
+                hurried = self._hurry(more=more)
                 self._tally.set("held", len(self.inbox))
                 self._changed(len(decoded) + hurried)
         if closed:
             undecided += [(message.receipt_handle, 0.0) for message, _ in decoded]
         self._hand_back(undecided)
+
+    def _hurry(self, *, more: bool) -> int:
+        """Let looks not wait for what will not come; return how many have."""
+        if not more:
+            return self.inbox.hurry()
+        return self.inbox.make_room(self._settings.threads) if self.full else 0
 
     def _held(self, message: Message, event: ChangeEvent, now: float) -> Held:
         return Held(

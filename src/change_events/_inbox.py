@@ -8,7 +8,7 @@ the events of one id are held together:
 - an event that arrives before the GET starts joins the look; one that arrives later asks for another;
 - looks that would fall due close together are one: an event can wait a tenth of its hold beyond its due time;
 - while there is more in the queue, an id that was just looked at is left alone for a moment: a backlog of few ids is to cost
-  few GETs;
+  few GETs; when there is no room for more, the ids with most events are looked at first;
 - a save that is confirmed is looked at when it is over: its `saving` asks for no early look, and its `saved` is due at once
   and releases it;
 - while looks are in vain, ids are parked: their events are held, and no look is awaited;
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 SLACK = 0.1
 """How much longer than its hold an event may wait for company, as a share of the hold."""
 
-REST = 2.0
-"""Seconds from one look at an id to the next while there is more in the queue."""
+REST = 5.0
+"""Seconds from one look at an id to the next while there is more in the queue, and room for it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -107,6 +107,7 @@ class Inbox:
         self._count = 0
         self._looked: dict[str, float] = {}  # when the last GET began, the longest ago first; older than REST is forgotten
         self._resting: dict[str, float] = {}  # when the look should be that waits for more
+        self._making_room: set[str] = set()  # whose look does not wait for more, as there was no room, and is not over yet
 
     def __len__(self) -> int:
         """Return how many events are held."""
@@ -151,13 +152,24 @@ class Inbox:
         self._schedule(event.id, group, at)
 
     def hurry(self) -> int:
-        """Let no look wait for more: there is no more, or no room for it. Return how many have."""
-        for id, at in self._resting.items():
-            group = self._groups.get(id)
-            if group is not None and not group.parked:
-                self._schedule(id, group, at)
+        """Let no look wait for more: there is no more. Return how many have."""
         waited = len(self._resting)
-        self._resting.clear()
+        for id in list(self._resting):
+            self._wait_no_longer(id)
+        return waited
+
+    def make_room(self, looks: int) -> int:
+        """
+        Let so many looks at a time wait for no more, as there is no room: those with most events. Return how many have.
+
+        Then few GETs make much room. The others have time: more of them may come meanwhile.
+        """
+        waited = 0
+        while self._resting and len(self._making_room) < looks:
+            id = max(self._resting, key=lambda id: len(self._groups[id].events))
+            self._making_room.add(id)
+            self._wait_no_longer(id)
+            waited += 1
         return waited
 
     def next(self, now: float) -> str | None:
@@ -208,6 +220,7 @@ class Inbox:
         for event in settled:
             del group.events[event.message_id]
         self._count -= len(settled)
+        self._making_room.discard(id)
         group.looking = group.alone = False
         if group.events:
             self._schedule(id, group, min([group.look_at, *waiting]))
@@ -233,7 +246,7 @@ class Inbox:
     def give_up(self, id: str) -> list[Held]:
         """The reserved look decided nothing: let go of all events of the id, and return them to be handed back."""
         events = list(self._groups.pop(id).events.values())
-        self._resting.pop(id, None)
+        self._wait_for_nothing(id)
         self._count -= len(events)
         return events
 
@@ -250,6 +263,7 @@ class Inbox:
         self._groups[id] = group = self._groups.pop(id)  # to the end: whoever was parked first is retried first
         group.looking = False
         group.look_at = math.inf
+        self._wait_for_nothing(id)
 
     def retry(self) -> str | None:
         """Return the id that has been parked the longest, and reserve it; None if there is none."""
@@ -290,6 +304,13 @@ class Inbox:
         _, id = heapq.heappop(self._agenda)
         self._groups[id].looking = True
         return id
+
+    def _wait_no_longer(self, id: str) -> None:
+        self._schedule(id, self._groups[id], self._resting.pop(id))
+
+    def _wait_for_nothing(self, id: str) -> None:
+        self._resting.pop(id, None)
+        self._making_room.discard(id)
 
     def _remember(self, id: str, now: float) -> None:
         self._looked.pop(id, None)

@@ -95,8 +95,8 @@ class Worker(Generic[T]):
     that are due; none waits for company. Each entity is stored, settled and reported by itself. What such a GET leaves
     undecided is looked at alone, and after one that failed there is none for 30 seconds.
 
-    While receives come full, an id that was looked at is left alone for two seconds, or until there is no room for more: a
-    backlog of few ids takes few GETs.
+    While receives come full, an id that was looked at is left alone for five seconds; when there is no room for more, the ids
+    with most events are looked at first. So a backlog of few ids takes few GETs, and fewer the larger `prefetch` is.
 
     When SQS is away, the worker tries again, after pauses of half a minute at the most.
 
