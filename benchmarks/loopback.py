@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import selectors
 from collections.abc import Callable
 from typing import cast
 
@@ -65,4 +66,6 @@ def serve(answer: Answer) -> None:
         print(f"listening on http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
         await server.serve_forever()
 
-    asyncio.run(forever())
+    # Not epoll, which sleeps for whole milliseconds: a source's 20 would be 21.
+    loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
+    loop.run_until_complete(forever())

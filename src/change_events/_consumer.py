@@ -177,8 +177,10 @@ class Consumer(Generic[T]):
         slot: Is held for every GET.
 
     Attributes:
-        lock: Guards the inbox, and that nothing enters it once it is closed; and the next two.
+        lock: Guards the inbox, and that nothing enters it once it is closed; and the next four.
         inbox: The events that are held.
+        receiving: How many receives are under way.
+        backlog: Whether the last one came full, so that there seems to be more.
         breaker: Whether the source is down.
         guard: Whether a mass deletion was refused.
         pauses: Why nothing is received, for whoever stops receiving to say.
@@ -198,6 +200,8 @@ class Consumer(Generic[T]):
     ) -> None:
         self.lock = threading.Lock()
         self.inbox = Inbox(early_look=settings.early_look)
+        self.receiving = 0
+        self.backlog = False
         self.pauses = Pauses(tally.meter, clock=clock)
         self.breaker = Breaker(settings.probe_pause)
         self.guard = guard or Guard()
@@ -233,15 +237,27 @@ class Consumer(Generic[T]):
 
     def receive(self, *, wait: int) -> list[Message]:
         """Long-poll for messages, and hold their events."""
-        most = 1 if self.breaker.open else self._settings.batch_size
-        messages = self._queue.receive(most=most, wait=wait, visibility=self._settings.visibility_timeout)
-        self._take(messages)
+        with self.lock:
+            self.receiving += 1
+            most = 1 if self.breaker.open else self._settings.batch_size
+        messages: list[Message] = []
+        events: list[Held] = []
+        undecided: list[tuple[str, float]] = []
+        try:
+            messages = self._queue.receive(most=most, wait=wait, visibility=self._settings.visibility_timeout)
+            events, undecided = self._decode(messages)
+        finally:
+            with self.lock:
+                self.receiving -= 1
+                self.backlog = len(messages) == self._settings.batch_size
+                refused = self._hold(events)
+        self._hand_back(undecided + refused)
         return messages
 
     @property
     def full(self) -> bool:
         """Whether another batch would be more than may be held; with the lock held."""
-        return len(self.inbox) + self._settings.batch_size > self._settings.prefetch
+        return len(self.inbox) + (self.receiving + 1) * self._settings.batch_size > self._settings.prefetch
 
     def may_receive(self) -> bool:
         """
@@ -256,6 +272,10 @@ class Consumer(Generic[T]):
         return not breaker.open or (
             breaker.failures > self.inbox.ids and breaker.look_at < math.inf and self.inbox.next_at() is None
         )
+
+    def may_help_receive(self) -> bool:
+        """Return whether one receive at a time is too few; with the lock held."""
+        return self.backlog and not self.breaker.open and self.may_receive()
 
     def next(self, now: float) -> str | None:
         """Reserve the id to look at now; None if there is none, or the source is to be left alone. With the lock held."""
@@ -450,26 +470,19 @@ class Consumer(Generic[T]):
         most = event.received + MAX_VISIBILITY - 60 - now  # SQS may have begun to count earlier than we
         return max(0.0, min(self._settings.visibility_timeout, most))
 
-    def _take(self, messages: list[Message]) -> None:
-        now = self._clock()
-        self._tally.add("received", len(messages))
-        decoded, undecided = self._decode(messages)
-        with self.lock:
-            closed = self._closed
-            if not closed:
-                more = len(messages) == self._settings.batch_size
-                for message, event in decoded:
-                    self.inbox.add(self._held(message, event, now), now, more=more)
-                hurried = self._hurry(more=more)
-                self._tally.set("held", len(self.inbox))
-                self._changed(len(decoded) + hurried)
-        if closed:
-            undecided += [(message.receipt_handle, 0.0) for message, _ in decoded]
-        self._hand_back(undecided)
+    def _hold(self, events: Sequence[Held]) -> list[tuple[str, float]]:
+        """Hold them, unless nothing is held any more: then they are to go back at once. With the lock held."""
+        if self._closed:
+            return [(event.receipt_handle, 0.0) for event in events]
+        for event in events:
+            self.inbox.add(event, event.received, more=self.backlog)
+        self._tally.set("held", len(self.inbox))
+        self._changed(len(events) + self._hurry())
+        return []
 
-    def _hurry(self, *, more: bool) -> int:
+    def _hurry(self) -> int:
         """Let looks not wait for what will not come; return how many have."""
-        if not more:
+        if not self.backlog:
             return self.inbox.hurry()
         return self.inbox.make_room(self._settings.threads) if self.full else 0
 
@@ -487,20 +500,22 @@ class Consumer(Generic[T]):
             sent=message.sent,
         )
 
-    def _decode(self, messages: list[Message]) -> tuple[list[tuple[Message, ChangeEvent]], list[tuple[str, float]]]:
+    def _decode(self, messages: list[Message]) -> tuple[list[Held], list[tuple[str, float]]]:
         """Return the events; and which deliveries to hand back for how long, as nothing could be decided about them."""
-        decoded, undecided = [], []
+        now = self._clock()
+        self._tally.add("received", len(messages))
+        events, undecided = [], []
         topic_arn, verify = self._settings.topic_arn, self._settings.verify
         for message in messages:
             try:
                 event = decode(message.body, message.attributes, topic_arn=topic_arn, verify=verify)
-                decoded.append((message, event))
+                events.append(self._held(message, event, now))
             except DecodeError as error:
                 self._tally.add("malformed")
                 self._malformed.add(message.message_id, error)
             except FetchError as error:
                 undecided.append((message.receipt_handle, self._unverified(message, error)))
-        return decoded, undecided
+        return events, undecided
 
     def _unverified(self, message: Message, error: FetchError) -> float:
         """Return how many seconds to leave the message alone."""

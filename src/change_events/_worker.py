@@ -1,7 +1,8 @@
 """
 The worker: threads around the steps of a consumer.
 
-In a run one thread polls, several look, one acknowledges, one keeps held messages invisible.
+In a run one thread polls, and others help it where there is a backlog; many look, some acknowledge, one keeps held messages
+invisible.
 """
 
 from __future__ import annotations
@@ -326,6 +327,7 @@ class _Run(Generic[T]):
         self._lock = self._consumer.lock
         self._due = threading.Condition(self._lock)
         self._room = threading.Condition(self._lock)
+        self._backlog = threading.Condition(self._lock)
         self._stopping = threading.Event()
         self._finished = threading.Event()
         self._started = False
@@ -371,12 +373,13 @@ class _Run(Generic[T]):
         return self._pauses.why if self._started else "starting"
 
     def _start(self) -> None:
+        helpers = math.ceil(self._settings.threads / BATCH_SIZE)  # a call for ten events may take as long as a GET
         threads = {
             # More than there may be GETs: one begins while others read and write the cache.
             "look": [self._thread("look", self._look_on) for _ in range(self._settings.threads * 5 // 4)],
-            "acknowledge": [self._thread("acknowledge", self._acknowledge)],
+            "acknowledge": [self._thread("acknowledge", self._acknowledge) for _ in range(1 + helpers)],
             "heartbeat": [self._thread("heartbeat", self._beat)],
-            "poll": [self._thread("poll", self._poll)],
+            "poll": [self._thread("poll", self._poll), *(self._thread("poll", self._help_poll) for _ in range(helpers))],
         }
         self._started = True
         # Started now, for its time to come: Python 3.12 starts no thread once the main thread has ended.
@@ -403,6 +406,7 @@ class _Run(Generic[T]):
         with self._lock:
             self._due.notify_all()
             self._room.notify_all()
+            self._backlog.notify_all()
         deadline = time.monotonic() + self._settings.shutdown_timeout
         while signals < 2 and time.monotonic() < deadline:
             why = self._next_control(deadline)
@@ -463,7 +467,8 @@ class _Run(Generic[T]):
                 failures = 0
                 self._polled = time.monotonic()
                 self._pauses.end(RECEIVE_FAILED)
-                if maybe_empty and not messages:
+                self._call_for_help()
+                if maybe_empty and not messages and self._is_idle():  # nobody has helped meanwhile
                     self._control.put(_Why.DRAINED)
                     return
 
@@ -481,7 +486,24 @@ class _Run(Generic[T]):
 
     def _is_idle(self) -> bool:
         with self._lock:
-            return len(self._inbox) == 0
+            return len(self._inbox) == 0 and not self._consumer.receiving
+
+    def _help_poll(self) -> None:
+        while self._wait_for_backlog():
+            with contextlib.suppress(Exception):  # it will meet the thread that is helped, too, which says so
+                self._consumer.receive(wait=1)
+            self._call_for_help()
+
+    def _wait_for_backlog(self) -> bool:
+        with self._lock:
+            self._backlog.wait_for(lambda: self._stopping.is_set() or self._consumer.may_help_receive())
+        return not self._stopping.is_set()
+
+    def _call_for_help(self) -> None:
+        """Wake one more of those who receive where there is a backlog."""
+        with self._lock:
+            if self._consumer.may_help_receive():
+                self._backlog.notify()
 
     # Looking
 
@@ -542,6 +564,7 @@ class _Acknowledgements:
         self._events: list[Held] = []
         self._closed = False
         self._changed = threading.Condition()
+        self._turn = threading.Lock()  # of those who take, one waits for company
 
     def add(self, events: list[Held]) -> None:
         """Let events wait. Whoever takes them is woken for the first and for the tenth, not for each."""
@@ -559,7 +582,7 @@ class _Acknowledgements:
 
     def take(self) -> list[Held]:
         """Wait for an event, and a moment for up to nine more; return none once all are taken and no more will come."""
-        with self._changed:
+        with self._turn, self._changed:
             self._changed.wait_for(lambda: self._events or self._closed)
             self._changed.wait_for(lambda: len(self._events) >= BATCH_SIZE or self._closed, ACK_LINGER)
             taken, self._events = self._events[:BATCH_SIZE], self._events[BATCH_SIZE:]
