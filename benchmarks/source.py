@@ -36,6 +36,8 @@ class Source:
 
     def answer(self, head: bytes, body: bytes, send: Send) -> None:
         """Answer a request."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self._latency
         method, target, _ = head.split(b"\r\n", 1)[0].decode().split(" ")
         path = urlsplit(target)
         if method == "GET" and path.path == "/products":
@@ -49,7 +51,7 @@ class Source:
             return
         whole = response(json.dumps(found).encode())
         if self._latency:
-            asyncio.get_running_loop().call_later(self._latency, send, whole)
+            loop.call_at(due, send, whole)
         else:
             send(whole)
 

@@ -30,7 +30,7 @@ from werkzeug.serving import make_server
 
 from change_events import HTTPFetcher, MemorySink, Outcome, Sink, Worker
 from chaos.source import answer_of, id_in
-from chaos.wire import Answer, Asked, Server
+from chaos.wire import Answer, Asked, Proxy, Server
 from demo_parts.emulator import KeepAlive, OneAtATime
 
 pytest_plugins = ["change_events.pytest_plugin", "pytester"]
@@ -72,6 +72,15 @@ def sns(aws: str) -> Any:
 @pytest.fixture(scope="session")
 def sqs(aws: str) -> Any:
     return boto3.client("sqs")
+
+
+@pytest.fixture
+def line(aws: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """All calls of the worker's own client go this way, and are made once."""
+    with Proxy(aws) as line:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", line.url)
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        yield line
 
 
 @pytest.fixture(scope="session")

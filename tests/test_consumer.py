@@ -126,6 +126,10 @@ class Hands:
         with self.consumer.lock:
             return self.consumer.next_at()
 
+    def may_help_receive(self):
+        with self.consumer.lock:
+            return self.consumer.may_help_receive()
+
     def may_receive(self):
         with self.consumer.lock:
             return self.consumer.may_receive()
@@ -225,6 +229,46 @@ def test_a_receive_that_is_not_full_says_that_there_is_no_more():
 def test_without_room_for_more_as_many_ids_as_there_are_threads_wait_no_longer():
     assert hot(range(1, 8), prefetch=13).next_at() == 101.0
     assert hot(range(1, 8), prefetch=14).next_at() == 100.0 + REST
+
+
+def backlogged(**settings):
+    """A consumer whose last receive came full."""
+    hands = Hands(**settings)
+    hands.consumer.ask_delay()
+    hands.receive(*(message(f"p{number}", number=number) for number in range(7)))
+    return hands
+
+
+@pytest.mark.parametrize(("prefetch", "room"), [(20, False), (21, True)])
+def test_a_receive_under_way_takes_the_room_for_what_it_may_bring(prefetch, room):
+    hands = backlogged(prefetch=prefetch)
+    seen = []
+
+    def receive(**_):
+        seen.append((hands.may_receive(), hands.may_help_receive()))
+        raise ConnectionError
+
+    assert hands.may_receive()
+    hands.queue.receive = receive
+    with pytest.raises(ConnectionError):
+        hands.consumer.receive(wait=1)
+
+    assert seen == [(room, room)]
+    assert hands.may_receive()
+
+
+def test_a_receive_that_is_not_full_or_fails_needs_no_help():
+    hands = backlogged()
+    assert hands.may_help_receive()
+
+    hands.receive(message("p8", number=8))
+    assert not hands.may_help_receive()
+
+    hands = backlogged()
+    hands.queue.receive = None
+    with pytest.raises(TypeError):
+        hands.consumer.receive(wait=1)
+    assert not hands.may_help_receive()
 
 
 def test_a_delivery_that_is_no_event_is_counted_and_not_held(hands):
@@ -867,8 +911,20 @@ def test_with_nothing_in_hand_a_message_is_received_to_ask_about(down):
 
     assert down.next_at() is None
     assert down.may_receive()
+    assert not down.may_help_receive()
     down.receive(message("p8", 8))
     assert down.next_at() == 101.0
+
+
+def test_a_backlog_is_left_alone_in_an_outage(hands):
+    hands.source.fail(status=503)
+    hands.receive(*(message(f"p{number}", number=number) for number in range(7)))
+    for number in range(7):
+        hands.look(f"p{number}")
+    hands.consumer.hand_back_all()
+
+    assert hands.may_receive()
+    assert not hands.may_help_receive()
 
 
 def test_an_outage_is_over_when_a_look_succeeds(hands, caplog):

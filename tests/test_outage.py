@@ -14,7 +14,7 @@ import pytest
 from change_events import FetchError, Found, HTTPFetcher, MassDeletionError
 from change_events import _consumer as consumer_module
 from change_events import _worker as worker_module
-from chaos.wire import HANG_UP, Answer, Proxy, sqs_error
+from chaos.wire import HANG_UP, Answer, sqs_error
 from conftest import running, spy, wait_until
 
 PAUSE = 0.2
@@ -315,15 +315,6 @@ def test_what_is_too_much_can_be_set(channel, sink, make_worker):
 
 def error(status, code):
     return lambda asked: sqs_error(status, code)
-
-
-@pytest.fixture
-def line(aws, monkeypatch):
-    """All calls of the worker's own client go this way, and are made once."""
-    with Proxy(aws) as line:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", line.url)
-        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-        yield line
 
 
 @pytest.fixture

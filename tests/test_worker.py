@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -28,7 +29,7 @@ from change_events import _consumer as consumer_module
 from change_events import _worker as worker_module
 from change_events._inbox import Inbox
 from chaos.source import answer_of
-from chaos.wire import Answer
+from chaos.wire import Answer, sqs_error
 from conftest import failing, running, signalled, spy, wait_until
 
 # The main job
@@ -401,6 +402,62 @@ def test_acknowledgements_share_calls(channel, source, make_worker):
 
     assert sum(len(call["Entries"]) for call in calls) == 50
     assert len(calls) <= 25
+
+
+# A backlog
+
+
+def numbered(line, operation, fault):
+    """What a fault makes of each call of one operation, given the call and its number, from 0."""
+    numbers = itertools.count()
+    line.fault = lambda asked: fault(asked, next(numbers)) if asked.headers["X-Amz-Target"].endswith(operation) else None
+
+
+@pytest.mark.parametrize("operation", ["ReceiveMessage", "DeleteMessageBatch"])
+def test_a_worker_that_is_behind_receives_and_acknowledges_in_several_calls_at_once(line, channel, make_worker, operation):
+    meet = threading.Barrier(2)
+
+    def wait_for_each_other(_, number):
+        if number in {1, 2}:
+            meet.wait(10)
+
+    numbered(line, operation, wait_for_each_other)
+    channel.announce(*(f"p{number}" for number in range(40)))
+    worker = make_worker()
+    with running(worker):
+        wait_until(lambda: worker.stats().acknowledged == 40)
+
+    assert not meet.broken
+
+
+def test_a_worker_that_is_not_behind_receives_in_one_call_at_a_time(line, channel, make_worker, outcomes):
+    under_way, most = [], []
+
+    def count(asked, number):
+        under_way.append(number)
+        most.append(len(under_way))
+        answer = line.forward(asked)
+        under_way.remove(number)
+        return answer
+
+    numbered(line, "ReceiveMessage", count)
+    with running(make_worker()):
+        for id in ("p1", "p2"):
+            channel.announce(id)
+            outcomes.wait_for((id, "never_saved"))
+
+    assert set(most) == {1}
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_receive_that_fails_in_a_backlog_loses_nothing(line, channel, make_worker, failing):
+    numbered(line, "ReceiveMessage", lambda _, number: sqs_error(500, "InternalError") if number == failing else None)
+    channel.announce("p1", "p2", "p3", "p4", "p5", "p6")
+    worker = make_worker(batch_size=2)
+    with running(worker):
+        wait_until(lambda: worker.stats().acknowledged == 6)
+
+    assert channel.count() == {}
 
 
 # Looks that decide nothing

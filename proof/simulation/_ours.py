@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 from functools import partial
@@ -117,6 +118,8 @@ class Worker:
         kernel = self._kernel
         self._consumer.ask_delay()
         kernel.spawn(self.process, self._poll)
+        for _ in range(math.ceil(self._settings.threads / 10)):
+            kernel.spawn(self.process, self._help_poll)
         kernel.spawn(self.process, self._beat)
 
     def stop(self) -> None:
@@ -153,6 +156,14 @@ class Worker:
             self._kernel.pause(0.1)
         self._kernel.pause(5.0)  # the last visibility calls
         self._world.ended(self)
+
+    def _help_poll(self) -> None:
+        while not self._stopping:
+            if self._consumer.may_help_receive():
+                with contextlib.suppress(Exception):  # as the worker does; whoever is killed raises no such
+                    self._consumer.receive(wait=1)
+            else:
+                self._kernel.pause(0.1)
 
     # Looking
 

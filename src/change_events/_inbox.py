@@ -166,9 +166,9 @@ class Inbox:
         """
         waited = 0
         while self._resting and len(self._making_room) < looks:
-            id = max(self._resting, key=lambda id: len(self._groups[id].events))
-            self._making_room.add(id)
-            self._wait_no_longer(id)
+            largest = max(self._resting, key=lambda each: len(self._groups[each].events))
+            self._making_room.add(largest)
+            self._wait_no_longer(largest)
             waited += 1
         return waited
 

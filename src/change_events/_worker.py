@@ -373,11 +373,13 @@ class _Run(Generic[T]):
         return self._pauses.why if self._started else "starting"
 
     def _start(self) -> None:
-        helpers = math.ceil(self._settings.threads / BATCH_SIZE)  # a call for ten events may take as long as a GET
+        # For looks more than there may be GETs: one begins while others read and write the cache. And calls for ten events may
+        # take as long as a GET; but who waits for the queue to be empty must know of all that is received.
+        callers = 1 + math.ceil(self._settings.threads / BATCH_SIZE)
+        helpers = 0 if self._until_empty else callers - 1
         threads = {
-            # More than there may be GETs: one begins while others read and write the cache.
             "look": [self._thread("look", self._look_on) for _ in range(self._settings.threads * 5 // 4)],
-            "acknowledge": [self._thread("acknowledge", self._acknowledge) for _ in range(1 + helpers)],
+            "acknowledge": [self._thread("acknowledge", self._acknowledge) for _ in range(callers)],
             "heartbeat": [self._thread("heartbeat", self._beat)],
             "poll": [self._thread("poll", self._poll), *(self._thread("poll", self._help_poll) for _ in range(helpers))],
         }
@@ -468,7 +470,7 @@ class _Run(Generic[T]):
                 self._polled = time.monotonic()
                 self._pauses.end(RECEIVE_FAILED)
                 self._call_for_help()
-                if maybe_empty and not messages and self._is_idle():  # nobody has helped meanwhile
+                if maybe_empty and not messages:
                     self._control.put(_Why.DRAINED)
                     return
 
@@ -486,7 +488,7 @@ class _Run(Generic[T]):
 
     def _is_idle(self) -> bool:
         with self._lock:
-            return len(self._inbox) == 0 and not self._consumer.receiving
+            return len(self._inbox) == 0
 
     def _help_poll(self) -> None:
         while self._wait_for_backlog():
