@@ -104,11 +104,11 @@ def contest(
     return {contender.name: runs[contender.name] for contender in contenders if contender.name in runs}
 
 
-def times(runs: Rounds, name: str) -> Spread | None:
-    """Return how many times as fast as that contender ours is; None if it did not take part."""
-    if name not in runs:
+def times(runs: Rounds, name: str, who: str = "ours") -> Spread | None:
+    """Return how many times as fast as that contender ours is, or another; None if one of them did not take part."""
+    if name not in runs or who not in runs:
         return None
-    return Spread.of([ours.rate / theirs.rate for ours, theirs in zip(runs["ours"], runs[name], strict=True)])
+    return Spread.of([one.rate / other.rate for one, other in zip(runs[who], runs[name], strict=True)])
 
 
 def spread(runs: Sequence[Run], value: Callable[[Run], float]) -> Spread:
@@ -124,7 +124,7 @@ def table(runs: Rounds) -> list[list[str]]:
 
 def _row(runs: Rounds, name: str) -> list[str]:
     of = runs[name]
-    ratio = times(runs, name) if "ours" in runs else None
+    ratio = times(runs, name)
     missing = sum(run.missing for run in of)
     own = any(contender.name == name and contender.message is not change_event for contender in ALL)
     return [

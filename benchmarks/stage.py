@@ -192,6 +192,8 @@ class Stage:
         """Let a contender, in so many processes, consume events of these ids."""
         queue_url = self.queue(VisibilityTimeout="60")
         path = self.directory / f"{uuid.uuid4().hex}.db"
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")  # of two processes that set it at once, one may fail
         messages = contender.messages(name_of(queue_url), list(ids))
         consumers = [self.consume(queue_url, contender, path, threads=threads, **contender.more) for _ in range(processes)]
         try:
