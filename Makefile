@@ -15,7 +15,7 @@ demo: $(VENV)/.example ## See a product service and two caches that follow it, o
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.dev ## Run all tests, with branch coverage
-	$(BIN)/python -m pytest --numprocesses 2 --cov --cov-report=term # they wait more than they work
+	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal --cov --cov-report=term # they wait more than they work
 
 test-all: ## Run all tests on each of Python 3.10 to 3.13 that is found
 	./run-on-each-python
