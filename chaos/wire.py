@@ -264,10 +264,13 @@ class RawServer:
 
     Args:
         respond: Given a request line and its headers, says what to answer, in a thread for each connection.
+        tls: To speak it in TLS.
     """
 
-    def __init__(self, respond: Callable[[bytes], Raw]) -> None:
+    def __init__(self, respond: Callable[[bytes], Raw], *, tls: ssl.SSLContext | None = None) -> None:
         self._listener = _RawListener(respond)
+        if tls is not None:
+            self._listener.socket = tls.wrap_socket(self._listener.socket, server_side=True)
         self._thread = threading.Thread(target=self._listener.serve_forever, args=(0.01,))
 
     @property

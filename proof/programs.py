@@ -464,7 +464,9 @@ class Worker(Process):
         assert id == ID
         together = self._bulk and not self._consumer.inbox._groups[id].alone
         events = (
-            self._consumer.look_together([id]) if together else self._consumer.look(id)
+            [event for settled in self._consumer.look_together([id]) for event in settled]
+            if together
+            else self._consumer.look(id)
         )  # meanwhile others are acknowledged
         self._acks += [event.receipt_handle for event in events]
         self._look_answers.clear()

@@ -257,6 +257,28 @@ def test_a_receive_under_way_takes_the_room_for_what_it_may_bring(prefetch, room
     assert hands.may_receive()
 
 
+@pytest.mark.parametrize(("prefetch", "asked"), [(20, 0), (21, 1)])
+def test_nobody_receives_what_there_is_no_room_for_beside_what_others_may_bring(prefetch, asked):
+    """They may have begun since there was room."""
+    hands = backlogged(prefetch=prefetch)
+    hands.queue.asked.clear()
+    hands.consumer.receiving = 1
+
+    assert hands.receive() == []
+
+    assert len(hands.queue.asked) == asked
+    assert hands.consumer.receiving == 1
+
+
+def test_one_message_at_a_time_is_no_backlog():
+    hands = Hands(batch_size=1)
+    hands.consumer.ask_delay()
+
+    hands.receive(message())
+
+    assert not hands.may_help_receive()
+
+
 def test_a_receive_that_is_not_full_or_fails_needs_no_help():
     hands = backlogged()
     assert hands.may_help_receive()
@@ -562,7 +584,7 @@ def reserved(hands):
 
 
 def look_together(hands):
-    return [event.message_id for event in hands.consumer.look_together(reserved(hands))]
+    return [event.message_id for settled in hands.consumer.look_together(reserved(hands)) for event in settled]
 
 
 def test_what_is_due_is_looked_at_together_each_by_itself():
@@ -643,6 +665,17 @@ def test_what_a_get_of_many_does_not_bring_is_looked_at_alone():
     assert hands.counts() == {"received": 4, "gets": 2, "created": 2, "deleted": 1, "held": 1}
 
 
+def test_of_many_each_is_handed_on_to_be_acknowledged_as_it_is_stored():
+    hands = with_catalogue("p1", "p2", settle=0.0)
+
+    looks = hands.consumer.look_together(reserved(hands))
+
+    assert [event.message_id for event in next(looks)] == ["m0"]
+    assert list(hands.held()) == ["m1"]
+    assert hands.sink.get("p2") is None
+    assert [event.message_id for event in next(looks)] == ["m1"]
+
+
 def test_a_get_of_many_that_brings_nothing_has_not_failed(caplog):
     hands = with_catalogue("p1", "p2", deleted=["p1", "p2"])
 
@@ -673,20 +706,21 @@ def test_a_get_of_many_that_fails_is_no_failed_look(error, caplog):
     assert record.getMessage().endswith(f"each is looked at alone: {error}")
 
 
-def test_after_a_get_of_many_that_failed_there_is_none_for_a_while(caplog):
+@pytest.mark.parametrize(("asked", "pause"), [(None, 30.0), (7.0, 30.0), (120.0, 120.0)])
+def test_after_a_get_of_many_that_failed_there_is_none_for_a_while(asked, pause, caplog):
     hands = with_catalogue("p1", "p2")
-    hands.source.error = FetchError("404")
+    hands.source.error = FetchError("429", status=429, retry_after=asked)
     look_together(hands)
     for id in ("p1", "p2"):
         assert reserved(hands) == [id]
         hands.consumer.look(id)
 
-    hands.now = 129.9
+    hands.now = 99.9 + pause
     assert [reserved(hands) for _ in "12"] == [["p1"], ["p2"]]
     hands.consumer.look("p1")
     hands.consumer.look("p2")
     hands.receive(message("p3", 5), message("p4", 6))
-    hands.now = 130.0
+    hands.now = 100.0 + pause
     assert reserved(hands) == ["p3", "p4"]
 
 
@@ -695,8 +729,8 @@ def test_gets_of_many_that_fail_at_once_are_one_line_in_the_log(caplog):
     hands.source.error = FetchError("404")
     first, second = reserved(hands), reserved(hands)
 
-    hands.consumer.look_together(first)
-    hands.consumer.look_together(second)
+    for ids in (first, second):
+        list(hands.consumer.look_together(ids))
 
     assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1
 
@@ -776,7 +810,7 @@ def test_a_get_of_many_that_brings_something_ends_an_outage_that_began_meanwhile
         hands.consumer.look(id)
     assert hands.consumer.breaker.open
 
-    hands.consumer.look_together(together)
+    list(hands.consumer.look_together(together))
 
     assert not hands.consumer.breaker.open
     assert "source down" not in str(hands.consumer.pauses.why)

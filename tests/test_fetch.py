@@ -442,20 +442,19 @@ def test_ids_that_can_not_be_asked_for_are_left_out(source, bulk):
 
     assert bulk.fetch_many(["..", "p1", ""]) == {"p1": Found({"id": "p1"})}
     assert source.asked_many == [["p1"]]
-    with pytest.raises(FetchError, match="none of the ids"):
-        bulk.fetch_many(["..", ""])
+    assert bulk.fetch_many(["..", ""]) == {}
     assert len(source.asked) == 1
 
 
-def test_more_ids_than_a_url_may_hold_are_left_out_from_the_end(source, bulk):
+def test_more_ids_than_a_url_may_hold_take_several_gets(source, bulk):
     ids = [f"{number:0500}" for number in range(50)]
     source.entities |= {id: {"id": id} for id in ids}
 
     found = bulk.fetch_many(ids)
 
-    assert list(found) == ids[:15]
-    (asked,) = source.asked
-    whole = len(source.url) + len(asked.path)
+    assert list(found) == ids
+    assert source.asked_many == [ids[:15], ids[15:30], ids[30:45], ids[45:]]
+    whole = len(source.url) + len(source.asked[0].path)
     assert whole <= 8000 < whole + len(f"&id={ids[15]}")
 
 
@@ -464,9 +463,10 @@ def test_a_url_of_just_the_length_is_asked(source):
     room = 8000 - len(url) - sum(len(f"&id={id}") for id in ids) - len("&id=")
     fetcher = HTTPFetcher(source.url + "/{id}", bulk_url=url)
 
-    for length, asked in ((room, 16), (room + 1, 15)):
+    for length, asked in ((room, [16]), (room + 1, [15, 1])):
+        source.asked_many.clear()
         fetcher.fetch_many([*ids, "b" * length])
-        assert len(source.asked_many[-1]) == asked
+        assert [len(of) for of in source.asked_many] == asked
 
 
 @pytest.mark.parametrize(
@@ -636,6 +636,47 @@ def test_what_comes_after_an_answer_is_no_answer_to_the_next_get(make):
 
         assert fetcher.fetch("p1", etag='"7"') == Unchanged()
         assert fetcher.fetch("p2") == Found({"id": "p2"})
+
+
+def test_nor_is_what_comes_after_an_interim_answer(make, source):
+    source.entities["p2"] = {"id": "p2"}
+    gone = b"HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+    source.answer = lambda id: Answer(103, chunks=[(0.3, gone)]) if id == "p1" else None
+    fetcher = make(source.url + "/{id}")
+
+    with pytest.raises(FetchError, match="answered 103"):
+        fetcher.fetch("p1")
+    assert fetcher.fetch("p2").value == {"id": "p2"}
+
+
+def test_nor_is_what_was_decrypted_already(authority, look_up, monkeypatch):
+    certificate, server = authority
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    head = b"HTTP/1.1 %b\r\nContent-Type: application/json\r\n%b\r\n"
+    one_record = head % (b"304 Not Modified", b"") + b"x" * 12_000
+    answers = iter([one_record, head % (b"200 OK", b"Content-Length: 12\r\n") + b'{"id": "p2"}'])
+    with RawServer(lambda _: Raw(next(answers), keep=True), tls=server("products.example")) as source:
+        look_up["products.example"] = port = source.url.rpartition(":")[2]
+        fetcher = HTTPFetcher(f"https://products.example:{port}/{{id}}")
+
+        assert fetcher.fetch("p1", etag='"7"') == Unchanged()
+        assert fetcher.fetch("p2") == Found({"id": "p2"})
+
+
+def test_what_is_no_answer_is_not_repeated(make):
+    with RawServer(lambda _: Raw(b'{"id": "p1", "secret": 7}\r\n\r\n')) as server, pytest.raises(FetchError) as caught:
+        make(server.url + "/{id}").fetch("p1")
+
+    assert "what came is no answer" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_source_may_be_named_by_its_address(make, source, look_up):
+    source.entities["p1"] = {"id": "p1"}
+    look_up["::1"] = port = source.url.rpartition(":")[2]
+
+    assert make(f"http://[::1]:{port}/{{id}}").fetch("p1").value == {"id": "p1"}
+    assert source.asked[0].headers["Host"] == f"[::1]:{port}"
 
 
 def test_a_connection_that_the_source_closes_is_not_kept(source):

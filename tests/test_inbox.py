@@ -197,36 +197,48 @@ def crowded(inbox):
 
 
 def test_without_room_the_ids_with_most_events_are_looked_at_first(crowded):
-    assert crowded.make_room(1) == 1
+    assert crowded.make_room(1, 0.5) == 1
     assert crowded.next(0.5) == "b"
     assert crowded.next(0.5) is None
 
-    assert crowded.make_room(2) == 1
+    assert crowded.make_room(2, 0.5) == 1
     assert crowded.next(0.5) == "c"
     assert crowded.next(0.5) is None
 
 
 def test_while_so_many_looks_make_room_no_other_has_to(crowded):
-    crowded.make_room(2)
+    crowded.make_room(2, 0.5)
 
-    assert crowded.make_room(2) == 0
+    assert crowded.make_room(2, 0.5) == 0
 
     look(crowded, "b", 0.5)
-    assert crowded.make_room(2) == 1
-    assert crowded.make_room(9) == 0
+    assert crowded.make_room(2, 0.5) == 1
+    assert crowded.make_room(9, 0.5) == 0
+
+
+def test_nor_has_one_that_would_settle_nothing(crowded):
+    crowded.add(held("d", "d", hold=0.0), 0.5, more=True)
+    look(crowded, "d", 0.5)
+    for number in range(4):
+        crowded.add(held("d", f"d{number}", now=0.5, hold=5.0), 0.5, more=True)
+
+    assert crowded.make_room(9, 0.5) == 3
+
+    assert [crowded.next(0.5) for _ in range(4)] == ["a", "b", "c", None]
+    assert crowded.make_room(9, 5.5) == 1
 
 
 @pytest.mark.parametrize("fail", [Inbox.give_up, Inbox.park])
 def test_a_look_that_fails_makes_no_room(crowded, fail):
-    crowded.make_room(1)
+    crowded.make_room(1, 0.5)
     fail(crowded, crowded.next(0.5))
 
-    assert crowded.make_room(1) == 1
+    assert crowded.make_room(1, 0.5) == 1
     assert crowded.next(0.5) == "c"
 
 
 def test_what_is_parked_does_not_wait_for_more(crowded):
-    assert crowded.make_room(1) == 1
+    assert crowded.make_room(1, 0.5) == 1
     assert crowded.next(0.5) == "b"
     crowded.add(held("b", "b3", now=0.6, hold=0.0), 0.6, more=True)
 
@@ -796,7 +808,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(looks=st.integers(1, 3))
     def make_room(self, looks):
-        assert self.inbox.make_room(looks) <= looks
+        assert self.inbox.make_room(looks, self.now) <= looks
 
     def of_save(self, id, save):
         return {message: kept for message, kept in self.kept.items() if (kept.id, kept.save) == (id, save)}

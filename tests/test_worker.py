@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 import os
+import queue
 import signal
 import socket
 import sqlite3
@@ -458,6 +459,24 @@ def test_a_receive_that_fails_in_a_backlog_loses_nothing(line, channel, make_wor
         wait_until(lambda: worker.stats().acknowledged == 6)
 
     assert channel.count() == {}
+
+
+def test_room_that_a_receive_has_not_taken_is_the_next_ones(line, channel, make_worker):
+    worker = make_worker(early_look=False, settle=30.0, prefetch=15)  # no look makes any
+    run = worker_module._Run(worker._settings, worker._tally, worker._guard, queue.SimpleQueue(), until_empty=False)
+    run._consumer.ask_delay()
+    waiting = threading.Thread(target=run._wait_for_room, daemon=True)
+
+    def wait_meanwhile(*_):
+        waiting.start()
+        wait_until(lambda: run._pauses.why == "full")
+
+    numbered(line, "ReceiveMessage", wait_meanwhile)
+    channel.announce("p1")
+    run._consumer.receive(wait=1)
+
+    waiting.join(10)
+    assert not waiting.is_alive()
 
 
 # Looks that decide nothing

@@ -197,18 +197,20 @@ class Worker:
             kernel.spawn(self.process, partial(self._look, [id, *self._consumer.company(id, now + self._offset)]))
 
     def _look(self, ids: list[str]) -> None:
-        settled = self._consumer.look(*ids) if len(ids) == 1 else self._consumer.look_together(ids)
+        for settled in [self._consumer.look(*ids)] if len(ids) == 1 else self._consumer.look_together(ids):
+            self._settled(settled)
         self._looks -= 1
-        if settled:
-            self._acks += settled
-            if len(self._acks) >= 10:
-                self._acknowledge()
-            elif not self._lingers:
-                self._lingers = True
-                self._kernel.at(self._kernel.now + ACK_LINGER, self._linger)
         self._dispatch_by(self._kernel.now)
 
     # Acknowledging and holding
+
+    def _settled(self, events: list[Held]) -> None:
+        self._acks += events
+        if len(self._acks) >= 10:
+            self._acknowledge()
+        elif events and not self._lingers:
+            self._lingers = True
+            self._kernel.at(self._kernel.now + ACK_LINGER, self._linger)
 
     def _linger(self) -> None:
         self._lingers = False

@@ -29,7 +29,7 @@ from change_events.exceptions import DecodeError, FetchError, MassDeletionError
 from change_events.typing import BulkFetcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from change_events._event import ChangeEvent, Entry, Found, Unchanged
@@ -180,7 +180,7 @@ class Consumer(Generic[T]):
         lock: Guards the inbox, and that nothing enters it once it is closed; and the next four.
         inbox: The events that are held.
         receiving: How many receives are under way.
-        backlog: Whether the last one came full, so that there seems to be more.
+        backlog: Whether the last one came full, so that there seems to be more. Of one message that says nothing.
         breaker: Whether the source is down.
         guard: Whether a mass deletion was refused.
         pauses: Why nothing is received, for whoever stops receiving to say.
@@ -236,8 +236,10 @@ class Consumer(Generic[T]):
         return self._delay
 
     def receive(self, *, wait: int) -> list[Message]:
-        """Long-poll for messages, and hold their events."""
+        """Long-poll for messages, and hold their events. Does nothing if others are about to take all the room there is."""
         with self.lock:
+            if self.receiving and self.full:
+                return []
             self.receiving += 1
             most = 1 if self.breaker.open else self._settings.batch_size
         messages: list[Message] = []
@@ -249,7 +251,7 @@ class Consumer(Generic[T]):
         finally:
             with self.lock:
                 self.receiving -= 1
-                self.backlog = len(messages) == self._settings.batch_size
+                self.backlog = len(messages) == self._settings.batch_size > 1
                 refused = self._hold(events)
         self._hand_back(undecided + refused)
         return messages
@@ -337,20 +339,21 @@ class Consumer(Generic[T]):
             return []
         return self._looked(id, outcome)
 
-    def look_together(self, ids: Sequence[str]) -> list[Held]:
+    def look_together(self, ids: Sequence[str]) -> Iterator[list[Held]]:
         """
         Look at ids that the inbox has reserved, all with one bulk GET.
 
         Where it decides nothing (nowhere, if it failed) or another worker got there first, that is no look: the id is due again
         at once, for a look alone.
 
-        Returns:
-            The events to acknowledge.
+        Yields:
+            The events to acknowledge, of one id after the other: they are no longer held, while the next is stored.
         """
         started = self._clock()
         found = self._read_together(ids)
         self._look_alone([id for id in ids if id not in found])
-        return [event for id, (entry, change) in found.items() for event in self._store(id, entry, change, started)]
+        for id, (entry, change) in found.items():
+            yield self._store(id, entry, change, started)
 
     def _read_together(self, ids: Sequence[str]) -> dict[str, tuple[Entry, Found[T]]]:
         def on_get() -> None:
@@ -364,7 +367,7 @@ class Consumer(Generic[T]):
         try:
             return read_together(ids, fetcher=fetcher, sink=self._settings.sink, on_get=on_get, slot=self._slot)
         except Exception as error:  # as for a look; those that follow will tell what is broken
-            self._bulk_at = self._clock() + BULK_PAUSE
+            self._bulk_at = self._clock() + max(BULK_PAUSE, _asked_pause(error))
             self._complain("looking at many ids at once failed, so each is looked at alone: %s", error, "look_together")
             return {}
 
@@ -484,7 +487,7 @@ class Consumer(Generic[T]):
         """Let looks not wait for what will not come; return how many have."""
         if not self.backlog:
             return self.inbox.hurry()
-        return self.inbox.make_room(self._settings.threads) if self.full else 0
+        return self.inbox.make_room(self._settings.threads, self._clock()) if self.full else 0
 
     def _held(self, message: Message, event: ChangeEvent, now: float) -> Held:
         return Held(
@@ -685,21 +688,23 @@ class MalformedLog:
     """Logs each message that is no change event once, however often it is delivered."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._logged: dict[str, None] = {}
 
     def add(self, message_id: str, error: Exception) -> None:
         """Say what is wrong with the message, unless that was said before."""
-        if message_id in self._logged:
-            return
+        with self._lock:
+            if message_id in self._logged:
+                return
+            self._logged[message_id] = None
+            if len(self._logged) > MALFORMED_REMEMBERED:
+                del self._logged[next(iter(self._logged))]
         log.error(
             "message %s is no change event and is left to the redrive policy: %s",
             message_id,
             error,
             extra={"action": "decode", "message_id": message_id},
         )
-        self._logged[message_id] = None
-        if len(self._logged) > MALFORMED_REMEMBERED:
-            del self._logged[next(iter(self._logged))]
 
 
 def window_of(event: ChangeEvent, settle: float) -> float:

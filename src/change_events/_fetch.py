@@ -20,10 +20,10 @@ from change_events._ids import checked_id
 from change_events.exceptions import ConfigurationError, FetchError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 MAX_URL = 8000
-"""Characters of a bulk GET's URL: RFC 9110, 4.1, recommends that everybody supports so many."""
+"""Characters of a bulk GET's URL: RFC 9110, 4.1, recommends that everybody supports so many. Longer only for a single id."""
 
 MAX_BULK = 1000
 """Ids in a bulk GET: no more would fit into its URL."""
@@ -54,20 +54,22 @@ class HTTPFetcher:
     only such a GET can say "gone". A bulk answer brings no `ETag`s. So a look by it calls what is cached `updated`, changed
     or not, and the next GET of that entity is unconditional.
 
-    Connections are kept, one for each thread that uses the fetcher at the same time. Every GET asks for a fresh answer
-    (`Cache-Control: no-cache`) and, where the cache holds an `ETag`, for changes only (`If-None-Match`, RFC 9110, 13.1.2).
+    Connections are kept, one for each thread that uses the fetcher at the same time, and with `bulk_url` another. Every GET
+    asks for a fresh answer (`Cache-Control: no-cache`) and, where the cache holds an `ETag`, for changes only (`If-None-Match`,
+    RFC 9110, 13.1.2).
 
     Args:
         url: Where an entity is, with `{id}` in its path or query. The id is percent-encoded whole.
         timeout: Seconds that a GET may take, to the last byte of the body. A source that stalls in mid-body can stretch it
-            to twice that, and one that trickles its headers further.
+            to twice that; one that trickles its headers, or whose name has several addresses of which none answers, further.
         headers: Request headers to add; or a callable that returns them, asked at each GET (tokens expire).
         is_gone: Given a 404's headers and body, says whether to believe it. Default: anything but `text/html`. It is not asked
             where a line that is no header hides others.
         pool: A `urllib3.PoolManager` of your own, for client certificates or a proxy.
         max_bytes: A longer body (decoded) is refused, that of a bulk GET, too.
         bulk_url: Where many entities are, asked for by `id=` in the query, once for each. None: nowhere.
-        bulk_size: How many to ask for at once, at the most, 1 to 1000; fewer where the URL would have over 8,000 characters.
+        bulk_size: How many to ask for at once, at the most, 1 to 1000. Where the URL would have over 8,000 characters (a UUID
+            takes 40) they take several GETs, one after another.
 
     Attributes:
         bulk_size: The same; 1 without `bulk_url`.
@@ -131,23 +133,25 @@ class HTTPFetcher:
         GET many entities at once.
 
         Args:
-            ids: Their ids, the most urgent first: those that the URL has no room for are not asked for.
+            ids: Their ids.
 
         Returns:
-            Those that the answer holds. It decides nothing about the others.
+            Those that the answers hold. These decide nothing about the others.
 
         Raises:
-            FetchError: The answer decides nothing at all.
+            FetchError: An answer decides nothing at all.
             ConfigurationError: There is no `bulk_url`.
         """
         if self._many is None:
             raise ConfigurationError("HTTPFetcher takes many ids at once only with bulk_url=")
-        target, asked = self._many.with_ids(ids)
-        answer = self._get(self._many, target, None)
-        if answer.status != 200:
-            raise _undecided(f"GET {self._many.url}", answer)
-        entities = entities_in(answer.headers, answer.body, f"GET {self._many.url}")
-        return {id: Found(entity) for id, entity in entities.items() if id in asked}
+        found: dict[str, Found[dict[str, Any]]] = {}
+        for target, asked in self._many.with_ids(ids):
+            answer = self._get(self._many, target, None)
+            if answer.status != 200:
+                raise _undecided(f"GET {self._many.url}", answer)
+            entities = entities_in(answer.headers, answer.body, f"GET {self._many.url}")
+            found |= {id: Found(entity) for id, entity in entities.items() if id in asked}
+        return found
 
     def _get(self, place: _Place, target: str, etag: str | None) -> Answer:
         deadline = time.monotonic() + self._timeout
@@ -193,22 +197,22 @@ class _Place:
     def url(self) -> str:
         return self.origin + self.target
 
-    def with_ids(self, ids: Sequence[str]) -> tuple[str, set[str]]:
-        """Return the target that asks for the ids, and for which of them: those that can be asked for, while there is room."""
+    def with_ids(self, ids: Sequence[str]) -> Iterator[tuple[str, set[str]]]:
+        """Yield targets that ask for all ids that can be asked for, and for which; as few as have room for them."""
         asked: set[str] = set()
-        target, separator = self.target, "&" if "?" in self.target else "?"
+        target = self.target
         for id in ids:
             try:
-                longer = f"{target}{separator}id={quote(checked_id(id), safe='')}"
+                one = f"id={quote(checked_id(id), safe='')}"
             except ValueError:
                 continue  # its own GET says what is wrong with it
-            if len(self.origin) + len(longer) > MAX_URL:
-                break
-            target, separator = longer, "&"
+            if asked and len(self.origin) + len(target) + len("&") + len(one) > MAX_URL:
+                yield target, asked
+                target, asked = self.target, set()
+            target += ("&" if "?" in target else "?") + one
             asked.add(id)
-        if not asked:
-            raise FetchError("none of the ids can be asked for in bulk")
-        return target, asked
+        if asked:
+            yield target, asked
 
 
 def _require_template(url: str) -> str:

@@ -13,7 +13,7 @@ import time
 import weakref
 from dataclasses import dataclass
 from email.errors import MissingHeaderBodySeparatorDefect
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.client import BadStatusLine, HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import TYPE_CHECKING, Any, Protocol
 
 import urllib3
@@ -25,6 +25,7 @@ from change_events.exceptions import FetchError
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from email.message import Message
+    from socket import socket
 
     from urllib3.util import Url
 
@@ -77,7 +78,7 @@ class Connections:
     """
 
     def __init__(self, origin: Url) -> None:
-        self._host = origin.host or ""
+        self._host = (origin.host or "").strip("[]")  # of an IPv6 address, which http.client encloses itself
         self._port = origin.port
         self._context = ssl.create_default_context() if origin.scheme == "https" else None
         self._idle: list[HTTPConnection] = []
@@ -91,9 +92,9 @@ class Connections:
                 # The source may just have closed it. A GET may be repeated (RFC 9110, 9.2.2).
                 with contextlib.suppress(ConnectionError):
                     return self._ask(kept, target, headers, deadline, max_bytes)
-            return self._ask(self._new(), target, headers, deadline, max_bytes)
+            return self._ask(self._new(deadline), target, headers, deadline, max_bytes)
         except (OSError, HTTPException, HTTPError) as error:
-            raise FetchError(str(error) or type(error).__name__) from error
+            raise FetchError(_text(error)) from error
 
     def _kept(self) -> HTTPConnection | None:
         """Return the connection that was used last and is silent."""
@@ -101,30 +102,34 @@ class Connections:
             while True:
                 connection = self._idle.pop()
                 # What comes unasked is the end, or more than the last answer should have had: the next one would begin with it.
-                if not wait_for_read(connection.sock, timeout=0):
+                if _is_silent(connection.sock):
                     return connection
                 connection.close()
         return None
 
-    def _new(self) -> HTTPConnection:
+    def _new(self, deadline: float) -> HTTPConnection:
         if self._context is None:
-            return HTTPConnection(self._host, self._port)
-        return HTTPSConnection(self._host, self._port, context=self._context)
+            connection = HTTPConnection(self._host, self._port, timeout=_left(deadline))
+        else:
+            connection = HTTPSConnection(self._host, self._port, timeout=_left(deadline), context=self._context)
+        connection.connect()
+        return connection
 
     def _ask(
         self, connection: HTTPConnection, target: str, headers: Mapping[str, str], deadline: float, max_bytes: int
     ) -> Answer:
-        connection.timeout = patience = _left(deadline)
-        if connection.sock is not None:
-            connection.sock.settimeout(patience)
         try:
+            connection.sock.settimeout(_left(deadline))
             connection.request("GET", target, headers=headers)
             with connection.getresponse() as response:
                 body = _body(response, max_bytes, deadline)
         except BaseException:
             connection.close()
             raise
-        if not response.will_close:
+        # After an interim answer, which http.client takes for the last (but for 100), that comes which is meant.
+        if response.will_close or response.status < 200:
+            connection.close()
+        else:
             self._idle.append(connection)
         return Answer(response.status, _joined(response), body, _hides_headers(response.headers))
 
@@ -150,8 +155,10 @@ class Pooled:
             except ProtocolError:  # a kept connection that the source has just closed
                 response = self._send(target, headers, deadline)
         except HTTPError as error:
-            raise FetchError(str(error)) from error
+            raise FetchError(_text(error)) from error
         try:
+            if response.status < 200:  # as above
+                raise FetchError(f"it answered {response.status}", status=response.status)
             body = body_of(response, max_bytes, deadline)
         except BaseException:
             response.close()  # half-read: the connection can't be used again
@@ -170,6 +177,11 @@ class Pooled:
             redirect=False,
             preload_content=False,
         )
+
+
+def _is_silent(connection: socket) -> bool:
+    undelivered = connection.pending() if isinstance(connection, ssl.SSLSocket) else 0  # decrypted already
+    return not undelivered and not wait_for_read(connection, timeout=0)
 
 
 def body_of(response: urllib3.BaseHTTPResponse, max_bytes: int, deadline: float) -> bytes:
@@ -221,6 +233,14 @@ def _decoding(response: HTTPResponse) -> urllib3.HTTPResponse:
 
 def _joined(response: HTTPResponse) -> urllib3.HTTPHeaderDict:
     return urllib3.HTTPHeaderDict(response.getheaders())
+
+
+def _text(error: Exception) -> str:
+    """Say what went wrong, but not what came in an answer's place: it may be a line of an entity's body."""
+    causes = [cause for cause in (error, *error.args) if isinstance(cause, BadStatusLine)]
+    if causes and not isinstance(causes[0], ConnectionError):  # as it is where nothing came
+        return "what came is no answer"
+    return str(error) or type(error).__name__
 
 
 def _hides_headers(message: Message) -> bool:

@@ -158,19 +158,19 @@ class Inbox:
             self._wait_no_longer(id)
         return waited
 
-    def make_room(self, looks: int) -> int:
+    def make_room(self, looks: int, now: float) -> int:
         """
         Let so many looks at a time wait for no more, as there is no room: those with most events. Return how many have.
 
-        Then few GETs make much room. The others have time: more of them may come meanwhile.
+        Then few GETs make much room. The others have time, as more of them may come meanwhile; and so have those that would
+        settle nothing.
         """
-        waited = 0
-        while self._resting and len(self._making_room) < looks:
-            largest = max(self._resting, key=lambda each: len(self._groups[each].events))
-            self._making_room.add(largest)
-            self._wait_no_longer(largest)
-            waited += 1
-        return waited
+        settling = [id for id in self._resting if next(iter(self._groups[id].events.values())).due <= now]
+        largest = heapq.nlargest(looks - len(self._making_room), settling, key=lambda each: len(self._groups[each].events))
+        for id in largest:
+            self._making_room.add(id)
+            self._wait_no_longer(id)
+        return len(largest)
 
     def next(self, now: float) -> str | None:
         """Return the id that has been due for a look the longest, and reserve it; None if there is none."""

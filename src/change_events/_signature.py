@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 TIMEOUT = 3.0
-"""Seconds that fetching a certificate may take. Meanwhile nothing is received."""
+"""Seconds that fetching a certificate may take. Meanwhile the thread that asks for it receives nothing."""
 
 PAUSE = 10.0
 """Seconds that no certificate is asked for after one could not be had: neither an outage nor a forger may stop the polling."""

@@ -210,7 +210,7 @@ def _make_client(url: str, *, anew: bool = False) -> Any:
         connect_timeout=5,
         read_timeout=30,
         retries={"mode": "standard"},
-        max_pool_connections=300,
+        max_pool_connections=400,
         parameter_validation=False,
     )
     session = _new_session() if anew else boto3

@@ -96,8 +96,9 @@ class Worker(Generic[T]):
     that are due; none waits for company. Each entity is stored, settled and reported by itself. What such a GET leaves
     undecided is looked at alone, and after one that failed there is none for 30 seconds.
 
-    While receives come full, an id that was looked at is left alone for five seconds; when there is no room for more, the ids
-    with most events are looked at first. So a backlog of few ids takes few GETs, and fewer the larger `prefetch` is.
+    While receives come full, several run at once, and an id that was looked at is left alone for five seconds; when there is no
+    room for more, the ids with most events are looked at first. So a backlog of few ids takes few GETs, and fewer the larger
+    `prefetch` is.
 
     When SQS is away, the worker tries again, after pauses of half a minute at the most.
 
@@ -126,7 +127,8 @@ class Worker(Generic[T]):
             after the settle window. On a queue with `DelaySeconds` of at least `settle` there is one look in any case.
         prefetch: How many events to hold at the most. No more than 150 for every second of `visibility_timeout`, as the
             heartbeat takes a call for every ten of them.
-        threads: How many GETs run at once. A quarter more threads than that look, so that no GET waits while others write.
+        threads: How many GETs run at once. A quarter more threads than that look, so that no GET waits while others write; and
+            for every ten one more acknowledges and, while receives come full, receives.
         batch_size: How many messages to ask for in one receive, 1 to 10.
         wait_time: Seconds of a long poll, 1 to 20. Stopping waits for the poll under way.
         visibility_timeout: Seconds, 3 to 43,200, after which messages of a worker that died come back. Messages of a living
@@ -492,7 +494,7 @@ class _Run(Generic[T]):
 
     def _help_poll(self) -> None:
         while self._wait_for_backlog():
-            with contextlib.suppress(Exception):  # it will meet the thread that is helped, too, which says so
+            with contextlib.suppress(Exception):  # if it lasts, the thread that is helped says so
                 self._consumer.receive(wait=1)
             self._call_for_help()
 
@@ -511,7 +513,8 @@ class _Run(Generic[T]):
 
     def _look_on(self) -> None:
         while ids := self._next_ids():
-            self._acks.add(self._consumer.look(*ids) if len(ids) == 1 else self._consumer.look_together(ids))
+            for settled in [self._consumer.look(*ids)] if len(ids) == 1 else self._consumer.look_together(ids):
+                self._acks.add(settled)
 
     def _next_ids(self) -> list[str]:
         with self._lock:
@@ -527,7 +530,7 @@ class _Run(Generic[T]):
     def _changed(self, came_in: int) -> None:
         if came_in:
             self._due.notify(came_in)
-        elif self._consumer.may_receive():
+        if self._consumer.may_receive():  # what came in may be less than there was room reserved for
             self._room.notify()
 
     def _halted(self, error: Exception) -> None:
@@ -573,7 +576,7 @@ class _Acknowledgements:
         with self._changed:
             before = len(self._events)
             self._events += events
-            if before == 0 or len(self._events) >= BATCH_SIZE:
+            if 0 == before < len(self._events) or len(self._events) >= BATCH_SIZE:
                 self._changed.notify()
 
     def close(self) -> None:
