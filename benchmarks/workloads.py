@@ -100,10 +100,7 @@ def coalescing(bench: Bench) -> Report:
     notes: list[str] = []
     runs = bench.contest(zipf(bench.number(20_000, 2_000)), notes, also=[contenders.AHEAD], threads=10, others=0.25)
     gets = {name: spread(runs[name], lambda run: run.gets / run.events).median for name in ("ours", contenders.AHEAD.name)}
-    figures = [
-        Figure("GETs an event, ours", gets["ours"]),
-        Figure(f"GETs an event, {contenders.AHEAD.name}", gets[contenders.AHEAD.name], at_most=0.05),
-    ]
+    figures = [Figure(f"GETs an event, {name}", each, at_most=0.05) for name, each in gets.items()]
     return report(runs, [*figures, *faster_than(runs, {"tuned": 5})], notes)
 
 
