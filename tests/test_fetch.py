@@ -50,7 +50,7 @@ def answering_raw(make, status, *headers):
     """Where headers are not what a dictionary can hold. The body is an empty object."""
     text = b"\r\n".join([b"HTTP/1.1 " + status, *headers, b"Content-Length: 2", b"", b"{}"])
     with RawServer(lambda _: Raw(text)) as server:
-        yield make(server.url + "/{id}")
+        yield make(server.url + "/{id}", bulk_url=server.url + "/")
 
 
 # What is asked
@@ -242,6 +242,17 @@ def test_a_404_whose_headers_are_hidden_by_a_broken_one_is_not_believed(make, br
 
     with answering_raw(make, b"404 Not Found", *headers) as fetcher, pytest.raises(FetchError, match="404"):
         fetcher.fetch("p1")
+
+
+@pytest.mark.parametrize("fetch", [lambda fetcher: fetcher.fetch("p1"), lambda fetcher: fetcher.fetch_many(["p1"])])
+def test_nor_is_a_200_whose_length_or_second_type_may_be_hidden(make, fetch):
+    headers = [b"Content-Type: application/json", b"X Y: z", b"Content-Type: text/html"]
+
+    with (
+        answering_raw(make, b"200 OK", *headers) as fetcher,
+        pytest.raises(FetchError, match="200, with a line among its headers"),
+    ):
+        fetch(fetcher)
 
 
 def test_which_404_to_believe_is_a_setting(make, source):

@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.sqs.models import Queue
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 if TYPE_CHECKING:
@@ -19,20 +20,42 @@ class OneAtATime:
     """
     Lets one request at a time into the emulator.
 
-    moto takes no locks: of two conditional writes at once both could succeed, and a message that is sent while another is
-    deleted could get lost. AWS does neither. A long poll can't hold the lock, and does no such harm.
+    moto takes no locks: of two conditional writes at once both could succeed, a message that is sent while another is deleted
+    could get lost, and of two receives one could fail over a dead letter that the other moves, and lose what it had found. AWS
+    does none of that. Who waits in a long poll lets others in.
     """
 
     def __init__(self, app: WSGIApplication) -> None:
         self._app = app
-        self._lock = threading.Lock()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request."""
-        if environ.get("HTTP_X_AMZ_TARGET") == "AmazonSQS.ReceiveMessage":
-            return self._app(environ, start_response)
-        with self._lock:
-            return self._app(environ, start_response)
+        with _turn:
+            _mine.turn = True
+            try:
+                return self._app(environ, start_response)
+            finally:
+                _mine.turn = False
+
+
+_turn = threading.Lock()
+_mine = threading.local()
+_wait = Queue.wait_for_messages
+
+
+def _wait_outside(queue: Queue, timeout: int) -> None:
+    """Wait for messages as moto does, but not in one's turn."""
+    if not getattr(_mine, "turn", False):
+        _wait(queue, timeout)
+        return
+    _turn.release()
+    try:
+        _wait(queue, timeout)
+    finally:
+        _turn.acquire()
+
+
+Queue.wait_for_messages = _wait_outside  # type: ignore[assignment]
 
 
 class KeepAlive(WSGIRequestHandler):

@@ -64,7 +64,7 @@ class HTTPFetcher:
             to twice that; one that trickles its headers, or whose name has several addresses of which none answers, further.
         headers: Request headers to add; or a callable that returns them, asked at each GET (tokens expire).
         is_gone: Given a 404's headers and body, says whether to believe it. Default: anything but `text/html`. It is not asked
-            where a line that is no header hides others.
+            where a line that is no header hides others; nor is a 200 then believed.
         pool: A `urllib3.PoolManager` of your own, for client certificates or a proxy.
         max_bytes: A longer body (decoded) is refused, that of a bulk GET, too.
         bulk_url: Where many entities are, asked for by `id=` in the query, once for each. None: nowhere.
@@ -118,7 +118,7 @@ class HTTPFetcher:
         except ValueError as error:
             raise FetchError(str(error)) from None
         answer = self._get(self._one, target, etag)
-        if answer.status == 200:
+        if answer.status == 200 and not answer.hides_headers:
             return Found(entity_in(answer.headers, answer.body, id), answer.headers.get("ETag"))
         if answer.status == 304 and etag is not None:
             return Unchanged()
@@ -147,7 +147,7 @@ class HTTPFetcher:
         found: dict[str, Found[dict[str, Any]]] = {}
         for target, asked in self._many.with_ids(ids):
             answer = self._get(self._many, target, None)
-            if answer.status != 200:
+            if answer.status != 200 or answer.hides_headers:
                 raise _undecided(f"GET {self._many.url}", answer)
             entities = entities_in(answer.headers, answer.body, f"GET {self._many.url}")
             found |= {id: Found(entity) for id, entity in entities.items() if id in asked}
@@ -278,6 +278,7 @@ def _undecided(what: str, answer: Answer) -> FetchError:
     location = answer.headers.get("Location") if answer.status in _REDIRECTS else None
     return FetchError(
         f"{what} answered {answer.status}"
+        + (", with a line among its headers that is none" if answer.hides_headers else "")
         + (f": it is at {location}. If that is right, put it into HTTPFetcher(url)" if location else ""),
         status=answer.status,
         retry_after=_retry_after(answer.headers.get("Retry-After")),
