@@ -21,28 +21,28 @@ test-all: ## Run all tests on each of Python 3.10 to 3.13 that is found
 	./run-on-each-python
 
 prove: $(VENV)/.dev ## Prove the promise on the production code: every schedule, every mutant, a million random writes (minutes)
-	$(BIN)/python -m proof
+	$(BIN)/python -m verification.proof
 
 prove-all: $(VENV)/.dev ## The same with histories of three saves and ten million random writes (an hour or two)
-	$(BIN)/python -m proof --all
+	$(BIN)/python -m verification.proof --all
 
 field: $(VENV)/.dev ## Compare with the usual ways, under the same faults (minutes)
-	$(BIN)/python -m proof.field
+	$(BIN)/python -m verification.proof.field
 
 chaos: $(VENV)/.dev ## Break everything around real workers, and count what is lost (half an hour)
-	$(BIN)/python -m chaos
+	$(BIN)/python -m verification.chaos
 
 soak: $(VENV)/.dev ## Watch a worker for half an hour, at half of its load: memory, threads and sockets must not grow
-	$(BIN)/python -m chaos soak
+	$(BIN)/python -m verification.chaos soak
 
 bench: $(VENV)/.dev ## Measure against the libraries that others use, each in an environment of its own (half an hour)
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m verification.benchmarks
 
 bench-quick: $(VENV)/.dev ## The same in a minute or two, against loops on boto3 only
-	$(BIN)/python -m benchmarks --quick
+	$(BIN)/python -m verification.benchmarks --quick
 
 mutate: $(VENV)/.dev ## Change the code in small ways, and see that the tests notice (ten minutes)
-	$(BIN)/python -m proof.mutation
+	$(BIN)/python -m verification.proof.mutation
 
 lint: $(VENV)/.dev ## Check format and style
 	$(BIN)/ruff format --check
@@ -57,7 +57,7 @@ types: $(VENV)/.dev ## Check the types, with mypy and with pyright
 	$(BIN)/pyright
 
 figures: $(VENV)/.dev ## Print what the library costs: per call, at import, on disk
-	$(BIN)/python benchmarks/figures.py
+	$(BIN)/python verification/benchmarks/figures.py
 
 clean: ## Remove what the other targets made
 	rm -rf .venv* .bench .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist mutants

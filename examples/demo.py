@@ -60,7 +60,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="change-events-demo-") as directory:
         children = Children(Path(directory), path=Path(__file__).parent)
         story = Story(Settings(**vars(arguments)), children, Path(directory))
-        # The story in a thread, and signals and the screen here: so a signal breaks off nothing at a bad moment.
+        # The story in a thread, and signals and the screen here: so a signal breaks off nothing at
+        # a bad moment.
         threading.Thread(target=story.run, daemon=True).start()
         try:
             screen.follow(story, stop)
@@ -73,10 +74,22 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--changes", type=_whole(8, 5000), default=250, help="how many changes to make (default: %(default)s)")
-    parser.add_argument("--settle", type=_whole(1, 60), default=4, help="the settle window in seconds (default: %(default)s)")
+    parser.add_argument(
+        "--changes",
+        type=_whole(8, 5000),
+        default=250,
+        help="how many changes to make (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--settle",
+        type=_whole(1, 60),
+        default=4,
+        help="the settle window in seconds (default: %(default)s)",
+    )
     seed = random.randrange(10**6)  # noqa: S311  # no secret
-    parser.add_argument("--seed", type=int, default=seed, help="what to draw the changes by (default: a new one)")
+    parser.add_argument(
+        "--seed", type=int, default=seed, help="what to draw the changes by (default: a new one)"
+    )
     return parser
 
 
@@ -92,4 +105,6 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
 if __name__ == "__main__":
     status = main()
     sys.stdout.flush()
-    os._exit(status)  # at once: when stopped, the story's threads may still wait for answers that will never come
+    os._exit(
+        status
+    )  # at once: when stopped, the story's threads may still wait for answers that will never come

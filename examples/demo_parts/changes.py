@@ -91,7 +91,9 @@ class Change:
         if self.kind is Kind.CREATE:
             return "POST", "/products", {"name": f"product {self.number}", "imageURL": image}
         if self.kind is Kind.UPDATE:
-            path, value = ("/imageURL", image) if self.pick < 0.5 else ("/name", f"renamed by {self.number}")
+            path, value = (
+                ("/imageURL", image) if self.pick < 0.5 else ("/name", f"renamed by {self.number}")
+            )
             return "PATCH", f"/products/{id}", [{"op": "replace", "path": path, "value": value}]
         if self.kind is Kind.DELETE:
             return "DELETE", f"/products/{id}", None
@@ -100,12 +102,19 @@ class Change:
 
     def headers(self) -> dict[str, str]:
         """Return the request's headers."""
-        content_type = "application/json-patch+json" if self.kind in {Kind.UPDATE, Kind.NONSENSE} else "application/json"
+        content_type = (
+            "application/json-patch+json"
+            if self.kind in {Kind.UPDATE, Kind.NONSENSE}
+            else "application/json"
+        )
         faults = {Fault.NONE: "", Fault.FAIL: "fail", Fault.SLOW: f"slow={self.delay:.3f}"}
         return {"Content-Type": content_type, HEADER: faults[self.fault]}
 
     def expected(self) -> set[int]:
-        """Return the statuses that are right: 409 and 410 when another thread was faster, whichever way."""
+        """
+        Return the statuses that are right: 409 and 410 when another thread was faster, whichever
+            way.
+        """
         if self.kind is Kind.NONSENSE:
             return {404, 410, 422}
         if self.fault is Fault.FAIL:
@@ -152,9 +161,8 @@ class Driver:
     """
     Makes the changes, from several threads, and counts what came of them.
 
-    Attributes:
-        total: How many changes there are to make.
-        tally: How many were `saved`, of these `slow`; `failed` after the broadcast; in `conflict`, found out after the
+    Attributes: total: How many changes there are to make. tally: How many were `saved`, of these
+        `slow`; `failed` after the broadcast; in `conflict`, found out after the
             broadcast; `rejected` before it.
         saved: The changes that were committed.
         longest: Seconds that the slowest request took.
@@ -207,7 +215,10 @@ class Driver:
                 self._errors.append(error)
 
     def _next(self) -> tuple[Change, str] | None:
-        """Take the next change, and pick its product; one that is to be deleted is nobody else's to pick."""
+        """
+        Take the next change, and pick its product; one that is to be deleted is nobody else's to
+        pick.
+        """
         with self._lock:
             change = next(self._changes, None)
             if change is None:
@@ -220,10 +231,14 @@ class Driver:
     def _make(self, change: Change, id: str) -> None:
         method, path, body = change.request(id)
         started = time.monotonic()
-        response = self._pool.request(method, self._url + path, body=json.dumps(body), headers=change.headers())
+        response = self._pool.request(
+            method, self._url + path, body=json.dumps(body), headers=change.headers()
+        )
         took = time.monotonic() - started
         if response.status not in change.expected():
-            raise UnexpectedAnswerError(f"{method} {path} answered {response.status}: {response.data[:200]!r}")
+            raise UnexpectedAnswerError(
+                f"{method} {path} answered {response.status}: {response.data[:200]!r}"
+            )
         with self._lock:
             self.longest = max(self.longest, took)
             self._count(change, id, response.status, response.json())

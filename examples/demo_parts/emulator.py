@@ -20,9 +20,10 @@ class OneAtATime:
     """
     Lets one request at a time into the emulator.
 
-    moto takes no locks: of two conditional writes at once both could succeed, a message that is sent while another is deleted
-    could get lost, and of two receives one could fail over a dead letter that the other moves, and lose what it had found. AWS
-    does none of that. Who waits in a long poll lets others in.
+    moto takes no locks: of two conditional writes at once both could succeed, a message that is
+    sent while another is deleted could get lost, and of two receives one could fail over a dead
+    letter that the other moves, and lose what it had found. AWS does none of that. Who waits in a
+    long poll lets others in.
     """
 
     def __init__(self, app: WSGIApplication) -> None:
@@ -59,7 +60,9 @@ Queue.wait_for_messages = _wait_outside  # type: ignore[assignment]
 
 
 class KeepAlive(WSGIRequestHandler):
-    """Keeps connections, as AWS does; the default is a new one, and a new thread, for each request."""
+    """
+    Keeps connections, as AWS does; the default is a new one, and a new thread, for each request.
+    """
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # else a body waits until its headers are acknowledged

@@ -1,4 +1,6 @@
-"""What came of the changes: how long a cache was stale, and whether it equals the source in the end."""
+"""
+What came of the changes: how long a cache was stale, and whether it equals the source in the end.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +43,8 @@ def staleness(saved: Iterable[Saved], outcome_log: Path) -> Staleness:
     """
     Measure by what a downstream's log says of each look. The processes share one clock.
 
-    The clock starts at `lastModified`, which the service takes just before it commits, so the figures err, by that write,
-    on the honest side.
+    The clock starts at `lastModified`, which the service takes just before it commits, so the
+    figures err, by that write, on the honest side.
     """
     looks: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for line in outcome_log.read_text().splitlines():
@@ -50,16 +52,25 @@ def staleness(saved: Iterable[Saved], outcome_log: Path) -> Staleness:
         looks[look["id"]].append(look)
     saved = list(saved)
     deleted_at = {change.id: _seconds(change.last_modified) for change in saved if change.deleted}
-    delays = [_delay(change, looks[change.id], deleted_at.get(change.id, math.inf)) for change in saved]
+    delays = [
+        _delay(change, looks[change.id], deleted_at.get(change.id, math.inf)) for change in saved
+    ]
     percentiles = statistics.quantiles(delays, n=100, method="inclusive")
     return Staleness(percentiles[49], percentiles[98])
 
 
 def _delay(change: Saved, looks: list[dict[str, Any]], deleted_at: float) -> float:
-    """Infinite if no look had the change. A look that found nothing had it only if the product had been deleted by then."""
+    """
+    Infinite if no look had the change. A look that found nothing had it only if the product had
+    been deleted by then.
+    """
     for look in looks:
         version, time = look["lastModified"], look["time"]
-        if (time >= deleted_at) if version is None else (version >= change.last_modified and not change.deleted):
+        if (
+            (time >= deleted_at)
+            if version is None
+            else (version >= change.last_modified and not change.deleted)
+        ):
             return float(time - _seconds(change.last_modified))
     return math.inf
 
@@ -82,7 +93,10 @@ def source_bodies(pool: urllib3.PoolManager, url: str) -> Bodies:
 def cached_bodies(cache: Path) -> Bodies:
     """Read all products from a cache's table, as anybody may."""
     with closing(sqlite3.connect(cache)) as database:
-        return {id: json.loads(body) for id, body in database.execute("SELECT id, body FROM entities WHERE body IS NOT NULL")}
+        return {
+            id: json.loads(body)
+            for id, body in database.execute("SELECT id, body FROM entities WHERE body IS NOT NULL")
+        }
 
 
 def difference(source: Bodies, cached: Bodies) -> str:

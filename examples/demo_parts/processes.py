@@ -21,7 +21,9 @@ STOP_PATIENCE = 5.0
 
 
 class ChildError(Exception):
-    """A child did not do what it was started for. The message ends with the last lines of its log."""
+    """
+    A child did not do what it was started for. The message ends with the last lines of its log.
+    """
 
 
 class Child:
@@ -45,18 +47,26 @@ class Child:
             ChildError: It ended, or took too long.
         """
         deadline = time.monotonic() + START_PATIENCE
-        while (match := re.search(r"^listening on (\S+)$", self._log.read_text(), re.MULTILINE)) is None:
+        while (
+            match := re.search(r"^listening on (\S+)$", self._log.read_text(), re.MULTILINE)
+        ) is None:
             if (failure := self.failure()) is not None:
                 raise failure
             if time.monotonic() > deadline:
-                raise ChildError(f"{self.name} does not listen after {START_PATIENCE:.0f} s; {self._last_output()}")
+                raise ChildError(
+                    f"{self.name} does not listen after {START_PATIENCE:.0f} s; {self._last_output()}"
+                )
             time.sleep(0.02)
         return match[1]
 
     def failure(self) -> ChildError | None:
         """Say how the child ended, or None if it runs."""
         status = self._process.poll()
-        return None if status is None else ChildError(f"{self.name} ended with status {status}; {self._last_output()}")
+        return (
+            None
+            if status is None
+            else ChildError(f"{self.name} ended with status {status}; {self._last_output()}")
+        )
 
     def terminate(self) -> None:
         """Ask the child to stop."""
@@ -72,7 +82,11 @@ class Child:
 
     def _last_output(self) -> str:
         lines = self._log.read_text(errors="replace").splitlines()[-15:]
-        return "\n".join(["its last output:", *(f"    {line}" for line in lines)]) if lines else "it printed nothing"
+        return (
+            "\n".join(["its last output:", *(f"    {line}" for line in lines)])
+            if lines
+            else "it printed nothing"
+        )
 
 
 class Children:
@@ -121,7 +135,9 @@ class Children:
 
     def failure(self) -> ChildError | None:
         """Say how one of them ended, or None if all run."""
-        return next((failure for child in self._children if (failure := child.failure()) is not None), None)
+        return next(
+            (failure for child in self._children if (failure := child.failure()) is not None), None
+        )
 
     def stop(self) -> None:
         """Stop all, and let no other start. The first, on which the others depend, comes last."""

@@ -83,8 +83,12 @@ class Screen:
     def _print_findings(self, story: Story) -> None:
         if story.driver is not None:
             self.say(f"\n{_changes(story.driver)}")
-            self.say(f"in {time.monotonic() - self._started:.0f} s; the slowest took {story.driver.longest:.1f} s")
-            self.say(f"the settle window is {story.settings.settle} s: a save that takes longer is broadcast again")
+            self.say(
+                f"in {time.monotonic() - self._started:.0f} s; the slowest took {story.driver.longest:.1f} s"
+            )
+            self.say(
+                f"the settle window is {story.settings.settle} s: a save that takes longer is broadcast again"
+            )
         self._console.print(_table(story.downstreams))
         self.say(f"GET /summary of {story.downstreams[0].name!r}, one SQL query on its cache:")
         self._console.print(_summary(story))
@@ -106,8 +110,13 @@ class Screen:
         elapsed = time.monotonic() - self._started
         if story.driver is not None and elapsed >= self._next_line:
             self._next_line = elapsed + PLAIN_LINE_EVERY
-            caches = "".join(f"; {each.name}: {Counter(each.stats)['acknowledged']} events" for each in story.downstreams)
-            self.say(f"{elapsed:4.0f} s  {story.driver.made} of {story.driver.total} changes{caches}")
+            caches = "".join(
+                f"; {each.name}: {Counter(each.stats)['acknowledged']} events"
+                for each in story.downstreams
+            )
+            self.say(
+                f"{elapsed:4.0f} s  {story.driver.made} of {story.driver.total} changes{caches}"
+            )
 
 
 def _live_view(story: Story) -> Group | str:
@@ -115,7 +124,11 @@ def _live_view(story: Story) -> Group | str:
     if driver is None:
         return "starting ..."
     bar = Padding(ProgressBar(total=driver.total, completed=driver.made, width=70), (1, 0))
-    state = "making changes ..." if driver.made < driver.total else "waiting for the queues to be empty ..."
+    state = (
+        "making changes ..."
+        if driver.made < driver.total
+        else "waiting for the queues to be empty ..."
+    )
     return Group(bar, _changes(driver), _table(story.downstreams), state)
 
 
@@ -144,7 +157,9 @@ def _table(downstreams: list[Downstream]) -> Table:
         *(f"{each.p50:.3f} s" if each else "" for each in staleness),
         "from commit to cache, half of them",
     )
-    table.add_row("staleness p99", *(f"{each.p99:.3f} s" if each else "" for each in staleness), "99 of 100")
+    table.add_row(
+        "staleness p99", *(f"{each.p99:.3f} s" if each else "" for each in staleness), "99 of 100"
+    )
     return table
 
 

@@ -25,7 +25,9 @@ def deploy(session: Any, name: str, template: str, **parameters: object) -> Outp
     client.create_stack(
         StackName=name,
         TemplateBody=(files("change_events") / "cloudformation" / template).read_text(),
-        Parameters=[{"ParameterKey": key, "ParameterValue": str(value)} for key, value in parameters.items()],
+        Parameters=[
+            {"ParameterKey": key, "ParameterValue": str(value)} for key, value in parameters.items()
+        ],
         Capabilities=["CAPABILITY_IAM"],
     )
     client.get_waiter("stack_create_complete").wait(StackName=name)
@@ -37,7 +39,13 @@ def deploy_queue(session: Any, name: str, *, topic_arn: str, delay: int, raw: bo
     """Deploy `queue.yaml`, with its subscription to the topic."""
     delivery = "true" if raw else "false"
     queue = deploy(
-        session, name, "queue.yaml", TopicArn=topic_arn, DelaySeconds=delay, MaxReceiveCount=10, RawMessageDelivery=delivery
+        session,
+        name,
+        "queue.yaml",
+        TopicArn=topic_arn,
+        DelaySeconds=delay,
+        MaxReceiveCount=10,
+        RawMessageDelivery=delivery,
     )
     _subscribe_for_moto(session, topic_arn, queue, delivery)
     return queue
@@ -47,14 +55,22 @@ def waiting(session: Any, queue_urls: list[str]) -> int:
     """Count the messages in all of these queues, visible or not."""
     names = [f"ApproximateNumberOfMessages{kind}" for kind in ("", "NotVisible", "Delayed")]
     client = session.client("sqs")
-    answers = [client.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"] for url in queue_urls]
+    answers = [
+        client.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+        for url in queue_urls
+    ]
     return sum(int(answer[name]) for answer in answers for name in names)
 
 
 def _subscribe_for_moto(session: Any, topic_arn: str, queue: Outputs, delivery: str) -> None:
-    """Make the subscription that the template describes: moto's CloudFormation passes over `AWS::SNS::Subscription`."""
+    """
+    Make the subscription that the template describes: moto's CloudFormation passes over
+    `AWS::SNS::Subscription`.
+    """
     sns = session.client("sns")
     known = sns.list_subscriptions_by_topic(TopicArn=topic_arn)["Subscriptions"]
     if queue["QueueArn"] not in {subscription["Endpoint"] for subscription in known}:
         attributes = {"RawMessageDelivery": delivery}
-        sns.subscribe(TopicArn=topic_arn, Protocol="sqs", Endpoint=queue["QueueArn"], Attributes=attributes)
+        sns.subscribe(
+            TopicArn=topic_arn, Protocol="sqs", Endpoint=queue["QueueArn"], Attributes=attributes
+        )

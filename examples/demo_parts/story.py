@@ -1,4 +1,7 @@
-"""What happens, from the first process to the verdict. It runs in a thread of its own; the screen looks on."""
+"""
+What happens, from the first process to the verdict. It runs in a thread of its own; the screen
+looks on.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +89,11 @@ class Downstream:
             "--port": "0",
             "--log-level": "warning",
         }
-        return children.start(self.name, "product_service.downstream", *(word for option in options.items() for word in option))
+        return children.start(
+            self.name,
+            "product_service.downstream",
+            *(word for option in options.items() for word in option),
+        )
 
     def queue_urls(self) -> list[str]:
         """Return the URLs of its queue and of both dead-letter queues."""
@@ -134,7 +141,9 @@ class Story:
             driver = self._drive()
             self._wait_until_quiet()
             self._judge(driver)
-        except Exception as error:  # whatever it is, the screen shows it, and the children must be stopped
+        except (
+            Exception
+        ) as error:  # whatever it is, the screen shows it, and the children must be stopped
             self.error = self._children.failure() or error
         finally:
             self.done.set()
@@ -149,31 +158,55 @@ class Story:
         options = ["--create-table", "--demo-faults", "--port", "0", "--log-level", "warning"]
         self._source = self._children.start("products", "product_service", *options).url()
         self.steps.append(f"the product service on {self._source}: broadcasts, then saves")
-        children = [downstream.start(self._children, self._source, self.settings.settle) for downstream in (early, delayed)]
+        children = [
+            downstream.start(self._children, self._source, self.settings.settle)
+            for downstream in (early, delayed)
+        ]
         early.url, delayed.url = (child.url() for child in children)
-        self.steps.append(f"{early.name!r} on {early.url}: looks at once, and {self.settings.settle} s later")
-        self.steps.append(f"{delayed.name!r} on {delayed.url}: looks {self.settings.settle} s later only")
+        self.steps.append(
+            f"{early.name!r} on {early.url}: looks at once, and {self.settings.settle} s later"
+        )
+        self.steps.append(
+            f"{delayed.name!r} on {delayed.url}: looks {self.settings.settle} s later only"
+        )
         self.downstreams = [early, delayed]
 
     def _deploy(self) -> tuple[str, Downstream, Downstream]:
-        topic_arn = deploy(self._session, "products", "topic.yaml", Image="product-service")["TopicArn"]
+        topic_arn = deploy(self._session, "products", "topic.yaml", Image="product-service")[
+            "TopicArn"
+        ]
         settle = self.settings.settle
         early = deploy_queue(self._session, "early-look", topic_arn=topic_arn, delay=0, raw=True)
-        delayed = deploy_queue(self._session, "one-look", topic_arn=topic_arn, delay=settle, raw=False)
-        self.steps.append("a topic and two queues, from the templates in change_events/cloudformation/")
-        return topic_arn, Downstream("early look", early, self._directory), Downstream("one look", delayed, self._directory)
+        delayed = deploy_queue(
+            self._session, "one-look", topic_arn=topic_arn, delay=settle, raw=False
+        )
+        self.steps.append(
+            "a topic and two queues, from the templates in change_events/cloudformation/"
+        )
+        return (
+            topic_arn,
+            Downstream("early look", early, self._directory),
+            Downstream("one look", delayed, self._directory),
+        )
 
     def _drive(self) -> Driver:
         settings = self.settings
         products = min(PRODUCTS, settings.changes // 4)
-        changes = plan(settings.seed, settings.changes, products=products, slowest=SLOWEST_SAVE * settings.settle)
+        changes = plan(
+            settings.seed,
+            settings.changes,
+            products=products,
+            slowest=SLOWEST_SAVE * settings.settle,
+        )
         self.driver = Driver(self._source, changes, threads=THREADS)
         self.driver.run()
         return self.driver
 
     def _wait_until_quiet(self) -> None:
         deadline = time.monotonic() + QUIET_PATIENCE
-        while waiting(self._session, [downstream.queue["QueueUrl"] for downstream in self.downstreams]):
+        while waiting(
+            self._session, [downstream.queue["QueueUrl"] for downstream in self.downstreams]
+        ):
             self._check_children()
             if time.monotonic() > deadline:
                 break  # the verdict will say it
@@ -182,32 +215,50 @@ class Story:
     def _judge(self, driver: Driver) -> None:
         self._check_children()
         source = source_bodies(self._pool, self._source)
-        differences = {downstream.name: difference(source, cached_bodies(downstream.cache)) for downstream in self.downstreams}
+        differences = {
+            downstream.name: difference(source, cached_bodies(downstream.cache))
+            for downstream in self.downstreams
+        }
         for downstream in self.downstreams:
             downstream.stats = self._get(f"{downstream.url}/stats")
             downstream.staleness = staleness(driver.saved, downstream.outcome_log)
         self.summary = self._get(f"{self.downstreams[0].url}/summary")
         self.findings = [self._all_announced(driver), self._all_empty()]
         self.equal = not any(differences.values())
-        self.verdict = f"Both caches equal the source: {len(source)} products, the same ids, the same bodies."
+        self.verdict = (
+            f"Both caches equal the source: {len(source)} products, the same ids, the same bodies."
+        )
         if not self.equal:
-            which = "; ".join(f"{name!r}: {difference}" for name, difference in differences.items() if difference)
+            which = "; ".join(
+                f"{name!r}: {difference}" for name, difference in differences.items() if difference
+            )
             self.verdict = f"NOT equal to the source ({len(source)} products): {which}."
 
     def _all_announced(self, driver: Driver) -> tuple[bool, str]:
         events = {downstream.stats["acknowledged"] for downstream in self.downstreams}
         if events == {driver.broadcasts}:
-            return True, f"{driver.broadcasts} saves begun, as many events: the {driver.tally['rejected']} rejected sent none"
-        return False, f"{driver.broadcasts} saves begun, but {' and '.join(map(str, events))} events"
+            return (
+                True,
+                f"{driver.broadcasts} saves begun, as many events: the {driver.tally['rejected']} rejected sent none",
+            )
+        return (
+            False,
+            f"{driver.broadcasts} saves begun, but {' and '.join(map(str, events))} events",
+        )
 
     def _all_empty(self) -> tuple[bool, str]:
         urls = [url for downstream in self.downstreams for url in downstream.queue_urls()]
         left = waiting(self._session, urls)
-        return left == 0, f"{left or 'no'} messages are left in the {len(urls)} queues, dead-letter queues included"
+        return (
+            left == 0,
+            f"{left or 'no'} messages are left in the {len(urls)} queues, dead-letter queues included",
+        )
 
     def _watch(self) -> None:
         """Keep the counts up to date, for the screen."""
-        with contextlib.suppress(urllib3.exceptions.HTTPError):  # it stops: the story's own thread will notice
+        with contextlib.suppress(
+            urllib3.exceptions.HTTPError
+        ):  # it stops: the story's own thread will notice
             while not self.done.wait(0.2):
                 for downstream in self.downstreams:
                     downstream.stats = self._get(f"{downstream.url}/stats")

@@ -23,7 +23,11 @@ def main() -> int:
     app = create_app(products)
     if arguments.demo_faults:
         app.add_middleware(demo_faults.DemoFaults)
-    return 0 if serve(app, host=arguments.host, port=arguments.port, log_level=arguments.log_level) else 1
+    return (
+        0
+        if serve(app, host=arguments.host, port=arguments.port, log_level=arguments.log_level)
+        else 1
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -33,9 +37,17 @@ def _parser() -> argparse.ArgumentParser:
         epilog="PRODUCT_EVENTS_TOPIC_ARN names the SNS topic to broadcast to; unset, nothing is broadcast. boto3 finds "
         "credentials, Region and endpoint (AWS_ACCESS_KEY_ID, AWS_DEFAULT_REGION, AWS_ENDPOINT_URL, ...).",
     )
-    parser.add_argument("--table", default="products", help="the DynamoDB table (default: %(default)s)")
-    parser.add_argument("--create-table", action="store_true", help="make the table if there is none")
-    parser.add_argument("--demo-faults", action="store_true", help=f"let requests spoil their saves by {demo_faults.HEADER}")
+    parser.add_argument(
+        "--table", default="products", help="the DynamoDB table (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--create-table", action="store_true", help="make the table if there is none"
+    )
+    parser.add_argument(
+        "--demo-faults",
+        action="store_true",
+        help=f"let requests spoil their saves by {demo_faults.HEADER}",
+    )
     add_serving_arguments(parser)
     return parser
 

@@ -1,7 +1,8 @@
 """
 The product service's HTTP side.
 
-What a client sends is checked before the repository is asked to save: a request that is refused broadcasts nothing.
+What a client sends is checked before the repository is asked to save: a request that is refused
+broadcasts nothing.
 """
 
 import hashlib
@@ -10,7 +11,18 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 import jsonpatch
-from fastapi import APIRouter, Body, Depends, FastAPI, Header, HTTPException, Path, Query, Request, Response
+from fastapi import (
+    APIRouter,
+    Body,
+    Depends,
+    FastAPI,
+    Header,
+    HTTPException,
+    Path,
+    Query,
+    Request,
+    Response,
+)
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from jsonpointer import JsonPointerException
@@ -33,8 +45,14 @@ JSON_PATCH = "application/json-patch+json"
 ANSWERS: dict[type[Exception], tuple[HTTPStatus, str]] = {
     UnknownProductError: (HTTPStatus.NOT_FOUND, "there is no such product"),
     DeletedProductError: (HTTPStatus.GONE, "the product has been deleted"),
-    ConflictError: (HTTPStatus.CONFLICT, "the product has been changed since; read it and try again"),
-    PublishError: (HTTPStatus.SERVICE_UNAVAILABLE, "the change could not be announced, so it was not saved; try again"),
+    ConflictError: (
+        HTTPStatus.CONFLICT,
+        "the product has been changed since; read it and try again",
+    ),
+    PublishError: (
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "the change could not be announced, so it was not saved; try again",
+    ),
     BusyError: (HTTPStatus.SERVICE_UNAVAILABLE, "too much is being read; try again"),
     DemoFaultError: (HTTPStatus.INTERNAL_SERVER_ERROR, "the save failed, as the request asked for"),
 }
@@ -60,23 +78,32 @@ def _repository(request: Request) -> ProductRepository:
 
 def _require_json_patch(content_type: Annotated[str, Header()] = "") -> None:
     if content_type.partition(";")[0].strip().lower() != JSON_PATCH:
-        raise HTTPException(415, f"send a JSON Patch, as {JSON_PATCH}", {"Accept-Patch": JSON_PATCH})
+        raise HTTPException(
+            415, f"send a JSON Patch, as {JSON_PATCH}", {"Accept-Patch": JSON_PATCH}
+        )
 
 
 Products = Annotated[ProductRepository, Depends(_repository)]
 ProductId = Annotated[str, Path(max_length=512)]
-ProductIds = Annotated[list[Annotated[str, Field(min_length=1, max_length=512)]] | None, Query(max_length=MOST_AT_ONCE)]
+ProductIds = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=512)]] | None, Query(max_length=MOST_AT_ONCE)
+]
 
 
 # Plain functions, not coroutines: boto3 blocks, and FastAPI runs these in threads.
 @router.get("")
 def list_products(
-    request: Request, response: Response, products: Products, after: str | None = None, id: ProductIds = None
+    request: Request,
+    response: Response,
+    products: Products,
+    after: str | None = None,
+    id: ProductIds = None,
 ) -> list[Product]:
     """
     List the products, 25 a page; the header `Link` says where the next page is.
 
-    With `id`, which may be repeated up to a hundred times: their latest commits, of those that are there, on one page.
+    With `id`, which may be repeated up to a hundred times: their latest commits, of those that are
+    there, on one page.
     """
     if id is not None:
         return products.get_many(id)
@@ -88,7 +115,9 @@ def list_products(
 
 
 @router.post("", status_code=201)
-def create_product(new: NewProduct, request: Request, response: Response, products: Products) -> Product:
+def create_product(
+    new: NewProduct, request: Request, response: Response, products: Products
+) -> Product:
     """Make a product; the header `Location` says where it is."""
     product = products.create(str(uuid.uuid4()), new)
     response.headers["Location"] = str(request.url_for("get_product", id=product.id))
@@ -96,7 +125,9 @@ def create_product(new: NewProduct, request: Request, response: Response, produc
 
 
 @router.get("/{id}", response_model=Product)
-def get_product(id: ProductId, products: Products, if_none_match: Annotated[str, Header()] = "") -> Response:
+def get_product(
+    id: ProductId, products: Products, if_none_match: Annotated[str, Header()] = ""
+) -> Response:
     """Read a product: its latest commit, or 304 if the client has that already."""
     body = products.get(id).model_dump_json().encode()
     etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
@@ -106,8 +137,13 @@ def get_product(id: ProductId, products: Products, if_none_match: Annotated[str,
 
 
 @router.patch("/{id}", dependencies=[Depends(_require_json_patch)])
-def patch_product(id: ProductId, patch: Annotated[list[dict[str, Any]], Body()], products: Products) -> Product:
-    """Change a product by a JSON Patch (RFC 6902). 409 if somebody else changes it at the same time, or a `test` fails."""
+def patch_product(
+    id: ProductId, patch: Annotated[list[dict[str, Any]], Body()], products: Products
+) -> Product:
+    """
+    Change a product by a JSON Patch (RFC 6902). 409 if somebody else changes it at the same time,
+    or a `test` fails.
+    """
     return products.update(_patched(products.get(id), patch))
 
 
@@ -119,7 +155,9 @@ def delete_product(id: ProductId, products: Products) -> Product:
 
 def _patched(product: Product, patch: list[dict[str, Any]]) -> Product:
     try:
-        patched = Product.model_validate(jsonpatch.apply_patch(product.model_dump(mode="json"), patch))
+        patched = Product.model_validate(
+            jsonpatch.apply_patch(product.model_dump(mode="json"), patch)
+        )
     except jsonpatch.JsonPatchTestFailed as error:
         raise HTTPException(409, str(error)) from None
     except (jsonpatch.JsonPatchException, JsonPointerException) as error:
@@ -137,10 +175,13 @@ async def _answer_error(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _answer_invalid(_: Request, error: Exception) -> JSONResponse:
-    # Not FastAPI's own handler: it repeats the input, which may hold what can't be sent (a lone surrogate).
+    # Not FastAPI's own handler: it repeats the input, which may hold what can't be sent (a lone
+    # surrogate).
     assert isinstance(error, RequestValidationError)  # noqa: S101  # what it is registered for
     return JSONResponse({"detail": _reasons(error)}, 422)
 
 
 def _reasons(error: ValidationError | RequestValidationError) -> str:
-    return "; ".join(f"{'.'.join(map(str, reason['loc']))}: {reason['msg']}" for reason in error.errors())
+    return "; ".join(
+        f"{'.'.join(map(str, reason['loc']))}: {reason['msg']}" for reason in error.errors()
+    )

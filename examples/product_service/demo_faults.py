@@ -1,5 +1,6 @@
 """
-Saves that go wrong on purpose, for demonstrations and tests: never served unless the service is started with --demo-faults.
+Saves that go wrong on purpose, for demonstrations and tests: never served unless the service is
+started with --demo-faults.
 
 A request may then say what shall happen to its save *after* the broadcast and *before* the commit:
 
@@ -37,7 +38,9 @@ def before_commit() -> None:
 
 
 class DemoFaults:
-    """ASGI middleware that remembers a request's wish until the save, which runs in the same context."""
+    """
+    ASGI middleware that remembers a request's wish until the save, which runs in the same context.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

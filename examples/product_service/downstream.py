@@ -1,7 +1,9 @@
 """
-A service downstream: it needs to know how many products show images of which host, month by month, and asks nobody for it.
+A service downstream: it needs to know how many products show images of which host, month by month,
+and asks nobody for it.
 
-A worker keeps a cache of all products in step with the product service; a question is one SQL query on that cache.
+A worker keeps a cache of all products in step with the product service; a question is one SQL query
+on that cache.
 """
 
 import argparse
@@ -70,7 +72,9 @@ class Follower:
             self.worker.run()
         except Exception as error:
             # A service whose cache no longer follows must not go on answering from it.
-            log.critical("the worker died: %s", error, exc_info=not isinstance(error, ConfigurationError))
+            log.critical(
+                "the worker died: %s", error, exc_info=not isinstance(error, ConfigurationError)
+            )
             self.error = error
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -91,7 +95,9 @@ def create_app(worker: Worker[dict[str, Any]], cache: str, lifespan: Any = None)
         """Count the products by image host and by the month in which they were last modified."""
         with closing(sqlite3.connect(cache)) as database:
             rows = database.execute(SUMMARY).fetchall()
-        return [{"host": host, "month": month, "products": products} for host, month, products in rows]
+        return [
+            {"host": host, "month": month, "products": products} for host, month, products in rows
+        ]
 
     @app.get("/stats")
     def stats() -> dict[str, int]:
@@ -103,9 +109,11 @@ def create_app(worker: Worker[dict[str, Any]], cache: str, lifespan: Any = None)
 
 class OutcomeLog:
     """
-    Writes what each look did to a file, a JSON object a line: `time`, `id`, `outcome`, and the `lastModified` then cached.
+    Writes what each look did to a file, a JSON object a line: `time`, `id`, `outcome`, and the
+    `lastModified` then cached.
 
-    Looks at one id come one after another, so what is cached when a look is reported is what that look found.
+    Looks at one id come one after another, so what is cached when a look is reported is what that
+    look found.
     """
 
     def __init__(self, path: Path, cache: SQLiteSink) -> None:
@@ -117,7 +125,9 @@ class OutcomeLog:
         """Append a line. May be called from many threads."""
         now = time.time()
         last_modified = (self._cache.get(id) or {}).get("lastModified")
-        line = json.dumps({"time": now, "id": id, "outcome": outcome.value, "lastModified": last_modified})
+        line = json.dumps(
+            {"time": now, "id": id, "outcome": outcome.value, "lastModified": last_modified}
+        )
         with self._lock, self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
@@ -142,7 +152,9 @@ def _serve(arguments: argparse.Namespace, cache: SQLiteSink) -> int:
         sink=cache,
         settle=arguments.settle,
         wait_time=2,  # stopping waits for the poll under way, and nobody likes to wait after Ctrl-C
-        on_outcome=OutcomeLog(arguments.outcome_log, cache).write if arguments.outcome_log else None,
+        on_outcome=OutcomeLog(arguments.outcome_log, cache).write
+        if arguments.outcome_log
+        else None,
     )
     follower = Follower(worker)
     app = create_app(worker, arguments.cache, follower.following)
@@ -156,11 +168,24 @@ def _parser() -> argparse.ArgumentParser:
         description="A service that counts products by image host and month, from a cache that follows the product service.",
         epilog="boto3 finds credentials, Region and endpoint (AWS_ACCESS_KEY_ID, AWS_DEFAULT_REGION, AWS_ENDPOINT_URL, ...).",
     )
-    parser.add_argument("--queue-url", required=True, help="the SQS queue that is subscribed to the products' topic")
-    parser.add_argument("--source", required=True, help="where the product service is, say http://127.0.0.1:8000")
-    parser.add_argument("--cache", default="products.db", help="the cache's SQLite file (default: %(default)s)")
-    parser.add_argument("--settle", type=float, default=5.0, help="the settle window in seconds (default: %(default)s)")
-    parser.add_argument("--outcome-log", type=Path, metavar="FILE", help="append what each look did, as JSON lines")
+    parser.add_argument(
+        "--queue-url", required=True, help="the SQS queue that is subscribed to the products' topic"
+    )
+    parser.add_argument(
+        "--source", required=True, help="where the product service is, say http://127.0.0.1:8000"
+    )
+    parser.add_argument(
+        "--cache", default="products.db", help="the cache's SQLite file (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--settle",
+        type=float,
+        default=5.0,
+        help="the settle window in seconds (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--outcome-log", type=Path, metavar="FILE", help="append what each look did, as JSON lines"
+    )
     add_serving_arguments(parser)
     return parser
 

@@ -1,4 +1,7 @@
-"""Products in DynamoDB. Every method that saves is decorated: it broadcasts the product's id before it runs."""
+"""
+Products in DynamoDB. Every method that saves is decorated: it broadcasts the product's id before it
+runs.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,9 @@ class ProductRepository:
 
     def __init__(self, table: str, *, before_commit: Callable[[], None] = lambda: None) -> None:
         resource: Any = boto3.resource("dynamodb", config=Config(max_pool_connections=THREADS))
-        self._client = resource.meta.client  # speaks Python values and, other than the resource, may be shared by threads
+        self._client = (
+            resource.meta.client
+        )  # speaks Python values and, other than the resource, may be shared by threads
         self._table = table
         self._before_commit = before_commit
 
@@ -74,12 +79,15 @@ class ProductRepository:
 
     def get(self, id: str) -> Product:
         """
-        Read the latest commit. (`ConsistentRead`: an eventually consistent one may answer with the past.)
+        Read the latest commit. (`ConsistentRead`: an eventually consistent one may answer with the
+        past.)
 
         Raises:
             UnknownProductError, DeletedProductError: There is none.
         """
-        item = self._client.get_item(TableName=self._table, Key={"id": id}, ConsistentRead=True).get("Item")
+        item = self._client.get_item(
+            TableName=self._table, Key={"id": id}, ConsistentRead=True
+        ).get("Item")
         if item is None:
             raise UnknownProductError(id)
         if item["deleted"]:
@@ -94,7 +102,9 @@ class ProductRepository:
             BusyError: Some could not be read. To leave them out would say that they are not there.
         """
         found: list[dict[str, Any]] = []
-        asked: dict[str, Any] = {self._table: {"Keys": [{"id": id} for id in dict.fromkeys(ids)], "ConsistentRead": True}}
+        asked: dict[str, Any] = {
+            self._table: {"Keys": [{"id": id} for id in dict.fromkeys(ids)], "ConsistentRead": True}
+        }
         for attempt in range(ATTEMPTS):
             if attempt:
                 time.sleep(0.05 * 2**attempt)
@@ -118,7 +128,9 @@ class ProductRepository:
         products: list[Product] = []
         while len(products) < PAGE_SIZE:
             start = {"ExclusiveStartKey": {"id": after}} if after else {}
-            scan = self._client.scan(TableName=self._table, Limit=PAGE_SIZE - len(products), ConsistentRead=True, **start)
+            scan = self._client.scan(
+                TableName=self._table, Limit=PAGE_SIZE - len(products), ConsistentRead=True, **start
+            )
             products += [_product(item) for item in scan["Items"] if not item["deleted"]]
             if "LastEvaluatedKey" not in scan:
                 return products, None
@@ -130,8 +142,8 @@ class ProductRepository:
         """
         Save a new product.
 
-        Raises:
-            PublishError: The broadcast was not accepted; nothing is saved. (`update` and `delete` likewise.)
+        Raises: PublishError: The broadcast was not accepted; nothing is saved. (`update` and
+            `delete` likewise.)
         """
         self._before_commit()
         product = Product(id=id, name=new.name, imageURL=new.imageURL, lastModified=_now())
@@ -188,7 +200,10 @@ def _product(item: dict[str, Any]) -> Product:
 
 
 def _now(later_than: str | None = None) -> str:
-    """Tell the time; a microsecond after `later_than` if the clock has not got that far, or has been set back."""
+    """
+    Tell the time; a microsecond after `later_than` if the clock has not got that far, or has been
+    set back.
+    """
     now = datetime.now(timezone.utc)
     if later_than is not None:
         now = max(now, datetime.fromisoformat(later_than) + timedelta(microseconds=1))

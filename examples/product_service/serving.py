@@ -18,9 +18,20 @@ if TYPE_CHECKING:
 def add_serving_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that `serve` takes."""
     group = parser.add_argument_group("serving")
-    group.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    group.add_argument("--port", type=int, default=8000, help="port to listen on; 0 takes a free one (default: %(default)s)")
-    group.add_argument("--log-level", default="info", help="critical, error, warning, info or debug (default: %(default)s)")
+    group.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s)"
+    )
+    group.add_argument(
+        "--port",
+        type=int,
+        default=8000,
+        help="port to listen on; 0 takes a free one (default: %(default)s)",
+    )
+    group.add_argument(
+        "--log-level",
+        default="info",
+        help="critical, error, warning, info or debug (default: %(default)s)",
+    )
 
 
 def serve(app: FastAPI, *, host: str, port: int, log_level: str) -> bool:

@@ -1,8 +1,9 @@
 """
 Keep the caches of other services right.
 
-The service that owns entities broadcasts their ids over SNS before it saves them (`broadcasts_before_save`). A service that
-needs a copy lets a `Worker` receive the ids from SQS, GET the entities, and apply what it finds to a local cache.
+The service that owns entities broadcasts their ids over SNS before it saves them
+(`broadcasts_before_save`). A service that needs a copy lets a `Worker` receive the ids from SQS,
+GET the entities, and apply what it finds to a local cache.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from change_events.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from change_events._consumer import Stats
-    from change_events._decorator import broadcasting, broadcasts_before_save
+    from change_events._consumer.consumer import Stats
+    from change_events._consumer.health import Health
+    from change_events._consumer.worker import Worker
     from change_events._event import ChangeEvent, Entry, Found, Gone, Outcome, Unchanged
-    from change_events._fetch import HTTPFetcher
-    from change_events._health import Health
-    from change_events._publishers import NullPublisher, SNSPublisher
-    from change_events._renewal import BroadcastStats, broadcast_stats, measure_broadcasts
-    from change_events._worker import Worker
+    from change_events._producer.broadcasting import broadcasting, broadcasts_before_save
+    from change_events._producer.publishers import NullPublisher, SNSPublisher
+    from change_events._producer.renewals import BroadcastStats, broadcast_stats, measure_broadcasts
+    from change_events._source.fetcher import HTTPFetcher
     from change_events.sinks.dynamodb import DynamoDBSink
     from change_events.sinks.memory import MemorySink
     from change_events.sinks.postgres import PostgresSink
@@ -72,7 +73,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BroadcastStats": "_renewal",
+    "BroadcastStats": "_producer.renewals",
     "BulkFetcher": "typing",
     "ChangeEvent": "_event",
     "DynamoDBSink": "sinks.dynamodb",
@@ -80,26 +81,29 @@ _HOMES = {
     "Fetcher": "typing",
     "Found": "_event",
     "Gone": "_event",
-    "HTTPFetcher": "_fetch",
-    "Health": "_health",
+    "HTTPFetcher": "_source.fetcher",
+    "Health": "_consumer.health",
     "MemorySink": "sinks.memory",
     "Metrics": "typing",
-    "NullPublisher": "_publishers",
+    "NullPublisher": "_producer.publishers",
     "Outcome": "_event",
     "PostgresSink": "sinks.postgres",
     "Publisher": "typing",
-    "SNSPublisher": "_publishers",
+    "SNSPublisher": "_producer.publishers",
     "SQLiteSink": "sinks.sqlite",
     "Sink": "typing",
-    "Stats": "_consumer",
+    "Stats": "_consumer.consumer",
     "Unchanged": "_event",
-    "Worker": "_worker",
-    "broadcast_stats": "_renewal",
-    "broadcasting": "_decorator",
-    "broadcasts_before_save": "_decorator",
-    "measure_broadcasts": "_renewal",
+    "Worker": "_consumer.worker",
+    "broadcast_stats": "_producer.renewals",
+    "broadcasting": "_producer.broadcasting",
+    "broadcasts_before_save": "_producer.broadcasting",
+    "measure_broadcasts": "_producer.renewals",
 }
-"""Loaded when first asked for (PEP 562): a service that only broadcasts does not pay for urllib3 and SQLite."""
+"""
+Loaded when first asked for (PEP 562): a service that only broadcasts does not pay for urllib3 and
+SQLite.
+"""
 
 
 def _public(name: str, value: object) -> object:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from change_events._event import Phase
 
-_TOPIC_ARN = re.compile(r"arn:(?P<partition>[^:]+):sns:(?P<region>[^:]+):[^:]+:[\w-]+(?P<fifo>\.fifo)?")
+_TOPIC_ARN = re.compile(
+    r"arn:(?P<partition>[^:]+):sns:(?P<region>[^:]+):[^:]+:[\w-]+(?P<fifo>\.fifo)?"
+)
 
 
 def parsed_arn(topic_arn: str) -> re.Match[str]:
@@ -28,7 +30,9 @@ def parsed_arn(topic_arn: str) -> re.Match[str]:
     """
     topic = _TOPIC_ARN.fullmatch(topic_arn)
     if topic is None:
-        raise ConfigurationError(f"{topic_arn!r} is no topic's ARN; one looks like arn:aws:sns:eu-west-1:123456789012:name")
+        raise ConfigurationError(
+            f"{topic_arn!r} is no topic's ARN; one looks like arn:aws:sns:eu-west-1:123456789012:name"
+        )
     return topic
 
 
@@ -54,17 +58,19 @@ def decode(
     """
     Read an event from an SQS message.
 
-    Args:
-        body: `{"id": ...}` itself (raw message delivery), or SNS's envelope, a JSON object with `"Type": "Notification"`
-            and that text as its `"Message"` (Amazon SNS Developer Guide, "HTTP/HTTPS notification JSON format"). Other
-            keys beside `"id"` are ignored: looking once too often does no harm.
+    Args: body: `{"id": ...}` itself (raw message delivery), or SNS's envelope, a JSON object with
+        `"Type": "Notification"`
+            and that text as its `"Message"` (Amazon SNS Developer Guide, "HTTP/HTTPS notification
+            JSON format"). Other keys beside `"id"` are ignored: looking once too often does no
+            harm.
         attributes: The message's own attributes, as text. An envelope brings its own in the body.
-        topic_arn: The only topic to take messages from, as the envelope names it. A message without one names none, and
-            anybody who may send to the queue can leave it out; so it is refused, too.
+        topic_arn: The only topic to take messages from, as the envelope names it. A message without
+            one names none, and anybody who may send to the queue can leave it out; so it is
+            refused, too.
         verify: Given an envelope of that topic, raises if SNS has not made it.
 
-    Raises:
-        DecodeError: The body is neither, its id can't be one, its settle window is no number that a worker can wait for, or
+    Raises: DecodeError: The body is neither, its id can't be one, its settle window is no number
+        that a worker can wait for, or
             it comes from elsewhere.
     """
     said = attributes or {}
@@ -72,7 +78,9 @@ def decode(
     message = content.get("Message")
     if "id" not in content and content.get("Type") == "Notification" and isinstance(message, str):
         if topic_arn is not None and content.get("TopicArn") != topic_arn:
-            raise DecodeError(f"it comes from the topic {content.get('TopicArn')!r:.300}, not from {topic_arn}")
+            raise DecodeError(
+                f"it comes from the topic {content.get('TopicArn')!r:.300}, not from {topic_arn}"
+            )
         if verify is not None:
             verify(content)
         said = _enveloped(content.get("MessageAttributes"))
@@ -86,7 +94,12 @@ def decode(
     if not isinstance(value, (str, int)):
         raise DecodeError('the body is no {"id": text or integer}')
     try:
-        return ChangeEvent(checked_id(value), _settle(said.get("settle")), _phase(said.get("phase")), said.get("save"))
+        return ChangeEvent(
+            checked_id(value),
+            _settle(said.get("settle")),
+            _phase(said.get("phase")),
+            said.get("save"),
+        )
     except ValueError as error:
         raise DecodeError(str(error)) from None
 
@@ -99,12 +112,17 @@ def _settle(text: str | None) -> float | None:
     except ValueError:
         settle = math.nan
     if not 0 < settle <= MAX_SETTLE:
-        raise DecodeError(f"the attribute settle must be seconds, up to {MAX_SETTLE:.0f}, not {text!r:.40}")
+        raise DecodeError(
+            f"the attribute settle must be seconds, up to {MAX_SETTLE:.0f}, not {text!r:.40}"
+        )
     return settle
 
 
 def _phase(text: str | None) -> Phase | None:
-    """Return the phase; None for one that a later version of the protocol may have: a plain event is always safe."""
+    """
+    Return the phase; None for one that a later version of the protocol may have: a plain event is
+    always safe.
+    """
     if text == "saving":
         return "saving"
     return "saved" if text == "saved" else None
@@ -113,7 +131,11 @@ def _phase(text: str | None) -> Phase | None:
 def _enveloped(attributes: object) -> dict[str, str]:
     """Read SNS's `{"name": {"Type": "String", "Value": "text"}}`."""
     items = attributes.items() if isinstance(attributes, dict) else ()
-    return {name: str(value["Value"]) for name, value in items if isinstance(value, dict) and "Value" in value}
+    return {
+        name: str(value["Value"])
+        for name, value in items
+        if isinstance(value, dict) and "Value" in value
+    }
 
 
 def _object(text: str) -> dict[str, object]:

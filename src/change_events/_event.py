@@ -14,7 +14,10 @@ DEFAULT_SETTLE = 5.0
 """The settle window in seconds, of publishers and of workers, unless they say otherwise."""
 
 MAX_SETTLE = 3600.0
-"""The longest settle window in seconds: an event is held for so long, and SQS holds a message for twelve hours at the most."""
+"""
+The longest settle window in seconds: an event is held for so long, and SQS holds a message for
+twelve hours at the most.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +25,10 @@ class ChangeEvent:
     """
     "Look at this entity again": the whole content of a broadcast.
 
-    Attributes:
-        id: The entity's id, text of 1 to 512 characters.
-        settle: The settle window in seconds that the publisher keeps to; None: the default of 5.
-        phase: `"saving"` before a save that will be confirmed, `"saved"` once it has returned; None: no confirmation.
-        save: What `saving` and `saved` of one save have in common; None: no confirmation.
+    Attributes: id: The entity's id, text of 1 to 512 characters. settle: The settle window in
+        seconds that the publisher keeps to; None: the default of 5. phase: `"saving"` before a save
+        that will be confirmed, `"saved"` once it has returned; None: no confirmation. save: What
+        `saving` and `saved` of one save have in common; None: no confirmation.
     """
 
     id: str
@@ -40,8 +42,8 @@ class Entry:
     """
     What a sink knows of an id.
 
-    Attributes:
-        version: Grows with every successful `apply`, and never comes again; 0 if the id was never touched. Beyond that it
+    Attributes: version: Grows with every successful `apply`, and never comes again; 0 if the id was
+        never touched. Beyond that it
             means nothing.
         present: True if an entity is cached; False for a tombstone and for an id never seen.
         etag: The `ETag` that came with the cached entity, or None.
@@ -57,9 +59,8 @@ class Found(Generic[T_co]):
     """
     The source has the entity.
 
-    Attributes:
-        value: The entity.
-        etag: Its `ETag`, with which the next GET can ask for changes only; None if the source sent none.
+    Attributes: value: The entity. etag: Its `ETag`, with which the next GET can ask for changes
+        only; None if the source sent none.
     """
 
     value: T_co
@@ -68,7 +69,10 @@ class Found(Generic[T_co]):
 
 @dataclass(frozen=True, slots=True)
 class Unchanged:
-    """The source still has what the cache holds (304). Only an answer to a GET that named the entry's `etag`."""
+    """
+    The source still has what the cache holds (304). Only an answer to a GET that named the entry's
+    `etag`.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,4 +92,7 @@ class Outcome(str, Enum):
     DELETED = "deleted"
     """Gone, and in the cache until now."""
     NEVER_SAVED = "never_saved"
-    """Gone, and never seen before: the save after the broadcast failed, or the entity was deleted since."""
+    """
+    Gone, and never seen before: the save after the broadcast failed, or the entity was deleted
+    since.
+    """

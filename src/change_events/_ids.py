@@ -1,4 +1,7 @@
-"""Where an id comes from: checked values, and paths or callables that are checked when a function is decorated."""
+"""
+Where an id comes from: checked values, and paths or callables that are checked when a function is
+decorated.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,8 @@ def checked_id(value: object) -> str:
     """
     Return the id as text, or say why it can't be one.
 
-    Args:
-        value: Text of 1 to 512 characters, an integer or a UUID. Refused are `.` and `..` (they change which path a URL
+    Args: value: Text of 1 to 512 characters, an integer or a UUID. Refused are `.` and `..` (they
+        change which path a URL
             names, RFC 3986, 5.2.4), control characters and lone surrogates (they have no UTF-8).
 
     Raises:
@@ -39,7 +42,9 @@ def checked_id(value: object) -> str:
         raise ValueError(f"an id has 1 to {MAX_ID_LENGTH} characters, not {len(text)}")
     if text in {".", ".."}:
         raise ValueError(f"an id can't be {text!r}: it would change which path is asked")
-    if not text.isprintable() and any(unicodedata.category(character) in {"Cc", "Cs"} for character in text):
+    if not text.isprintable() and any(
+        unicodedata.category(character) in {"Cc", "Cs"} for character in text
+    ):
         raise ValueError(f"an id has no control characters and no lone surrogates: {text!r}")
     return text
 
@@ -53,14 +58,14 @@ def id_resolver(
     """
     Build what reads the ids from a call of `function`.
 
-    Args:
-        function: The function that is being decorated.
-        id: Where the one id is: a path (`"product.id"`: a parameter, then attributes or mapping keys), or a callable
-            that names the parameters it wants. None: the parameter named `id`, else the first parameter's own `id`.
+    Args: function: The function that is being decorated. id: Where the one id is: a path
+        (`"product.id"`: a parameter, then attributes or mapping keys), or a callable
+            that names the parameters it wants. None: the parameter named `id`, else the first
+                parameter's own `id`.
         ids: The same for several ids; what it gives is iterated.
 
-    Raises:
-        ConfigurationError: `id` and `ids` together; a path or callable that doesn't fit the function's parameters.
+    Raises: ConfigurationError: `id` and `ids` together; a path or callable that doesn't fit the
+        function's parameters.
     """
     name = function.__qualname__
     if ids is not None:
@@ -74,18 +79,29 @@ def id_resolver(
     return lambda arguments: (_checked(name, source, _found(name, read_one, arguments)),)
 
 
-def reader(function: Callable[..., Any], source: str | Callable[..., Any], *, setting: str) -> Callable[[Arguments], Any]:
-    """Build what reads one value from a call of `function`: by a path, or by a callable of some of its arguments."""
+def reader(
+    function: Callable[..., Any], source: str | Callable[..., Any], *, setting: str
+) -> Callable[[Arguments], Any]:
+    """
+    Build what reads one value from a call of `function`: by a path, or by a callable of some of its
+    arguments.
+    """
     if isinstance(source, str):
         return _path_reader(function, source, setting=setting)
     if callable(source):
         return _callable_reader(function, source, setting=setting)
-    raise ConfigurationError(f"{function.__qualname__}(): {setting}= takes a path or a callable, not {source!r}")
+    raise ConfigurationError(
+        f"{function.__qualname__}(): {setting}= takes a path or a callable, not {source!r}"
+    )
 
 
 def _default_path(function: Callable[..., Any]) -> str:
     signature = inspect.signature(function)
-    parameters = [name for name, parameter in signature.parameters.items() if parameter.kind not in _COLLECTORS]
+    parameters = [
+        name
+        for name, parameter in signature.parameters.items()
+        if parameter.kind not in _COLLECTORS
+    ]
     if "id" in parameters:
         return "id"
     if parameters[:1] in (["self"], ["cls"]):
@@ -98,11 +114,15 @@ def _default_path(function: Callable[..., Any]) -> str:
     return f"{parameters[0]}.id"
 
 
-def _path_reader(function: Callable[..., Any], path: str, *, setting: str) -> Callable[[Arguments], Any]:
+def _path_reader(
+    function: Callable[..., Any], path: str, *, setting: str
+) -> Callable[[Arguments], Any]:
     name = function.__qualname__
     first, *rest = path.split(".")
     if not all([first, *rest]):
-        raise ConfigurationError(f"{name}(): {setting}={path!r} is no path; write it like 'product.id'")
+        raise ConfigurationError(
+            f"{name}(): {setting}={path!r} is no path; write it like 'product.id'"
+        )
     _require_parameter(function, first)
 
     def read(arguments: Arguments) -> object:
@@ -119,22 +139,36 @@ def _path_reader(function: Callable[..., Any], path: str, *, setting: str) -> Ca
     return read
 
 
-def _callable_reader(function: Callable[..., Any], source: Callable[..., Any], *, setting: str) -> Callable[[Arguments], Any]:
+def _callable_reader(
+    function: Callable[..., Any], source: Callable[..., Any], *, setting: str
+) -> Callable[[Arguments], Any]:
     name = function.__qualname__
     try:
         parameters = inspect.signature(source).parameters.values()
     except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"{name}(): {setting}={source!r} does not tell its parameters; use a lambda") from error
+        raise ConfigurationError(
+            f"{name}(): {setting}={source!r} does not tell its parameters; use a lambda"
+        ) from error
     for parameter in parameters:
         if parameter.kind in _COLLECTORS:
-            raise ConfigurationError(f"{name}(): {setting}= must name the parameters that it wants, not {parameter}")
+            raise ConfigurationError(
+                f"{name}(): {setting}= must name the parameters that it wants, not {parameter}"
+            )
     wanted = _wanted_parameters(source)
     for parameter_name in wanted:
         _require_parameter(function, parameter_name)
 
     def read(arguments: Arguments) -> object:
-        positional = [arguments[name] for name, parameter in wanted.items() if parameter.kind is not parameter.KEYWORD_ONLY]
-        keywords = {name: arguments[name] for name, parameter in wanted.items() if parameter.kind is parameter.KEYWORD_ONLY}
+        positional = [
+            arguments[name]
+            for name, parameter in wanted.items()
+            if parameter.kind is not parameter.KEYWORD_ONLY
+        ]
+        keywords = {
+            name: arguments[name]
+            for name, parameter in wanted.items()
+            if parameter.kind is parameter.KEYWORD_ONLY
+        }
         return source(*positional, **keywords)
 
     return read
@@ -142,14 +176,20 @@ def _callable_reader(function: Callable[..., Any], source: Callable[..., Any], *
 
 def _wanted_parameters(source: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     parameters = inspect.signature(source).parameters
-    return {name: parameter for name, parameter in parameters.items() if parameter.default is parameter.empty}
+    return {
+        name: parameter
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty
+    }
 
 
 def _require_parameter(function: Callable[..., Any], name: str) -> None:
     parameters = list(inspect.signature(function).parameters)
     if name not in parameters:
         close = get_close_matches(name, parameters, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(parameters) or 'none'}"
+        hint = (
+            f"did you mean {close[0]!r}?" if close else f"it has {', '.join(parameters) or 'none'}"
+        )
         raise ConfigurationError(f"{function.__qualname__}() has no parameter {name!r}; {hint}")
 
 
@@ -175,7 +215,11 @@ def _checked(name: str, source: object, value: object) -> str:
 
 
 def _many(
-    name: str, source: object, wanted: list[str], read: Callable[[Arguments], Any], arguments: Arguments
+    name: str,
+    source: object,
+    wanted: list[str],
+    read: Callable[[Arguments], Any],
+    arguments: Arguments,
 ) -> tuple[str, ...]:
     for parameter in wanted:
         if isinstance(arguments[parameter], Iterator):
@@ -185,7 +229,9 @@ def _many(
             )
     values = _found(name, read, arguments)
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-        raise IdResolutionError(f"{name}(): {_shown(source)} gave {values!r}, not an iterable of ids")
+        raise IdResolutionError(
+            f"{name}(): {_shown(source)} gave {values!r}, not an iterable of ids"
+        )
     return tuple(_checked(name, source, value) for value in values)
 
 

@@ -1,4 +1,7 @@
-"""Where the library measures: to a `Metrics` if there is one, else to nobody, which costs next to nothing."""
+"""
+Where the library measures: to a `Metrics` if there is one, else to nobody, which costs next to
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -49,21 +52,33 @@ class Meter:
         if self._metrics is not None:
             self._tell(self._metrics.gauge, name, value, labels)
 
-    def _tell(self, method: Callable[..., object], name: str, value: float, labels: dict[str, str]) -> None:
+    def _tell(
+        self, method: Callable[..., object], name: str, value: float, labels: dict[str, str]
+    ) -> None:
         try:
             method(name, value, **self._labels, **labels)
         except Exception:  # the user's; what was measured has happened
             if not self._failed:
                 self._failed = True
-                log.exception("metrics failed; this is logged once", extra={"action": "measure", "metric": name})
+                log.exception(
+                    "metrics failed; this is logged once",
+                    extra={"action": "measure", "metric": name},
+                )
 
 
 def measured(fetcher: Fetcher[T], meter: Meter, clock: Callable[[], float]) -> Fetcher[T]:
-    """Return a fetcher that counts its answers and times its GETs, too; the fetcher itself, if nobody listens."""
+    """
+    Return a fetcher that counts its answers and times its GETs, too; the fetcher itself, if nobody
+    listens.
+    """
     if not meter.on:
         return fetcher
     # An error that names the fetcher's class is to name the user's.
-    kind = type(type(fetcher).__name__, (_MeasuredBulk if isinstance(fetcher, BulkFetcher) else _Measured,), {})
+    kind = type(
+        type(fetcher).__name__,
+        (_MeasuredBulk if isinstance(fetcher, BulkFetcher) else _Measured,),
+        {},
+    )
     return cast("Fetcher[T]", kind(fetcher, meter, clock))
 
 
@@ -112,9 +127,14 @@ class _MeasuredBulk(_Measured[T]):
 
 
 def answer_of(error: FetchError) -> str:
-    """Return its status as text; `none` without a response, `unusable` for a 200 with a body that is no entity."""
+    """
+    Return its status as text; `none` without a response, `unusable` for a 200 with a body that is
+    no entity.
+    """
     if error.status is None:
         return "none"
     if error.status == 200:
         return "unusable"
-    return str(error.status) if 100 <= error.status <= 599 else "other"  # a label must not have a thousand values
+    return (
+        str(error.status) if 100 <= error.status <= 599 else "other"
+    )  # a label must not have a thousand values

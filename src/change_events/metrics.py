@@ -1,8 +1,8 @@
 """
 Metrics for Prometheus and for OpenTelemetry.
 
-Make one object, and give it to every `Worker(metrics=...)` of the process and, where entities are saved, to
-`measure_broadcasts`. All names and labels stand in `METRICS`; no label is ever an id.
+Make one object, and give it to every `Worker(metrics=...)` of the process and, where entities are
+saved, to `measure_broadcasts`. All names and labels stand in `METRICS`; no label is ever an id.
 """
 
 from __future__ import annotations
@@ -25,7 +25,25 @@ __all__ = ["METRICS", "Metric", "OpenTelemetryMetrics", "PrometheusMetrics"]
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
-_STALENESS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 6.0, 7.5, 10.0, 15.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0)
+_STALENESS = (
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    6.0,
+    7.5,
+    10.0,
+    15.0,
+    30.0,
+    60.0,
+    300.0,
+    900.0,
+    3600.0,
+    14_400.0,
+)
 """Milliseconds for first looks, a step at the default window and its slack, hours for outages."""
 
 
@@ -52,22 +70,56 @@ class Metric:
 
 
 METRICS: Mapping[str, Metric] = {
-    "received": Metric("counter", "Deliveries taken from the queue.", ("queue",), "received", "{message}"),
-    "malformed": Metric("counter", "Deliveries that are no change events.", ("queue",), "malformed", "{message}"),
-    "unverified": Metric(
-        "counter", "Deliveries whose signature's certificate could not be had.", ("queue",), "unverified", "{message}"
+    "received": Metric(
+        "counter", "Deliveries taken from the queue.", ("queue",), "received", "{message}"
     ),
-    "looks": Metric("counter", "Looks, by what they did to the cache.", ("queue", "outcome"), "looks", "{look}"),
-    "look_seconds": Metric("histogram", "How long looks took.", ("queue",), "look.duration", "s", _SECONDS),
+    "malformed": Metric(
+        "counter", "Deliveries that are no change events.", ("queue",), "malformed", "{message}"
+    ),
+    "unverified": Metric(
+        "counter",
+        "Deliveries whose signature's certificate could not be had.",
+        ("queue",),
+        "unverified",
+        "{message}",
+    ),
+    "looks": Metric(
+        "counter", "Looks, by what they did to the cache.", ("queue", "outcome"), "looks", "{look}"
+    ),
+    "look_seconds": Metric(
+        "histogram", "How long looks took.", ("queue",), "look.duration", "s", _SECONDS
+    ),
     "gets": Metric("counter", "GETs begun.", ("queue",), "gets", "{get}"),
     "answers": Metric(
-        "counter", "GETs, by what came of them; one of many, by entity.", ("queue", "answer"), "answers", "{get}"
+        "counter",
+        "GETs, by what came of them; one of many, by entity.",
+        ("queue", "answer"),
+        "answers",
+        "{get}",
     ),
-    "get_seconds": Metric("histogram", "How long GETs took.", ("queue",), "get.duration", "s", _SECONDS),
-    "conflicts": Metric("counter", "Looks begun anew after a lost compare-and-set.", ("queue",), "conflicts", "{look}"),
-    "retries": Metric("counter", "Events sent back to the queue after a failed look.", ("queue",), "retries", "{event}"),
-    "acknowledged": Metric("counter", "Deliveries deleted from the queue.", ("queue",), "acknowledged", "{message}"),
-    "ack_failures": Metric("counter", "Failed attempts to delete a delivery.", ("queue",), "ack_failures", "{message}"),
+    "get_seconds": Metric(
+        "histogram", "How long GETs took.", ("queue",), "get.duration", "s", _SECONDS
+    ),
+    "conflicts": Metric(
+        "counter",
+        "Looks begun anew after a lost compare-and-set.",
+        ("queue",),
+        "conflicts",
+        "{look}",
+    ),
+    "retries": Metric(
+        "counter",
+        "Events sent back to the queue after a failed look.",
+        ("queue",),
+        "retries",
+        "{event}",
+    ),
+    "acknowledged": Metric(
+        "counter", "Deliveries deleted from the queue.", ("queue",), "acknowledged", "{message}"
+    ),
+    "ack_failures": Metric(
+        "counter", "Failed attempts to delete a delivery.", ("queue",), "ack_failures", "{message}"
+    ),
     "staleness_seconds": Metric(
         "histogram",
         "Age of an event, from SQS's SentTimestamp, when its first or its last look was applied.",
@@ -77,17 +129,26 @@ METRICS: Mapping[str, Metric] = {
         _STALENESS,
     ),
     "held": Metric("gauge", "Events in the worker's hands.", ("queue",), "held", "{event}"),
-    "paused_seconds": Metric("counter", "Time without receiving, by reason.", ("queue", "reason"), "paused", "s"),
-    "renewals": Metric("counter", "Broadcasts repeated while a save was under way.", (), "renewals", "{broadcast}"),
-    "late_broadcasts": Metric("counter", "Saves announced once more after their end.", (), "late_broadcasts", "{save}"),
-    "unsettled_saves": Metric("counter", "Of these, saves where that failed, too.", (), "unsettled_saves", "{save}"),
+    "paused_seconds": Metric(
+        "counter", "Time without receiving, by reason.", ("queue", "reason"), "paused", "s"
+    ),
+    "renewals": Metric(
+        "counter", "Broadcasts repeated while a save was under way.", (), "renewals", "{broadcast}"
+    ),
+    "late_broadcasts": Metric(
+        "counter", "Saves announced once more after their end.", (), "late_broadcasts", "{save}"
+    ),
+    "unsettled_saves": Metric(
+        "counter", "Of these, saves where that failed, too.", (), "unsettled_saves", "{save}"
+    ),
 }
 """All that is measured."""
 
 
 class PrometheusMetrics:
     """
-    Metrics in a Prometheus registry: `change_events_received_total`, `change_events_look_seconds`, and so on.
+    Metrics in a Prometheus registry: `change_events_received_total`, `change_events_look_seconds`,
+    and so on.
 
     How they are exposed is up to you: `prometheus_client.start_http_server(9000)`, say.
 
@@ -105,10 +166,13 @@ class PrometheusMetrics:
         except ImportError as error:
             raise _missing("PrometheusMetrics", "prometheus", error) from error
         to = prometheus.REGISTRY if registry is None else registry
-        self._counters = {name: prometheus.Counter(*_told(name), registry=to) for name in _all("counter")}
+        self._counters = {
+            name: prometheus.Counter(*_told(name), registry=to) for name in _all("counter")
+        }
         self._gauges = {name: prometheus.Gauge(*_told(name), registry=to) for name in _all("gauge")}
         self._histograms = {
-            name: prometheus.Histogram(*_told(name), registry=to, buckets=METRICS[name].buckets) for name in _all("histogram")
+            name: prometheus.Histogram(*_told(name), registry=to, buckets=METRICS[name].buckets)
+            for name in _all("histogram")
         }
 
     def count(self, name: str, value: float = 1, /, **labels: str) -> None:
@@ -134,15 +198,17 @@ def _child(metric: M, labels: Mapping[str, str]) -> M:
 
 class OpenTelemetryMetrics:
     """
-    Metrics for an OpenTelemetry SDK: `change_events.received`, `change_events.look.duration` in seconds, and so on.
+    Metrics for an OpenTelemetry SDK: `change_events.received`, `change_events.look.duration` in
+    seconds, and so on.
 
-    The queue is the attribute `messaging.destination.name`; other labels are attributes like `change_events.outcome`.
+    The queue is the attribute `messaging.destination.name`; other labels are attributes like
+    `change_events.outcome`.
 
     Args:
         meter_provider: Whose meter to use. Default: the global one, as it is or will be set.
 
-    Raises:
-        ConfigurationError: opentelemetry-api is missing: `pip install 'change-events[opentelemetry]'`.
+    Raises: ConfigurationError: opentelemetry-api is missing: `pip install
+        'change-events[opentelemetry]'`.
     """
 
     def __init__(self, meter_provider: MeterProvider | None = None) -> None:
@@ -154,7 +220,9 @@ class OpenTelemetryMetrics:
         self._counters = {name: meter.create_counter(*_described(name)) for name in _all("counter")}
         self._gauges = {name: meter.create_gauge(*_described(name)) for name in _all("gauge")}
         self._histograms = {
-            name: meter.create_histogram(*_described(name), explicit_bucket_boundaries_advisory=METRICS[name].buckets)
+            name: meter.create_histogram(
+                *_described(name), explicit_bucket_boundaries_advisory=METRICS[name].buckets
+            )
             for name in _all("histogram")
         }
 
@@ -178,7 +246,10 @@ def _described(name: str) -> tuple[str, str, str]:
 
 def _attributes(labels: Mapping[str, str]) -> dict[str, str]:
     # OpenTelemetry's own name for a queue (Semantic Conventions, Messaging).
-    return {"messaging.destination.name" if name == "queue" else f"change_events.{name}": labels[name] for name in labels}
+    return {
+        "messaging.destination.name" if name == "queue" else f"change_events.{name}": labels[name]
+        for name in labels
+    }
 
 
 def _all(kind: Literal["counter", "histogram", "gauge"]) -> list[str]:
@@ -186,4 +257,6 @@ def _all(kind: Literal["counter", "histogram", "gauge"]) -> list[str]:
 
 
 def _missing(name: str, extra: str, error: ImportError) -> ConfigurationError:
-    return ConfigurationError(f"{name} takes an extra ({error}): pip install 'change-events[{extra}]'")
+    return ConfigurationError(
+        f"{name} takes an extra ({error}): pip install 'change-events[{extra}]'"
+    )

@@ -1,8 +1,9 @@
 """
-Fixtures for the tests of services that use change-events. pytest finds them wherever the library is installed.
+Fixtures for the tests of services that use change-events. pytest finds them wherever the library is
+installed.
 
-So their names carry the library's, lest they meet another plugin's or stand in silently for a fixture that a test misspells;
-and so nothing is imported here before a test asks for it.
+So their names carry the library's, lest they meet another plugin's or stand in silently for a
+fixture that a test misspells; and so nothing is imported here before a test asks for it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 @pytest.fixture
 def change_events_broadcasts() -> Iterator[Broadcasts]:
     """
-    The broadcasts of this process, which are recorded and not sent: `events`, `ids`, `clear()`, `fail()`, `recover()`.
+    The broadcasts of this process, which are recorded and not sent: `events`, `ids`, `clear()`,
+    `fail()`, `recover()`.
 
     See `change_events.testing.recording`.
     """
@@ -33,7 +35,8 @@ def change_events_broadcasts() -> Iterator[Broadcasts]:
 @pytest.fixture
 def change_events_queue(change_events_broadcasts: Broadcasts) -> FakeQueue:
     """
-    An SQS queue in memory that gets every broadcast of this process: `Worker(queue.url, client=queue.client, ...)`.
+    An SQS queue in memory that gets every broadcast of this process: `Worker(queue.url,
+    client=queue.client, ...)`.
 
     See `change_events.testing.FakeQueue`.
     """

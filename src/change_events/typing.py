@@ -1,4 +1,7 @@
-"""The seams: what a publisher, a fetcher, a sink and metrics must do to take part. Any object that fits will do."""
+"""
+The seams: what a publisher, a fetcher, a sink and metrics must do to take part. Any object that
+fits will do.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +37,8 @@ class Fetcher(Protocol[T_co]):
         """
         Read the entity's latest state from the source.
 
-        Args:
-            id: The entity's id.
-            etag: What the cache holds, if the source told; `Unchanged` may only be answered to a call that has one.
+        Args: id: The entity's id. etag: What the cache holds, if the source told; `Unchanged` may
+            only be answered to a call that has one.
 
         Raises:
             FetchError: The answer decides nothing (an outage, say). The look is tried again later.
@@ -47,10 +49,12 @@ class Fetcher(Protocol[T_co]):
 @runtime_checkable
 class BulkFetcher(Fetcher[T_co], Protocol[T_co]):
     """
-    Reads many entities at once, too: what a worker has due at the same moment takes one call, not one each.
+    Reads many entities at once, too: what a worker has due at the same moment takes one call, not
+    one each.
 
-    It can say that an entity was found, and nothing else. An id that is absent from its answer is undecided, neither gone nor
-    failed: the worker looks at it alone, with `fetch`. So nothing is ever deleted for what a bulk answer leaves out.
+    It can say that an entity was found, and nothing else. An id that is absent from its answer is
+    undecided, neither gone nor failed: the worker looks at it alone, with `fetch`. So nothing is
+    ever deleted for what a bulk answer leaves out.
     """
 
     @property
@@ -62,7 +66,8 @@ class BulkFetcher(Fetcher[T_co], Protocol[T_co]):
         """
         Read the latest state of as many of these entities as can be.
 
-        Each must have been read after the call began, as with `fetch`: not from a cache, nor from a replica that lags.
+        Each must have been read after the call began, as with `fetch`: not from a cache, nor from a
+            replica that lags.
 
         Args:
             ids: Ids of entities, no two the same.
@@ -80,25 +85,31 @@ class Sink(Protocol[T_contra]):
     """
     The local cache. Called from many threads, and for one id from several processes, at once.
 
-    The protocol stands on two rules: the version grows with *every* successful `apply`, also when nothing else changes;
-    and it survives a delete (a tombstone), so that a look that began before the delete can't bring the entity back. A sink
-    that forgets old tombstones must not let their versions come again.
+    The protocol stands on two rules: the version grows with *every* successful `apply`, also when
+    nothing else changes; and it survives a delete (a tombstone), so that a look that began before
+    the delete can't bring the entity back. A sink that forgets old tombstones must not let their
+    versions come again.
 
     `change_events.testing.SinkContract` holds a sink to all this.
     """
 
     def entry(self, id: str, /) -> Entry:
-        """Read the entry's version, and what is known of the entity; `Entry()` for an id never touched."""
+        """
+        Read the entry's version, and what is known of the entity; `Entry()` for an id never
+        touched.
+        """
         ...
 
-    def apply(self, id: str, change: Found[T_contra] | Unchanged | Gone, /, *, if_version: int) -> bool:
+    def apply(
+        self, id: str, change: Found[T_contra] | Unchanged | Gone, /, *, if_version: int
+    ) -> bool:
         """
-        Store what a look found, unless another worker got there first. Atomic: compare the version, write, raise it.
+        Store what a look found, unless another worker got there first. Atomic: compare the version,
+            write, raise it.
 
-        Args:
-            id: The entity's id.
-            change: What the look found. `Unchanged` keeps the entity, `Gone` leaves a tombstone; both bump the version.
-            if_version: The version read *before* the look's GET.
+        Args: id: The entity's id. change: What the look found. `Unchanged` keeps the entity, `Gone`
+            leaves a tombstone; both bump the version. if_version: The version read *before* the
+            look's GET.
 
         Returns:
             False if the entry's version is another by now; nothing is written.
@@ -108,11 +119,11 @@ class Sink(Protocol[T_contra]):
 
 class Metrics(Protocol):
     """
-    Takes measurements. Called from many threads, within the work that is measured and at times under a lock: so be quick,
-    and don't wait. What it raises is logged once.
+    Takes measurements. Called from many threads, within the work that is measured and at times
+    under a lock: so be quick, and don't wait. What it raises is logged once.
 
-    `change_events.metrics` has two, and `METRICS` there says which names and labels come with which method. The name is
-    positional, so that a label may be called anything.
+    `change_events.metrics` has two, and `METRICS` there says which names and labels come with which
+    method. The name is positional, so that a label may be called anything.
     """
 
     def count(self, name: str, value: float = 1, /, **labels: str) -> None:

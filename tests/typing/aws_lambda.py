@@ -1,4 +1,7 @@
-"""Checked by mypy and pyright, never run: a handler is what Lambda calls, and its fetcher and sink fit each other."""
+"""
+Checked by mypy and pyright, never run: a handler is what Lambda calls, and its fetcher and sink fit
+each other.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any
 from typing_extensions import assert_type
 
 from change_events import HTTPFetcher, MemorySink
-from change_events.aws_lambda import make_handler
+from change_events.integrations.aws_lambda import make_handler
 
 products: MemorySink[dict[str, Any]] = MemorySink()
 numbers: MemorySink[int] = MemorySink()

@@ -1,4 +1,7 @@
-"""Checked by mypy and pyright, never run: decorating keeps a function's signature, whatever kind it is of."""
+"""
+Checked by mypy and pyright, never run: decorating keeps a function's signature, whatever kind it is
+of.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +85,9 @@ def save_slowly(product: Product) -> Product:
     return product
 
 
-@broadcasts_before_save(publisher, settle=2.5, confirm=True, on_unsettled=lambda ids, error: (*ids, error))
+@broadcasts_before_save(
+    publisher, settle=2.5, confirm=True, on_unsettled=lambda ids, error: (*ids, error)
+)
 async def save_slowly_async(product: Product) -> Product:
     return product
 
@@ -165,17 +170,30 @@ def many(fetcher: BulkFetcher[int]) -> None:
 
 
 many(Catalogue())
-of_numbers = Worker("https://sqs.eu-west-1.amazonaws.com/123456789012/q", fetcher=Catalogue(), sink=MemorySink[int]())
+of_numbers = Worker(
+    "https://sqs.eu-west-1.amazonaws.com/123456789012/q",
+    fetcher=Catalogue(),
+    sink=MemorySink[int](),
+)
 assert_type(of_numbers, Worker[int])
 
 
-def seams(sqlite: SQLiteSink, dynamodb: DynamoDBSink, memory: MemorySink[dict[str, Any]], numbers: MemorySink[int]) -> None:
+def seams(
+    sqlite: SQLiteSink,
+    dynamodb: DynamoDBSink,
+    memory: MemorySink[dict[str, Any]],
+    numbers: MemorySink[int],
+) -> None:
     fetcher = HTTPFetcher("https://products.example.com/products/{id}")
     fetches: Fetcher[dict[str, Any]] = fetcher
     assert_type(fetcher.fetch_many(("p1", "p2")), dict[str, Found[dict[str, Any]]])
     of_objects: BulkFetcher[dict[str, Any]] = fetcher
     assert_type(of_objects.bulk_size, int)
-    postgres = PostgresSink("dbname=products", upsert=upsert, delete=lambda connection, id: connection.execute("", (id,)))
+    postgres = PostgresSink(
+        "dbname=products",
+        upsert=upsert,
+        delete=lambda connection, id: connection.execute("", (id,)),
+    )
     sinks: list[Sink[dict[str, Any]]] = [sqlite, postgres, dynamodb, memory]
     assert_type(postgres.get("p1"), dict[str, Any] | None)
     assert_type(fetcher.fetch("p1"), Found[dict[str, Any]] | Unchanged | Gone)
@@ -183,7 +201,9 @@ def seams(sqlite: SQLiteSink, dynamodb: DynamoDBSink, memory: MemorySink[dict[st
     assert_type(numbers.get("p1"), int | None)
 
     for sink in sinks:
-        worker = Worker("https://sqs.eu-west-1.amazonaws.com/123456789012/q", fetcher=fetches, sink=sink)
+        worker = Worker(
+            "https://sqs.eu-west-1.amazonaws.com/123456789012/q", fetcher=fetches, sink=sink
+        )
         assert_type(worker, Worker[dict[str, Any]])
         assert_type(worker.drain(), int)
         assert_type(worker.stats(), Stats)

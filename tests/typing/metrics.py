@@ -1,4 +1,7 @@
-"""Checked by mypy and pyright, never run: both adapters, and one's own, are metrics; health is a value."""
+"""
+Checked by mypy and pyright, never run: both adapters, and one's own, are metrics; health is a
+value.
+"""
 
 from __future__ import annotations
 

@@ -6,7 +6,17 @@ from typing import Any
 
 from typing_extensions import assert_type
 
-from change_events import ChangeEvent, Fetcher, Found, Gone, MemorySink, Publisher, Unchanged, Worker, broadcasts_before_save
+from change_events import (
+    ChangeEvent,
+    Fetcher,
+    Found,
+    Gone,
+    MemorySink,
+    Publisher,
+    Unchanged,
+    Worker,
+    broadcasts_before_save,
+)
 from change_events.testing import Broadcasts, FakeQueue, FakeSource, recording
 
 
@@ -36,7 +46,13 @@ def queue(sink: MemorySink[dict[str, Any]]) -> None:
     queue = FakeQueue(delay_seconds=5, max_receive_count=3)
     publisher: Publisher = queue
     worker = Worker(queue.url, client=queue.client, fetcher=FakeSource(), sink=sink)
-    Worker(queue.url, fetcher=FakeSource(), sink=sink, topic_arn="arn:aws:sns:eu-west-1:1:p", verify_signatures=True)
+    Worker(
+        queue.url,
+        fetcher=FakeSource(),
+        sink=sink,
+        topic_arn="arn:aws:sns:eu-west-1:1:p",
+        verify_signatures=True,
+    )
     Worker(queue.url, fetcher=FakeSource(), sink=sink, verify_signatures="yes")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # a bool
     queue.send("{}", {"settle": "9"})
     assert_type(worker, Worker[dict[str, Any]])

@@ -7,8 +7,11 @@ import re
 from change_events.exceptions import ConfigurationError
 
 MAX_EVENT_AGE = 14 * 24 * 3600.0
-"""The longest that an event can live in a queue: `MessageRetentionPeriod` is 1,209,600 s at the most (Amazon SQS API
-Reference, SetQueueAttributes). A tombstone must outlive every event that could bring a late look with it."""
+"""
+The longest that an event can live in a queue: `MessageRetentionPeriod` is 1,209,600 s at the most
+(Amazon SQS API Reference, SetQueueAttributes). A tombstone must outlive every event that could
+bring a late look with it.
+"""
 
 
 def check_purge_age(older_than: float) -> None:
@@ -22,11 +25,13 @@ def check_purge_age(older_than: float) -> None:
 
 def first_version(now: float) -> int:
     """
-    Return the version of an entry that has just been made: the time, in microseconds since the epoch.
+    Return the version of an entry that has just been made: the time, in microseconds since the
+    epoch.
 
-    Not 1: versions would come again once a tombstone is purged, and a look that had read the tombstone's could be applied to
-    the entry made after it. As it is, a new entry's version is greater than all that were purged, unless clocks differ by the
-    14 days that a purge waits, or somebody looks at one id a million times a second.
+    Not 1: versions would come again once a tombstone is purged, and a look that had read the
+    tombstone's could be applied to the entry made after it. As it is, a new entry's version is
+    greater than all that were purged, unless clocks differ by the 14 days that a purge waits, or
+    somebody looks at one id a million times a second.
 
     Args:
         now: The time, in seconds since the epoch.
@@ -37,4 +42,6 @@ def first_version(now: float) -> int:
 def check_table_name(table: str) -> None:
     """Refuse what would have to be quoted in SQL."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", table):
-        raise ConfigurationError(f"{table!r} can't be a table's name; use letters, digits and underscores")
+        raise ConfigurationError(
+            f"{table!r} can't be a table's name; use letters, digits and underscores"
+        )

@@ -14,74 +14,91 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 MAX_BODY = 400 * 1024 - 8192
-"""Bytes: an item has 400 KB at the most (Amazon DynamoDB Developer Guide, Quotas). An id takes 2 KB of that at the most, the
-names of the attributes, the numbers and an `ETag` take less than the rest."""
+"""
+Bytes: an item has 400 KB at the most (Amazon DynamoDB Developer Guide, Quotas). An id takes 2 KB of
+that at the most, the names of the attributes, the numbers and an `ETag` take less than the rest.
+"""
 
 
 class DynamoDBSink:
     """
-    Keeps JSON objects in a DynamoDB table. Many threads may share one sink, and many processes one table.
+    Keeps JSON objects in a DynamoDB table. Many threads may share one sink, and many processes one
+    table.
 
-    The table is yours to make. Its key is `id`, a string, alone (`AttributeName: id, AttributeType: S, KeyType: HASH`); an
-    item has
+    The table is yours to make. Its key is `id`, a string, alone (`AttributeName: id, AttributeType:
+    S, KeyType: HASH`); an item has
 
-        id          S      the entity's id
-        version     N      grows with every look; begins at the time, in microseconds since the epoch
-        present     BOOL   false where the entity is gone (a tombstone)
-        body        S      the entity as JSON; missing where it is gone
-        etag        S      missing if the source sent none
-        applied_at  N      when it was last looked at, in seconds since the epoch
+        id          S      the entity's id version     N      grows with every look; begins at the
+        time, in microseconds since the epoch present     BOOL   false where the entity is gone (a
+        tombstone) body        S      the entity as JSON; missing where it is gone etag        S
+        missing if the source sent none applied_at  N      when it was last looked at, in seconds
+        since the epoch
 
-    and what other attributes you give it: they stay. Reads are consistent. It takes the permissions `dynamodb:GetItem` and
-    `UpdateItem`; for `items()` and `len()` `Scan`, and for `purge()` `DeleteItem`, too. No time to live: it would delete
-    tombstones while events of theirs are still in a queue.
+    and what other attributes you give it: they stay. Reads are consistent. It takes the permissions
+    `dynamodb:GetItem` and `UpdateItem`; for `items()` and `len()` `Scan`, and for `purge()`
+    `DeleteItem`, too. No time to live: it would delete tombstones while events of theirs are still
+    in a queue.
 
-    Args:
-        table: The table's name or ARN.
-        client: A boto3 DynamoDB client (not a resource's). Default: one that boto3 makes from its own settings, and that
+    Args: table: The table's name or ARN. client: A boto3 DynamoDB client (not a resource's).
+        Default: one that boto3 makes from its own settings, and that
             gives up after three attempts of at most 2 s to connect and 5 s to answer each.
-        clock: Tells the time in seconds since the epoch: when an entry was last looked at, and its first version.
+        clock: Tells the time in seconds since the epoch: when an entry was last looked at, and its
+            first version.
 
-    Raises:
-        ConfigurationError: The table can't be read or written: there is none, its key is another, a permission, a region or
+    Raises: ConfigurationError: The table can't be read or written: there is none, its key is
+        another, a permission, a region or
             credentials are missing, or DynamoDB can't be reached.
     """
 
-    def __init__(self, table: str, *, client: Any = None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, table: str, *, client: Any = None, clock: Callable[[], float] = time.time
+    ) -> None:
         self._table = table
         self._clock = clock
         try:
             self._client = client or _make_client()
             self._check()
-        except Exception as error:  # boto3 has no common root for what can be wrong here, from region to DNS
+        except (
+            Exception
+        ) as error:  # boto3 has no common root for what can be wrong here, from region to DNS
             raise ConfigurationError(
                 f"the table {table!r} can't be used: {error}. Check that it is there, that its key is 'id', a string, alone, "
                 "and that the credentials and region that boto3 finds allow dynamodb:GetItem and UpdateItem on it"
             ) from error
 
     def _check(self) -> None:
-        """Read, and write what can't be written: says now, not at the first event, what is wrong."""
+        """
+        Read, and write what can't be written: says now, not at the first event, what is wrong.
+        """
         self._read("change-events", "version")
-        self._update("change-events", {"body": None}, "attribute_exists(id) AND attribute_not_exists(id)", {})
+        self._update(
+            "change-events", {"body": None}, "attribute_exists(id) AND attribute_not_exists(id)", {}
+        )
 
     def entry(self, id: str, /) -> Entry:
         """Return the entry's version and what is known of the entity."""
         item = self._read(id, "version, present, etag")
         if not item:
             return Entry()
-        return Entry(int(item["version"]["N"]), item["present"]["BOOL"], item["etag"]["S"] if "etag" in item else None)
+        return Entry(
+            int(item["version"]["N"]),
+            item["present"]["BOOL"],
+            item["etag"]["S"] if "etag" in item else None,
+        )
 
-    def apply(self, id: str, change: Found[Mapping[str, Any]] | Unchanged | Gone, /, *, if_version: int) -> bool:
+    def apply(
+        self, id: str, change: Found[Mapping[str, Any]] | Unchanged | Gone, /, *, if_version: int
+    ) -> bool:
         """
         Store what a look found, unless another worker got there first.
 
-        Returns:
-            False if the entry's version is another by now; nothing is written. Also if DynamoDB's answer was lost, and boto3
-            asked again and was told of its own write: the look begins again, and finds the cache as it should be.
+        Returns: False if the entry's version is another by now; nothing is written. Also if
+            DynamoDB's answer was lost, and boto3 asked again and was told of its own write: the
+            look begins again, and finds the cache as it should be.
 
-        Raises:
-            botocore.exceptions.BotoCoreError, ClientError: DynamoDB can't be reached, or refuses.
-            TypeError, ValueError: The entity is not made of what JSON knows, or takes more than an item's 400 KB.
+        Raises: botocore.exceptions.BotoCoreError, ClientError: DynamoDB can't be reached, or
+            refuses. TypeError, ValueError: The entity is not made of what JSON knows, or takes more
+            than an item's 400 KB.
         """
         now = self._clock()
         version = if_version + 1 if if_version else first_version(now)
@@ -96,7 +113,10 @@ class DynamoDBSink:
         return json.loads(item["body"]["S"]) if item else None
 
     def items(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Iterate over the cached entities and their ids, in no order, page by page. It reads, and costs, the whole table."""
+        """
+        Iterate over the cached entities and their ids, in no order, page by page. It reads, and
+        costs, the whole table.
+        """
         for page in self._scan("attribute_exists(body)"):
             for item in page["Items"]:
                 yield item["id"]["S"], json.loads(item["body"]["S"])
@@ -107,7 +127,8 @@ class DynamoDBSink:
 
     def purge(self, *, older_than: float = MAX_EVENT_AGE) -> int:
         """
-        Forget the tombstones that were last looked at longer ago than that. It reads, and costs, the whole table.
+        Forget the tombstones that were last looked at longer ago than that. It reads, and costs,
+        the whole table.
 
         Args:
             older_than: Seconds, at least 14 days, the longest an event can live in a queue.
@@ -128,15 +149,24 @@ class DynamoDBSink:
         )
 
     def _read(self, id: str, attributes: str) -> dict[str, Any]:
-        # None of the attributes is among DynamoDB's reserved words, so that they can stand in expressions as they are.
+        # None of the attributes is among DynamoDB's reserved words, so that they can stand in
+        # expressions as they are.
         answer = self._client.get_item(
-            TableName=self._table, Key={"id": {"S": id}}, ConsistentRead=True, ProjectionExpression=attributes
+            TableName=self._table,
+            Key={"id": {"S": id}},
+            ConsistentRead=True,
+            ProjectionExpression=attributes,
         )
         item: dict[str, Any] = answer.get("Item", {})
         return item
 
-    def _update(self, id: str, item: Mapping[str, Any], condition: str, values: dict[str, Any]) -> bool:
-        """Set the attributes, remove those that are None; unless the condition fails, which makes it False."""
+    def _update(
+        self, id: str, item: Mapping[str, Any], condition: str, values: dict[str, Any]
+    ) -> bool:
+        """
+        Set the attributes, remove those that are None; unless the condition fails, which makes it
+        False.
+        """
         given = {name: value for name, value in item.items() if value is not None}
         changes = {
             "SET": [f"{name} = :{name}" for name in given],
@@ -147,16 +177,27 @@ class DynamoDBSink:
             self._client.update_item,
             id,
             condition,
-            UpdateExpression=" ".join(f"{verb} {', '.join(each)}" for verb, each in changes.items() if each),
+            UpdateExpression=" ".join(
+                f"{verb} {', '.join(each)}" for verb, each in changes.items() if each
+            ),
             **({"ExpressionAttributeValues": values} if values else {}),
         )
 
     def _delete(self, id: str, condition: str, values: dict[str, Any]) -> bool:
-        return self._unless_refused(self._client.delete_item, id, condition, ExpressionAttributeValues=values)
+        return self._unless_refused(
+            self._client.delete_item, id, condition, ExpressionAttributeValues=values
+        )
 
-    def _unless_refused(self, write: Callable[..., object], id: str, condition: str, **settings: Any) -> bool:
+    def _unless_refused(
+        self, write: Callable[..., object], id: str, condition: str, **settings: Any
+    ) -> bool:
         try:
-            write(TableName=self._table, Key={"id": {"S": id}}, ConditionExpression=condition, **settings)
+            write(
+                TableName=self._table,
+                Key={"id": {"S": id}},
+                ConditionExpression=condition,
+                **settings,
+            )
         except self._client.exceptions.ConditionalCheckFailedException:
             return False
         return True
@@ -181,7 +222,11 @@ def _described(id: str, change: Found[Mapping[str, Any]] | Unchanged | Gone) -> 
             f"{id!r} has {len(body)} bytes as JSON, and DynamoDB takes {MAX_BODY} with what belongs to it: let the fetcher "
             "leave out what the cache does not need, or choose another sink"
         )
-    return {"present": {"BOOL": True}, "body": {"S": body}, "etag": None if change.etag is None else {"S": change.etag}}
+    return {
+        "present": {"BOOL": True},
+        "body": {"S": body},
+        "etag": None if change.etag is None else {"S": change.etag},
+    }
 
 
 def _number(value: float) -> dict[str, str]:

@@ -30,8 +30,8 @@ class MemorySink(Generic[T]):
     """
     Keeps entities in a dictionary: for tests, and for caches that may start empty with the process.
 
-    Args:
-        clock: Tells the time in seconds since the epoch: when an entry was last looked at, and its first version.
+    Args: clock: Tells the time in seconds since the epoch: when an entry was last looked at, and
+        its first version.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
@@ -44,7 +44,10 @@ class MemorySink(Generic[T]):
         return self._rows.get(id, _UNTOUCHED).entry
 
     def apply(self, id: str, change: Found[T] | Unchanged | Gone, /, *, if_version: int) -> bool:
-        """Store what a look found; False, and nothing written, if the version is no longer `if_version`."""
+        """
+        Store what a look found; False, and nothing written, if the version is no longer
+        `if_version`.
+        """
         with self._lock:
             row = self._rows.get(id, _UNTOUCHED)
             if row.entry.version != if_version:
@@ -91,7 +94,11 @@ class MemorySink(Generic[T]):
         check_purge_age(older_than)
         before = self._clock() - older_than
         with self._lock:
-            old = [id for id, row in self._rows.items() if not row.entry.present and row.applied_at < before]
+            old = [
+                id
+                for id, row in self._rows.items()
+                if not row.entry.present and row.applied_at < before
+            ]
             for id in old:
                 del self._rows[id]
         return len(old)

@@ -25,41 +25,47 @@ COLUMNS = "id, version, present, body, etag, applied_at"
 
 class PostgresSink:
     """
-    Keeps JSON objects in a table of a PostgreSQL database, or entities in tables of your own. Many threads may share one
-    sink, and many processes one table. Install it with `pip install 'change-events[postgres]'`.
+    Keeps JSON objects in a table of a PostgreSQL database, or entities in tables of your own. Many
+    threads may share one sink, and many processes one table. Install it with `pip install
+    'change-events[postgres]'`.
 
-    The table is made if there is none (if the role may not, make it in a migration), and is yours to query:
+    The table is made if there is none (if the role may not, make it in a migration), and is yours
+    to query:
 
-        CREATE TABLE entities (
-            id         text COLLATE "C" PRIMARY KEY,
-            version    bigint NOT NULL,       -- grows with every look; begins at the time, in microseconds since the epoch
-            present    boolean NOT NULL,      -- false where the entity is gone (a tombstone)
-            body       jsonb,                 -- the entity; NULL where it is gone, or kept in tables of your own
-            etag       text,
+        CREATE TABLE entities ( id         text COLLATE "C" PRIMARY KEY, version    bigint NOT NULL,
+            -- grows with every look; begins at the time, in microseconds since the epoch present
+            boolean NOT NULL,      -- false where the entity is gone (a tombstone) body       jsonb,
+            -- the entity; NULL where it is gone, or kept in tables of your own etag       text,
             applied_at timestamptz NOT NULL   -- when it was last looked at
         )
 
-    With `upsert` and `delete` the entities are in tables of your own, and `entities` holds the rest. They run in the
-    transaction that raises the version, after it was raised and only if no other look was quicker: both happen, or neither
-    does. What they raise rolls all of it back, and the look is tried again later.
+    With `upsert` and `delete` the entities are in tables of your own, and `entities` holds the
+    rest. They run in the transaction that raises the version, after it was raised and only if no
+    other look was quicker: both happen, or neither does. What they raise rolls all of it back, and
+    the look is tried again later.
 
-    An event is acknowledged once the look's commit has returned. If the database then loses the commit after all
-    (`synchronous_commit = off`, a failover to a replica that was behind), no event brings the change back.
+    An event is acknowledged once the look's commit has returned. If the database then loses the
+    commit after all (`synchronous_commit = off`, a failover to a replica that was behind), no event
+    brings the change back.
 
-    Args:
-        database: A connection string (`"postgresql://user@host/name"`, or `"host=... dbname=..."`), or a pool that is open
-            and stays yours to close. A pool should check its connections (`check=ConnectionPool.check_connection`), or each
-            one that died with a server costs a look that fails.
+    Args: database: A connection string (`"postgresql://user@host/name"`, or `"host=...
+        dbname=..."`), or a pool that is open
+            and stays yours to close. A pool should check its connections
+            (`check=ConnectionPool.check_connection`), or each one that died with a server costs a
+            look that fails.
         table: The table's name, so that one schema can hold several kinds of entities.
-        upsert: Stores an entity in your tables: `upsert(connection, id, value)`. It must not mind what is there already.
-        delete: Deletes an entity from your tables: `delete(connection, id)`. It must not mind if there is none.
-        connections: How many connections to keep at the most. A worker's look takes one for the time of a statement or two.
-            Of no effect on a pool of yours; nor is the next.
+        upsert: Stores an entity in your tables: `upsert(connection, id, value)`. It must not mind
+            what is there already.
+        delete: Deletes an entity from your tables: `delete(connection, id)`. It must not mind if
+            there is none.
+        connections: How many connections to keep at the most. A worker's look takes one for the
+            time of a statement or two. Of no effect on a pool of yours; nor is the next.
         timeout: How many seconds to wait for a connection.
-        clock: Tells the time in seconds since the epoch: when an entry was last looked at, and its first version.
+        clock: Tells the time in seconds since the epoch: when an entry was last looked at, and its
+            first version.
 
-    Raises:
-        ConfigurationError: psycopg is not installed; the database can't be reached; the table can't be made or written, or
+    Raises: ConfigurationError: psycopg is not installed; the database can't be reached; the table
+        can't be made or written, or
             has other columns; only one of `upsert` and `delete` is given.
     """
 
@@ -76,7 +82,9 @@ class PostgresSink:
     ) -> None:
         check_table_name(table)
         if (upsert is None) != (delete is None):
-            raise ConfigurationError("tables of your own take both upsert= and delete=, or else they can't follow the source")
+            raise ConfigurationError(
+                "tables of your own take both upsert= and delete=, or else they can't follow the source"
+            )
         self._table = table
         self._upsert = upsert
         self._delete = delete
@@ -84,26 +92,31 @@ class PostgresSink:
         psycopg = _psycopg()
         self._row_factory = psycopg.rows.tuple_row  # a pool of yours may have another
         try:
-            # Not by a pool of our own: it would say that it has no connection, and leave the reason to its log.
+            # Not by a pool of our own: it would say that it has no connection, and leave the reason
+            # to its log.
             with _one_of(database, timeout) as connection:
                 self._prepare(connection)
         except psycopg.Error as error:
             raise _unusable(table, error) from error
         self._pool_is_ours = isinstance(database, str)
-        self._pool = _pool(database, connections, timeout) if isinstance(database, str) else database
+        self._pool = (
+            _pool(database, connections, timeout) if isinstance(database, str) else database
+        )
 
     def _prepare(self, connection: Connection[Any]) -> None:
         with connection.transaction():
             # One at a time: of two CREATE TABLE IF NOT EXISTS at once, one can fail.
             self._execute(connection, "SELECT pg_advisory_xact_lock(hashtext('change_events'))")
-            # Not IF NOT EXISTS: that asks for the permission to create even if there is nothing to create.
+            # Not IF NOT EXISTS: that asks for the permission to create even if there is nothing to
+            # create.
             if self._execute(connection, "SELECT to_regclass('{table}')").fetchone() == (None,):
                 self._execute(
                     connection,
                     'CREATE TABLE {table} (id text COLLATE "C" PRIMARY KEY, version bigint NOT NULL, present boolean NOT NULL, '
                     "body jsonb, etag text, applied_at timestamptz NOT NULL)",
                 )
-            # A write that changes nothing: says now, not at the first event, that the table can't be written.
+            # A write that changes nothing: says now, not at the first event, that the table can't
+            # be written.
             self._execute(
                 connection,
                 f"INSERT INTO {{table}} ({COLUMNS}) SELECT {COLUMNS} FROM {{table}} WHERE false "
@@ -115,15 +128,17 @@ class PostgresSink:
         row = self._one("SELECT version, present, etag FROM {table} WHERE id = %s", id)
         return Entry(*row) if row else Entry()
 
-    def apply(self, id: str, change: Found[Mapping[str, Any]] | Unchanged | Gone, /, *, if_version: int) -> bool:
+    def apply(
+        self, id: str, change: Found[Mapping[str, Any]] | Unchanged | Gone, /, *, if_version: int
+    ) -> bool:
         """
         Store what a look found, unless another worker got there first.
 
-        Returns:
-            False if the entry's version is another by now; nothing is written, and neither `upsert` nor `delete` is called.
+        Returns: False if the entry's version is another by now; nothing is written, and neither
+            `upsert` nor `delete` is called.
 
-        Raises:
-            psycopg.Error: The database can't be reached, or refuses the entity: JSONB has no NUL character and no lone
+        Raises: psycopg.Error: The database can't be reached, or refuses the entity: JSONB has no
+            NUL character and no lone
                 surrogate.
             TypeError, ValueError: The entity is not made of what JSON knows.
             Exception: What `upsert` or `delete` raised; nothing is written.
@@ -138,7 +153,11 @@ class PostgresSink:
             return True
 
     def _compare_and_set(
-        self, connection: Connection[Any], id: str, change: Found[Mapping[str, Any]] | Unchanged | Gone, if_version: int
+        self,
+        connection: Connection[Any],
+        id: str,
+        change: Found[Mapping[str, Any]] | Unchanged | Gone,
+        if_version: int,
     ) -> bool:
         now = self._clock()
         if isinstance(change, Unchanged):
@@ -156,7 +175,13 @@ class PostgresSink:
                 "UPDATE {table} SET version = version + 1, present = %(present)s, body = %(body)s::jsonb, etag = %(etag)s, "
                 "applied_at = to_timestamp(%(now)s) WHERE id = %(id)s AND version = %(if_version)s"
             )
-        values = {"id": id, "now": now, "first": first_version(now), "if_version": if_version, **self._described(change)}
+        values = {
+            "id": id,
+            "now": now,
+            "first": first_version(now),
+            "if_version": if_version,
+            **self._described(change),
+        }
         return self._execute(connection, statement, values).rowcount == 1
 
     def _described(self, change: Found[Mapping[str, Any]] | Unchanged | Gone) -> dict[str, Any]:
@@ -185,7 +210,9 @@ class PostgresSink:
         """
         self._require_bodies()
         with self._pool.connection() as connection:
-            rows = self._execute(connection, "SELECT id, body::text FROM {table} WHERE present ORDER BY id").fetchall()
+            rows = self._execute(
+                connection, "SELECT id, body::text FROM {table} WHERE present ORDER BY id"
+            ).fetchall()
         return ((id, json.loads(body)) for id, body in rows)
 
     def __len__(self) -> int:
@@ -213,25 +240,37 @@ class PostgresSink:
             return self._execute(connection, statement, (before,)).rowcount
 
     def close(self) -> None:
-        """Close the connections, unless the pool is yours. `with PostgresSink(...) as sink:` does it, too."""
+        """
+        Close the connections, unless the pool is yours. `with PostgresSink(...) as sink:` does it,
+        too.
+        """
         if self._pool_is_ours:
             self._pool.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self.close()
 
     def _require_bodies(self) -> None:
         if self._upsert is not None:
-            raise ConfigurationError("the entities are where upsert= put them, in tables of your own; query those")
+            raise ConfigurationError(
+                "the entities are where upsert= put them, in tables of your own; query those"
+            )
 
     def _one(self, statement: str, *values: str) -> Any:
         with self._pool.connection() as connection:
             return self._execute(connection, statement, values).fetchone()
 
-    def _execute(self, connection: Connection[Any], statement: str, values: Any = ()) -> Cursor[Any]:
+    def _execute(
+        self, connection: Connection[Any], statement: str, values: Any = ()
+    ) -> Cursor[Any]:
         # As bytes, since type checkers want text to be a literal.
         query = statement.format(table=f'"{self._table}"').encode()
         return connection.cursor(row_factory=self._row_factory).execute(query, values)
@@ -242,11 +281,15 @@ def _psycopg() -> Any:
         import psycopg
         import psycopg_pool  # noqa: F401  # missed now, not later
     except ImportError as error:
-        raise ConfigurationError(f"PostgresSink needs psycopg ({error}): pip install 'change-events[postgres]'") from error
+        raise ConfigurationError(
+            f"PostgresSink needs psycopg ({error}): pip install 'change-events[postgres]'"
+        ) from error
     return psycopg
 
 
-def _one_of(database: str | ConnectionPool[Any], timeout: float) -> AbstractContextManager[Connection[Any]]:
+def _one_of(
+    database: str | ConnectionPool[Any], timeout: float
+) -> AbstractContextManager[Connection[Any]]:
     from psycopg import Connection
 
     if not isinstance(database, str):
@@ -270,7 +313,10 @@ def _pool(database: str, connections: int, timeout: float) -> ConnectionPool[Any
 
 
 def _conninfo(database: str, timeout: float) -> str:
-    """Add to the connection string, where it says nothing else, how soon a server that is gone is given up: not in hours."""
+    """
+    Add to the connection string, where it says nothing else, how soon a server that is gone is
+    given up: not in hours.
+    """
     from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
     seconds = max(2, math.ceil(timeout))  # libpq takes no less

@@ -25,31 +25,31 @@ if TYPE_CHECKING:
 
 class SQLiteSink:
     """
-    Keeps JSON objects in a table of a SQLite file. Many threads may share one sink, and many processes one file.
+    Keeps JSON objects in a table of a SQLite file. Many threads may share one sink, and many
+    processes one file.
 
     The table is yours to query, from this process or another, with SQL:
 
-        CREATE TABLE entities (
-            id         TEXT PRIMARY KEY,
-            version    INTEGER NOT NULL,  -- grows with every look; begins at the time, in microseconds since the epoch
-            body       TEXT,              -- the entity as JSON; NULL where it is gone (a tombstone)
-            etag       TEXT,
-            applied_at REAL NOT NULL      -- when it was last looked at, in seconds since the epoch
+        CREATE TABLE entities ( id         TEXT PRIMARY KEY, version    INTEGER NOT NULL,  -- grows
+            with every look; begins at the time, in microseconds since the epoch body       TEXT,
+            -- the entity as JSON; NULL where it is gone (a tombstone) etag       TEXT, applied_at
+            REAL NOT NULL      -- when it was last looked at, in seconds since the epoch
         ) WITHOUT ROWID
 
-    So `SELECT json_extract(body, '$.name') FROM entities WHERE body IS NOT NULL` lists the names of what is cached.
+    So `SELECT json_extract(body, '$.name') FROM entities WHERE body IS NOT NULL` lists the names of
+    what is cached.
 
-    The file is in WAL mode, which needs a local disk (sqlite.org/wal.html), and every commit reaches the disk before the
-    event behind it is acknowledged: neither a crash nor a power cut loses what SQS will not send again.
+    The file is in WAL mode, which needs a local disk (sqlite.org/wal.html), and every commit
+    reaches the disk before the event behind it is acknowledged: neither a crash nor a power cut
+    loses what SQS will not send again.
 
-    Args:
-        path: The file; it is made if there is none. `":memory:"` keeps the table in memory.
-        table: The table's name, so that one file can hold several kinds of entities.
-        timeout: How many seconds to wait while another process writes.
-        clock: Tells the time in seconds since the epoch: when an entry was last looked at, and its first version.
+    Args: path: The file; it is made if there is none. `":memory:"` keeps the table in memory.
+        table: The table's name, so that one file can hold several kinds of entities. timeout: How
+        many seconds to wait while another process writes. clock: Tells the time in seconds since
+        the epoch: when an entry was last looked at, and its first version.
 
-    Raises:
-        ConfigurationError: The file can't be opened or written, or is no SQLite database; the table has other columns.
+    Raises: ConfigurationError: The file can't be opened or written, or is no SQLite database; the
+        table has other columns.
     """
 
     def __init__(
@@ -63,11 +63,14 @@ class SQLiteSink:
         check_table_name(table)
         self._table = table
         self._clock = clock
-        # One connection behind a lock: SQLite lets one thread write at a time anyhow, and a read takes microseconds.
+        # One connection behind a lock: SQLite lets one thread write at a time anyhow, and a read
+        # takes microseconds.
         self._lock = threading.Lock()
         self._waiting: deque[_Write] = deque()
         try:
-            self._connection = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
+            self._connection = sqlite3.connect(
+                path, timeout=timeout, isolation_level=None, check_same_thread=False
+            )
         except sqlite3.Error as error:
             raise _unusable(path, error) from error
         try:
@@ -83,7 +86,8 @@ class SQLiteSink:
             try:
                 self._connection.execute("PRAGMA journal_mode = WAL")
             except sqlite3.OperationalError as error:
-                # Another process makes the file, too. For this lock alone SQLite does not always wait by itself.
+                # Another process makes the file, too. For this lock alone SQLite does not always
+                # wait by itself.
                 if "locked" not in str(error) or time.monotonic() > deadline:
                     raise
                 time.sleep(0.01)
@@ -98,7 +102,8 @@ class SQLiteSink:
             "etag TEXT, applied_at REAL NOT NULL) WITHOUT ROWID"
         )
         execute(f"SELECT id, version, body, etag, applied_at FROM {self._table} LIMIT 0")
-        # A write that changes nothing, as no id is empty: says now, not at the first event, that the file can't be written.
+        # A write that changes nothing, as no id is empty: says now, not at the first event, that
+        # the file can't be written.
         execute(f"DELETE FROM {self._table} WHERE id = ''")
 
     def entry(self, id: str, /) -> Entry:
@@ -106,7 +111,9 @@ class SQLiteSink:
         row = self._one("SELECT version, body IS NOT NULL, etag FROM {table} WHERE id = ?", id)
         return Entry(row[0], bool(row[1]), row[2]) if row else Entry()
 
-    def apply(self, id: str, change: Found[Mapping[str, Any]] | Unchanged | Gone, /, *, if_version: int) -> bool:
+    def apply(
+        self, id: str, change: Found[Mapping[str, Any]] | Unchanged | Gone, /, *, if_version: int
+    ) -> bool:
         """
         Store what a look found, unless another worker got there first.
 
@@ -123,7 +130,11 @@ class SQLiteSink:
                 "UPDATE {table} SET version = version + 1, applied_at = ? WHERE id = ? AND version = ?",
                 (now, id, if_version),
             )
-        body, etag = (json.dumps(change.value, allow_nan=False), change.etag) if isinstance(change, Found) else (None, None)
+        body, etag = (
+            (json.dumps(change.value, allow_nan=False), change.etag)
+            if isinstance(change, Found)
+            else (None, None)
+        )
         if if_version == 0:
             return self._write(
                 "INSERT INTO {table} (id, version, body, etag, applied_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
@@ -140,9 +151,13 @@ class SQLiteSink:
         return json.loads(row[0]) if row else None
 
     def items(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Iterate over the cached entities and their ids, in the order of the ids, as they are now."""
+        """
+        Iterate over the cached entities and their ids, in the order of the ids, as they are now.
+        """
         with self._lock:
-            rows = self._connection.execute(f"SELECT id, body FROM {self._table} WHERE body IS NOT NULL ORDER BY id").fetchall()
+            rows = self._connection.execute(
+                f"SELECT id, body FROM {self._table} WHERE body IS NOT NULL ORDER BY id"
+            ).fetchall()
         return ((id, json.loads(body)) for id, body in rows)
 
     def __len__(self) -> int:
@@ -166,7 +181,8 @@ class SQLiteSink:
         check_purge_age(older_than)
         with self._lock:
             return self._connection.execute(
-                f"DELETE FROM {self._table} WHERE body IS NULL AND applied_at < ?", (self._clock() - older_than,)
+                f"DELETE FROM {self._table} WHERE body IS NULL AND applied_at < ?",
+                (self._clock() - older_than,),
             ).rowcount
 
     def close(self) -> None:
@@ -177,7 +193,12 @@ class SQLiteSink:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self.close()
 
     def _one(self, statement: str, *values: str) -> Any:
@@ -185,7 +206,8 @@ class SQLiteSink:
             return self._connection.execute(statement.format(table=self._table), values).fetchone()
 
     def _write(self, statement: str, values: tuple[object, ...]) -> bool:
-        # Getting a commit onto the disk costs far more than a write, so that those which wait for the lock share one.
+        # Getting a commit onto the disk costs far more than a write, so that those which wait for
+        # the lock share one.
         write = _Write(statement.format(table=self._table), values)
         self._waiting.append(write)
         with self._lock:
@@ -198,7 +220,9 @@ class SQLiteSink:
         others = [other for other in waiting if other is not write]
         if others:
             self._connection.execute("BEGIN IMMEDIATE")
-            with contextlib.suppress(Exception):  # of any of them: each thread learns of its own when it writes alone
+            with contextlib.suppress(
+                Exception
+            ):  # of any of them: each thread learns of its own when it writes alone
                 self._commit([write, *others])
                 return
         write.rowcount = self._connection.execute(write.statement, write.values).rowcount
@@ -209,7 +233,9 @@ class SQLiteSink:
             counts = [execute(write.statement, write.values).rowcount for write in writes]
             execute("COMMIT")
         except BaseException:
-            with contextlib.suppress(sqlite3.Error):  # some errors have ended the transaction already
+            with contextlib.suppress(
+                sqlite3.Error
+            ):  # some errors have ended the transaction already
                 execute("ROLLBACK")
             raise
         for write, count in zip(writes, counts, strict=True):

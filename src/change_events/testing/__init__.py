@@ -1,9 +1,11 @@
 """
-What the tests of a service need, producer or consumer: no AWS, no network, no environment, milliseconds.
+What the tests of a service need, producer or consumer: no AWS, no network, no environment,
+milliseconds.
 
-The doubles stand behind the production code, not in its place: events are encoded, decoded, looked at and acknowledged as they
-are in production. With pytest there are fixtures, too: `change_events_broadcasts`, `change_events_queue` and
-`change_events_source`. `SinkContract` is what any sink must pass.
+The doubles stand behind the production code, not in its place: events are encoded, decoded, looked
+at and acknowledged as they are in production. With pytest there are fixtures, too:
+`change_events_broadcasts`, `change_events_queue` and `change_events_source`. `SinkContract` is what
+any sink must pass.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import pytest
 
-    pytest.register_assert_rewrite("change_events.testing._sinks")  # so that a failure shows both sides
+    pytest.register_assert_rewrite(
+        "change_events.testing._sinks"
+    )  # so that a failure shows both sides
     from change_events.testing._sinks import SinkContract
 
     SinkContract.__module__ = __name__

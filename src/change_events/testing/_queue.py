@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from change_events._publishers import SNSPublisher
+from change_events._producer.publishers import SNSPublisher
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,10 +22,16 @@ URL = "https://sqs.eu-west-1.amazonaws.com/123456789012/fake-queue"
 TOPIC_ARN = "arn:aws:sns:eu-west-1:123456789012:fake-topic"
 
 EMPTY_POLL = 0.005
-"""Seconds of a long poll that nothing can end but a new message. Not none: a worker that runs would poll without a pause."""
+"""
+Seconds of a long poll that nothing can end but a new message. Not none: a worker that runs would
+poll without a pause.
+"""
 
 Attributes = Mapping[str, Mapping[str, str]]
-"""Message attributes, as SNS and SQS have them: `{"settle": {"DataType": "Number", "StringValue": "9"}}`."""
+"""
+Message attributes, as SNS and SQS have them: `{"settle": {"DataType": "Number", "StringValue":
+"9"}}`.
+"""
 
 _send = SNSPublisher.publish
 """The real one, kept: while broadcasts are recorded, another is in its place."""
@@ -33,15 +39,17 @@ _send = SNSPublisher.publish
 
 class FakeQueue:
     """
-    A standard SQS queue in memory, subscribed to a topic with raw delivery. May be shared between threads.
+    A standard SQS queue in memory, subscribed to a topic with raw delivery. May be shared between
+    threads.
 
-    Give a worker `url` and `client`. The queue is a `Publisher`, too: what it is told to publish is in it, encoded as for
-    SNS. It knows visibility timeouts, receive counts, the queue's delay, message attributes and a redrive policy, and keeps
-    messages in order, which a real one does not promise.
+    Give a worker `url` and `client`. The queue is a `Publisher`, too: what it is told to publish is
+    in it, encoded as for SNS. It knows visibility timeouts, receive counts, the queue's delay,
+    message attributes and a redrive policy, and keeps messages in order, which a real one does not
+    promise.
 
-    It differs from SQS in one point on purpose: a long poll that can only time out does so after 5 ms, not 20 s. So
-    `Worker.drain()` takes milliseconds, and `stop()` need not wait for the poll. A poll that sees a message become visible
-    within its time waits for that.
+    It differs from SQS in one point on purpose: a long poll that can only time out does so after 5
+    ms, not 20 s. So `Worker.drain()` takes milliseconds, and `stop()` need not wait for the poll. A
+    poll that sees a message become visible within its time waits for that.
 
     Args:
         delay_seconds: `DelaySeconds`: how long each message waits before it can be received.
@@ -60,30 +68,44 @@ class FakeQueue:
 
     def send(self, body: str, attributes: Mapping[str, str] | None = None) -> None:
         """Put any message into the queue, such as one that is no change event."""
-        texts = {name: {"DataType": "String", "StringValue": text} for name, text in (attributes or {}).items()}
+        texts = {
+            name: {"DataType": "String", "StringValue": text}
+            for name, text in (attributes or {}).items()
+        }
         self._messages.add(body, texts)
 
     def duplicate(self) -> None:
         """
-        Deliver each message that is in the queue now once more than needed, as a real one does at times.
+        Deliver each message that is in the queue now once more than needed, as a real one does at
+        times.
 
-        A message that somebody holds is visible again at once; one that nobody holds will be delivered twice. To delete it in
-        between is in vain: of SQS's servers, one that missed the delete has a copy.
+        A message that somebody holds is visible again at once; one that nobody holds will be
+        delivered twice. To delete it in between is in vain: of SQS's servers, one that missed the
+        delete has a copy.
         """
         self._messages.duplicate()
 
     def advance(self, seconds: float) -> None:
-        """Let time pass for the queue: delays and visibility timeouts end. A worker's settle window is none of its business."""
+        """
+        Let time pass for the queue: delays and visibility timeouts end. A worker's settle window is
+            none of its business.
+        """
         self._messages.advance(seconds)
 
     @property
     def bodies(self) -> list[str]:
-        """The bodies of the messages in the queue: visible, delayed, or in somebody's hands; not acknowledged."""
+        """
+        The bodies of the messages in the queue: visible, delayed, or in somebody's hands; not
+            acknowledged.
+        """
         return self._messages.bodies()
 
     @property
     def dead_letters(self) -> list[str]:
-        """The bodies of the messages that were received too often. They move when they would be received once more."""
+        """
+        The bodies of the messages that were received too often. They move when they would be
+        received once more.
+        """
         return self._messages.dead_letters()
 
 
@@ -169,7 +191,10 @@ class _Messages:
             return [self._deliver(message, visibility) for message in visible]
 
     def _visible(self, now: float) -> list[_Message]:
-        """Return the messages that can be received, once those that may not be any more are dead letters."""
+        """
+        Return the messages that can be received, once those that may not be any more are dead
+        letters.
+        """
         visible = [message for message in self._present if message.visible_at <= now]
         spent = [message for message in visible if message.receives >= self._max_receives]
         self._dead += spent
@@ -185,7 +210,9 @@ class _Messages:
         return _Delivery(message, receipt_handle, message.receives)
 
     def delete(self, receipt_handle: str) -> bool:
-        """Return False if there never was such a delivery; to delete a message again is no mistake."""
+        """
+        Return False if there never was such a delivery; to delete a message again is no mistake.
+        """
         with self._changed:
             message = self._delivered.get(receipt_handle)
             if message in self._present and not message.owed:
@@ -208,30 +235,44 @@ class _Messages:
 
 
 class _Topic:
-    """boto3's SNS client, as far as `SNSPublisher` uses it, of a topic to which the queue is subscribed."""
+    """
+    boto3's SNS client, as far as `SNSPublisher` uses it, of a topic to which the queue is
+    subscribed.
+    """
 
     def __init__(self, messages: _Messages) -> None:
         self._messages = messages
 
-    def publish(self, *, TopicArn: str, Message: str, MessageAttributes: Attributes | None = None) -> None:
+    def publish(
+        self, *, TopicArn: str, Message: str, MessageAttributes: Attributes | None = None
+    ) -> None:
         del TopicArn  # there is but one
         self._messages.add(Message, MessageAttributes or {})
 
-    def publish_batch(self, *, TopicArn: str, PublishBatchRequestEntries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def publish_batch(
+        self, *, TopicArn: str, PublishBatchRequestEntries: Sequence[dict[str, Any]]
+    ) -> dict[str, Any]:
         for entry in PublishBatchRequestEntries:
-            self.publish(TopicArn=TopicArn, **{name: value for name, value in entry.items() if name != "Id"})
+            self.publish(
+                TopicArn=TopicArn, **{name: value for name, value in entry.items() if name != "Id"}
+            )
         return {"Failed": []}
 
 
 class _Client:
-    """boto3's SQS client, as far as `Worker` uses it. What it does not know is a `TypeError` or a `KeyError`, and no guess."""
+    """
+    boto3's SQS client, as far as `Worker` uses it. What it does not know is a `TypeError` or a
+    `KeyError`, and no guess.
+    """
 
     meta = SimpleNamespace(config=SimpleNamespace(read_timeout=60))
 
     def __init__(self, messages: _Messages) -> None:
         self._messages = messages
 
-    def get_queue_attributes(self, *, QueueUrl: str, AttributeNames: Sequence[str]) -> dict[str, dict[str, str]]:
+    def get_queue_attributes(
+        self, *, QueueUrl: str, AttributeNames: Sequence[str]
+    ) -> dict[str, dict[str, str]]:
         _require(QueueUrl)
         attributes = {"DelaySeconds": self._messages.delay, **self._messages.counts()}
         return {"Attributes": {name: str(attributes[name]) for name in AttributeNames}}
@@ -247,28 +288,46 @@ class _Client:
         MessageSystemAttributeNames: Sequence[str] = (),
     ) -> dict[str, Any]:
         _require(QueueUrl)
-        deliveries = self._messages.receive(most=MaxNumberOfMessages, wait=WaitTimeSeconds, visibility=VisibilityTimeout)
+        deliveries = self._messages.receive(
+            most=MaxNumberOfMessages, wait=WaitTimeSeconds, visibility=VisibilityTimeout
+        )
         if not deliveries:
             return {}
-        return {"Messages": [_shown(delivery, MessageAttributeNames, MessageSystemAttributeNames) for delivery in deliveries]}
+        return {
+            "Messages": [
+                _shown(delivery, MessageAttributeNames, MessageSystemAttributeNames)
+                for delivery in deliveries
+            ]
+        }
 
-    def delete_message_batch(self, *, QueueUrl: str, Entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        _require(QueueUrl)
-        return _batch_answer((entry["Id"], self._messages.delete(entry["ReceiptHandle"])) for entry in Entries)
-
-    def change_message_visibility_batch(self, *, QueueUrl: str, Entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def delete_message_batch(
+        self, *, QueueUrl: str, Entries: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
         _require(QueueUrl)
         return _batch_answer(
-            (entry["Id"], self._messages.hide(entry["ReceiptHandle"], entry["VisibilityTimeout"])) for entry in Entries
+            (entry["Id"], self._messages.delete(entry["ReceiptHandle"])) for entry in Entries
+        )
+
+    def change_message_visibility_batch(
+        self, *, QueueUrl: str, Entries: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        _require(QueueUrl)
+        return _batch_answer(
+            (entry["Id"], self._messages.hide(entry["ReceiptHandle"], entry["VisibilityTimeout"]))
+            for entry in Entries
         )
 
 
 def _require(url: str) -> None:
     if url != URL:
-        raise ValueError(f"this client knows one queue, {URL}, and not {url!r}: use the FakeQueue's own url")
+        raise ValueError(
+            f"this client knows one queue, {URL}, and not {url!r}: use the FakeQueue's own url"
+        )
 
 
-def _shown(delivery: _Delivery, attribute_names: Sequence[str], system_attribute_names: Sequence[str]) -> dict[str, Any]:
+def _shown(
+    delivery: _Delivery, attribute_names: Sequence[str], system_attribute_names: Sequence[str]
+) -> dict[str, Any]:
     sent = str(int(delivery.message.sent * 1000))
     system = {"ApproximateReceiveCount": str(delivery.receives), "SentTimestamp": sent}
     message = {
@@ -291,5 +350,7 @@ def _batch_answer(results: Iterable[tuple[str, bool]]) -> dict[str, Any]:
         if done:
             answer["Successful"].append({"Id": id})
         else:
-            answer["Failed"].append({"Id": id, "SenderFault": True, "Code": "ReceiptHandleIsInvalid"})
+            answer["Failed"].append(
+                {"Id": id, "SenderFault": True, "Code": "ReceiptHandleIsInvalid"}
+            )
     return answer

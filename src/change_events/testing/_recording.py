@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from unittest.mock import patch
 
-from change_events._publishers import NullPublisher, SNSPublisher
+from change_events._producer.publishers import NullPublisher, SNSPublisher
 from change_events.exceptions import PublishError
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ class Broadcasts:
         """
         Refuse broadcasts with a `PublishError`, as SNS might. What is refused is not recorded.
 
-        Args:
-            times: How many `publish()` calls to refuse, from now on; None for all until `recover()`.
+        Args: times: How many `publish()` calls to refuse, from now on; None for all until
+            `recover()`.
         """
         with self._changed:
             self._failures = math.inf if times is None else times
@@ -82,7 +82,9 @@ class Broadcasts:
         """
         with self._changed:
             if not self._changed.wait_for(lambda: len(self._events) >= count, timeout):
-                raise TimeoutError(f"{len(self._events)} of {count} events were broadcast in {timeout} s: {self._events}")
+                raise TimeoutError(
+                    f"{len(self._events)} of {count} events were broadcast in {timeout} s: {self._events}"
+                )
             return self._events.copy()
 
     def publish(self, events: Sequence[ChangeEvent], /) -> None:
@@ -95,7 +97,9 @@ class Broadcasts:
         with self._changed:
             if self._failures > 0:
                 self._failures -= 1
-                raise PublishError("no broadcast: this test said fail()", ids=[event.id for event in events])
+                raise PublishError(
+                    "no broadcast: this test said fail()", ids=[event.id for event in events]
+                )
             subscribers = self._subscribers.copy()
         for subscriber in subscribers:
             subscriber.publish(events)
@@ -109,18 +113,23 @@ def recording() -> Iterator[Broadcasts]:
     """
     Record the broadcasts of this process, in all its threads, instead of sending them.
 
-    Every `SNSPublisher` takes part, wherever the code under test holds it and whatever the environment says: neither its
-    topic, nor a client, nor credentials are asked for. So does `NullPublisher`, which may stand in for it in tests: what a
-    save *would* broadcast is what a test wants to see. A publisher of your own does not, unless it calls one of the two: it is
+    Every `SNSPublisher` takes part, wherever the code under test holds it and whatever the
+    environment says: neither its topic, nor a client, nor credentials are asked for. So does
+    `NullPublisher`, which may stand in for it in tests: what a save *would* broadcast is what a
+    test wants to see. A publisher of your own does not, unless it calls one of the two: it is
     called as always.
 
-    May be nested; then the innermost records. However it is left, publishers do again what they did before: wait for what
-    other threads have yet to broadcast (`Broadcasts.wait_for`), or it is sent.
+    May be nested; then the innermost records. However it is left, publishers do again what they did
+    before: wait for what other threads have yet to broadcast (`Broadcasts.wait_for`), or it is
+    sent.
     """
     broadcasts = Broadcasts()
 
     def publish(_: object, events: Sequence[ChangeEvent], /) -> None:
         broadcasts.publish(events)
 
-    with patch.object(SNSPublisher, "publish", publish), patch.object(NullPublisher, "publish", publish):
+    with (
+        patch.object(SNSPublisher, "publish", publish),
+        patch.object(NullPublisher, "publish", publish),
+    ):
         yield broadcasts

@@ -32,12 +32,39 @@ MOST_LOST = 10_000
 AWKWARD_IDS = (
     *("a", "A", " a", "a ", "01", "1"),
     *("\u00e4", "a\u0308", "\u200b", "\U0001f40d"),
-    *("'", '"', "a'; DROP TABLE entities; --", "\\", "%", "%s", "{}", "?", ":a", "$1", "_", "/", "a/b", "../a", "#"),
+    *(
+        "'",
+        '"',
+        "a'; DROP TABLE entities; --",
+        "\\",
+        "%",
+        "%s",
+        "{}",
+        "?",
+        ":a",
+        "$1",
+        "_",
+        "/",
+        "a/b",
+        "../a",
+        "#",
+    ),
     *("x" * 512, "x" * 511 + "y", "\U0001f40d" * 512),
 )
-"""Ids, from 1 to 512 characters, that some storage somewhere takes for each other, for syntax, or for too long."""
+"""
+Ids, from 1 to 512 characters, that some storage somewhere takes for each other, for syntax, or for
+too long.
+"""
 
-HISTORIES = ("", "found", "found gone", "gone", "found unchanged", "found gone found", "gone found found gone gone")
+HISTORIES = (
+    "",
+    "found",
+    "found gone",
+    "gone",
+    "found unchanged",
+    "found gone found",
+    "gone found found gone gone",
+)
 """What may have been applied to an id before."""
 
 CHANGES = ("found", "found without ETag", "unchanged", "gone")
@@ -46,7 +73,8 @@ TURNS = [
     (history, change)
     for history in HISTORIES
     for change in CHANGES
-    if change != "unchanged" or history.endswith(("found", "unchanged"))  # a look finds nothing unchanged but what is cached
+    if change != "unchanged"
+    or history.endswith(("found", "unchanged"))  # a look finds nothing unchanged but what is cached
 ]
 """What may be found, after what."""
 
@@ -72,7 +100,8 @@ class Clock:
 
 class SinkContract:
     """
-    The tests that any sink must pass for the promise to hold. Inherit from it, and say how your sink is made:
+    The tests that any sink must pass for the promise to hold. Inherit from it, and say how your
+    sink is made:
 
         class TestMySink(SinkContract):
             @pytest.fixture
@@ -84,9 +113,9 @@ class SinkContract:
             def open_again(self, tmp_path):
                 return functools.partial(MySink, tmp_path / "cache.db")
 
-    A new, empty sink is wanted for each test. What your sink does not have is skipped, and says so: other processes without
-    `open_again`, entities without `get()` and `items()` (or `stored` and `listed`), old tombstones without
-    `purge(older_than=seconds)`.
+    A new, empty sink is wanted for each test. What your sink does not have is skipped, and says so:
+    other processes without `open_again`, entities without `get()` and `items()` (or `stored` and
+    `listed`), old tombstones without `purge(older_than=seconds)`.
     """
 
     @pytest.fixture
@@ -97,32 +126,56 @@ class SinkContract:
     @pytest.fixture
     def sink(self) -> Sink[Any]:
         """The sink to test, empty. To be overridden."""
-        pytest.fail(f"{type(self).__name__} needs a fixture named 'sink' that makes the sink to test")
+        pytest.fail(
+            f"{type(self).__name__} needs a fixture named 'sink' that makes the sink to test"
+        )
 
     @pytest.fixture
     def open_again(self) -> Callable[[], Sink[Any]]:
         """
-        Return what opens the storage of `sink` once more: called in this process and, pickled, in others. To be overridden
-        for storage that can be shared. What it opens is closed, if it has a `close()`.
+        Return what opens the storage of `sink` once more: called in this process and, pickled, in
+        others. To be overridden for storage that can be shared. What it opens is closed, if it has
+        a `close()`.
         """
-        pytest.skip("the sink's storage can't be shared, or the fixture 'open_again' is missing, which opens it once more")
+        pytest.skip(
+            "the sink's storage can't be shared, or the fixture 'open_again' is missing, which opens it once more"
+        )
 
     def entity(self, n: int) -> Any:
-        """Return an entity, another for each number. To be overridden if the sink takes no JSON objects."""
-        return {"id": "p1", "n": n, "name": f"Sm\u00f8rrebr\u00f8d {n}", "price": None, "tags": ["a", {"b": 1.5}, True]}
+        """
+        Return an entity, another for each number. To be overridden if the sink takes no JSON
+        objects.
+        """
+        return {
+            "id": "p1",
+            "n": n,
+            "name": f"Sm\u00f8rrebr\u00f8d {n}",
+            "price": None,
+            "tags": ["a", {"b": 1.5}, True],
+        }
 
     def stored(self, sink: Any, id: str) -> Any:
-        """Return the cached entity, or None. To be overridden if the sink has no `get(id)`, by asking its tables, say."""
+        """
+        Return the cached entity, or None. To be overridden if the sink has no `get(id)`, by asking
+        its tables, say.
+        """
         get = getattr(sink, "get", None)
         if get is None:
-            pytest.skip("nothing tells which entity is stored: the sink has no get(), and stored() is not overridden")
+            pytest.skip(
+                "nothing tells which entity is stored: the sink has no get(), and stored() is not overridden"
+            )
         return get(id)
 
     def listed(self, sink: Any) -> dict[str, Any]:
-        """Return all cached entities by their ids. To be overridden like `stored`, if the sink has no `items()`."""
+        """
+        Return all cached entities by their ids. To be overridden like `stored`, if the sink has no
+        `items()`.
+        """
         items = getattr(sink, "items", None)
         if items is None:
-            pytest.skip("nothing tells which entities are stored: the sink has no items(), and listed() is not overridden")
+            pytest.skip(
+                "nothing tells which entities are stored: the sink has no items(), and listed() is not overridden"
+            )
         return dict(items())
 
     # Versions
@@ -131,7 +184,9 @@ class SinkContract:
         assert sink.entry("p1") == Entry(version=0, present=False, etag=None)
 
     @pytest.mark.parametrize(("history", "change"), TURNS)
-    def test_every_look_raises_the_version(self, sink: Sink[Any], history: str, change: str) -> None:
+    def test_every_look_raises_the_version(
+        self, sink: Sink[Any], history: str, change: str
+    ) -> None:
         self._live_through(sink, history)
         before = sink.entry("p1").version
 
@@ -143,19 +198,28 @@ class SinkContract:
         assert self._look(sink, "found", 1) > before
 
     @pytest.mark.parametrize(("history", "change"), TURNS)
-    def test_a_look_with_another_version_is_refused(self, sink: Sink[Any], history: str, change: str) -> None:
+    def test_a_look_with_another_version_is_refused(
+        self, sink: Sink[Any], history: str, change: str
+    ) -> None:
         versions = self._live_through(sink, history)
         before = sink.entry("p1")
         self._look(sink, "found", 7, id="p2")
 
-        for version in {*versions, before.version + 1, before.version - 1, sink.entry("p2").version} - {before.version}:
+        for version in {
+            *versions,
+            before.version + 1,
+            before.version - 1,
+            sink.entry("p2").version,
+        } - {before.version}:
             assert sink.apply("p1", self._change(change, 99), if_version=version) is False
             assert sink.entry("p1") == before
 
     # What is kept
 
     @pytest.mark.parametrize(("history", "change"), TURNS)
-    def test_the_entry_says_what_was_found(self, sink: Sink[Any], history: str, change: str) -> None:
+    def test_the_entry_says_what_was_found(
+        self, sink: Sink[Any], history: str, change: str
+    ) -> None:
         self._live_through(sink, history)
         etag = {"found": '"99"', "unchanged": sink.entry("p1").etag}.get(change)
 
@@ -174,7 +238,9 @@ class SinkContract:
         assert self.stored(sink, "p1") == entity
 
     @pytest.mark.parametrize(("history", "change"), TURNS)
-    def test_a_look_that_is_refused_leaves_the_entity(self, sink: Sink[Any], history: str, change: str) -> None:
+    def test_a_look_that_is_refused_leaves_the_entity(
+        self, sink: Sink[Any], history: str, change: str
+    ) -> None:
         versions = self._live_through(sink, history)
         entity = self.stored(sink, "p1")
 
@@ -187,16 +253,22 @@ class SinkContract:
         for n, id in enumerate(AWKWARD_IDS):
             assert sink.apply(id, self._change("found", n), if_version=0) is True
 
-        assert {id: sink.entry(id).etag for id in AWKWARD_IDS} == {id: f'"{n}"' for n, id in enumerate(AWKWARD_IDS)}
+        assert {id: sink.entry(id).etag for id in AWKWARD_IDS} == {
+            id: f'"{n}"' for n, id in enumerate(AWKWARD_IDS)
+        }
 
     def test_entities_of_all_ids_can_be_read(self, sink: Sink[Any]) -> None:
         for n, id in enumerate(AWKWARD_IDS):
             sink.apply(id, self._change("found", n), if_version=0)
 
-        assert {id: self.stored(sink, id) for id in AWKWARD_IDS} == {id: self.entity(n) for n, id in enumerate(AWKWARD_IDS)}
+        assert {id: self.stored(sink, id) for id in AWKWARD_IDS} == {
+            id: self.entity(n) for n, id in enumerate(AWKWARD_IDS)
+        }
 
     def test_only_what_is_present_is_listed(self, sink: Sink[Any]) -> None:
-        for n, (id, *history) in enumerate([("p1", "found"), ("p2", "found"), ("p3", "found", "gone"), ("p4", "gone")]):
+        for n, (id, *history) in enumerate(
+            [("p1", "found"), ("p2", "found"), ("p3", "found", "gone"), ("p4", "gone")]
+        ):
             for change in history:
                 self._look(sink, change, n, id=id)
 
@@ -205,7 +277,12 @@ class SinkContract:
     def test_only_what_is_present_is_counted(self, sink: Any) -> None:
         if not hasattr(sink, "__len__"):
             pytest.skip("the sink can't be counted: it has no len()")
-        for id, *history in [("p1", "found"), ("p2", "found"), ("p3", "found", "gone"), ("p4", "gone")]:
+        for id, *history in [
+            ("p1", "found"),
+            ("p2", "found"),
+            ("p3", "found", "gone"),
+            ("p4", "gone"),
+        ]:
             for change in history:
                 self._look(sink, change, 1, id=id)
 
@@ -215,20 +292,30 @@ class SinkContract:
 
     def test_of_many_threads_with_one_version_one_wins(self, sink: Sink[Any]) -> None:
         with _threads_that_switch_often(), ThreadPoolExecutor(THREADS) as pool:
-            won = list(pool.map(lambda number: _contend(sink, self._changes_of(number)), range(THREADS)))
+            won = list(
+                pool.map(lambda number: _contend(sink, self._changes_of(number)), range(THREADS))
+            )
 
         self._check_wins(sink, won)
 
-    def test_of_many_processes_with_one_version_one_wins(self, sink: Sink[Any], open_again: Callable[[], Sink[Any]]) -> None:
-        spawn = multiprocessing.get_context("spawn")  # what a process inherits by fork hides what can't be pickled
+    def test_of_many_processes_with_one_version_one_wins(
+        self, sink: Sink[Any], open_again: Callable[[], Sink[Any]]
+    ) -> None:
+        spawn = multiprocessing.get_context(
+            "spawn"
+        )  # what a process inherits by fork hides what can't be pickled
         start = spawn.Barrier(PROCESSES)
-        with ProcessPoolExecutor(PROCESSES, mp_context=spawn, initializer=_wait_at, initargs=(start,)) as pool:
+        with ProcessPoolExecutor(
+            PROCESSES, mp_context=spawn, initializer=_wait_at, initargs=(start,)
+        ) as pool:
             changes = [self._changes_of(number) for number in range(PROCESSES)]
             won = list(pool.map(_contend_in_a_process, [open_again] * PROCESSES, changes))
 
         self._check_wins(sink, won)
 
-    def test_the_storage_is_one_however_often_it_is_opened(self, sink: Sink[Any], open_again: Callable[[], Sink[Any]]) -> None:
+    def test_the_storage_is_one_however_often_it_is_opened(
+        self, sink: Sink[Any], open_again: Callable[[], Sink[Any]]
+    ) -> None:
         before = self._look(sink, "found", 1)
         with _opened(open_again) as other:
             assert other.entry("p1") == sink.entry("p1")
@@ -272,7 +359,9 @@ class SinkContract:
 
         for change in ("found", "gone", "found", "gone"):
             assert self._look(sink, change, 99) not in versions
-            assert all(sink.apply("p1", Gone(), if_version=version) is False for version in versions)
+            assert all(
+                sink.apply("p1", Gone(), if_version=version) is False for version in versions
+            )
 
     # How it is done
 
@@ -292,15 +381,21 @@ class SinkContract:
         return versions + [self._look(sink, change, n) for n, change in enumerate(history.split())]
 
     def _changes_of(self, number: int) -> list[Found[Any]]:
-        return [Found(self.entity(n), f'"{n}"') for n in range(number * ROUNDS, (number + 1) * ROUNDS)]
+        return [
+            Found(self.entity(n), f'"{n}"') for n in range(number * ROUNDS, (number + 1) * ROUNDS)
+        ]
 
     def _check_wins(self, sink: Sink[Any], won: list[list[tuple[int, Found[Any]]]]) -> None:
         wins = [win for each in won for win in each]
         versions = [version for version, _ in wins]
-        assert len(versions) == len(set(versions)), "two looks with the same version have both been applied"
+        assert len(versions) == len(set(versions)), (
+            "two looks with the same version have both been applied"
+        )
         _, last = max(wins, key=lambda win: win[0])
         assert sink.entry("p1").etag == last.etag
-        with contextlib.suppress(pytest.skip.Exception):  # what can't be read is no reason to call the rest skipped
+        with contextlib.suppress(
+            pytest.skip.Exception
+        ):  # what can't be read is no reason to call the rest skipped
             assert self.stored(sink, "p1") == last.value
 
     def _require_purge(self, sink: object) -> None:
@@ -309,12 +404,17 @@ class SinkContract:
 
     def _let_pass(self, clock: Clock, seconds: float) -> None:
         if not clock.asked:
-            pytest.skip("the sink can't be made to grow old: it does not ask the fixture 'clock' for the time")
+            pytest.skip(
+                "the sink can't be made to grow old: it does not ask the fixture 'clock' for the time"
+            )
         clock.now += seconds
 
 
 def _contend(sink: Sink[Any], changes: list[Found[Any]]) -> list[tuple[int, Found[Any]]]:
-    """Apply each change as soon as no other look gets in between; return the versions they were applied to."""
+    """
+    Apply each change as soon as no other look gets in between; return the versions they were
+    applied to.
+    """
     won: list[tuple[int, Found[Any]]] = []
     for change in changes:
         for _ in range(MOST_LOST):
@@ -351,7 +451,9 @@ def _wait_at(start: Barrier) -> None:  # pragma: no cover  # as above
 @contextlib.contextmanager
 def _threads_that_switch_often() -> Iterator[None]:
     before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)  # the default, 5 ms, seldom ends between a check and the write that follows it
+    sys.setswitchinterval(
+        1e-6
+    )  # the default, 5 ms, seldom ends between a check and the write that follows it
     try:
         yield
     finally:

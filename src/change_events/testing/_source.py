@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from change_events._event import Found, Gone, Unchanged
-from change_events._fetch import entity_in
+from change_events._source.fetcher import entity_in
 from change_events.exceptions import FetchError
 
 Entity = dict[str, Any]
@@ -26,10 +26,11 @@ class _Failure:
 
 class FakeSource(MutableMapping[str, Entity]):
     """
-    A source in memory: a mapping of ids to entities, and a `Fetcher` of them. May be shared between threads.
+    A source in memory: a mapping of ids to entities, and a `Fetcher` of them. May be shared between
+    threads.
 
-    Entities are JSON objects; a GET answers with a copy, as over HTTP, and with an `ETag` made of the content. What is not
-    there is `Gone`.
+    Entities are JSON objects; a GET answers with a copy, as over HTTP, and with an `ETag` made of
+    the content. What is not there is `Gone`.
 
     Args:
         entities: What it has at first.
@@ -74,7 +75,12 @@ class FakeSource(MutableMapping[str, Entity]):
             return self._fetched.copy()
 
     def fail(
-        self, id: str | None = None, *, times: int | None = None, status: int | None = 503, retry_after: float | None = None
+        self,
+        id: str | None = None,
+        *,
+        times: int | None = None,
+        status: int | None = 503,
+        retry_after: float | None = None,
     ) -> None:
         """
         Answer GETs with a `FetchError`, so that they decide nothing.
@@ -97,8 +103,8 @@ class FakeSource(MutableMapping[str, Entity]):
         """
         GET the entity.
 
-        Raises:
-            FetchError: It was told to `fail()`; or the entity is one that no `HTTPFetcher` would take for an answer, as it
+        Raises: FetchError: It was told to `fail()`; or the entity is one that no `HTTPFetcher`
+            would take for an answer, as it
                 has another `"id"`, say.
         """
         with self._lock:

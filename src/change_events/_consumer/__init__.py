@@ -1,0 +1,1 @@
+"""The side that follows: receive, look, store, acknowledge."""

@@ -1,0 +1,126 @@
+"""The endpoint that a container's probes ask."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import sys
+import threading
+from contextlib import contextmanager
+from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
+from typing import TYPE_CHECKING
+
+from change_events.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from change_events._consumer.health import Health
+
+log = logging.getLogger("change_events")
+
+
+@contextmanager
+def serving(address: tuple[str, int], health: Callable[[], Health]) -> Iterator[None]:
+    """
+    Answer probes at that address: `/healthz` with 200 while alive, `/readyz` with 200 while ready,
+    else with 503.
+
+    Raises:
+        ConfigurationError: Nobody can listen there.
+    """
+    server = _listen(address, health)
+    threading.Thread(
+        target=server.serve_forever, args=(0.1,), name="change-events-health", daemon=True
+    ).start()
+    log.info(
+        "serving health at %s:%d",
+        *server.server_address[:2],
+        extra={"action": "serve_health", "address": address},
+    )
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def _listen(address: tuple[str, int], health: Callable[[], Health]) -> _Server:
+    try:
+        return _Server(address, health)
+    except OSError as error:
+        raise ConfigurationError(
+            f"health_address={address!r} can't be listened on: {error}"
+        ) from error
+
+
+class _Server(ThreadingHTTPServer):
+    """
+    A thread for each connection, as one that dawdles must not make a probe fail. Each ends with its
+    answer.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], health: Callable[[], Health]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self.health = health
+        super().__init__(address, _Probe)
+
+    def server_bind(self) -> None:
+        TCPServer.server_bind(
+            self
+        )  # HTTPServer's own asks DNS for a name that nobody needs, which may take seconds
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Note what went wrong, which is mostly a client that hung up in mid-answer."""
+        del request
+        log.debug(
+            "no answer for a probe: %s",
+            sys.exc_info()[1],
+            extra={"action": "probe", "client": client_address},
+        )
+
+
+class _Probe(BaseHTTPRequestHandler):
+    server: _Server  # pyright: ignore[reportIncompatibleVariableOverride]  # no other makes it
+    server_version, sys_version = "change-events", ""  # nobody's business
+    timeout = 5.0  # of each read and write; the standard library limits how much is read
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    do_HEAD = do_GET  # noqa: N815  # the base class looks for these names
+
+    def do_POST(self) -> None:
+        self._send(405, b"", Allow="GET, HEAD")
+
+    do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_POST  # noqa: N815
+
+    def _answer(self) -> None:
+        path = self.path.partition("?")[0]
+        if path not in {"/healthz", "/readyz"}:
+            self._send(404, b"")
+            return
+        health = self.server.health()
+        good = health.alive if path == "/healthz" else health.ready
+        self._send(200 if good else 503, json.dumps(asdict(health)).encode())
+
+    def _send(self, status: int, body: bytes, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in {
+            "Content-Type": "application/json",
+            "Cache-Control": "no-store",
+            **headers,
+        }.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Do nothing: probes ask every few seconds."""

@@ -1,0 +1,175 @@
+"""
+SNS's signature on an envelope, by the Amazon SNS Developer Guide, "Verifying the signatures of
+Amazon SNS messages".
+
+Only a worker that checks signatures imports this module, as it needs `cryptography`.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import urllib3
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.hashes import SHA1, SHA256
+from cryptography.x509 import load_pem_x509_certificate
+from urllib3.exceptions import HTTPError
+
+from change_events._codec import parsed_arn
+from change_events._source.http import body_of
+from change_events.exceptions import ConfigurationError, DecodeError, FetchError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+TIMEOUT = 3.0
+"""
+Seconds that fetching a certificate may take. Meanwhile the thread that asks for it receives
+nothing.
+"""
+
+PAUSE = 10.0
+"""
+Seconds that no certificate is asked for after one could not be had: neither an outage nor a forger
+may stop the polling.
+"""
+
+MAX_BYTES = 64 * 1024
+"""Of a certificate; SNS's have about 2 KB."""
+
+MAX_CERTIFICATES = 16
+"""Kept at once. SNS uses one at a time, and another every year or so."""
+
+_DOMAINS = {"aws": "amazonaws.com", "aws-us-gov": "amazonaws.com", "aws-cn": "amazonaws.com.cn"}
+
+_HASHES = {"1": SHA1(), "2": SHA256()}  # noqa: S303  # SNS's default; each topic can be set to version 2
+
+_SIGNED = ("Message", "MessageId", "Subject", "Timestamp", "TopicArn", "Type")
+"""In this order. Message attributes are not among them."""
+
+
+class SignatureVerifier:
+    """
+    Tells envelopes that SNS has made from others. May be shared between threads.
+
+    SNS signs for every topic of every account, so a signature means something only together with
+    the topic's ARN, which it covers. A certificate counts if it comes, over TLS, from the SNS
+    endpoint of the topic's Region, from the very path where SNS has its certificates. (Anybody can
+    make the endpoint answer something at other paths.) It is fetched once and kept.
+
+    Args:
+        topic_arn: The topic.
+        clock: Tells the time in seconds since the epoch, for the certificates' validity.
+
+    Raises: ConfigurationError: It is no topic's ARN, or of a partition whose SNS endpoints are not
+        known here.
+    """
+
+    def __init__(self, topic_arn: str, *, clock: Callable[[], float] = time.time) -> None:
+        topic = parsed_arn(topic_arn)
+        if topic["partition"] not in _DOMAINS:
+            raise ConfigurationError(
+                f"verify_signatures=True works in {', '.join(_DOMAINS)}, and not in {topic['partition']}"
+            )
+        self._host = f"sns.{topic['region']}.{_DOMAINS[topic['partition']]}"
+        self._url = re.compile(
+            rf"https://{re.escape(self._host)}/SimpleNotificationService-[0-9a-f]{{8,64}}\.pem"
+        )
+        self._clock = clock
+        self._pool = urllib3.PoolManager()
+        self._certificate = lru_cache(MAX_CERTIFICATES)(self._fetch)  # errors are not kept
+        self._not_before = 0.0
+
+    def verify(self, envelope: Mapping[str, object]) -> None:
+        """
+        Return if SNS has signed the envelope.
+
+        Raises:
+            DecodeError: It has not, or not like this.
+            FetchError: Nobody knows, as the certificate could not be fetched.
+        """
+        names = [name for name in _SIGNED if name != "Subject" or envelope.get(name) is not None]
+        signed = "".join(f"{name}\n{_text(envelope, name)}\n" for name in names)
+        version, url = _text(envelope, "SignatureVersion"), _text(envelope, "SigningCertURL")
+        if version not in _HASHES:
+            raise DecodeError(
+                f"its signature has the version {version!r:.40}; known are {' and '.join(_HASHES)}"
+            )
+        if not self._url.fullmatch(url):
+            raise DecodeError(f"its SigningCertURL is no certificate of {self._host}: {url!r:.300}")
+        certificate = self._certificate(url)
+        if not certificate.begins <= self._clock() <= certificate.ends:
+            raise DecodeError(f"the certificate {url} is out of date, or not valid yet")
+        try:
+            signature = base64.b64decode(_text(envelope, "Signature"), validate=True)
+            certificate.key.verify(signature, signed.encode(), PKCS1v15(), _HASHES[version])
+        except (InvalidSignature, ValueError):
+            raise DecodeError("its signature is wrong") from None
+        except UnsupportedAlgorithm as error:  # some systems' OpenSSL is set to refuse SHA-1
+            raise DecodeError(
+                f"signatures of version {version} can't be checked on this system: {error}"
+            ) from None
+
+    def _fetch(self, url: str) -> _Certificate:
+        if time.monotonic() < self._not_before:
+            raise FetchError(
+                f"the certificate {url} is not fetched, as one has just failed", retry_after=PAUSE
+            )
+        try:
+            return _parsed(self._get(url))
+        except FetchError as error:
+            self._not_before = time.monotonic() + PAUSE
+            raise FetchError(
+                f"the certificate {url}: {error}", status=error.status, retry_after=PAUSE
+            ) from error
+
+    def _get(self, url: str) -> bytes:
+        deadline = time.monotonic() + TIMEOUT
+        try:
+            response = self._pool.request(
+                "GET", url, timeout=TIMEOUT, retries=False, redirect=False, preload_content=False
+            )
+        except HTTPError as error:
+            raise FetchError(str(error)) from error
+        with response:
+            if response.status != 200:
+                raise FetchError(f"GET answered {response.status}", status=response.status)
+            return body_of(response, MAX_BYTES, deadline)
+
+
+@dataclass(frozen=True, slots=True)
+class _Certificate:
+    """A public key, and from when to when it is valid, in seconds since the epoch."""
+
+    key: RSAPublicKey
+    begins: float
+    ends: float
+
+
+def _parsed(pem: bytes) -> _Certificate:
+    try:
+        certificate = load_pem_x509_certificate(pem)
+        key = certificate.public_key()
+    except (UnsupportedAlgorithm, ValueError) as error:
+        raise FetchError(f"what came is no certificate: {error}") from error
+    if not isinstance(key, RSAPublicKey):
+        raise FetchError("its key is no RSA key")
+    return _Certificate(
+        key,
+        certificate.not_valid_before_utc.timestamp(),
+        certificate.not_valid_after_utc.timestamp(),
+    )
+
+
+def _text(envelope: Mapping[str, object], name: str) -> str:
+    text = envelope.get(name)
+    if not isinstance(text, str):
+        raise DecodeError(f"its envelope has no {name}")
+    return text

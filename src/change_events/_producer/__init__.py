@@ -1,0 +1,1 @@
+"""The side that owns entities: broadcast, then save."""

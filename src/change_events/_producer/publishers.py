@@ -1,0 +1,255 @@
+"""Publishers: SNS, and none."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import threading
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from change_events._codec import attributes as own_attributes
+from change_events._codec import encode, parsed_arn
+from change_events.exceptions import ConfigurationError, PublishError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from change_events._event import ChangeEvent
+
+log = logging.getLogger("change_events")
+
+BATCH_SIZE = 10
+"""Entries in one `PublishBatch` call, at the most (Amazon SNS API Reference, PublishBatch)."""
+
+MAX_ATTRIBUTES = 7
+"""
+With raw delivery a message of more than ten attributes is dropped; three are kept for the protocol.
+"""
+
+RESERVED_ATTRIBUTES = frozenset({"phase", "save", "settle"})
+
+_GROUP_ID = re.compile(r"[!-~]{1,128}")
+"""
+Alphanumerics and punctuation, 128 at the most (Amazon SNS API Reference, Publish, MessageGroupId).
+"""
+
+Attributes = Mapping[str, str] | Callable[[], Mapping[str, str]]
+
+
+class NullPublisher:
+    """
+    Broadcasts nothing and lets every save run: for tests, scripts and machines without a topic.
+    """
+
+    def publish(self, events: Sequence[ChangeEvent], /) -> None:
+        """Do nothing."""
+
+
+class SNSPublisher:
+    """
+    Broadcasts events to an SNS topic, standard or FIFO. May be shared between threads.
+
+    On a FIFO topic (`.fifo`) the message group is the id (its SHA-256 where SNS would refuse the id
+    itself), so that one entity's events stay in order, and the deduplication id is new for each
+    broadcast. (Content-based deduplication would swallow the second change of an entity within five
+    minutes.)
+
+    Args: topic_arn: The topic's ARN, or a callable that is asked for it at each broadcast; its None
+        broadcasts nothing. client: A boto3 SNS client. Default: one made at the first broadcast, in
+        the topic's region, that gives up
+            after three attempts of at most 2 s to connect and 3 s to answer each, as a save is
+            waiting.
+        attributes: Message attributes to send with every event, as text; or a callable that returns
+            them, called in the context of the save (for a trace context, say). Seven at the most:
+            with raw delivery SNS drops a message of more than ten, and three (`phase`, `save`,
+            `settle`) are the protocol's own.
+
+    Raises: ConfigurationError: `topic_arn` is no topic's ARN; `attributes` are too many, reserved,
+        or not text.
+    """
+
+    def __init__(
+        self,
+        topic_arn: str | Callable[[], str | None],
+        *,
+        client: Any = None,
+        attributes: Attributes | None = None,
+    ) -> None:
+        self._topic_arn = topic_arn
+        self._client = client
+        self._clients: dict[str, Any] = {}  # our own, by Region
+        self._clients_lock = threading.Lock()
+        self._attributes = attributes
+        if isinstance(topic_arn, str):
+            parsed_arn(topic_arn)
+        if not callable(attributes):
+            _checked_attributes(attributes)
+
+    @classmethod
+    def from_env(
+        cls,
+        name: str,
+        *,
+        client: Any = None,
+        required: bool = False,
+        attributes: Attributes | None = None,
+    ) -> Self:
+        """
+        Make a publisher that reads its topic's ARN from the environment, anew at each broadcast.
+
+        Args: name: The environment variable, say `PRODUCT_EVENTS_TOPIC_ARN`. Unset or empty:
+            nothing is broadcast, every
+                save runs, and one warning is logged.
+            client: As for the class.
+            required: If the variable is unset or empty, raise `ConfigurationError` at the
+                broadcast, before the save.
+            attributes: As for the class.
+        """
+        return cls(_Variable(name, required=required).read, client=client, attributes=attributes)
+
+    def publish(self, events: Sequence[ChangeEvent], /) -> None:
+        """
+        Broadcast the events: one by `Publish`, several by a `PublishBatch` for every ten.
+
+        Raises: PublishError: SNS did not accept all of them. Those accepted stay sent; each costs
+            the consumers a look. ConfigurationError: The environment variable is required and
+            missing, or holds no topic's ARN.
+        """
+        topic_arn = self._topic_arn() if callable(self._topic_arn) else self._topic_arn
+        if topic_arn is None:
+            return
+        topic = parsed_arn(topic_arn)
+        accepted = 0
+        try:
+            client = self._client or self._own_client(topic["region"])
+            users = _checked_attributes(self._attributes)
+            messages = [_message(event, users, fifo=topic["fifo"] is not None) for event in events]
+            if len(messages) == 1:
+                client.publish(TopicArn=topic_arn, **messages[0])
+                return
+            for accepted in range(0, len(messages), BATCH_SIZE):
+                refused = _publish_batch(
+                    client, topic_arn, messages[accepted : accepted + BATCH_SIZE]
+                )
+                if refused:
+                    ids = [events[accepted + position].id for position in refused]
+                    ids += [event.id for event in events[accepted + BATCH_SIZE :]]
+                    raise PublishError(
+                        f"no broadcast of {_shown(ids)} to {topic_arn}: {_reasons(refused)}",
+                        ids=ids,
+                    )
+        except PublishError:
+            raise
+        except (
+            Exception
+        ) as error:  # whatever it was: not known to be accepted, so nothing may be saved
+            ids = [event.id for event in events[accepted:]]
+            raise PublishError(
+                f"no broadcast of {_shown(ids)} to {topic_arn}: {error}", ids=ids
+            ) from error
+
+    def _own_client(self, region: str) -> Any:
+        with self._clients_lock:
+            if region not in self._clients:
+                self._clients[region] = _make_client(region)
+            return self._clients[region]
+
+
+def _make_client(region: str) -> Any:
+    import boto3  # not above: a service that imports this library pays for boto3 when it first broadcasts
+    from botocore.config import Config
+
+    config = Config(
+        connect_timeout=2,
+        read_timeout=3,
+        retries={"mode": "standard", "total_max_attempts": 3},
+        max_pool_connections=100,  # a web server has more threads than boto3 keeps connections, which is 10
+    )
+    return boto3.client("sns", region_name=region, config=config)
+
+
+class _Variable:
+    """An environment variable that is read anew each time, and warned of once."""
+
+    def __init__(self, name: str, *, required: bool) -> None:
+        self._name = name
+        self._required = required
+        self._warned = False
+
+    def read(self) -> str | None:
+        if value := os.environ.get(self._name):
+            return value
+        if self._required:
+            raise ConfigurationError(
+                f"{self._name} is not set: put the ARN of the topic to broadcast to into it"
+            )
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                "%s is not set: nothing is broadcast",
+                self._name,
+                extra={"action": "publish", "variable": self._name},
+            )
+        return None
+
+
+def _checked_attributes(attributes: Attributes | None) -> Mapping[str, str]:
+    values = attributes() if callable(attributes) else attributes or {}
+    if len(values) > MAX_ATTRIBUTES:
+        raise ConfigurationError(
+            f"{len(values)} message attributes; at most {MAX_ATTRIBUTES} reach every queue"
+        )
+    for name, value in values.items():
+        if name in RESERVED_ATTRIBUTES:
+            raise ConfigurationError(
+                f"the message attribute {name!r} is the protocol's own; use another name"
+            )
+        if not isinstance(value, str) or not value:
+            raise ConfigurationError(
+                f"the message attribute {name!r} must be text that is not empty, not {value!r}"
+            )
+    return values
+
+
+def _message(event: ChangeEvent, users: Mapping[str, str], *, fifo: bool) -> dict[str, Any]:
+    message: dict[str, Any] = {"Message": encode(event)}
+    if attributes := {**users, **own_attributes(event)}:
+        message["MessageAttributes"] = {
+            name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()
+        }
+    if fifo:
+        group = (
+            event.id
+            if _GROUP_ID.fullmatch(event.id)
+            else hashlib.sha256(event.id.encode()).hexdigest()
+        )
+        message |= {"MessageGroupId": group, "MessageDeduplicationId": uuid.uuid4().hex}
+    return message
+
+
+def _publish_batch(
+    client: Any, topic_arn: str, messages: list[dict[str, Any]]
+) -> dict[int, dict[str, Any]]:
+    """
+    Publish up to ten messages; return what the answer says of the refused ones, by their positions.
+    """
+    entries = [{"Id": str(position), **message} for position, message in enumerate(messages)]
+    failed = client.publish_batch(TopicArn=topic_arn, PublishBatchRequestEntries=entries).get(
+        "Failed", []
+    )
+    return {int(entry["Id"]): entry for entry in failed}
+
+
+def _reasons(refused: dict[int, dict[str, Any]]) -> str:
+    return "; ".join(
+        sorted({f"{entry.get('Code')}: {entry.get('Message')}" for entry in refused.values()})
+    )
+
+
+def _shown(ids: list[str]) -> str:
+    more = f" and {len(ids) - 3} more" if len(ids) > 3 else ""
+    return ", ".join(map(repr, ids[:3])) + more

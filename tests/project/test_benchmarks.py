@@ -1,0 +1,197 @@
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from verification.benchmarks import contenders, cost, fresh, results
+from verification.benchmarks.__main__ import command
+from verification.benchmarks.bench import Bench
+from verification.benchmarks.floor import floor
+from verification.benchmarks.workloads import WORKLOADS, zipf
+from verification.chaos.process import wait_until
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def bench():
+    with Bench(
+        quick=True, canned=True, scale=0.1, contenders=[contenders.TUNED, contenders.OURS]
+    ) as bench:
+        yield bench
+
+
+@pytest.mark.parametrize("name", ["A", "B", "C", "D"])
+def test_a_contest_counts_what_each_contender_did(bench, name):
+    report = WORKLOADS[name](bench)
+
+    runs = report.data["one"] if name == "B" else report.data
+    assert runs
+    for run in (run for of in runs.values() for run in of):
+        assert run["missing"] == 0
+        assert run["calls"]["ReceiveMessage"] >= run["events"] / 10
+        assert run["calls"]["DeleteMessageBatch"] >= run["events"] / 10
+        assert run["cpu"] > 0
+        assert run["gets"] == run["events"] or (
+            name == "C" and run["ids"] <= run["gets"] <= run["events"]
+        )
+        assert run["wall"] > run["gets"] * 0.02 / run["threads"] / run["processes"] * 0.9
+    assert all(figure.value > 0 for figure in report.figures)
+
+
+def test_the_plain_loop_makes_a_call_for_each_delete(bench):
+    run = bench.stage().run(
+        contenders.PLAIN, [f"p{number}" for number in range(20)], threads=1, latency=0.0
+    )
+
+    assert run.calls == {"ReceiveMessage": 2, "DeleteMessage": 20}
+    assert (run.gets, run.missing) == (20, 0)
+
+
+def test_ids_that_are_due_together_share_a_get(bench):
+    run = bench.stage().run(
+        contenders.BULK, [f"p{number}" for number in range(100)], threads=10, latency=0.02
+    )
+
+    assert run.gets <= 50
+    assert run.missing == 0
+
+
+def test_the_floor_is_the_sum_of_its_calls(bench):
+    report = WORKLOADS["E"](bench)
+
+    figures = {figure.what: figure.value for figure in report.figures}
+    calls = (
+        figures["receive"] / 10
+        + figures["delete"] / 10
+        + figures["get by urllib3"]
+        + figures["upsert"]
+    )
+    assert figures["floor"] == pytest.approx(calls, rel=0.9)  # medians of sums, and sums of medians
+    assert figures["ours, 10 threads, times the floor"] > 0
+
+
+def test_an_event_is_a_tenth_of_two_batch_calls_a_get_and_an_upsert():
+    assert (
+        floor({"receive": 10.0, "delete": 20.0, "slow": 3.0, "quick": 1.0, "upsert": 4.0}, "slow")
+        == 10.0
+    )
+
+
+def test_publishing_in_batches_takes_a_tenth_of_the_calls(bench):
+    report = WORKLOADS["F"](bench)
+
+    figures = {figure.what: figure.value for figure in report.figures}
+    assert figures["100 ids at once, times fewer calls"] == 10
+
+
+@pytest.mark.parametrize(
+    "way",
+    [way for way in fresh.WAYS if way.kind == "ours" and way.save < 0.1],
+    ids=lambda way: way.name,
+)
+def test_freshness_is_told_for_each_commit(bench, way):
+    lags = fresh.play(bench.stage(), way, 5)
+
+    assert len(lags) == 5
+    assert min(lags) > 0
+
+
+def test_what_is_held_misses_no_deadline(bench):
+    report = WORKLOADS["H"](bench)
+
+    assert all(figure.met for figure in report.figures)
+    assert report.data["calls"]["ChangeMessageVisibilityBatch"] > 0
+
+
+def test_paper_is_patient():
+    one, twelve = cost.bill(100, 1, cost.Assumptions()), cost.bill(100, 12, cost.Assumptions())
+
+    assert one.publishes == twelve.publishes == 100 * 86_400 * 30
+    assert twelve.requests == 12 * one.requests
+    assert one.dollars == pytest.approx(one.publishes / 1e6 * 0.50 + one.requests / 1e6 * 0.40)
+
+
+def test_zipf_has_a_favourite():
+    ids = zipf(20_000)
+
+    assert len(set(ids)) == 200
+    assert 1.8 < ids.count("p0") / ids.count("p1") < 2.5
+
+
+@pytest.mark.parametrize(
+    "make", [contenders.change_event, contenders.dramatiq_message, contenders.celery_message]
+)
+def test_each_message_is_another(make):
+    assert make("p1", "products") != make("p2", "products")
+
+
+def test_what_needs_another_environment_can_be_read_at_least():
+    for path in (ROOT / "verification" / "benchmarks").rglob("*.py"):
+        ast.parse(path.read_text(encoding="utf-8"), path.name)
+
+
+def test_results_are_kept_and_drawn(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "DIRECTORY", tmp_path)
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results.json")
+    monkeypatch.setattr(results, "PLOT", tmp_path / "performance.svg")
+    pages = {}
+    monkeypatch.setattr(
+        results,
+        "write_between_markers",
+        lambda name, text, page: pages.update({name: (page, text)}),
+    )
+    taken = {
+        "machine": results.machine(),
+        "versions": results.versions({"ours"}),
+        "quick": True,
+        "scale": 0.1,
+    }
+
+    results.save({name: WORKLOADS[name](bench) for name in ("A", "I")}, taken)
+
+    assert pages.keys() == {"A", "I", "contenders"}
+    assert "times as fast as tuned" in pages["A"][1]
+    assert "</svg>" in (tmp_path / "performance.svg").read_text(encoding="utf-8")
+    assert str(ROOT) not in (tmp_path / "results.json").read_text(encoding="utf-8")
+
+
+def test_the_page_has_room_for_every_workload():
+    page = (ROOT / "docs" / "explanation" / "performance.md").read_text(encoding="utf-8")
+
+    for name in [*WORKLOADS, "contenders"]:
+        assert f"<!-- {name}: start -->" in page
+        assert f"<!-- {name}: end -->" in page
+
+
+def test_help_says_what_can_be_measured(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        command(["--help"])
+
+    printed = capsys.readouterr().out
+    assert "A: 5,000 events of as many ids" in printed
+
+
+def test_no_process_outlives_an_interrupted_run():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "verification.benchmarks", "A", "--quick"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    children = []
+    try:
+        wait_until(lambda: len(psutil.Process(process.pid).children(recursive=True)) >= 3, 60)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(2)
+        printed, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+
+    assert process.returncode == 130
+    assert "interrupted" in printed
+    assert not [child for child in children if child.is_running()]

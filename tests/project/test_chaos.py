@@ -1,0 +1,75 @@
+"""A cut of each play, and the judge of them all. `make chaos` plays them whole."""
+
+from __future__ import annotations
+
+import http.client
+from urllib.parse import urlsplit
+
+import pytest
+
+from verification.chaos.__main__ import PLAYS, command
+from verification.chaos.figures import Figure, exactly
+from verification.chaos.judge import violations
+from verification.chaos.wire import RESET, Server
+
+OLD, NEW = {"id": "p1", "n": 1}, {"id": "p1", "n": 2}
+
+
+@pytest.mark.parametrize("name", PLAYS)
+def test_a_cut_of(name):
+    play = PLAYS[name]
+
+    figures = play.play(1, **play.cut)
+
+    assert [str(figure) for figure in figures if not figure.met] == []
+    assert sum(bool(figure.goal) for figure in figures) >= 3
+
+
+def test_a_reset_is_one():
+    with Server(lambda asked: RESET) as server:
+        connection = http.client.HTTPConnection(urlsplit(server.url).netloc)
+        connection.request("GET", "/")
+        with pytest.raises(ConnectionResetError) as raised:
+            connection.getresponse()
+    connection.close()
+    assert (
+        type(raised.value) is ConnectionResetError
+    )  # and not http.client's, for one that was closed
+
+
+@pytest.mark.parametrize(
+    ("states", "applied", "wrong", "backward"),
+    [
+        ([OLD, NEW], [OLD, NEW], 0, 0),
+        ([OLD, NEW], [NEW], 0, 0),
+        ([OLD, NEW], [OLD, OLD, NEW, NEW], 0, 0),
+        ([OLD, NEW], [None, OLD], 0, 0),
+        ([OLD, None], [OLD, None], 0, 0),
+        ([OLD, NEW], [NEW, OLD], 0, 1),
+        ([OLD, None], [OLD, None, OLD], 0, 1),
+        ([OLD, NEW], [OLD, None], 0, 1),
+        ([None, OLD], [OLD, None, OLD], 0, 1),
+        ([OLD], [NEW], 1, 0),
+        ([], [OLD], 1, 0),
+        ([], [None], 0, 0),
+    ],
+)
+def test_the_judge_knows_what_never_was_and_what_was_before(states, applied, wrong, backward):
+    assert violations(list(enumerate(applied, start=77)), states) == (wrong, backward)
+
+
+def test_the_judge_sees_a_version_that_was_passed_over():
+    assert violations([(7, OLD), (9, NEW)], [OLD, NEW]) == (1, 0)
+
+
+def test_a_goal_that_is_missed_is_the_exit_status(monkeypatch, capsys):
+    monkeypatch.setitem(
+        PLAYS, "kill", type(PLAYS["kill"])(lambda seed: [exactly("lost", 1, 0), Figure("saves", 3)])
+    )
+
+    assert command(["kill", "--seed", "4"]) == 1
+
+    printed = capsys.readouterr().out
+    assert "MISSED" in printed
+    assert "1 goals missed" in printed
+    assert "--seed 4" in printed

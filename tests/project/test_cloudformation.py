@@ -1,0 +1,465 @@
+from __future__ import annotations
+
+import ast
+import json
+import uuid
+import zipfile
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from cfnlint.api import ManualArgs, lint
+from cfnlint.decode import decode_str
+
+from change_events import ChangeEvent, SNSPublisher
+from change_events._consumer.queue import Queue
+
+# What moto says of the resources that `Cloud` adds; as an error it would be its server's.
+pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse AWS")
+
+REGION = "eu-west-1"
+ROOT = Path(__file__).parents[2]
+DIRECTORY = files("change_events") / "cloudformation"
+FILES = ["queue.yaml", "topic.yaml"]
+
+DAY = 86_400
+
+
+def text(file: str) -> str:
+    return (DIRECTORY / file).read_text(encoding="utf-8")
+
+
+def template(file: str) -> dict[str, Any]:
+    parsed, errors = decode_str(text(file))
+    assert errors == []
+    return parsed
+
+
+def lint_findings(body: str) -> list[str]:
+    return [
+        f"{match.linenumber}: {match.rule.id} {match.message}"
+        for match in lint(body, config=ManualArgs(regions=[REGION]))
+    ]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A deployed template. `resources` are physical ids by logical ones."""
+
+    name: str
+    parameters: dict[str, str]
+    outputs: dict[str, str]
+    resources: dict[str, str]
+
+
+class Cloud:
+    """A moto server, by its clients."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.cloudformation = self.client("cloudformation")
+        self.ecs = self.client("ecs")
+        self.iam = self.client("iam")
+        self.sns = self.client("sns")
+        self.sqs = self.client("sqs")
+
+    def client(self, service: str) -> Any:
+        return boto3.client(
+            service,
+            endpoint_url=self.url,
+            region_name=REGION,
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+        )
+
+    def deploy(self, file: str, **parameters: str) -> Stack:
+        name = f"change-events-{uuid.uuid4().hex[:12]}"
+        self.cloudformation.create_stack(
+            StackName=name,
+            TemplateBody=text(file),
+            Parameters=[
+                {"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()
+            ],
+            Capabilities=["CAPABILITY_IAM"],
+        )
+        stack = self.described(name)
+        for logical_id, resource in template(file)["Resources"].items():
+            self.add_what_moto_leaves_out(logical_id, resource, stack)
+        return stack
+
+    def described(self, name: str) -> Stack:
+        stack = self.cloudformation.describe_stacks(StackName=name)["Stacks"][0]
+        assert stack["StackStatus"] == "CREATE_COMPLETE"
+        resources = self.cloudformation.describe_stack_resources(StackName=name)["StackResources"]
+        return Stack(
+            name,
+            {
+                parameter["ParameterKey"]: parameter["ParameterValue"]
+                for parameter in stack["Parameters"]
+            },
+            {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]},
+            {
+                each["LogicalResourceId"]: each["PhysicalResourceId"]
+                for each in resources
+                if "LogicalResourceId" in each
+            },
+        )
+
+    def add_what_moto_leaves_out(
+        self, logical_id: str, resource: dict[str, Any], stack: Stack
+    ) -> None:
+        # moto's CloudFormation knows neither queue policies nor subscriptions: it warns, and goes
+        # on without. They are made here from the template's own properties, by the calls that
+        # CloudFormation makes; SNS refuses unknown attributes.
+        if resource["Type"] == "AWS::SQS::QueuePolicy":
+            properties = self.resolved(resource["Properties"], stack)
+            for url in properties["Queues"]:
+                self.sqs.set_queue_attributes(
+                    QueueUrl=url, Attributes={"Policy": json.dumps(properties["PolicyDocument"])}
+                )
+        elif resource["Type"] == "AWS::SNS::Subscription":
+            properties = self.resolved(resource["Properties"], stack)
+            arguments = {
+                name: properties.pop(name) for name in ("TopicArn", "Protocol", "Endpoint")
+            }
+            attributes = {
+                key: value if isinstance(value, str) else json.dumps(value)
+                for key, value in properties.items()
+            }
+            stack.resources[logical_id] = self.sns.subscribe(**arguments, Attributes=attributes)[
+                "SubscriptionArn"
+            ]
+
+    def resolved(self, node: Any, stack: Stack) -> Any:
+        match node:
+            case {"Ref": name}:
+                return stack.parameters[name] if name in stack.parameters else stack.resources[name]
+            case {"Fn::GetAtt": [name, "Arn"]}:
+                return self.queue(stack.resources[name])["QueueArn"]
+            case dict():
+                return {key: self.resolved(value, stack) for key, value in node.items()}
+            case list():
+                return [self.resolved(value, stack) for value in node]
+        return node
+
+    def queue(self, url: str) -> dict[str, str]:
+        return self.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+
+    def subscription(self, stack: Stack) -> dict[str, str]:
+        return self.sns.get_subscription_attributes(
+            SubscriptionArn=stack.resources["Subscription"]
+        )["Attributes"]
+
+    def broadcast(self, owner: Stack, id: str) -> None:
+        SNSPublisher(owner.outputs["TopicArn"], client=self.sns).publish([ChangeEvent(id)])
+
+    def bodies(self, url: str) -> list[str]:
+        """Receive once, and leave what was received visible."""
+        messages = self.sqs.receive_message(
+            QueueUrl=url, MaxNumberOfMessages=10, VisibilityTimeout=0
+        ).get("Messages", [])
+        return [message["Body"] for message in messages]
+
+
+@pytest.fixture(scope="module")
+def cloud(aws):
+    return Cloud(aws)
+
+
+@pytest.fixture(scope="module")
+def owner(cloud):
+    return cloud.deploy("topic.yaml", Image="example.com/products:1")
+
+
+@pytest.fixture(scope="module")
+def consumer(cloud, owner):
+    """
+    A stack of defaults, to look at. Its queue gets what all tests broadcast: those that receive
+    deploy their own.
+    """
+    return cloud.deploy("queue.yaml", TopicArn=owner.outputs["TopicArn"])
+
+
+# The files
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_cfn_lint_finds_nothing(file):
+    assert lint_findings(text(file)) == []
+
+
+def test_cfn_lint_finds_the_redrive_policy_key_that_the_article_had():
+    body = text("queue.yaml").replace("deadLetterTargetArn", "DeadLetterTargetArn")
+
+    assert any("DeadLetterTargetArn" in finding for finding in lint_findings(body))
+
+
+def test_a_built_wheel_contains_the_templates(tmp_path):
+    from hatchling.builders.wheel import WheelBuilder
+
+    (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
+
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {
+            file: archive.read(f"change_events/cloudformation/{file}").decode() for file in FILES
+        }
+    assert packed == {file: text(file) for file in FILES}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_two_stacks_of_a_template_live_in_one_account(cloud, owner, file):
+    parameters = {
+        "topic.yaml": {"Image": "image"},
+        "queue.yaml": {"TopicArn": owner.outputs["TopicArn"]},
+    }[file]
+
+    one, other = (cloud.deploy(file, **parameters) for _ in range(2))
+
+    assert set(one.outputs.values()).isdisjoint(other.outputs.values())
+    assert set(one.resources.values()).isdisjoint(other.resources.values())
+
+
+# The owning side
+
+
+def test_the_topic_is_encrypted_by_the_key_that_every_publisher_of_the_account_may_use(
+    cloud, owner
+):
+    attributes = cloud.sns.get_topic_attributes(TopicArn=owner.outputs["TopicArn"])["Attributes"]
+
+    assert attributes["KmsMasterKeyId"] == "alias/aws/sns"
+
+
+def test_the_topic_is_exported_under_the_stacks_name(cloud, owner):
+    exports = {
+        export["Name"]: export["Value"] for export in cloud.cloudformation.list_exports()["Exports"]
+    }
+
+    assert exports[f"{owner.name}-TopicArn"] == owner.outputs["TopicArn"]
+
+
+def test_the_task_may_publish_to_the_topic_and_do_nothing_else(cloud, owner):
+    role = owner.resources["TaskRole"]
+
+    (name,) = cloud.iam.list_role_policies(RoleName=role)["PolicyNames"]
+    document = cloud.iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]
+    # moto hands out an inline policy that CloudFormation made as Python writes it
+    policy = ast.literal_eval(document) if isinstance(document, str) else document
+
+    assert policy["Statement"] == [
+        {"Effect": "Allow", "Action": "sns:Publish", "Resource": owner.outputs["TopicArn"]}
+    ]
+    assert cloud.iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"] == []
+    # AWS's own policies can't be seen there: moto attaches none that it does not know
+    assert "ManagedPolicyArns" not in template("topic.yaml")["Resources"]["TaskRole"]["Properties"]
+
+
+@pytest.mark.parametrize("role", ["TaskRole", "ExecutionRole"])
+def test_only_ecs_tasks_may_assume_the_roles(cloud, owner, role):
+    trust = cloud.iam.get_role(RoleName=owner.resources[role])["Role"]["AssumeRolePolicyDocument"]
+
+    assert trust["Statement"] == [
+        {
+            "Effect": "Allow",
+            "Principal": {"Service": "ecs-tasks.amazonaws.com"},
+            "Action": "sts:AssumeRole",
+        }
+    ]
+
+
+def test_the_container_finds_the_topic_in_its_environment(cloud, owner):
+    definition = cloud.ecs.describe_task_definition(
+        taskDefinition=owner.resources["TaskDefinition"]
+    )["taskDefinition"]
+
+    (container,) = definition["containerDefinitions"]
+    assert container["image"] == "example.com/products:1"
+    assert container["environment"] == [
+        {"name": "PRODUCT_EVENTS_TOPIC_ARN", "value": owner.outputs["TopicArn"]}
+    ]
+
+
+def test_the_task_is_one_for_fargate_and_has_its_roles():
+    # moto's CloudFormation takes nothing but containers, volumes and memory from a task definition
+    properties = template("topic.yaml")["Resources"]["TaskDefinition"]["Properties"]
+
+    assert properties["RequiresCompatibilities"] == ["FARGATE"]
+    assert properties["NetworkMode"] == "awsvpc"
+    assert (properties["Cpu"], properties["Memory"]) == ("256", "512")
+    assert properties["TaskRoleArn"] == {"Fn::GetAtt": ["TaskRole", "Arn"]}
+    assert properties["ExecutionRoleArn"] == {"Fn::GetAtt": ["ExecutionRole", "Arn"]}
+
+
+# The consuming side
+
+
+def test_an_event_arrives_as_it_was_published(cloud, owner):
+    consumer = cloud.deploy("queue.yaml", TopicArn=owner.outputs["TopicArn"])
+
+    cloud.broadcast(owner, "abc")
+
+    assert cloud.bodies(consumer.outputs["QueueUrl"]) == ['{"id": "abc"}']
+
+
+def test_an_event_arrives_in_an_envelope_if_asked_for(cloud, owner):
+    consumer = cloud.deploy(
+        "queue.yaml", TopicArn=owner.outputs["TopicArn"], RawMessageDelivery="false"
+    )
+
+    cloud.broadcast(owner, "abc")
+
+    (body,) = cloud.bodies(consumer.outputs["QueueUrl"])
+    envelope = json.loads(body)
+    assert envelope["TopicArn"] == owner.outputs["TopicArn"]
+    assert envelope["Message"] == '{"id": "abc"}'
+
+
+def test_an_event_waits_for_the_queues_delay(cloud, owner):
+    consumer = cloud.deploy("queue.yaml", TopicArn=owner.outputs["TopicArn"], DelaySeconds="7")
+
+    cloud.broadcast(owner, "abc")
+
+    queue = cloud.queue(consumer.outputs["QueueUrl"])
+    assert (queue["DelaySeconds"], queue["ApproximateNumberOfMessagesDelayed"]) == ("7", "1")
+
+
+def test_an_event_received_too_often_moves_to_the_dead_letter_queue(cloud, owner):
+    consumer = cloud.deploy("queue.yaml", TopicArn=owner.outputs["TopicArn"], MaxReceiveCount="2")
+    cloud.broadcast(owner, "abc")
+
+    received = [cloud.bodies(consumer.outputs["QueueUrl"]) for _ in range(3)]
+
+    assert received == [['{"id": "abc"}'], ['{"id": "abc"}'], []]
+    assert cloud.bodies(consumer.outputs["DeadLetterQueueUrl"]) == ['{"id": "abc"}']
+
+
+def test_by_default_the_queue_has_no_delay_and_ten_receives(cloud, consumer):
+    queue = cloud.queue(consumer.outputs["QueueUrl"])
+    dead_letter_queue = cloud.queue(consumer.outputs["DeadLetterQueueUrl"])
+
+    assert queue["QueueArn"] == consumer.outputs["QueueArn"]
+    assert (queue["DelaySeconds"], queue["VisibilityTimeout"]) == ("0", "60")
+    assert json.loads(queue["RedrivePolicy"]) == {
+        "deadLetterTargetArn": dead_letter_queue["QueueArn"],
+        "maxReceiveCount": 10,
+    }
+
+
+def test_dead_letter_queues_retain_for_longer_than_the_queue(cloud, consumer):
+    retention = {
+        output: int(cloud.queue(url)["MessageRetentionPeriod"])
+        for output, url in consumer.outputs.items()
+        if output.endswith("QueueUrl")
+    }
+
+    assert retention == {
+        "QueueUrl": 4 * DAY,
+        "DeadLetterQueueUrl": 14 * DAY,
+        "SubscriptionDeadLetterQueueUrl": 14 * DAY,
+    }
+
+
+@pytest.mark.parametrize("output", ["QueueUrl", "SubscriptionDeadLetterQueueUrl"])
+def test_only_the_topic_may_send_and_only_to_that_queue(cloud, owner, consumer, output):
+    queue = cloud.queue(consumer.outputs[output])
+
+    assert json.loads(queue["Policy"])["Statement"] == [
+        {
+            "Effect": "Allow",
+            "Principal": {"Service": "sns.amazonaws.com"},
+            "Action": "sqs:SendMessage",
+            "Resource": queue["QueueArn"],
+            "Condition": {"ArnEquals": {"aws:SourceArn": owner.outputs["TopicArn"]}},
+        }
+    ]
+
+
+def test_no_topic_may_send_to_the_dead_letter_queue(cloud, consumer):
+    assert "Policy" not in cloud.queue(consumer.outputs["DeadLetterQueueUrl"])
+
+
+@pytest.mark.parametrize("queue", ["Queue", "DeadLetterQueue", "SubscriptionDeadLetterQueue"])
+def test_the_queues_are_encrypted_so_that_sns_can_still_deliver(queue):
+    # moto says that every queue is encrypted
+    properties = template("queue.yaml")["Resources"][queue]["Properties"]
+
+    assert properties["SqsManagedSseEnabled"] is True
+    assert "KmsMasterKeyId" not in properties
+
+
+def test_the_subscription_is_raw_and_has_a_dead_letter_queue_of_its_own(cloud, owner, consumer):
+    subscription = cloud.subscription(consumer)
+    dead_letter_queue = cloud.queue(consumer.outputs["SubscriptionDeadLetterQueueUrl"])
+
+    assert subscription["TopicArn"] == owner.outputs["TopicArn"]
+    assert (subscription["Protocol"], subscription["Endpoint"]) == (
+        "sqs",
+        consumer.outputs["QueueArn"],
+    )
+    assert subscription["RawMessageDelivery"] == "true"
+    assert json.loads(subscription["RedrivePolicy"]) == {
+        "deadLetterTargetArn": dead_letter_queue["QueueArn"]
+    }
+    assert (
+        consumer.outputs["SubscriptionDeadLetterQueueUrl"] != consumer.outputs["DeadLetterQueueUrl"]
+    )
+
+
+def test_the_subscription_waits_for_the_policies_that_let_it_deliver():
+    # moto enforces no queue policy
+    assert set(template("queue.yaml")["Resources"]["Subscription"]["DependsOn"]) == {
+        "QueuePolicy",
+        "SubscriptionDeadLetterQueuePolicy",
+    }
+
+
+def test_the_worker_may_do_with_its_queue_what_it_does_and_nothing_else(cloud, owner):
+    consumer = cloud.deploy("queue.yaml", TopicArn=owner.outputs["TopicArn"])
+    arn = consumer.outputs["WorkerPolicyArn"]
+    version = cloud.iam.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]
+    document = cloud.iam.get_policy_version(PolicyArn=arn, VersionId=version)["PolicyVersion"][
+        "Document"
+    ]
+
+    (statement,) = document["Statement"]
+    assert (statement["Effect"], statement["Resource"]) == ("Allow", consumer.outputs["QueueArn"])
+    assert sorted(statement["Action"]) == sorted(
+        actions_of_a_worker(cloud, consumer.outputs["QueueUrl"])
+    )
+
+
+def actions_of_a_worker(cloud: Cloud, url: str) -> set[str]:
+    """
+    Do all that a worker does with a queue, and return the IAM actions it takes. A batch call takes
+    the single one's.
+    """
+    calls = []
+    client = cloud.client("sqs")
+    client.meta.events.register("before-call.sqs", lambda model, **_: calls.append(model.name))
+    cloud.sqs.send_message(QueueUrl=url, MessageBody='{"id": "abc"}')
+    queue = Queue(url, client)
+    queue.open(wait=20)
+    queue.delayed()
+    (message,) = queue.receive(most=10, wait=0, visibility=60)
+    queue.change_visibility([(message.receipt_handle, 30)])
+    queue.delete([message.receipt_handle])
+    return {f"sqs:{call.removesuffix('Batch')}" for call in calls}
+
+
+# What CloudFormation itself refuses, and moto does not check
+
+
+def test_the_delay_is_one_that_sqs_accepts():
+    parameter = template("queue.yaml")["Parameters"]["DelaySeconds"]
+
+    assert (parameter["MinValue"], parameter["MaxValue"]) == (0, 900)
+
+
+def test_raw_delivery_is_true_or_false():
+    assert template("queue.yaml")["Parameters"]["RawMessageDelivery"]["AllowedValues"] == [
+        "true",
+        "false",
+    ]

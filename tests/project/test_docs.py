@@ -1,0 +1,237 @@
+"""Every code block of README and docs runs, in order, and prints what it says it prints."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import uuid
+from pathlib import Path
+
+import boto3
+import prometheus_client
+import pytest
+import yaml
+from cfnlint.api import ManualArgs, lint
+from cfnlint.decode import decode_str
+from pytest_examples import EvalExample, find_examples
+
+from change_events import Worker
+from change_events._consumer import health as health_module
+from conftest import Source, make_schema
+from lambda_records import record
+
+pytest_plugins = ["pytester"]
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+
+
+def make_table() -> str:
+    name = uuid.uuid4().hex
+    boto3.client("dynamodb").create_table(
+        TableName=name,
+        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    return name
+
+
+@pytest.fixture
+def readers_world(channel, source: Source, postgres, tmp_path, monkeypatch):
+    """
+    What a reader has: a topic, a database and a table in the environment, a queue, a service, a
+    place for files.
+    """
+    monkeypatch.chdir(tmp_path)
+    for name, value in os.environ.items():
+        if name.startswith("AWS_"):
+            monkeypatch.setenv(name, value)  # so that what a document sets is put back
+    monkeypatch.setenv("PRODUCT_EVENTS_TOPIC_ARN", channel.topic_arn)
+    monkeypatch.setenv("DATABASE_URL", make_schema(postgres))
+    monkeypatch.setenv("PRODUCTS_TABLE", make_table())
+    monkeypatch.setenv("PRODUCT_EVENTS_QUEUE_URL", channel.queue_url)
+    monkeypatch.setattr(Worker, "run", Worker.drain)  # or it would run for ever, as it should
+    monkeypatch.setattr(
+        prometheus_client, "REGISTRY", prometheus_client.CollectorRegistry()
+    )  # several documents fill it
+    monkeypatch.setattr(
+        prometheus_client, "start_http_server", lambda port: None
+    )  # and take that port
+    return {"queue_url": channel.queue_url, "source": source, "channel": channel}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_block_runs_and_prints_what_it_says(
+    document, eval_example: EvalExample, readers_world
+):
+    eval_example.set_config(line_length=128, target_version="py310")
+    names = readers_world
+    for example in find_examples(document):
+        names |= eval_example.run_print_check(example, module_globals=names)
+    if "worker" in names:
+        names["worker"]._settings.sink.close()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_no_block_is_of_a_kind_that_does_not_run(document):
+    assert set(re.findall(r"^ *```(\w*)", document.read_text(), re.MULTILINE)) <= {
+        "python",
+        "yaml",
+        "",
+    }
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_template_is_a_good_one(document):
+    for block in yaml_blocks(document):
+        if "AWSTemplateFormatVersion" in block:
+            assert lint(block, config=ManualArgs(regions=["eu-west-1"])) == []
+        else:  # held to what it is about below
+            assert yaml.safe_load(block).keys() & {"apiVersion", "groups"}
+
+
+def yaml_blocks(document):
+    return re.findall(r"^```yaml\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_the_platforms_give_a_worker_time_to_stop_and_ask_where_it_listens():
+    page = ROOT / "docs/howto/run-a-worker.md"
+    kubernetes, ecs = yaml_blocks(page)
+    pod = yaml.safe_load(kubernetes)["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    template, _ = decode_str(ecs)
+    (definition,) = template["Resources"]["Task"]["Properties"]["ContainerDefinitions"]
+    timeout = inspect.signature(Worker).parameters["shutdown_timeout"].default
+    (address,) = re.findall(r"health_address=\((.+), (\d+)\)", page.read_text())
+
+    assert pod["terminationGracePeriodSeconds"] > timeout
+    assert definition["StopTimeout"] > timeout
+    assert container["ports"] == [{"name": "health", "containerPort": int(address[1])}]
+    probes = {name: container[name]["httpGet"] for name in ("livenessProbe", "readinessProbe")}
+    assert {name: (probe["path"], probe["port"]) for name, probe in probes.items()} == {
+        "livenessProbe": ("/healthz", "health"),
+        "readinessProbe": ("/readyz", "health"),
+    }
+    assert f"127.0.0.1:{address[1]}/healthz" in " ".join(definition["HealthCheck"]["Command"])
+
+
+def test_every_alarm_has_a_query_and_says_how_bad_it_is():
+    prometheus, _ = yaml_blocks(ROOT / "docs/howto/alarms.md")
+    (group,) = yaml.safe_load(prometheus)["groups"]
+
+    for rule in group["rules"]:
+        assert rule.keys() - {"for"} == {"alert", "expr", "labels"}
+        assert rule["labels"]["severity"] in {"page", "ticket"}
+        assert rule["expr"].count("(") == rule["expr"].count(")")
+
+
+def test_every_reason_to_receive_nothing_is_one_that_somebody_is_told_what_to_do_about():
+    reasons = {
+        value
+        for name, value in vars(health_module).items()
+        if name.isupper() and isinstance(value, str)
+    }
+    pages = {
+        name: (ROOT / "docs" / name).read_text()
+        for name in ("howto/alarms.md", "reference/metrics.md")
+    }
+    section = (
+        pages["howto/alarms.md"]
+        .partition("## Why a worker receives nothing")[2]
+        .partition("\n## ")[0]
+    )
+    (metric,) = re.findall(
+        r"^.*change_events_paused_seconds_total.*$", pages["reference/metrics.md"], re.MULTILINE
+    )
+
+    assert len(reasons) == 4
+    assert set(re.findall(r"^\| `(.+?)` \|", section, re.MULTILINE)) == reasons | {
+        "starting",
+        "stopping",
+        "not running",
+    }
+    assert all(f"`{reason}`" in metric for reason in reasons)
+
+
+def test_the_function_is_set_up_so_that_lambda_reads_what_it_answers():
+    (text,) = re.findall(
+        r"^```yaml\n(.*?)^```",
+        (ROOT / "docs/howto/run-on-lambda.md").read_text(),
+        re.MULTILINE | re.DOTALL,
+    )
+    template, _ = decode_str(text)
+    queue, _ = decode_str((ROOT / "src/change_events/cloudformation/queue.yaml").read_text())
+    function = template["Resources"]["Cache"]["Properties"]
+
+    assert function["Events"]["Changes"]["Properties"]["FunctionResponseTypes"] == [
+        "ReportBatchItemFailures"
+    ]
+    assert function["Timeout"] * 6 <= queue["Resources"]["Queue"]["Properties"]["VisibilityTimeout"]
+
+
+def test_the_readme_keeps_a_cache(eval_example: EvalExample, readers_world):
+    """The README's own lines, with a product to save and a service that has it."""
+    producer, consumer = find_examples(ROOT / "README.md")
+    names = eval_example.run(producer, module_globals=readers_world)
+    names["ProductRepository"]().save(type("Product", (), {"id": "p1"}))
+    readers_world["source"].entities["p1"] = {"id": "p1", "name": "Anvil"}
+    consumer.source = consumer.source.replace(
+        "https://products.example.com", readers_world["source"].url
+    ).replace("sink=", "settle=0.5, wait_time=1, sink=")
+
+    names = eval_example.run(consumer, module_globals=readers_world)
+
+    assert names["worker"]._settings.sink.get("p1") == {"id": "p1", "name": "Anvil"}
+    names["worker"]._settings.sink.close()
+
+
+def test_the_contract_in_the_how_to_passes(readers_world, pytester):
+    blocks = find_examples(ROOT / "docs" / "howto" / "choose-a-sink.md")
+    pytester.makepyfile("\n".join(block.source for block in blocks))
+
+    # What the page's functions have a part in; and other processes would run the page from its top.
+    outcomes = pytester.runpytest_inprocess(
+        "-p", "no:cacheprovider", "-k", "entit or listed"
+    ).parseoutcomes()
+
+    assert set(outcomes) == {"passed", "deselected"}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_to_a_file_leads_somewhere(document):
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)", document.read_text()):
+        assert (document.parent / target).exists(), target
+
+
+def test_every_word_of_our_own_stands_in_the_glossary():
+    glossary = (ROOT / "docs" / "glossary.md").read_text().lower()
+
+    words = """
+        look, early look, settle window, renewal, confirm, phase, hold, outcome, entry, tombstone, raw delivery, heartbeat,
+        outage, mass deletion
+    """
+    for word in re.split(r",\s+", words.strip()):
+        assert f"**{word}" in glossary or f", {word}**" in glossary, word
+
+
+def test_the_handler_keeps_a_cache(eval_example: EvalExample, readers_world):
+    """The lines of the how-to, and an event for them."""
+    (block,) = find_examples(ROOT / "docs" / "howto" / "run-on-lambda.md")
+    block.source = block.source.replace("https://products.example.com", readers_world["source"].url)
+    names = eval_example.run(block, module_globals=readers_world)
+    readers_world["source"].entities["p1"] = {"id": "p1", "name": "Anvil"}
+
+    answer = names["handler"]({"Records": [record("p1", age=5, waited=5)]}, None)
+
+    assert answer == {"batchItemFailures": []}
+    assert names["DynamoDBSink"](os.environ["PRODUCTS_TABLE"]).get("p1") == {
+        "id": "p1",
+        "name": "Anvil",
+    }

@@ -1,0 +1,142 @@
+"""
+A cut of the exhaustive walk: all schedules of one save and one fault, of two saves, and of one that
+raises, on two workers.
+
+And all mutants: each rule that the promise rests on, switched off in the production code, is
+missed.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from verification.proof import exhaustive
+from verification.proof.exhaustive import BULK, BULK_DELAYED, LATE, Walk
+from verification.proof.explore import FAULTS, History, World, explore, shortest_violation
+from verification.proof.mutants import MUTANTS
+from verification.proof.programs import SETTLE, Setup
+
+EARLY = Setup()
+ONCE = Setup(early_look=False)
+DELAYED = Setup(delay=SETTLE)
+CONFIRMED = Setup(confirm=True)
+
+
+@pytest.mark.parametrize(
+    "setup",
+    [EARLY, ONCE, DELAYED, CONFIRMED, BULK, BULK_DELAYED],
+    ids=["early", "once", "delayed", "confirmed", "bulk", "bulk, delayed"],
+)
+@pytest.mark.parametrize("put", [True, False], ids=["put", "delete"])
+@pytest.mark.parametrize("present", [True, False], ids=["present", "absent"])
+def test_no_schedule_of_a_save_and_a_fault_breaks_the_promise(setup, present, put):
+    result = explore(World(setup, History(present, (put,)), faults=FAULTS, failing=False))
+
+    assert result.violation is None
+    assert result.schedules > 100
+
+
+@pytest.mark.parametrize(
+    "setup", [EARLY, ONCE, DELAYED, BULK], ids=["early", "once", "delayed", "bulk"]
+)
+@pytest.mark.parametrize("puts", [(True, True), (True, False)], ids=["put put", "put delete"])
+def test_no_schedule_of_two_saves_breaks_the_promise(setup, puts):
+    result = explore(World(setup, History(True, puts), faults=(), failing=False))
+
+    assert result.violation is None
+    assert result.schedules > 1000
+
+
+@pytest.mark.parametrize(
+    "setup",
+    [ONCE, DELAYED, CONFIRMED, LATE, BULK_DELAYED],
+    ids=["once", "delayed", "confirmed", "late", "bulk, delayed"],
+)
+def test_no_schedule_of_a_save_and_one_that_raises_breaks_the_promise(setup):
+    result = explore(World(setup, History(True, (True,)), faults=(), failing=setup is not LATE))
+
+    assert result.violation is None
+    assert result.schedules > 100
+
+
+@pytest.mark.parametrize(
+    ("setup", "faults"),
+    [(EARLY, ()), (CONFIRMED, ()), (DELAYED, FAULTS), (BULK, ()), (BULK_DELAYED, FAULTS)],
+    ids=["early", "confirmed", "delayed, with faults", "bulk", "bulk, delayed, with faults"],
+)
+def test_taking_states_for_one_changes_nothing_but_their_number(setup, faults):
+    history = History(True, (True,))
+
+    alike, apart = (
+        explore(World(setup, history, faults=faults, alike=alike)) for alike in (True, False)
+    )
+
+    assert alike.violation is apart.violation is None
+    assert alike.states < apart.states
+
+
+def test_the_table_has_a_row_for_each_setup_and_tells_of_violations(capsys):
+    walks = (Walk("queue delay", DELAYED, 1, fault=True), Walk("late saves", LATE, 1))
+
+    assert exhaustive.main(walks, processes=1)
+
+    printed = capsys.readouterr().out
+    assert re.search(r"queue delay +1 - +one +4 +\d+ +[\d,]+ +\d+ +[\d.]+ 0\n", printed)
+    assert re.search(r"[\d,]+ states, 0 violations", printed)
+
+
+def test_a_violation_is_told_with_its_shortest_schedule(capsys, monkeypatch):
+    def careless(world, state):
+        if state.commits and not state.queue:
+            from verification.proof.programs import Violation
+
+            raise Violation("it was saved, and nobody is told")
+
+    monkeypatch.setattr(World, "check", careless)
+
+    assert not exhaustive.main([Walk("one look", ONCE, 1)], processes=1)
+
+    assert (
+        "it was saved, and nobody is told\n      a         broadcast: accepted\n"
+        in capsys.readouterr().out
+    )
+
+
+def test_a_sound_world_has_no_shortest_violation():
+    result = shortest_violation(World(ONCE, History(True, (True,)), failing=False, alike=False))
+
+    assert result.violation is None
+    assert result.schedule == ()
+    assert result.states > 100
+
+
+@pytest.fixture(scope="module")
+def mutants():
+    command = [sys.executable, "-m", "verification.proof.mutants"]
+    return subprocess.run(
+        command,
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_mutant_is_caught_and_its_shortest_schedule_printed(mutants, mutant):
+    _, _, report = mutants.stdout.partition(f". {mutant.name}\n")
+    violation, *schedule = report.partition("\n\n")[0].splitlines()
+
+    assert violation.strip() != "NOT CAUGHT"
+    assert len(schedule) >= 4
+
+
+def test_the_mutants_command_succeeds_if_all_are_caught(mutants):
+    assert mutants.returncode == 0, mutants.stderr
+    assert f"{len(MUTANTS)} of {len(MUTANTS)} caught" in mutants.stdout

@@ -1,0 +1,225 @@
+"""
+The page of settings, held against the code: all settings of all public names, with their real
+defaults, and no others.
+"""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import re
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import change_events
+import change_events.integrations.aws_lambda
+import change_events.metrics
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
+
+MODULES = [change_events, change_events.integrations.aws_lambda, change_events.metrics]
+"""
+Modules whose public names have settings. Names that are added to their `__all__` are held to the
+page by that alone.
+"""
+
+SEAMS = {
+    name
+    for name in dir(change_events)
+    if getattr(getattr(change_events, name), "_is_protocol", False)
+}
+
+HEADING = re.compile(r"^#+ `([\w.]+)`$")
+SETTING = re.compile(
+    r"^- \*\*`\*{0,2}(?P<name>\w+)`\*\* "
+    r"\((?P<unit>[^;]+); (?:required|default `(?P<default>[^`]+)`[^;]*); (?P<range>[^;]+?)\): (?P<rest>.+)$"
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    unit: str
+    default: str | None
+    range: str
+    text: str
+
+
+def on_the_page() -> dict[str, dict[str, Row]]:
+    """Read the page: a heading for every callable, and below it a paragraph for every setting."""
+    sections: dict[str, dict[str, Row]] = {}
+    section: dict[str, Row] = {}
+    for paragraph in re.split(r"\n(?=#|- |\n)", PAGE.read_text()):
+        line = " ".join(paragraph.split())
+        if heading := HEADING.match(line):
+            assert heading[1] not in sections, f"{heading[1]} stands there twice"
+            section = sections[heading[1]] = {}
+        elif line.startswith("- "):
+            row = SETTING.match(line)
+            assert row, f"not of the form - **`name`** (unit; default `x`; range): text\n{line}"
+            section[row["name"]] = Row(row["unit"], row["default"], row["range"], row["rest"])
+    return sections
+
+
+def in_the_code() -> dict[str, dict[str, str | None]]:
+    """
+    Return what can be set: of functions and constructors every parameter, of methods those that are
+    keyword-only.
+    """
+    found: dict[str, dict[str, str | None]] = {}
+    for module in MODULES:
+        for name in module.__all__:
+            value = getattr(module, name)
+            if (
+                not (inspect.isclass(value) or inspect.isfunction(value))
+                or is_value(value)
+                or name in SEAMS
+            ):
+                continue
+            found[name] = settings(value)
+            for method, function in inspect.getmembers(value, inspect.isroutine):
+                if not method.startswith("_") and method not in methods_of_seams():
+                    whole = inspect.ismethod(function)  # a class method: another constructor
+                    found[f"{name}.{method}"] = settings(function, keyword_only=not whole)
+    return {name: its for name, its in found.items() if its}
+
+
+def is_value(value: object) -> bool:
+    """Events, errors and the like: they are made by the library, not set up."""
+    return is_dataclass(value) or (
+        inspect.isclass(value) and issubclass(value, (Exception, enum.Enum))
+    )
+
+
+def methods_of_seams() -> set[str]:
+    """What a look calls with arguments of its own."""
+    return {method for name in SEAMS for method in vars(getattr(change_events, name))}
+
+
+def settings(function: object, *, keyword_only: bool = False) -> dict[str, str | None]:
+    parameters = inspect.signature(function).parameters.values()
+    return {
+        parameter.name: default(parameter)
+        for parameter in parameters
+        if parameter.name != "self"
+        and (not keyword_only or parameter.kind is parameter.KEYWORD_ONLY)
+    }
+
+
+def default(parameter: inspect.Parameter) -> str | None:
+    """Return the default as the page shows it; None where a value is required."""
+    if parameter.default is parameter.empty:
+        return "()" if parameter.kind is parameter.VAR_POSITIONAL else None
+    if callable(parameter.default):
+        return f"{parameter.default.__module__}.{parameter.default.__qualname__}"
+    return repr(parameter.default)
+
+
+CODE = in_the_code()
+
+
+def test_the_page_has_all_that_can_be_set_and_nothing_else():
+    assert sorted(on_the_page()) == sorted(CODE)
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_every_setting_stands_there_with_its_real_default(name):
+    assert {setting: row.default for setting, row in on_the_page().get(name, {}).items()} == CODE[
+        name
+    ]
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_settings_stand_in_the_order_of_the_signature(name):
+    assert list(on_the_page().get(name, {})) == list(CODE[name])
+
+
+def test_what_is_looked_for_is_found():
+    """Or the rest of this module would hold nothing."""
+    assert {
+        "Worker",
+        "SNSPublisher",
+        "SNSPublisher.from_env",
+        "broadcasting",
+        "SQLiteSink",
+        "SQLiteSink.purge",
+    } <= CODE.keys()
+    assert CODE["Worker"]["settle"] == "5.0"
+    assert CODE["Worker"]["fetcher"] is None
+    assert CODE["MemorySink"] == {"clock": "time.time"}
+    assert not {"ChangeEvent", "FetchError", "Sink", "Worker.run", "SQLiteSink.apply"} & CODE.keys()
+
+
+URL = "https://sqs.eu-west-1.amazonaws.com/123456789012/q"
+FETCHER = change_events.HTTPFetcher("https://products.example.com/{id}")
+
+
+def purged(**settings: float) -> int:
+    with change_events.SQLiteSink(":memory:") as sink:
+        return sink.purge(**settings)
+
+
+# How to make what has numbers for settings, and with what else, so that a setting's bounds don't
+# collide with another's.
+MADE = {
+    "Worker": lambda **settings: change_events.Worker(
+        URL, **{"fetcher": FETCHER, "sink": change_events.MemorySink(), "prefetch": 10, **settings}
+    ),
+    "make_handler": lambda **settings: change_events.integrations.aws_lambda.make_handler(
+        **{"fetcher": FETCHER, "sink": change_events.MemorySink(), **settings}
+    ),
+    "broadcasting": lambda **settings: change_events.broadcasting(
+        change_events.NullPublisher(), **settings
+    ),
+    "broadcasts_before_save": lambda **settings: change_events.broadcasts_before_save(
+        change_events.NullPublisher(), **settings
+    ),
+    "MemorySink.purge": lambda **settings: change_events.MemorySink().purge(**settings),
+    "SQLiteSink.purge": purged,
+    "HTTPFetcher": lambda **settings: change_events.HTTPFetcher(
+        "https://products.example.com/{id}", **settings
+    ),
+}
+
+RANGE = re.compile(
+    r"(?P<over>more than )?(?P<least>[\d,.]+)(?: (?:to|and up to) (?P<most>[\d,.]+)| or more)?"
+)
+
+
+def bounds() -> Iterator[object]:
+    for name, rows in on_the_page().items():
+        for setting, row in rows.items():
+            if found := RANGE.fullmatch(row.range):
+                least, most = (
+                    text and float(text.replace(",", ""))
+                    for text in (found["least"], found["most"])
+                )
+                yield pytest.param(
+                    name, setting, least, most, bool(found["over"]), id=f"{name}.{setting}"
+                )
+
+
+@pytest.mark.parametrize(("name", "setting", "least", "most", "open_below"), list(bounds()))
+def test_the_ranges_are_the_real_ones(name, setting, least, most, open_below):
+    number = int if CODE[name][setting].isdigit() else float
+    step = 1 if number is int else 1e-6
+
+    if not open_below:
+        MADE[name](**{setting: number(least)})
+    for outside in [
+        least if open_below else least - step,
+        *([] if most is None else [most + step]),
+    ]:
+        with pytest.raises(change_events.ConfigurationError, match=setting):
+            MADE[name](**{setting: number(outside)})
+    if most is not None:
+        MADE[name](**{setting: number(most)})
+
+
+def test_many_ranges_are_numbers():
+    assert len(list(bounds())) >= 12

@@ -1,0 +1,289 @@
+"""
+A cut of the random simulation; and, for each of its properties, a rule of production switched off
+and seen to be missed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from change_events import FetchError, Found, Gone, MemorySink, SNSPublisher, Unchanged, _consumer
+from change_events._consumer.consumer import Consumer
+from change_events._consumer.inbox import Inbox
+from change_events._consumer.look import outcome
+from change_events._consumer.queue import batches
+from change_events._producer.renewals import Renewals
+from change_events.sinks import memory
+from verification.proof.simulation import CHECKS, play
+from verification.proof.simulation.__main__ import command
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_promise_holds_in_a_random_world(seed):
+    played = play(seed, writes=1500)
+
+    assert played.broken is None, "\n".join([played.broken.text, *played.broken.story])
+    assert played.counts["commits"] > 0
+    assert played.counts["applies"] > 0
+
+
+def test_worlds_have_gets_of_many():
+    assert sum(play(seed, writes=300).counts["gets of many"] > 0 for seed in range(8)) >= 2
+
+
+def test_a_seed_is_the_same_world_again():
+    assert play(3, writes=600).counts == play(3, writes=600).counts
+
+
+# Each of these switches one rule of the production code off.
+
+
+def no_broadcast(patch):
+    patch.setattr(SNSPublisher, "publish", lambda *_: None)
+
+
+def no_renewal_and_no_last_broadcast(patch):
+    patch.setattr(Renewals, "renew", lambda *_: None)
+    patch.setattr(Renewals, "announce_late", lambda *_: None)
+
+
+def confirmation_of_a_failed_save(patch):
+    from change_events import broadcasting
+
+    ends_late = broadcasting._ends_late
+    patch.setattr(broadcasting, "_ends_late", lambda self, returned: ends_late(self, returned=True))
+
+
+def plain_writes(patch):
+    apply = MemorySink.apply
+    patch.setattr(
+        MemorySink,
+        "apply",
+        lambda self, id, change, if_version: apply(
+            self, id, change, if_version=self.entry(id).version
+        ),
+    )
+
+
+def no_version_for_what_is_unchanged(patch):
+    apply = MemorySink.apply
+
+    def lazy(self, id, change, if_version):
+        if isinstance(change, Unchanged) and self.entry(id).version == if_version:
+            return True
+        return apply(self, id, change, if_version=if_version)
+
+    patch.setattr(MemorySink, "apply", lazy)
+
+
+def no_tombstone(patch):
+    apply = MemorySink.apply
+
+    def forgetful(self, id, change, if_version):
+        applied = apply(self, id, change, if_version=if_version)
+        if applied and isinstance(change, Gone):
+            self._rows[id] = memory._UNTOUCHED
+        return applied
+
+    patch.setattr(MemorySink, "apply", forgetful)
+
+
+def version_read_after_the_get(patch):
+    def look(id, *, fetcher, sink, on_get, **_):
+        etag = sink.entry(id).etag
+        on_get()
+        change = fetcher.fetch(id, etag=etag)
+        entry = sink.entry(id)
+        sink.apply(id, change, if_version=entry.version)
+        return outcome(entry, change)
+
+    patch.setattr(_consumer, "look", look)
+
+
+def an_error_means_gone(patch):
+    def look(id, *, fetcher, sink, on_get, **_):
+        class Hasty:
+            def fetch(self, id, etag=None):
+                try:
+                    return fetcher.fetch(id, etag=etag)
+                except FetchError:
+                    return Gone()
+
+        return production(id, fetcher=Hasty(), sink=sink, on_get=on_get)
+
+    production = _consumer.look
+    patch.setattr(_consumer, "look", look)
+
+
+def what_is_left_out_is_gone(patch):
+    def read_together(ids, *, fetcher, sink, on_get, **_):
+        entries = {id: sink.entry(id) for id in ids}
+        on_get()
+        answer = fetcher.fetch_many(ids)
+        return {id: (entry, answer.get(id, Gone())) for id, entry in entries.items()}
+
+    patch.setattr(_consumer, "read_together", read_together)
+
+
+def versions_read_after_the_get_of_many(patch):
+    def read_together(ids, *, fetcher, sink, on_get, **_):
+        on_get()
+        answer = fetcher.fetch_many(ids)
+        return {id: (sink.entry(id), answer[id]) for id in ids if id in answer}
+
+    patch.setattr(_consumer, "read_together", read_together)
+
+
+def what_is_left_out_is_settled(patch):
+    def look_alone(self, ids):
+        with self.lock:
+            settled = [event for id in ids for event in self.inbox.settle(id)]
+        for batch in batches(settled):
+            self.acknowledge([event.receipt_handle for event in batch])
+
+    patch.setattr(Consumer, "_look_alone", look_alone)
+
+
+def a_state_of_its_own(patch):
+    def look(id, *, fetcher, sink, on_get, **_):
+        class Inventive:
+            def fetch(self, id, etag=None):
+                change = fetcher.fetch(id, etag=etag)
+                return (
+                    Found(change.value + 1000, change.etag) if isinstance(change, Found) else change
+                )
+
+        return production(id, fetcher=Inventive(), sink=sink, on_get=on_get)
+
+    production = _consumer.look
+    patch.setattr(_consumer, "look", look)
+
+
+def the_early_look_settles(patch):
+    held = Consumer._held
+
+    def impatient(self, message, event, now):
+        event = held(self, message, event, now)
+        event.hold = 0.0
+        return event
+
+    patch.setattr(Consumer, "_held", impatient)
+
+
+def an_event_joins_a_get_under_way(patch):
+    settle = Inbox.settle
+
+    def joined(self, id):
+        group = self._groups[id]
+        group.frozen = list(group.events.values())
+        group.get_started = max(group.get_started, *(event.due for event in group.frozen))
+        return settle(self, id)
+
+    patch.setattr(Inbox, "settle", joined)
+
+
+def acknowledged_on_receipt(patch):
+    receive = Consumer.receive
+
+    def hasty(self, *, wait):
+        messages = receive(self, wait=wait)
+        if messages:
+            self.acknowledge([message.receipt_handle for message in messages])
+        return messages
+
+    patch.setattr(Consumer, "receive", hasty)
+
+
+def a_failed_look_is_forgotten(patch):
+    def look_failed(self, id, error):
+        with self.lock:
+            self.inbox.freeze(id, self._clock() + 1e6)
+            events = self.inbox.settle(id)
+        self.acknowledge([event.receipt_handle for event in events[:10]])
+
+    patch.setattr(Consumer, "_look_failed", look_failed)
+
+
+def nothing_is_acknowledged(patch):
+    patch.setattr(Consumer, "acknowledge", lambda *_: [])
+
+
+CAUGHT = [
+    ("announced", no_broadcast),
+    ("announced", no_renewal_and_no_last_broadcast),
+    ("forward", plain_writes),
+    ("forward", version_read_after_the_get),
+    ("committed", a_state_of_its_own),
+    ("version", no_version_for_what_is_unchanged),
+    ("version", no_tombstone),
+    ("evidence", an_error_means_gone),
+    ("evidence", what_is_left_out_is_gone),
+    ("forward", versions_read_after_the_get_of_many),
+    ("look", what_is_left_out_is_settled),
+    ("look", the_early_look_settles),
+    ("look", an_event_joins_a_get_under_way),
+    ("look", acknowledged_on_receipt),
+    ("look", a_failed_look_is_forgotten),
+    ("pending", confirmation_of_a_failed_save),
+    ("pending", no_renewal_and_no_last_broadcast),
+    ("pending", acknowledged_on_receipt),
+    ("pending", the_early_look_settles),
+    ("quiet", nothing_is_acknowledged),
+    ("equal", no_broadcast),
+    ("equal", acknowledged_on_receipt),
+]
+
+
+@pytest.mark.parametrize(
+    ("check", "mutation"), CAUGHT, ids=lambda each: each if isinstance(each, str) else each.__name__
+)
+def test_a_rule_that_is_switched_off_is_missed(monkeypatch, check, mutation):
+    mutation(monkeypatch)
+
+    writes = (
+        60 if check == "quiet" else 800
+    )  # it takes hours of virtual time to see that there will be no quiet
+    broken = next(
+        (
+            played.broken
+            for seed in range(60)
+            if (played := play(seed, writes=writes, checks={check})).broken
+        ),
+        None,
+    )
+
+    assert broken is not None
+    assert broken.check == check
+    assert any("VIOLATION" in line for line in broken.story)
+
+
+def test_every_property_has_a_rule_that_breaks_it():
+    assert {check for check, _ in CAUGHT} == CHECKS.keys()
+
+
+def test_the_command_says_how_a_world_went(capsys):
+    assert command(["--seed", "1", "--world", "300", "--trace", "p0"]) == 0
+
+    printed = capsys.readouterr().out
+    assert "300 writes, no violation" in printed
+    assert "APPLIED" in printed
+
+
+def test_the_command_tells_the_story_of_a_violation(capsys, monkeypatch):
+    the_early_look_settles(monkeypatch)
+
+    assert command(["--writes", "60000", "--world", "600", "--processes", "1"]) == 1
+
+    printed = capsys.readouterr().out
+    assert "VIOLATION of 'look'" in printed
+    assert "again: python -m verification.proof.simulation --seed" in printed
+
+
+def test_help_names_every_property(capsys):
+    with contextlib.suppress(SystemExit):
+        command(["--help"])
+
+    printed = capsys.readouterr().out
+    assert all(check in printed for check in CHECKS)

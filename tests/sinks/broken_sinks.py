@@ -1,0 +1,202 @@
+"""Sinks that each break one rule of the contract."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+
+from change_events import Entry, Found, Gone, MemorySink, SQLiteSink, Unchanged
+
+
+class NoBumpOnUnchanged(MemorySink):
+    def apply(self, id, change, /, *, if_version):
+        if isinstance(change, Unchanged):
+            return self.entry(id).version == if_version
+        return super().apply(id, change, if_version=if_version)
+
+
+class NoBumpOnGoneNeverSeen(MemorySink):
+    def apply(self, id, change, /, *, if_version):
+        if isinstance(change, Gone) and self.entry(id) == Entry():
+            return if_version == 0
+        return super().apply(id, change, if_version=if_version)
+
+
+class NoBumpOnGoneTombstone(MemorySink):
+    def apply(self, id, change, /, *, if_version):
+        entry = self.entry(id)
+        if isinstance(change, Gone) and entry.version and not entry.present:
+            return entry.version == if_version
+        return super().apply(id, change, if_version=if_version)
+
+
+class NoBumpOnSameEntity(MemorySink):
+    def apply(self, id, change, /, *, if_version):
+        if isinstance(change, Found) and change.value == self.get(id):
+            return self.entry(id).version == if_version
+        return super().apply(id, change, if_version=if_version)
+
+
+class TombstoneDropped(MemorySink):
+    def apply(self, id, change, /, *, if_version):
+        done = super().apply(id, change, if_version=if_version)
+        if done and isinstance(change, Gone):
+            del self._rows[id]
+        return done
+
+
+class NoCompare(MemorySink):
+    def apply(self, id, change, /, *, if_version):
+        return super().apply(id, change, if_version=self.entry(id).version)
+
+
+class NoCompareOnGone(MemorySink):
+    def apply(self, id, change, /, *, if_version):
+        return super().apply(
+            id,
+            change,
+            if_version=self.entry(id).version if isinstance(change, Gone) else if_version,
+        )
+
+
+class NewerIsGoodEnough(MemorySink):
+    def apply(self, id, change, /, *, if_version):
+        return super().apply(id, change, if_version=min(if_version, self.entry(id).version))
+
+
+class WritesThenCompares(MemorySink):
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self._values = {}
+
+    def apply(self, id, change, /, *, if_version):
+        if not isinstance(change, Unchanged):
+            self._values[id] = change.value if isinstance(change, Found) else None
+        return super().apply(id, change, if_version=if_version)
+
+    def get(self, id, /):
+        return self._values.get(id)
+
+
+class ChecksThenWrites(MemorySink):
+    def apply(self, id, change, /, *, if_version):
+        if self.entry(id).version != if_version:
+            return False
+        time.sleep(0.001)  # a network takes as long
+        return super().apply(id, change, if_version=self.entry(id).version)
+
+
+class LocksThreadsOnly(SQLiteSink):
+    def __init__(self, path, **settings):
+        super().__init__(path, **settings)
+        self._threads = threading.Lock()
+
+    def apply(self, id, change, /, *, if_version):
+        with self._threads:
+            if self.entry(id).version != if_version:
+                return False
+            time.sleep(0.001)
+            return super().apply(id, change, if_version=self.entry(id).version)
+
+
+class ForgetsETagOnUnchanged(MemorySink):
+    def apply(self, id, change, /, *, if_version):
+        if isinstance(change, Unchanged):
+            change = Found(self.get(id), None)
+        return super().apply(id, change, if_version=if_version)
+
+
+class KeepsETagOfBefore(MemorySink):
+    def apply(self, id, change, /, *, if_version):
+        if isinstance(change, Found):
+            change = Found(change.value, change.etag or self.entry(id).etag)
+        return super().apply(id, change, if_version=if_version)
+
+
+class ForgetsEntityOnUnchanged(MemorySink):
+    def apply(self, id, change, /, *, if_version):
+        if isinstance(change, Unchanged):
+            change = Found(None, self.entry(id).etag)
+        return super().apply(id, change, if_version=if_version)
+
+
+class TakesIdsForEachOther(MemorySink):
+    def entry(self, id, /):
+        return super().entry(id.strip())
+
+    def apply(self, id, change, /, *, if_version):
+        return super().apply(id.strip(), change, if_version=if_version)
+
+
+class MixesUpEntities(MemorySink):
+    def get(self, id, /):
+        return super().get(id[:255])
+
+
+class ListsTombstones(MemorySink):
+    def items(self):
+        return ((id, row.value) for id, row in self._rows.items())
+
+
+class CountsTombstones(MemorySink):
+    def __len__(self):
+        return len(self._rows)
+
+
+class PurgesTheYoung(MemorySink):
+    def purge(self, *, older_than=0.0):
+        before = self._clock() - older_than
+        old = [
+            id
+            for id, row in self._rows.items()
+            if not row.entry.present and row.applied_at < before
+        ]
+        for id in old:
+            del self._rows[id]
+
+
+class PurgesWhatLives(MemorySink):
+    def purge(self, **settings):
+        super().purge(**settings)
+        self._rows = {
+            id: row
+            for id, row in self._rows.items()
+            if row.applied_at > self._clock() - 14 * 24 * 3600.0
+        }
+
+
+class NeverPurges(MemorySink):
+    def purge(self, *, older_than=0.0):
+        if older_than < 14 * 24 * 3600.0:
+            raise ValueError("14 days")
+
+
+class BeginsAt1(MemorySink):
+    def apply(self, id, change, /, *, if_version):
+        done = super().apply(id, change, if_version=if_version)
+        if done and if_version == 0:
+            self._rows[id] = replace(self._rows[id], entry=replace(self._rows[id].entry, version=1))
+        return done
+
+
+class RefusesAll(MemorySink):
+    def apply(self, id, change, /, *, if_version):
+        return False
+
+
+# These break none.
+
+
+class Plain:
+    """As little as a sink can do."""
+
+    def __init__(self, **settings):
+        sink = MemorySink()
+        self.entry = sink.entry
+        self.apply = sink.apply
+
+
+class OwnClock(MemorySink):
+    def __init__(self, **settings):
+        super().__init__()

@@ -1,0 +1,144 @@
+"""The contract of sinks fails every sink that breaks one of its rules, and names the rule."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+IN_MEMORY = """
+    @pytest.fixture
+    def sink(self, clock):
+        return broken_sinks.{name}(clock=clock)
+"""
+
+IN_A_FILE = """
+    @pytest.fixture
+    def sink(self, open_again):
+        with open_again() as sink:
+            yield sink
+
+    @pytest.fixture
+    def open_again(self, tmp_path):
+        return partial(broken_sinks.{name}, tmp_path / "cache.db", timeout=30)
+"""
+
+ONE_FOR_EACH = """
+    @pytest.fixture
+    def sink(self):
+        return MemorySink()
+
+    @pytest.fixture
+    def open_again(self):
+        return MemorySink
+"""
+
+NOTHING = """
+    pass
+"""
+
+
+@pytest.fixture
+def run_contract(pytester):
+    """Run the contract, of which a subclass's body is given, in a pytest of its own."""
+    pytester.syspathinsert(Path(__file__).parent)
+
+    def run(body):
+        imports = """
+            from functools import partial
+            import pytest
+            import broken_sinks
+            from change_events import MemorySink
+            from change_events.testing import SinkContract
+
+            class TestSink(SinkContract):
+        """
+        pytester.makepyfile(textwrap.dedent(imports) + body)
+        return pytester.runpytest_inprocess("-rfEs", "-p", "no:cacheprovider")
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("NoBumpOnUnchanged", "test_every_look_raises_the_version[found-unchanged]"),
+        ("NoBumpOnGoneNeverSeen", "test_every_look_raises_the_version[-gone]"),
+        ("NoBumpOnGoneTombstone", "test_every_look_raises_the_version[gone-gone]"),
+        ("NoBumpOnSameEntity", "test_finding_the_same_again_raises_the_version_too"),
+        ("TombstoneDropped", "test_every_look_raises_the_version[found-gone]"),
+        ("RefusesAll", "test_every_look_raises_the_version[-found]"),
+        ("NoCompare", "test_a_look_with_another_version_is_refused[found-found]"),
+        ("NoCompareOnGone", "test_a_look_with_another_version_is_refused[found-gone]"),
+        ("NewerIsGoodEnough", "test_a_look_with_another_version_is_refused[found-found]"),
+        ("WritesThenCompares", "test_a_look_that_is_refused_leaves_the_entity[found-found]"),
+        ("ForgetsETagOnUnchanged", "test_the_entry_says_what_was_found[found-unchanged]"),
+        ("KeepsETagOfBefore", "test_the_entry_says_what_was_found[found-found without ETag]"),
+        ("ForgetsEntityOnUnchanged", "test_the_entity_is_what_was_found[found-unchanged]"),
+        ("TakesIdsForEachOther", "test_ids_are_kept_apart"),
+        ("MixesUpEntities", "test_entities_of_all_ids_can_be_read"),
+        ("ListsTombstones", "test_only_what_is_present_is_listed"),
+        ("CountsTombstones", "test_only_what_is_present_is_counted"),
+        ("ChecksThenWrites", "test_of_many_threads_with_one_version_one_wins"),
+        ("PurgesTheYoung", "test_purge_refuses_the_young[13.9]"),
+        ("PurgesWhatLives", "test_purge_forgets_tombstones_older_than_any_event"),
+        ("NeverPurges", "test_purge_forgets_tombstones_older_than_any_event"),
+        ("BeginsAt1", "test_no_version_comes_again_after_a_purge"),
+    ],
+)
+def test_a_sink_that_breaks_a_rule_fails_its_test(run_contract, name, rule):
+    result = run_contract(IN_MEMORY.format(name=name))
+
+    result.stdout.fnmatch_lines(f"FAILED *::{rule.replace('[', '[[]')}*")
+
+
+@pytest.mark.parametrize(
+    ("body", "rule"),
+    [
+        (
+            IN_A_FILE.format(name="LocksThreadsOnly"),
+            "test_of_many_processes_with_one_version_one_wins",
+        ),
+        (ONE_FOR_EACH, "test_of_many_processes_with_one_version_one_wins"),
+        (ONE_FOR_EACH, "test_the_storage_is_one_however_often_it_is_opened"),
+    ],
+    ids=["only threads are locked out", "one cache for each process", "one cache for each handle"],
+)
+def test_a_sink_that_is_wrong_only_when_shared_fails(run_contract, body, rule):
+    result = run_contract(body)
+
+    result.stdout.fnmatch_lines(f"FAILED *::{rule}*")
+
+
+def test_of_the_plainest_sink_only_what_it_lacks_is_skipped(run_contract):
+    result = run_contract(IN_MEMORY.format(name="Plain"))
+
+    outcomes = result.parseoutcomes()
+    assert set(outcomes) == {"passed", "skipped"}
+    assert outcomes["passed"] > 60
+    result.stdout.fnmatch_lines_random(
+        [
+            "*no get()*",
+            "*no items()*",
+            "*no len()*",
+            "*no purge()*",
+            "*the fixture 'open_again' is missing*",
+        ]
+    )
+
+
+def test_a_sink_that_asks_no_clock_can_not_be_made_old(run_contract):
+    result = run_contract(IN_MEMORY.format(name="OwnClock"))
+
+    assert result.parseoutcomes()["skipped"] == 4
+    result.stdout.fnmatch_lines("*does not ask the fixture 'clock' for the time*")
+
+
+def test_a_contract_without_a_sink_says_what_is_missing(run_contract):
+    result = run_contract(NOTHING)
+
+    assert "passed" not in result.parseoutcomes()
+    result.stdout.fnmatch_lines("*TestSink needs a fixture named 'sink'*")

@@ -1,0 +1,312 @@
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from change_events import ConfigurationError, Entry, Found, Gone, MemorySink, SQLiteSink, Unchanged
+from change_events.testing import SinkContract
+
+FOUND = Found({"id": "p1", "n": 1}, '"one"')
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "cache.db"
+
+
+class TestMemorySink(SinkContract):
+    @pytest.fixture
+    def sink(self, clock):
+        return MemorySink(clock=clock)
+
+
+class TestSQLiteSink(SinkContract):
+    @pytest.fixture
+    def sink(self, path, clock):
+        with SQLiteSink(path, clock=clock) as sink:
+            yield sink
+
+    @pytest.fixture
+    def open_again(self, path):
+        return partial(SQLiteSink, path, timeout=30)
+
+
+class Looks(RuleBasedStateMachine):
+    """Any sequence of looks, current and stale, against a model in three lines."""
+
+    make = staticmethod(MemorySink)
+
+    @initialize()
+    def start(self):
+        self.sink = self.make(clock=lambda: 1.0)
+        self.version, self.value, self.etag = 0, None, None
+
+    @rule(
+        change=st.builds(
+            Found,
+            st.dictionaries(st.text("ab", max_size=2), st.integers()),
+            st.none() | st.text("xy", min_size=1),
+        )
+        | st.just(Gone()),
+        behind=st.sampled_from([0, 0, 0, 1, -1]),
+    )
+    def look(self, change, behind):
+        done = self.sink.apply("p1", change, if_version=self.version - behind)
+
+        assert done == (behind == 0)
+        if done:
+            self.version = self.version + 1 if self.version else 1_000_000
+            self.value, self.etag = (
+                (change.value, change.etag) if isinstance(change, Found) else (None, None)
+            )
+
+    @precondition(lambda self: self.version)
+    @rule()
+    def look_again(self):
+        assert self.sink.apply("p1", Unchanged(), if_version=self.version)
+        self.version += 1
+
+    @invariant()
+    def agree(self):
+        if hasattr(self, "sink"):
+            assert self.sink.entry("p1") == Entry(self.version, self.value is not None, self.etag)
+            assert self.sink.get("p1") == self.value
+
+    def teardown(self):
+        if isinstance(getattr(self, "sink", None), SQLiteSink):
+            self.sink.close()
+
+
+@pytest.mark.parametrize(
+    "make", [MemorySink, partial(SQLiteSink, ":memory:")], ids=["memory", "sqlite"]
+)
+def test_any_sequence_of_looks_is_what_the_contract_says(make):
+    run_state_machine_as_test(
+        type("Looks", (Looks,), {"make": staticmethod(make)}),
+        settings=settings(max_examples=40, stateful_step_count=20),
+    )
+
+
+# SQLite
+
+
+def test_the_table_is_as_documented_and_open_to_sql(path):
+    with SQLiteSink(path, clock=lambda: 7.0) as sink:
+        sink.apply("p1", Found({"name": "Ü", "n": [1, None, True]}, '"one"'), if_version=0)
+        sink.apply("p2", Gone(), if_version=0)
+        other = sqlite3.connect(path)
+        columns = [(row[1], row[2]) for row in other.execute("PRAGMA table_info(entities)")]
+        rows = other.execute("SELECT * FROM entities ORDER BY id").fetchall()
+        names = other.execute(
+            "SELECT json_extract(body, '$.name') FROM entities WHERE body IS NOT NULL"
+        ).fetchall()
+        other.close()
+
+    assert columns == re.findall(
+        r"^ +(\w+) +(TEXT|INTEGER|REAL)\b", SQLiteSink.__doc__, re.MULTILINE
+    )
+    assert rows == [
+        ("p1", 7_000_000, json.dumps({"name": "Ü", "n": [1, None, True]}), '"one"', 7.0),
+        ("p2", 7_000_000, None, None, 7.0),
+    ]
+    assert names == [("Ü",)]
+
+
+def test_a_commit_reaches_the_disk_before_it_returns(path):
+    with SQLiteSink(path) as sink:
+        assert sink._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert sink._connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+
+
+@contextmanager
+def held_up(sink):
+    """Let all writes of the sink wait for each other; yields what SQLite is told meanwhile."""
+    told = []
+    with ThreadPoolExecutor(10) as pool, sink._lock:
+        sink._connection.set_trace_callback(told.append)
+        yield pool, told
+        while len(sink._waiting) < 10:
+            time.sleep(0.001)  # nothing tells when a thread waits for a lock
+
+
+def test_writes_that_wait_for_each_other_share_one_trip_to_the_disk(path):
+    with SQLiteSink(path) as sink:
+        sink.apply("p1", FOUND, if_version=0)
+        with held_up(sink) as (pool, told):
+            applied = [pool.submit(sink.apply, f"p{n}", FOUND, if_version=0) for n in range(10)]
+
+        assert [write.result() for write in applied] == [n != 1 for n in range(10)]
+        assert [line.split()[0] for line in told] == ["BEGIN", *["INSERT"] * 10, "COMMIT"]
+        assert len(sink) == 10
+
+
+def test_a_write_that_fails_fails_alone(path):
+    with SQLiteSink(path) as sink:
+        with held_up(sink) as (pool, _):
+            changes = [
+                Found({"n": n}, "\ud800" if n == 3 else None) for n in range(10)
+            ]  # no text that SQLite could store
+            applied = [
+                pool.submit(sink.apply, f"p{n}", change, if_version=0)
+                for n, change in enumerate(changes)
+            ]
+
+        assert isinstance(applied.pop(3).exception(), UnicodeEncodeError)
+        assert all(write.result() for write in applied)
+        assert sorted(dict(sink.items())) == [f"p{n}" for n in range(10) if n != 3]
+
+
+def test_the_cache_survives_the_process(path):
+    with SQLiteSink(path, clock=lambda: 7.0) as sink:
+        sink.apply("p1", FOUND, if_version=0)
+        sink.apply("p2", Gone(), if_version=0)
+
+    with SQLiteSink(str(path)) as sink:
+        assert sink.entry("p1") == Entry(7_000_000, True, '"one"')
+        assert sink.entry("p2") == Entry(7_000_000, False, None)
+
+
+def test_one_file_can_hold_several_tables(path):
+    with SQLiteSink(path, table="products") as products, SQLiteSink(path, table="orders") as orders:
+        products.apply("1", FOUND, if_version=0)
+
+        assert (len(products), len(orders)) == (1, 0)
+
+
+@pytest.mark.parametrize("value", [object(), float("inf"), float("nan")])
+def test_an_entity_that_is_no_json_is_refused_and_nothing_is_written(path, value):
+    with SQLiteSink(path) as sink:
+        with pytest.raises((TypeError, ValueError), match="JSON"):
+            sink.apply("p1", Found({"value": value}), if_version=0)
+
+        assert sink.entry("p1") == Entry()
+
+
+def test_a_database_that_stays_locked_is_an_error_and_the_cache_goes_on_after_it(path):
+    other = sqlite3.connect(path, isolation_level=None)
+    with SQLiteSink(path, timeout=0.05) as sink:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            sink.apply("p1", FOUND, if_version=0)
+        assert sink.entry("p1") == Entry()  # reading goes on
+
+        other.execute("COMMIT")
+        assert sink.apply("p1", FOUND, if_version=0)
+    other.close()
+
+
+def test_a_file_may_be_made_by_many_at_once(tmp_path):
+    for round in range(30):
+        meet = threading.Barrier(8)
+
+        def make(path, meet=meet):
+            meet.wait()
+            SQLiteSink(path).close()
+
+        with ThreadPoolExecutor(8) as pool:
+            for made in [pool.submit(make, tmp_path / f"{round}.db") for _ in range(8)]:
+                made.result()
+
+
+def test_while_another_makes_the_file_it_is_waited_for(path, monkeypatch):
+    """
+    A stub: SQLite refuses at once, and only now and then, when two switch a new file to its journal
+    at the same moment.
+    """
+    refusals = iter(["database is locked"] * 3)
+
+    class Connection(sqlite3.Connection):
+        def execute(self, statement, *values):
+            if "journal_mode" in statement and (refusal := next(refusals, None)):
+                raise sqlite3.OperationalError(refusal)
+            return super().execute(statement, *values)
+
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Connection))
+    with SQLiteSink(path) as sink:
+        assert sink.apply("p1", FOUND, if_version=0)
+    assert next(refusals, None) is None
+
+
+def directory(path):
+    path.mkdir()
+
+
+def no_database(path):
+    path.write_text("this is no database, but it is long enough to look like one" * 20)
+
+
+def another_table(path):
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE entities (id INTEGER, name TEXT)")
+    connection.close()
+
+
+def locked(path):
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("BEGIN EXCLUSIVE")
+    return connection
+
+
+@pytest.mark.parametrize(
+    ("prepare", "reason"),
+    [
+        (directory, "unable to open"),
+        (no_database, "not a database"),
+        (another_table, "no such column"),
+        (locked, "locked"),
+    ],
+)
+def test_a_file_that_can_be_no_cache_is_an_error_at_start(path, prepare, reason):
+    holder = prepare(path)
+
+    with pytest.raises(
+        ConfigurationError,
+        match=rf"cache\.db' can't be used: .*{reason}.*must exist and be writable",
+    ):
+        SQLiteSink(path, timeout=0.01)
+    if holder:
+        holder.close()
+
+
+def test_a_directory_that_is_missing_is_an_error_at_start(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"unable to open.*must exist"):
+        SQLiteSink(tmp_path / "missing" / "cache.db")
+
+
+def test_a_file_that_can_only_be_read_is_an_error_at_start(path, monkeypatch):
+    SQLiteSink(path).close()
+    connect = sqlite3.connect
+    # Tests run as root in places, whom no permission stops; SQLite's own read-only mode stops
+    # everybody.
+    monkeypatch.setattr(
+        sqlite3,
+        "connect",
+        lambda path, **kwargs: connect(f"file:{path}?mode=ro", uri=True, **kwargs),
+    )
+
+    with pytest.raises(ConfigurationError, match="readonly database"):
+        SQLiteSink(path)
+
+
+@pytest.mark.parametrize("table", ["", "a b", "entities; --", "1st", "a-b"])
+def test_a_table_needs_a_plain_name(path, table):
+    with pytest.raises(ConfigurationError, match="can't be a table's name"):
+        SQLiteSink(path, table=table)

@@ -1,0 +1,255 @@
+"""DynamoDBSink over the wire, against the emulator."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from functools import partial
+
+import boto3
+import pytest
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from change_events import ConfigurationError, DynamoDBSink, Entry, Found, Gone, Unchanged
+from change_events.sinks import dynamodb as dynamodb_sink
+from change_events.testing import SinkContract
+
+DAY = 24 * 3600.0
+FOUND = Found({"id": "p1", "name": "Anvil"}, '"one"')
+
+
+@pytest.fixture(scope="session")
+def dynamodb(aws):
+    return boto3.client("dynamodb")
+
+
+@pytest.fixture
+def make_table(dynamodb):
+    def make(*keys):
+        name = uuid.uuid4().hex
+        dynamodb.create_table(
+            TableName=name,
+            AttributeDefinitions=[
+                {"AttributeName": key, "AttributeType": kind} for key, kind, _ in keys
+            ],
+            KeySchema=[{"AttributeName": key, "KeyType": role} for key, _, role in keys],
+            BillingMode="PAY_PER_REQUEST",
+        )
+        return name
+
+    return make
+
+
+@pytest.fixture
+def table(make_table):
+    return make_table(("id", "S", "HASH"))
+
+
+class TestDynamoDBSink(SinkContract):
+    @pytest.fixture
+    def sink(self, table, clock):
+        return DynamoDBSink(table, clock=clock)
+
+    @pytest.fixture
+    def open_again(self, table):
+        return partial(DynamoDBSink, table)
+
+
+def test_an_item_is_as_documented(table, dynamodb):
+    sink = DynamoDBSink(table, clock=lambda: 7.5)
+    sink.apply("p1", Found({"name": "Ü", "n": [1, None, True]}, '"one"'), if_version=0)
+    sink.apply("p2", Gone(), if_version=0)
+
+    items = {item["id"]["S"]: item for item in dynamodb.scan(TableName=table)["Items"]}
+    assert items == {
+        "p1": {
+            "id": {"S": "p1"},
+            "version": {"N": "7500000"},
+            "present": {"BOOL": True},
+            "body": {"S": json.dumps({"name": "Ü", "n": [1, None, True]})},
+            "etag": {"S": '"one"'},
+            "applied_at": {"N": "7.5"},
+        },
+        "p2": {
+            "id": {"S": "p2"},
+            "version": {"N": "7500000"},
+            "present": {"BOOL": False},
+            "applied_at": {"N": "7.5"},
+        },
+    }
+    documented = re.findall(r"^ +(\w+) +(S|N|BOOL)\b", DynamoDBSink.__doc__, re.MULTILINE)
+    assert [(name, *value) for name, value in sorted(items["p1"].items())] == sorted(documented)
+
+
+def test_attributes_of_yours_stay(table, dynamodb):
+    sink = DynamoDBSink(table)
+    sink.apply("p1", FOUND, if_version=0)
+    dynamodb.update_item(
+        TableName=table,
+        Key={"id": {"S": "p1"}},
+        UpdateExpression="SET shelf = :shelf",
+        ExpressionAttributeValues={":shelf": {"N": "7"}},
+    )
+
+    for change in (Unchanged(), Gone(), FOUND):
+        assert sink.apply("p1", change, if_version=sink.entry("p1").version)
+
+    assert dynamodb.get_item(TableName=table, Key={"id": {"S": "p1"}})["Item"]["shelf"] == {
+        "N": "7"
+    }
+
+
+def test_an_item_of_yours_may_be_there_before_the_entity(table, dynamodb):
+    dynamodb.put_item(TableName=table, Item={"id": {"S": "p1"}, "shelf": {"N": "7"}})
+    sink = DynamoDBSink(table)
+
+    assert sink.entry("p1") == Entry()
+    assert sink.apply("p1", FOUND, if_version=0)
+    assert sink.get("p1") == FOUND.value
+
+
+def test_all_pages_are_read(table):
+    now = 0.0
+    sink = DynamoDBSink(table, clock=lambda: now)
+    large = {"text": "x" * 300_000}  # a page has 1 MB at the most
+    for n in range(8):
+        sink.apply(f"p{n}", Found(large), if_version=0)
+        sink.apply(f"gone{n}", Gone(), if_version=0)
+
+    assert {id for id, _ in sink.items()} == {f"p{n}" for n in range(8)}
+    assert len(sink) == 8
+    now = 15 * DAY
+    assert sink.purge() == 8
+
+
+def test_reads_are_consistent(table):
+    client = boto3.client("dynamodb")
+    calls = []
+    for operation in ("GetItem", "Scan"):
+        client.meta.events.register(
+            f"provide-client-params.dynamodb.{operation}", lambda params, **_: calls.append(params)
+        )
+    sink = DynamoDBSink(table, client=client)
+    sink.entry("p1")
+    sink.get("p1")
+    list(sink.items())
+    len(sink)
+    sink.purge()
+
+    assert len(calls) == 6
+    assert all(call["ConsistentRead"] is True for call in calls)
+
+
+def test_a_purge_leaves_a_tombstone_that_is_looked_at_meanwhile(table):
+    now = 0.0
+    sink = DynamoDBSink(table, clock=lambda: now)
+    for id in ("p1", "p2"):
+        sink.apply(id, Gone(), if_version=0)
+    now = 15 * DAY
+    client = boto3.client("dynamodb")
+    purging = DynamoDBSink(table, client=client, clock=lambda: now)
+
+    def look(**_):
+        sink.apply("p1", Gone(), if_version=sink.entry("p1").version)
+
+    client.meta.events.register_first("before-call.dynamodb.DeleteItem", look)
+
+    assert purging.purge() == 1
+    assert sink.entry("p1") != Entry()
+    assert sink.entry("p2") == Entry()
+
+
+def test_a_write_whose_answer_is_lost_is_no_harm(table):
+    client = boto3.client(
+        "dynamodb", config=Config(retries={"mode": "standard", "total_max_attempts": 2})
+    )
+    sink = DynamoDBSink(table, client=client)
+    lost = []
+
+    def lose_the_first(**_):
+        if lost:
+            return None
+        lost.append(True)
+        return 0  # seconds until boto3 asks again
+
+    client.meta.events.register_first("needs-retry.dynamodb.UpdateItem", lose_the_first)
+
+    assert sink.apply("p1", FOUND, if_version=0) is False
+    assert sink.get("p1") == FOUND.value
+    assert sink.apply("p1", FOUND, if_version=sink.entry("p1").version)
+
+
+@pytest.mark.parametrize("value", [object(), float("inf"), float("nan")])
+def test_an_entity_that_is_no_json_is_refused_and_nothing_is_written(table, value):
+    sink = DynamoDBSink(table)
+    with pytest.raises((TypeError, ValueError), match="JSON"):
+        sink.apply("p1", Found({"value": value}), if_version=0)
+
+    assert sink.entry("p1") == Entry()
+
+
+def test_an_entity_may_be_as_large_as_an_item_and_no_larger(table):
+    sink = DynamoDBSink(table)
+    room = dynamodb_sink.MAX_BODY - len('{"text": ""}')
+    id = "\U0001f40d" * 512
+    assert sink.apply(id, Found({"text": "x" * room}, "e" * 1000), if_version=0)
+
+    with pytest.raises(
+        ValueError, match=r"^'p1' has 401409 bytes as JSON.*let the fetcher leave out"
+    ):
+        sink.apply("p1", Found({"text": "x" * (room + 1)}), if_version=0)
+    assert sink.entry("p1") == Entry()
+
+
+# What is wrong is said at start
+
+
+def test_a_missing_table_is_an_error_at_start(aws):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"'nowhere' can't be used: .*not found.*dynamodb:GetItem and UpdateItem",
+    ):
+        DynamoDBSink("nowhere")
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        [("product", "S", "HASH")],
+        [("id", "S", "HASH"), ("sort", "S", "RANGE")],
+    ],
+    ids=["another name", "two keys"],  # the emulator takes text for a number; DynamoDB does not
+)
+def test_another_key_is_an_error_at_start(make_table, keys):
+    with pytest.raises(ConfigurationError, match=r"Check .* that its key is 'id', a string, alone"):
+        DynamoDBSink(make_table(*keys))
+
+
+@pytest.mark.parametrize("operation", ["GetItem", "UpdateItem"])
+def test_a_missing_permission_is_an_error_at_start(table, operation):
+    client = boto3.client("dynamodb")
+    denied = {
+        "Error": {
+            "Code": "AccessDeniedException",
+            "Message": f"not authorized to perform dynamodb:{operation}",
+        }
+    }
+
+    def deny(**_):
+        raise ClientError(denied, operation)
+
+    client.meta.events.register(
+        f"before-call.dynamodb.{operation}", deny
+    )  # the emulator permits everything
+
+    with pytest.raises(ConfigurationError, match=f"not authorized to perform dynamodb:{operation}"):
+        DynamoDBSink(table, client=client)
+
+
+def test_a_missing_region_is_an_error_at_start(monkeypatch):
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+
+    with pytest.raises(ConfigurationError, match="specify a region"):
+        DynamoDBSink("products")

@@ -1,0 +1,365 @@
+"""PostgresSink against a real server."""
+
+from __future__ import annotations
+
+import re
+import sys
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+from functools import partial
+from threading import Barrier
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+from psycopg_pool import ConnectionPool
+
+from change_events import ConfigurationError, Entry, Found, Gone, PostgresSink, Unchanged
+from change_events.sinks import postgres as postgres_sink
+from change_events.testing import SinkContract
+from conftest import make_schema
+
+FOUND = Found({"id": "p1", "name": "Anvil"}, '"one"')
+
+
+@pytest.fixture
+def database(postgres):
+    return make_schema(postgres)
+
+
+@pytest.fixture
+def sql(database):
+    """Run a statement, with no help of the sink's, and return its rows."""
+    with psycopg.connect(database, autocommit=True) as connection:
+
+        def run(statement):
+            cursor = connection.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+        yield run
+
+
+@pytest.fixture
+def role(database, sql):
+    """A connection string of a role that may do nothing in the schema but look around."""
+    role = f"role_{uuid.uuid4().hex}"
+    ((schema,),) = sql("SELECT current_schema")
+    sql(f"CREATE ROLE {role} LOGIN")
+    sql(f"GRANT USAGE ON SCHEMA {schema} TO {role}")
+    sql(f"ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT SELECT ON TABLES TO {role}")
+    return database.replace("postgres:@", f"{role}:@"), role
+
+
+def upsert(connection, id, value):
+    connection.execute(
+        "INSERT INTO products (id, name, n) VALUES (%s, %s, %s) "
+        "ON CONFLICT (id) DO UPDATE SET name = excluded.name, n = excluded.n",
+        (id, value["name"], value["n"]),
+    )
+
+
+def delete(connection, id):
+    connection.execute("DELETE FROM products WHERE id = %s", (id,))
+
+
+@pytest.fixture
+def products(sql):
+    sql(
+        "CREATE TABLE products (id text PRIMARY KEY, name text NOT NULL CHECK (name <> ''), n integer NOT NULL)"
+    )
+    return lambda: sql("SELECT id, name, n FROM products ORDER BY id")
+
+
+class TestPostgresSink(SinkContract):
+    @pytest.fixture
+    def sink(self, open_again, clock):
+        with open_again(clock=clock) as sink:
+            yield sink
+
+    @pytest.fixture
+    def open_again(self, database):
+        return partial(PostgresSink, database)
+
+
+class TestPostgresSinkWithTablesOfYourOwn(TestPostgresSink):
+    @pytest.fixture
+    def open_again(self, database, products):
+        return partial(PostgresSink, database, upsert=upsert, delete=delete)
+
+    @pytest.fixture(autouse=True)
+    def _ask(self, products):
+        self.products = products
+
+    def entity(self, n):
+        return {"name": f"Anvil {n}", "n": n}
+
+    def listed(self, sink):
+        return {id: {"name": name, "n": n} for id, name, n in self.products()}
+
+    def stored(self, sink, id):
+        return self.listed(sink).get(id)
+
+
+def test_the_table_is_as_documented_and_open_to_sql(database, sql):
+    with PostgresSink(database, clock=lambda: 7.0) as sink:
+        sink.apply("p1", Found({"name": "Ü", "n": [1, None, True]}, '"one"'), if_version=0)
+        sink.apply("p2", Gone(), if_version=0)
+
+    columns = sql(
+        "SELECT column_name, data_type FROM information_schema.columns "
+        "WHERE table_name = 'entities' AND table_schema = current_schema ORDER BY ordinal_position"
+    )
+    documented = re.findall(
+        r"^ +(\w+) +(text|bigint|boolean|jsonb|timestamptz)\b", PostgresSink.__doc__, re.MULTILINE
+    )
+    assert columns == [
+        (name, {"timestamptz": "timestamp with time zone"}.get(kind, kind))
+        for name, kind in documented
+    ]
+    at = datetime.fromtimestamp(7, timezone.utc)
+    assert sql("SELECT * FROM entities ORDER BY id") == [
+        ("p1", 7_000_000, True, {"name": "Ü", "n": [1, None, True]}, '"one"', at),
+        ("p2", 7_000_000, False, None, None, at),
+    ]
+    assert sql("SELECT body->>'name' FROM entities WHERE present") == [("Ü",)]
+
+
+def test_the_cache_survives_the_process(database):
+    with PostgresSink(database) as sink:
+        sink.apply("p1", FOUND, if_version=0)
+        entry = sink.entry("p1")
+
+    with PostgresSink(database) as sink:
+        assert sink.entry("p1") == entry
+        assert sink.get("p1") == FOUND.value
+
+
+def test_one_schema_can_hold_several_tables_of_any_plain_name(database):
+    with (
+        PostgresSink(database, table="order") as orders,
+        PostgresSink(database, table="Order") as others,
+    ):
+        orders.apply("1", FOUND, if_version=0)
+
+        assert (len(orders), len(others)) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        (object(), TypeError),
+        (float("nan"), ValueError),
+        ("\0", psycopg.DataError),
+        ("\ud800", psycopg.DataError),
+    ],
+)
+def test_an_entity_that_is_no_jsonb_is_refused_and_nothing_is_written(database, value, error):
+    with PostgresSink(database) as sink:
+        with pytest.raises(error):
+            sink.apply("p1", Found({"value": value}), if_version=0)
+
+        assert sink.entry("p1") == Entry()
+
+
+# Tables of your own
+
+
+@pytest.fixture
+def sink(database, products):
+    with PostgresSink(database, upsert=upsert, delete=delete) as sink:
+        yield sink
+
+
+def test_the_version_and_your_tables_change_together_or_not_at_all(sink, products):
+    assert sink.apply("p1", Found({"name": "Anvil", "n": 1}, '"one"'), if_version=0)
+    entry = sink.entry("p1")
+
+    with pytest.raises(psycopg.errors.CheckViolation):
+        sink.apply("p1", Found({"name": "", "n": 2}, '"two"'), if_version=entry.version)
+
+    assert sink.entry("p1") == entry
+    assert products() == [("p1", "Anvil", 1)]
+
+
+def test_what_a_hook_did_before_it_failed_is_undone(database, products):
+    def fail(connection, id, value=None):
+        upsert(connection, id, {"name": "half", "n": 0})
+        raise LookupError("no such shelf")
+
+    with PostgresSink(database, upsert=fail, delete=fail) as sink:
+        for change in (FOUND, Gone()):
+            with pytest.raises(LookupError, match="no such shelf"):
+                sink.apply("p1", change, if_version=0)
+
+        assert sink.entry("p1") == Entry()
+        assert products() == []
+
+
+def test_a_look_that_lost_calls_nothing(database):
+    called = []
+    with PostgresSink(
+        database,
+        upsert=lambda *_: called.append("upsert"),
+        delete=lambda *_: called.append("delete"),
+    ) as sink:
+        sink.apply("p1", FOUND, if_version=0)
+        sink.apply("p1", Unchanged(), if_version=sink.entry("p1").version)
+        for change in (FOUND, Unchanged(), Gone()):
+            assert sink.apply("p1", change, if_version=1) is False
+
+    assert called == ["upsert"]
+
+
+def test_what_your_tables_held_before_is_deleted_though_the_sink_never_saw_it(sink, sql, products):
+    sql("INSERT INTO products VALUES ('old', 'Rope', 1)")
+
+    assert sink.apply("old", Gone(), if_version=0)
+
+    assert products() == []
+
+
+def test_what_is_in_your_tables_is_yours_to_read(sink):
+    for read in (sink.items, partial(sink.get, "p1")):
+        with pytest.raises(ConfigurationError, match="in tables of your own; query those"):
+            read()
+
+
+@pytest.mark.parametrize("hooks", [{"upsert": upsert}, {"delete": delete}])
+def test_tables_of_your_own_take_both_hooks(hooks):
+    with pytest.raises(ConfigurationError, match="both upsert= and delete="):
+        PostgresSink("", **hooks)
+
+
+# Connections
+
+
+@pytest.mark.parametrize("autocommit", [False, True])
+def test_a_pool_of_yours_may_be_as_you_like_it_and_stays_open(database, sql, autocommit):
+    settings = {"row_factory": dict_row, "autocommit": autocommit}
+    with ConnectionPool(database, kwargs=settings, min_size=1, open=True) as pool:
+        with PostgresSink(pool) as sink:
+            sink.apply("p1", FOUND, if_version=0)
+            assert (sink.get("p1"), dict(sink.items()), len(sink), sink.purge()) == (
+                FOUND.value,
+                {"p1": FOUND.value},
+                1,
+                0,
+            )
+
+        assert sink.entry("p1").present
+        assert sql("SELECT id FROM entities") == [("p1",)]
+
+
+def test_connections_that_have_died_cost_no_look(database, sql):
+    with PostgresSink(database) as sink:
+        sink.apply("p1", FOUND, if_version=0)
+        sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname IS NOT NULL"
+        )
+
+        assert sink.entry("p1").present
+
+
+def test_threads_may_be_more_than_connections(database):
+    with PostgresSink(database, connections=1) as sink, ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(lambda n: sink.apply(f"p{n}", FOUND, if_version=0), range(50)))
+
+        assert len(sink) == 50
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("host=a", "2"),
+        ("host=a connect_timeout=7", "7"),
+        ("postgresql://a/b?connect_timeout=7", "7"),
+    ],
+)
+def test_a_connection_string_may_say_how_patient_to_be(given, kept):
+    assert f"connect_timeout={kept} " in postgres_sink._conninfo(given, 0.5) + " "
+
+
+def test_many_can_start_at_once(database):
+    start = Barrier(8)
+
+    def begin(_):
+        start.wait(30)
+        PostgresSink(database).close()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(begin, range(8)))
+
+
+def test_a_role_that_may_make_no_table_can_use_one_that_is_there(database, sql, role):
+    conninfo, name = role
+    PostgresSink(database).close()
+    sql(f"GRANT SELECT, INSERT, UPDATE, DELETE ON entities TO {name}")
+
+    with PostgresSink(conninfo) as sink:
+        assert sink.apply("p1", FOUND, if_version=0)
+
+
+# What is wrong is said at start
+
+
+def test_a_role_that_may_make_no_table_is_an_error_at_start(role):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"(?s)'entities' can't be used: permission denied.*may make the table",
+    ):
+        PostgresSink(role[0])
+
+
+def test_a_table_that_can_only_be_read_is_an_error_at_start(database, role):
+    PostgresSink(database).close()
+
+    with pytest.raises(ConfigurationError, match="permission denied for table entities"):
+        PostgresSink(role[0])
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        ("CREATE TABLE entities (id integer, name text)", 'column "version" .*does not exist'),
+        (
+            "CREATE TABLE entities (id text, version bigint, present boolean, body jsonb, etag text, applied_at timestamptz)",
+            "no unique or exclusion constraint",
+        ),
+    ],
+)
+def test_another_table_is_an_error_at_start(database, sql, table, reason):
+    sql(table)
+
+    with pytest.raises(ConfigurationError, match=reason):
+        PostgresSink(database)
+
+
+@pytest.mark.parametrize(
+    ("database", "reason"),
+    [("host=127.0.0.1 port={port} user=nobody", "refused"), ("no such thing", 'missing "="')],
+)
+def test_a_database_that_can_not_be_reached_is_an_error_at_start(database, reason, free_port):
+    with pytest.raises(
+        ConfigurationError, match=f"(?s)can't be used: .*{reason}.*Check the connection string"
+    ):
+        PostgresSink(database.format(port=free_port))
+
+
+def test_a_pool_that_is_closed_is_an_error_at_start(database):
+    with pytest.raises(ConfigurationError, match=r"pool.* is not open yet"):
+        PostgresSink(ConnectionPool(database, open=False))
+
+
+@pytest.mark.parametrize("table", ["", "a b", "entities; --", "1st", 'a"b'])
+def test_a_table_needs_a_plain_name(table):
+    with pytest.raises(ConfigurationError, match="can't be a table's name"):
+        PostgresSink("", table=table)
+
+
+@pytest.mark.parametrize("missing", ["psycopg", "psycopg_pool"])
+def test_without_psycopg_it_says_what_to_install(monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+
+    with pytest.raises(ConfigurationError, match=r"pip install 'change-events\[postgres\]'"):
+        PostgresSink("")

@@ -1,0 +1,222 @@
+"""When the source counts as down, and when it is asked again; with time passed in."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from change_events._consumer.breaker import Breaker, Pace
+
+
+@pytest.fixture
+def breaker():
+    return Breaker(lambda failures: 2.0**failures)
+
+
+def fail(breaker, *ids, now=0.0, retry_after=0.0):
+    return [breaker.failed(id, now, retry_after) for id in ids]
+
+
+def test_a_source_that_was_not_asked_yet_is_up(breaker):
+    assert not breaker.open
+    assert breaker.look_at == -math.inf
+    assert breaker.failures == 0
+
+
+@pytest.mark.parametrize(
+    ("ids", "down"),
+    [
+        ("abcde", True),
+        ("aabbc", True),
+        ("aaabc", True),
+        ("abc", False),
+        ("abca", False),
+        ("aabbaabbaabb", False),
+        ("a" * 99, False),
+    ],
+)
+def test_it_is_down_after_five_failures_at_three_ids(breaker, ids, down):
+    told = fail(breaker, *ids)
+
+    assert breaker.open == down
+    assert told == [False] * (len(ids) - 1) + [down]
+    assert breaker.look_at == (1.0 if down else -math.inf)
+    assert breaker.failures == int(down)
+
+
+def test_it_is_down_after_one_id_has_failed_twice_for_a_reason_of_the_sources_own(breaker):
+    assert not breaker.failed("a", 0.0, 0.0, concerns_all=True)
+    assert not breaker.failed("b", 0.0, 0.0, concerns_all=True)
+    assert not breaker.failed("a", 0.0, 0.0)
+    assert breaker.failed("a", 0.0, 0.0, concerns_all=True)
+
+
+def test_but_not_if_another_look_has_succeeded_in_between(breaker):
+    assert not breaker.failed("a", 0.0, 0.0, concerns_all=True)
+    breaker.succeeded()
+    assert not breaker.failed("a", 0.0, 0.0, concerns_all=True)
+
+
+def test_a_success_in_between_begins_the_count_anew(breaker):
+    fail(breaker, *"abcd")
+    breaker.succeeded()
+    fail(breaker, *"abcd")
+    assert not breaker.open
+
+    fail(breaker, "e")
+    assert breaker.open
+
+
+@given(st.lists(st.sampled_from(["a", "b", None])))
+def test_two_broken_ids_never_look_like_an_outage(looks):
+    breaker = Breaker(lambda failures: 1.0)
+    for id in looks:
+        if id is None:
+            breaker.succeeded()
+        else:
+            assert not breaker.failed(id, 0.0, 60.0)
+        assert not breaker.open
+        assert breaker.look_at == -math.inf
+
+
+def test_the_pauses_grow_with_the_looks_that_fail(breaker):
+    fail(breaker, *"abcde", now=100.0)
+    pauses = []
+    for now in (200.0, 300.0, 400.0):
+        breaker.begin("f")
+        assert breaker.look_at == math.inf
+        assert fail(breaker, "f", now=now) == [True]
+        pauses.append(breaker.look_at - now)
+
+    assert pauses == [2.0, 4.0, 8.0]
+    assert breaker.failures == 4
+
+
+def test_a_look_that_began_before_does_not_count(breaker):
+    fail(breaker, *"abcde", now=100.0)
+    assert fail(breaker, "f", now=100.5) == [False]
+    assert breaker.look_at == 101.0
+
+    breaker.begin("a")
+    assert fail(breaker, "g", now=101.0) == [False]
+    assert breaker.look_at == math.inf
+    assert breaker.failures == 1
+
+
+def test_any_look_that_succeeds_ends_the_outage(breaker):
+    fail(breaker, *"abcde", now=100.0, retry_after=60.0)
+    breaker.begin("a")
+    breaker.succeeded()
+
+    assert not breaker.open
+    assert breaker.look_at == -math.inf
+    assert breaker.failures == 0
+    assert fail(breaker, "a", now=101.0) == [
+        False
+    ]  # the look of the outage that is over is a look like any other
+    fail(breaker, *"bcde", now=102.0)
+    assert breaker.look_at == 103.0
+
+
+def test_the_source_is_left_alone_for_as_long_as_it_has_asked(breaker):
+    fail(breaker, "a", now=90.0, retry_after=60.0)
+    fail(breaker, *"bcde", now=100.0, retry_after=10.0)
+    assert breaker.look_at == 150.0
+
+    fail(breaker, "f", now=100.0, retry_after=70.0)
+    assert breaker.look_at == 170.0
+
+    breaker.begin("a")
+    fail(breaker, "a", now=171.0)
+    assert breaker.look_at == 173.0
+
+
+class Machine(RuleBasedStateMachine):
+    """Looks of several threads that begin when they may, and end in any order."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = 0.0
+        self.breaker = Breaker(float)
+        self.looking = {}  # id: whether it began in an outage
+        self.failed_since = []  # the last success
+        self.convicted = False  # since then: an id failed again, for a reason of the source's own
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 30.0]))
+    def wait(self, seconds):
+        self.now += seconds
+
+    @rule(id=st.sampled_from("abcdefg"))
+    def begin(self, id):
+        if id not in self.looking and self.now >= self.breaker.look_at:
+            assert not (self.breaker.open and any(self.looking.values())), (
+                "two looks at once in an outage"
+            )
+            self.looking[id] = self.breaker.open
+            self.breaker.begin(id)
+
+    @precondition(lambda self: self.looking)
+    @rule(data=st.data(), retry_after=st.sampled_from([0.0, 0.0, 5.0]), concerns_all=st.booleans())
+    def fail(self, data, retry_after, concerns_all):
+        id = data.draw(st.sampled_from(sorted(self.looking)))
+        in_outage = self.looking.pop(id)
+        self.convicted |= concerns_all and id in self.failed_since
+        self.failed_since.append(id)
+        told = self.breaker.failed(id, self.now, retry_after, concerns_all=concerns_all)
+        assert self.breaker.open or not told
+        if in_outage and self.breaker.open:
+            assert told
+        if told:
+            assert self.breaker.look_at >= self.now + max(retry_after, self.breaker.failures - 1)
+
+    @precondition(lambda self: self.looking)
+    @rule(data=st.data())
+    def succeed(self, data):
+        self.looking.pop(data.draw(st.sampled_from(sorted(self.looking))))
+        self.failed_since.clear()
+        self.convicted = False
+        self.breaker.succeeded()
+        self.looking = dict.fromkeys(self.looking, False)
+
+    @invariant()
+    def it_is_down_exactly_when_enough_have_failed(self):
+        assert self.breaker.open == (
+            self.convicted or (len(self.failed_since) >= 5 and len(set(self.failed_since)) >= 3)
+        )
+
+    @invariant()
+    def an_outage_has_a_next_look(self):
+        if self.breaker.open:
+            assert self.breaker.look_at < math.inf or sum(self.looking.values()) == 1
+
+
+TestMachine = Machine.TestCase
+
+
+def test_without_a_pace_a_look_may_begin_at_any_time():
+    pace = Pace(None)
+    for now in (1.0, 1.0, 2.0):
+        assert pace.look_at <= now
+        pace.begin(now)
+
+
+def test_a_pace_spreads_looks_evenly():
+    pace = Pace(4)
+    begun = []
+    for now in (10.0, 10.0, 10.1, 20.0, 20.0):
+        begun.append(max(now, pace.look_at))
+        pace.begin(begun[-1])
+
+    assert begun == [10.0, 10.25, 10.5, 20.0, 20.25]
+
+
+def test_what_comes_before_its_time_counts_too():
+    pace = Pace(4)
+    pace.begin(10.0)
+    pace.begin(10.0)  # a look that begins again does not wait
+
+    assert pace.look_at == 10.5

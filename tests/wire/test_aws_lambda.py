@@ -1,0 +1,848 @@
+"""
+The Lambda handler: with the events of AWS's documentation, and behind a poller that treats a real
+queue as Lambda's does.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import dataclass, field
+from email.utils import formatdate
+
+import boto3
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from change_events import ConfigurationError, FetchError, Gone, HTTPFetcher, MemorySink
+from change_events._consumer import consumer as consumer_module
+from change_events.integrations.aws_lambda import SPARE, _Function, make_handler
+from lambda_records import EPOCH, record
+from verification.chaos.wire import Answer
+
+SETTLE = 5.0
+
+
+@pytest.fixture
+def fetcher(source):
+    return HTTPFetcher(source.url + "/products/{id}")
+
+
+@pytest.fixture
+def make(fetcher, sink):
+    return lambda **settings: make_handler(
+        **({"fetcher": fetcher, "sink": sink, "settle": SETTLE} | settings)
+    )
+
+
+@pytest.fixture
+def make_still(fetcher, sink):
+    """As `make`, for a machine so quick that no time passes."""
+
+    def make(**settings):
+        given = {
+            "fetcher": fetcher,
+            "sink": sink,
+            "settle": SETTLE,
+            "early_look": True,
+            "clock": lambda: 0.0,
+        } | settings
+        return _Function(
+            given.pop("fetcher"), given.pop("sink"), given.pop("settle"), **given
+        ).handle
+
+    return make
+
+
+class Context:
+    """What Lambda gives a handler, as far as it matters: how much time is left."""
+
+    def __init__(self, seconds=10.0):
+        self._ends = time.monotonic() + seconds
+
+    def get_remaining_time_in_millis(self):
+        return int((self._ends - time.monotonic()) * 1000)
+
+
+def arn_of(queue_url):
+    return f"arn:aws:sqs:eu-west-1:123456789012:{queue_url.rpartition('/')[2]}"
+
+
+def to_record(message, arn):
+    """
+    A received message as Lambda passes it on (AWS Lambda Developer Guide, "Using Lambda with Amazon
+    SQS").
+    """
+    own = message.get("MessageAttributes", {})
+    return {
+        "messageId": message["MessageId"],
+        "receiptHandle": message["ReceiptHandle"],
+        "body": message["Body"],
+        "attributes": message["Attributes"],
+        "messageAttributes": {
+            name: {
+                "stringValue": value["StringValue"],
+                "stringListValues": [],
+                "binaryListValues": [],
+                "dataType": value["DataType"],
+            }
+            for name, value in own.items()
+        },
+        "md5OfBody": message["MD5OfBody"],
+        "eventSource": "aws:sqs",
+        "eventSourceARN": arn,
+        "awsRegion": "eu-west-1",
+    }
+
+
+class EventSourceMapping:
+    """Lambda's poller: receives, invokes, and deletes what the answer does not name."""
+
+    def __init__(self, queue_url, handler=None):
+        self.queue_url = queue_url
+        self.arn = arn_of(queue_url)
+        self.handler = handler
+        self.sqs = boto3.client("sqs")
+
+    def receive(self, *, visibility=30):
+        response = self.sqs.receive_message(
+            QueueUrl=self.queue_url,
+            MaxNumberOfMessages=10,
+            WaitTimeSeconds=1,
+            VisibilityTimeout=visibility,
+            MessageAttributeNames=["All"],
+            MessageSystemAttributeNames=["All"],
+        )
+        return {
+            "Records": [to_record(message, self.arn) for message in response.get("Messages", [])]
+        }
+
+    def invoke(self, event):
+        """Returns the bodies of the records that come back."""
+        answer = self.handler(event, Context())
+        assert json.loads(json.dumps(answer)) == answer
+        assert list(answer) == ["batchItemFailures"]
+        failed = [failure["itemIdentifier"] for failure in answer["batchItemFailures"]]
+        received = {record["messageId"]: record for record in event["Records"]}
+        assert set(failed) <= set(received)  # or Lambda would take the whole batch for failed
+        for message_id, record in received.items():
+            if message_id not in failed:
+                self.sqs.delete_message(
+                    QueueUrl=self.queue_url, ReceiptHandle=record["receiptHandle"]
+                )
+        return [received[message_id]["body"] for message_id in failed]
+
+    def poll(self):
+        event = self.receive()
+        return self.invoke(event) if event["Records"] else []
+
+    def poll_until(self, condition, seconds=30):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline
+            self.poll()
+
+
+FIFO = "arn:aws:sqs:eu-west-1:123456789012:fifo.fifo"
+
+
+def back(handler, *records, context=None):
+    """The message ids that the handler reports."""
+    return [
+        failure["itemIdentifier"]
+        for failure in handler({"Records": list(records)}, context)["batchItemFailures"]
+    ]
+
+
+class SQS:
+    """
+    A client that takes note of what it is asked for, where no queue on the wire could have such
+    messages.
+    """
+
+    class meta:  # noqa: N801  # boto3's
+        endpoint_url = "https://sqs.eu-west-1.amazonaws.com"
+
+    def __init__(self, *, ahead=0.0, no_time=None, no_change=None, clock=lambda: EPOCH):
+        self.asked = 0
+        self.changed = []
+        self.calls = []
+        self.urls = set()
+        self.ahead = ahead
+        self.no_time = no_time
+        self.no_change = no_change
+        self.clock = clock
+
+    def get_queue_attributes(self, QueueUrl, AttributeNames):  # noqa: N803
+        self.asked += 1
+        self.urls.add(QueueUrl)
+        if self.no_time:
+            raise self.no_time
+        return {
+            "ResponseMetadata": {
+                "HTTPHeaders": {"date": formatdate(self.clock() + self.ahead, usegmt=True)}
+            }
+        }
+
+    def change_message_visibility_batch(self, QueueUrl, Entries):  # noqa: N803
+        self.calls.append(len(Entries))
+        self.urls.add(QueueUrl)
+        if self.no_change:
+            raise self.no_change
+        self.changed += [entry["VisibilityTimeout"] for entry in Entries]
+        return {}
+
+
+@pytest.fixture
+def client():
+    return SQS()
+
+
+@dataclass
+class World:
+    """An event's life at SQS and Lambda, in true seconds, and what the handler is told of it."""
+
+    now: float = 0.0
+    skew: float = 0.0
+    takes: float = 0.0
+    gets: list[float] = field(default_factory=list)
+
+    def fetch(self, id, /, *, etag=None):
+        self.gets.append(self.now)
+        self.now += self.takes
+        return Gone()
+
+
+# The main job
+
+
+@pytest.mark.parametrize("fifo", [False, True], ids=["standard", "FIFO"])
+@pytest.mark.parametrize("raw", [False, True], ids=["envelope", "raw"])
+def test_the_cache_follows_the_source(make_channel, source, sink, make, fifo, raw):
+    channel = make_channel(fifo=fifo, raw=raw)
+    lambda_ = EventSourceMapping(channel.queue_url, make(settle=2.0))
+
+    source.entities["p1"] = {"id": "p1", "n": 1}
+    channel.announce("p1", "p2", "p1", "never")
+    assert len(lambda_.poll()) == 4  # looked at, and not settled
+    assert dict(sink.items()) == {"p1": {"id": "p1", "n": 1}}
+
+    source.entities |= {"p1": None, "p2": {"id": "p2"}}  # the saves commit only now
+    lambda_.poll_until(lambda: channel.count() == {})
+
+    assert dict(sink.items()) == {"p2": {"id": "p2"}}
+    assert source.ids().count("p2") == 2  # a look at once, and one when the window was over
+
+
+def test_an_event_comes_back_once(channel, source, make):
+    lambda_ = EventSourceMapping(channel.queue_url, make(settle=1.2))
+    channel.announce("p1")
+
+    assert lambda_.poll() != []
+    assert channel.count() == {"held": 1}
+    while not (event := lambda_.receive())["Records"]:
+        pass
+    assert event["Records"][0]["attributes"]["ApproximateReceiveCount"] == "2"
+    assert lambda_.invoke(event) == []
+    assert channel.count() == {}
+
+
+def test_a_queue_with_a_delay_of_the_window_needs_one_visit_and_no_call(
+    make_channel, source, sink, make
+):
+    channel = make_channel(DelaySeconds="2")
+    client = boto3.client("sqs")
+    called = []
+    client.meta.events.register("before-call.sqs", lambda **_: called.append(1))
+    lambda_ = EventSourceMapping(channel.queue_url, make(settle=2, client=client))
+    source.entities["p1"] = {"id": "p1"}
+    channel.announce("p1")
+
+    lambda_.poll_until(lambda: channel.count() == {})
+
+    assert dict(sink.items()) == source.entities
+    assert (source.ids(), called) == (["p1"], [])
+
+
+@pytest.mark.parametrize("age", [4.0, 60.0])
+def test_the_age_is_told_by_sqs_over_the_wire(make, source, age):
+    """
+    SQS's clock is the emulator's, which runs here; so the message can say that it was sent long
+    ago.
+    """
+    queue_url = boto3.client("sqs").create_queue(QueueName="told-by-sqs")["QueueUrl"]
+
+    message_ids = back(make(), record(age=age, now=time.time(), arn=arn_of(queue_url)))
+
+    assert message_ids == ([] if age > SETTLE else ["message of p1"])
+    assert source.ids() == ["p1"]
+
+
+STANDARD_EVENT = """
+{
+    "Records": [
+        {
+            "messageId": "059f36b4-87a3-44ab-83d2-661975830a7d",
+            "receiptHandle": "AQEBwJnKyrHigUMZj6rYigCgxlaS3SLy0a...",
+            "body": %s,
+            "attributes": {
+                "ApproximateReceiveCount": "1",
+                "SentTimestamp": "1545082649183",
+                "SenderId": "AIDAIENQZJOLO23YVJ4VO",
+                "ApproximateFirstReceiveTimestamp": "1545082649185"
+            },
+            "messageAttributes": {
+                "myAttribute": {
+                    "stringValue": "myValue",
+                    "stringListValues": [],
+                    "binaryListValues": [],
+                    "dataType": "String"
+                },
+                "myBinary": {
+                    "binaryValue": "eA==",
+                    "stringListValues": [],
+                    "binaryListValues": [],
+                    "dataType": "Binary"
+                }
+            },
+            "md5OfBody": "e4e68fb7bd0e697a0ae8f1bb342846b3",
+            "eventSource": "aws:sqs",
+            "eventSourceARN": "arn:aws:sqs:us-east-2:123456789012:my-queue",
+            "awsRegion": "us-east-2"
+        }
+    ]
+}
+"""
+
+FIFO_EVENT = """
+{
+    "Records": [
+        {
+            "messageId": "11d6ee51-4cc7-4302-9e22-7cd8afdaadf5",
+            "receiptHandle": "AQEBBX8nesZEXmkhsmZeyIE8iQAMig7qw...",
+            "body": %s,
+            "attributes": {
+                "ApproximateReceiveCount": "1",
+                "SentTimestamp": "1573251510774",
+                "SequenceNumber": "18849496460467696128",
+                "MessageGroupId": "1",
+                "SenderId": "AIDAIO23YVJENQZJOL4VO",
+                "MessageDeduplicationId": "1",
+                "ApproximateFirstReceiveTimestamp": "1573251510774"
+            },
+            "messageAttributes": {},
+            "md5OfBody": "e4e68fb7bd0e697a0ae8f1bb342846b3",
+            "eventSource": "aws:sqs",
+            "eventSourceARN": "arn:aws:sqs:us-east-2:123456789012:fifo.fifo",
+            "awsRegion": "us-east-2"
+        }
+    ]
+}
+"""
+
+RAW = '{"id": "p1"}'
+ENVELOPE = json.dumps(
+    {"Type": "Notification", "MessageId": "22b80b92-fdea-4c2c-8f9d-bdfb0c7bf324", "Message": RAW}
+)
+
+
+@pytest.mark.parametrize("body", [RAW, ENVELOPE], ids=["raw", "envelope"])
+@pytest.mark.parametrize("event", [STANDARD_EVENT, FIFO_EVENT], ids=["standard", "FIFO"])
+def test_the_events_of_the_documentation(source, sink, make, client, event, body):
+    source.entities["p1"] = {"id": "p1"}
+
+    answer = make(client=client)(json.loads(event % json.dumps(body)), Context())
+
+    assert answer == {"batchItemFailures": []}  # they are of 2018 and 2019
+    assert dict(sink.items()) == source.entities
+    (url,) = client.urls
+    assert url.startswith("https://sqs.eu-west-1.amazonaws.com/123456789012/")
+
+
+def test_a_batch_of_none(make):
+    assert back(make()) == []
+
+
+@pytest.mark.parametrize(
+    "event", [{}, None, {"Records": {}}, {"Records": [{"EventSource": "aws:sns", "Sns": {}}]}]
+)
+def test_an_event_of_another_kind_is_refused_as_no_answer_could_save_it(make, event):
+    with pytest.raises(
+        ConfigurationError, match="Subscribe a queue to the topic, not the function itself"
+    ):
+        make()(event, None)
+
+
+@pytest.mark.parametrize("settle", [-1, 3601, "5", float("nan")])
+def test_the_window_must_be_one(make, settle):
+    with pytest.raises(ConfigurationError, match="settle must be from 0 to 3600"):
+        make(settle=settle)
+
+
+# The settle window
+
+
+def test_a_young_event_is_looked_at_and_comes_back_when_its_window_is_over(
+    make_still, source, client
+):
+    assert back(make_still(client=client), record()) == ["message of p1"]
+
+    assert source.ids() == ["p1"]
+    assert client.changed == [SETTLE + SPARE]
+
+
+def test_without_an_early_look_it_only_comes_back(make_still, source, client):
+    assert back(make_still(client=client, early_look=False), record()) == ["message of p1"]
+
+    assert (source.ids(), client.changed) == ([], [SETTLE + SPARE])
+
+
+def test_what_it_has_waited_in_the_queue_counts(make_still, client):
+    handler = make_still(client=client)
+
+    assert back(handler, record(age=5, waited=SETTLE)) == []
+    assert client.asked == 0
+    assert back(handler, record(age=3, waited=3)) == ["message of p1"]
+    assert client.changed == [SETTLE - 3 + SPARE]
+
+
+@pytest.mark.parametrize(
+    ("age", "settled"),
+    [(0, False), (5.0, False), (5.999, False), (6.0, True), (3600, True)],
+    ids=str,
+)
+def test_sqs_is_asked_for_the_time_and_given_a_second(make, client, age, settled):
+    assert (back(make(client=client), record(age=age, receives=2)) == []) == settled
+    assert client.asked == 1
+
+
+def test_many_receives_say_nothing_about_the_age(make, client):
+    """Lambda's poller receives and may then invoke nobody, as the function is throttled."""
+    assert back(make(client=client), record(age=1, receives=99)) == ["message of p1"]
+
+
+def test_the_clock_of_the_machine_says_nothing_about_the_age(make, client, monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: EPOCH + 3600)
+
+    assert back(make(client=client), record()) == ["message of p1"]
+
+
+def test_times_that_cannot_be_make_an_event_young(make_still, client):
+    assert back(make_still(client=client), record(age=-3600, waited=-7200)) == ["message of p1"]
+    assert client.changed == [SETTLE + SPARE]
+
+
+@pytest.mark.parametrize(("settle", "said", "window"), [(5, "30", 30), (30, "5", 30), (5, "1", 5)])
+def test_the_window_is_the_larger_of_the_two(make_still, client, settle, said, window):
+    handler = make_still(client=client, settle=settle)
+
+    assert back(handler, record(age=window + 3, settle=said)) == []
+    assert back(handler, record(settle=said)) == ["message of p1"]
+    assert client.changed == [window + SPARE]
+
+
+def test_saved_needs_no_window(make, source, client):
+    assert back(make(client=client), record(phase="saved", save="s1")) == []
+    assert (source.ids(), client.asked) == (["p1"], 0)
+
+
+def test_saving_is_not_looked_at_before_its_window_is_over(make_still, source, client):
+    handler = make_still(client=client)
+
+    assert back(handler, record(phase="saving", save="s1")) == ["message of p1"]
+    assert (source.ids(), client.changed) == ([], [SETTLE + SPARE])
+    assert back(handler, record(phase="saving", save="s1", age=60)) == []
+    assert source.ids() == ["p1"]
+
+
+def test_saved_releases_the_saving_of_its_save_in_the_same_batch(make, source, client):
+    records = [
+        record(name="saving 1", phase="saving", save="s1"),
+        record(name="saving 2", phase="saving", save="s2"),
+        record(name="saved 1", phase="saved", save="s1"),
+        record(name="another id's", id="p2", phase="saving", save="s1"),
+        record(name="plain"),
+        record(name="saved without a name", id="p3", phase="saved"),
+        record(name="plain 3", id="p3"),
+    ]
+
+    assert back(make(client=client), *records) == ["saving 2", "another id's", "plain", "plain 3"]
+    assert source.ids() == ["p1", "p3"]
+
+
+def test_records_of_one_id_share_a_look(make, source, client):
+    records = [
+        record(name="young"),
+        record(name="old", age=60),
+        record(name="older", age=99),
+        record("p2", age=60),
+    ]
+
+    assert back(make(client=client), *records) == ["young"]
+    assert source.ids() == ["p1", "p2"]
+
+
+def test_a_message_that_is_in_a_batch_twice_is_reported_once(make, client):
+    assert back(make(client=client), record(), record()) == ["message of p1"]
+
+
+def test_a_window_that_ends_during_the_batch_has_ended(sink, client):
+    world = World(takes=3.0)
+    function = _Function(
+        world, sink, SETTLE, early_look=True, client=client, clock=lambda: world.now
+    )
+
+    assert back(function.handle, record("p1"), record("p2"), record("p3")) == [
+        "message of p1",
+        "message of p2",
+    ]
+    assert client.changed == [0, 0]
+
+
+A_MOMENT = st.floats(0, 1)
+VISIT = st.tuples(st.floats(0.05, 0.5), st.booleans(), st.sampled_from([-0.999, 0.0, 0.999]))
+
+
+@settings(max_examples=300)
+@given(
+    sent=A_MOMENT,
+    waited=A_MOMENT | st.floats(0, 8),
+    visits=st.lists(VISIT, min_size=30, max_size=30),
+    settle=st.floats(1, 5),
+    said=st.none() | st.floats(1, 5),
+)
+def test_no_event_is_settled_by_a_look_that_began_too_early(sent, waited, visits, settle, said):
+    """
+    Whatever the poller does: throttled, delivered twice, at any time; and however SQS's clock for
+    `Date` is off.
+    """
+    frozen = 0.0
+    world = World(now=sent + waited)
+    client = SQS(clock=lambda: EPOCH + world.now + world.skew)
+    function = _Function(
+        world,
+        MemorySink(),
+        settle,
+        early_look=True,
+        client=client,
+        clock=lambda: world.now - frozen,
+    )
+    message = record(
+        now=EPOCH + sent, waited=waited, **({} if said is None else {"settle": repr(said)})
+    )
+    for pause, throttled, skew in visits:
+        world.now += pause
+        frozen += pause / 2
+        world.skew = skew
+        if not throttled and back(function.handle, message) == []:
+            assert (
+                world.gets[-1] >= sent + max(settle, said or 0.0) - 0.002
+            )  # what whole milliseconds leave out
+            break
+
+
+def test_an_event_that_is_sent_back_is_old_enough_when_it_returns():
+    """
+    At any fraction of a second; and with SQS's clocks a little apart, as a visit takes a moment.
+    """
+    for tenths in range(100):
+        for before, after in [(0.0, 0.0), (0.01, -0.01), (-0.01, 0.01)]:
+            world = World(now=tenths / 10, takes=0.02)
+            client = SQS(clock=lambda world=world: EPOCH + world.now + world.skew)
+            function = _Function(
+                world,
+                MemorySink(),
+                SETTLE,
+                early_look=True,
+                client=client,
+                clock=lambda world=world: world.now,
+            )
+            message = record()
+            for name in ("SentTimestamp", "ApproximateFirstReceiveTimestamp"):
+                message["attributes"][name] = str(int((EPOCH + world.now) * 1000))
+            world.skew = before
+            assert back(function.handle, message) != []
+            world.now += client.changed[0]
+            world.skew = after
+            assert back(function.handle, message) == []
+
+
+# What goes wrong
+
+
+def test_a_look_that_fails_fails_no_other(make_still, source, sink, client, caplog):
+    source.entities["p2"] = {"id": "p2"}
+    source.answer = lambda id: Answer(503, b"{}", {"Retry-After": "77"}) if id == "p1" else None
+
+    assert back(make_still(client=client), record("p1", age=60), record("p2", age=60)) == [
+        "message of p1"
+    ]
+
+    assert dict(sink.items()) == source.entities
+    assert client.changed == [77]
+    (said,) = [each for each in caplog.records if getattr(each, "outcome", None) == "failed"]
+    assert (said.levelno, said.id, said.exc_info) == (logging.WARNING, "p1", False)
+
+
+def test_pauses_grow_with_each_delivery(make_still, source, client, monkeypatch):
+    monkeypatch.setattr(consumer_module.random, "uniform", lambda low, high: high)
+    source.answer = lambda id: Answer(503, b"{}")
+
+    for receives in (1, 2, 3, 20):
+        back(make_still(client=client), record(age=60, receives=receives))
+
+    assert client.changed == [2, 4, 8, 300]
+
+
+def test_a_young_event_whose_look_failed_does_not_come_back_while_it_is_young(
+    make_still, source, client
+):
+    source.answer = lambda id: Answer(503, b"{}")
+
+    back(make_still(client=client, settle=60), record())
+
+    assert client.changed == [62]
+
+
+def test_a_sink_that_fails_is_like_a_source_that_fails(make_still, client, caplog):
+    class Full(MemorySink):
+        def apply(self, id, change, /, *, if_version):
+            raise OSError("no space left on device")
+
+    assert back(make_still(client=client, sink=Full()), record(age=60)) == ["message of p1"]
+    assert len(client.changed) == 1
+    assert "no space left on device" in caplog.text
+    assert "Traceback" in caplog.text
+
+
+MALFORMED = {
+    "no JSON": record("p0", body="Hello from SQS!"),
+    "no id": record("p0", body="{}"),
+    "no attributes": {**record("p0"), "attributes": {}},
+    "no group": record("p0", body="{}", arn=FIFO),
+    "no receipt handle": {
+        name: value for name, value in record("p0").items() if name != "receiptHandle"
+    },
+}
+
+
+@pytest.mark.parametrize("malformed", MALFORMED.values(), ids=MALFORMED)
+def test_what_is_no_change_event_is_reported_logged_once_and_left_to_the_redrive_policy(
+    make, sink, source, client, caplog, malformed
+):
+    source.entities["p1"] = {"id": "p1"}
+    handler = make(client=client)
+
+    for _ in range(3):
+        assert back(handler, malformed, record("p1", age=60)) == ["message of p0"]
+
+    assert dict(sink.items()) == source.entities
+    assert client.changed == []
+    (said,) = [each for each in caplog.records if getattr(each, "action", None) == "decode"]
+    assert (said.levelno, said.message_id) == (logging.ERROR, "message of p0")
+
+
+def test_the_redrive_policy_takes_it(make_channel, make):
+    dead = make_channel()
+    channel = make_channel(
+        RedrivePolicy=json.dumps(
+            {"deadLetterTargetArn": arn_of(dead.queue_url), "maxReceiveCount": 2}
+        )
+    )
+    lambda_ = EventSourceMapping(channel.queue_url, make())
+    channel.send("no event")
+
+    for _ in range(3):
+        event = lambda_.receive(visibility=0)
+        if event["Records"]:
+            assert lambda_.invoke(event) == ["no event"]
+
+    assert dead.bodies() == ["no event"]
+
+
+def test_an_error_of_our_own_deletes_nothing_and_is_logged(make, client, caplog):
+    class Broken:
+        def get_remaining_time_in_millis(self):
+            raise ValueError("no such thing")
+
+    assert back(make(client=client), record("p1", age=60), record("p2"), context=Broken()) == [
+        "message of p1",
+        "message of p2",
+    ]
+    assert "handling a batch failed" in caplog.text
+    assert "no such thing" in caplog.text
+
+
+# FIFO queues
+
+
+def test_after_a_failure_the_rest_of_its_group_goes_back_too_without_a_look(
+    make_still, source, client
+):
+    source.answer = lambda id: Answer(503, b"{}", {"Retry-After": "77"}) if id == "p2" else None
+    records = [
+        record(id, name=name, group=group, age=60, arn=FIFO)
+        for id, group, name in [
+            ("p1", "a", "before it"),
+            ("p2", "a", "the failure"),
+            ("p3", "b", "another group"),
+            ("p4", "a", "after it"),
+            ("p1", "a", "after it, too"),
+        ]
+    ]
+
+    assert back(make_still(client=client), *records) == ["the failure", "after it", "after it, too"]
+
+    assert source.ids() == ["p1", "p2", "p3"]
+    assert client.changed == [77, 77, 77]
+
+
+def test_after_a_young_event_the_rest_of_its_group_goes_back_too(make_still, source, client):
+    records = [
+        record("p1", name="slow", group="p1", settle="60", arn=FIFO),
+        record("p1", name="quick", group="p1", age=60, arn=FIFO),
+        record("p2", name="another", group="p2", age=60, arn=FIFO),
+    ]
+
+    assert back(make_still(client=client), *records) == ["slow", "quick"]
+    assert client.changed == [62, 62]
+
+
+def test_after_a_malformed_message_the_rest_of_its_group_goes_back_too(make_still, source, client):
+    records = [
+        record("p1", group="g", body="{}", arn=FIFO),
+        record("p2", group="g", age=60, arn=FIFO),
+        record("p3", group="h", age=60, arn=FIFO),
+    ]
+
+    assert back(make_still(client=client), *records) == ["message of p1", "message of p2"]
+    assert (source.ids(), client.changed) == (["p3"], [])
+
+
+def test_the_groups_of_a_standard_queue_keep_no_order(make, source, client):
+    """Fair queues have them, too."""
+    source.answer = lambda id: Answer(503, b"{}") if id == "p1" else None
+
+    assert back(
+        make(client=client), record("p1", group="g", age=60), record("p2", group="g", age=60)
+    ) == ["message of p1"]
+
+
+# Time and permissions
+
+
+def test_in_the_second_half_of_its_time_it_begins_no_look(sink, client, caplog):
+    seconds = 0.0
+
+    class Slow:
+        def fetch(self, id, /, *, etag=None):
+            nonlocal seconds
+            seconds += 2.0
+            raise FetchError("too slow")
+
+    class TenSeconds:
+        def get_remaining_time_in_millis(self):
+            return 10_000
+
+    function = _Function(
+        Slow(), sink, SETTLE, early_look=True, client=client, clock=lambda: seconds
+    )
+    records = [record(f"p{n}", age=60) for n in range(6)]
+
+    assert len(back(function.handle, *records, context=TenSeconds())) == 6
+
+    assert seconds == 6.0  # begun at 0, 2 and 4
+    assert client.calls == [6]
+    assert all(
+        1 <= pause <= 2 for pause in client.changed[3:]
+    )  # a pause like any other's, not a hot loop
+    assert "before 3 of 6 records" in caplog.text
+
+
+def test_in_the_last_quarter_it_calls_nobody(sink, client):
+    seconds = 0.0
+
+    class Slow:
+        def fetch(self, id, /, *, etag=None):
+            nonlocal seconds
+            seconds += 8.0
+            raise FetchError("too slow")
+
+    class TenSeconds:
+        def get_remaining_time_in_millis(self):
+            return 10_000
+
+    function = _Function(
+        Slow(), sink, SETTLE, early_look=True, client=client, clock=lambda: seconds
+    )
+
+    assert back(function.handle, record(age=60), context=TenSeconds()) == ["message of p1"]
+    assert client.calls == []
+
+
+def test_visibility_is_changed_in_batches_of_ten(make, client):
+    records = [record(f"p{n}") for n in range(23)]
+
+    assert len(back(make(client=client), *records)) == 23
+
+    assert client.calls == [10, 10, 3]
+    assert client.asked == 1
+
+
+def test_without_the_permission_to_change_visibility_messages_come_back_later_and_it_is_said_once(
+    make, caplog
+):
+    client = SQS(no_change=PermissionError("AccessDenied"))
+    handler = make(client=client)
+
+    for _ in range(3):
+        assert back(handler, record()) == ["message of p1"]
+
+    assert len(client.calls) == 3
+    (said,) = [
+        each for each in caplog.records if getattr(each, "action", None) == "change_visibility"
+    ]
+    assert (said.levelno, "sqs:ChangeMessageVisibility" in said.getMessage()) == (
+        logging.WARNING,
+        True,
+    )
+
+
+def test_without_a_way_to_sqs_nothing_young_is_settled_and_it_is_said_each_time(
+    make, source, caplog
+):
+    client = SQS(no_time=TimeoutError("Connect timeout"), no_change=TimeoutError("Connect timeout"))
+    handler = make(client=client)
+
+    assert back(handler, record("p1", age=60), record("p2", age=60, waited=60)) == ["message of p1"]
+    assert back(handler, record("p1", age=60)) == ["message of p1"]
+
+    assert source.ids() == ["p1", "p2", "p1"]
+    said = [each for each in caplog.records if getattr(each, "action", None) == "ask_time"]
+    assert [each.levelno for each in said] == [logging.ERROR, logging.ERROR]
+
+
+def test_the_client_is_made_for_the_queues_region(make, monkeypatch, free_port):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port}")
+    made = []
+    make_client = boto3.client
+    monkeypatch.setattr(
+        boto3,
+        "client",
+        lambda *args, **kwargs: made.append(make_client(*args, **kwargs)) or made[-1],
+    )
+    handler = make()
+
+    assert back(handler, record(age=60, waited=60)) == []
+    assert made == []  # it takes time, and is not needed
+    for _ in range(2):
+        assert back(handler, record(arn="arn:aws:sqs:us-east-2:123456789012:my-queue")) == [
+            "message of p1"
+        ]
+    (client,) = made
+    assert client.meta.region_name == "us-east-2"
+    assert (
+        client.meta.config.connect_timeout + client.meta.config.read_timeout <= 3
+    )  # so it can't take all of the time

@@ -1,0 +1,409 @@
+"""How a worker says that it is: to its caller, and to the probes of a container, over real HTTP."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import socket
+import threading
+from functools import partial
+from http.client import HTTPConnection
+
+import boto3
+import pytest
+
+from change_events import ConfigurationError, Health
+from change_events._consumer import worker as worker_module
+from change_events._consumer.health import FULL, Pauses, is_ready
+from change_events._meter import Meter
+from conftest import failing, running, signalled, wait_until
+from verification.chaos.wire import Answer
+
+NOT_RUNNING = Health(alive=False, ready=False, paused="not running")
+
+
+@pytest.fixture
+def make_worker(make_worker, free_port):
+    """Make a worker that answers probes."""
+    return partial(make_worker, health_address=("127.0.0.1", free_port))
+
+
+@pytest.fixture
+def ask(free_port):
+    """Ask the endpoint; return the status and what its body says."""
+
+    def ask(path, method="GET"):
+        connection = HTTPConnection("127.0.0.1", free_port, timeout=10)
+        connection.request(method, path)
+        response = connection.getresponse()
+        body = response.read()
+        connection.close()
+        return response.status, json.loads(body) if response.headers[
+            "Content-Type"
+        ] == "application/json" and body else None
+
+    return ask
+
+
+def polled(worker):
+    """Wait until SQS has answered the worker's first poll."""
+    wait_until(lambda: worker.health().last_poll is not None)
+
+
+# What it says
+
+
+def test_a_worker_that_does_not_run_is_not_alive(make_worker):
+    worker = make_worker()
+    assert worker.health() == NOT_RUNNING
+
+    worker.drain()
+    assert worker.health() == NOT_RUNNING
+
+
+def test_an_idle_queue_is_healthy(make_worker, ask):
+    worker = make_worker()
+    with running(worker):
+        polled(worker)
+        health = worker.health()
+        alive, ready = ask("/healthz"), ask("/readyz")
+
+    assert (health.alive, health.ready, health.paused) == (True, True, None)
+    assert (health.oldest_held, health.held, health.in_flight) == (None, 0, 0)
+    assert 0.0 <= health.last_poll < 20.0
+    assert (alive[0], ready[0]) == (200, 200)
+    assert alive[1].keys() == {
+        "alive",
+        "ready",
+        "paused",
+        "last_poll",
+        "oldest_held",
+        "held",
+        "in_flight",
+    }
+    assert worker.health() == NOT_RUNNING
+
+
+def test_what_it_holds_and_does_is_told(channel, source, make_worker, ask):
+    source.gate.clear()
+    channel.announce("p1", "p2")
+    worker = make_worker(threads=1)
+    with running(worker):
+        assert source.arrived.acquire(timeout=10)
+        wait_until(lambda: worker.health().held == 2)
+        _, body = ask("/readyz")
+        source.gate.set()
+
+    assert (body["held"], body["in_flight"]) == (2, 1)
+    assert body["oldest_held"] >= 0.0
+
+
+def test_the_age_of_the_oldest_event_is_that_of_its_receipt(channel, make_worker, outcomes):
+    channel.announce("p1")
+    worker = make_worker(settle=30.0)
+    with running(worker):
+        outcomes.wait_for(("p1", "never_saved"))
+        before = worker.health().oldest_held
+        channel.announce("p2")
+        outcomes.wait_for(("p2", "never_saved"))
+
+        assert worker.health().oldest_held > before
+
+
+def test_an_outage_of_the_source_is_survived_alive(channel, source, make_worker, ask):
+    source.entities["p1"] = {"id": "p1"}
+    channel.announce("p1")
+    source.answer = lambda id: Answer(503)
+    worker = make_worker()
+    with running(worker):
+        wait_until(lambda: worker.stats().failed == 1)
+
+        assert ask("/healthz")[0] == 200
+
+
+def test_an_outage_of_sqs_is_survived_alive_but_not_ready(make_worker, ask, monkeypatch):
+    monkeypatch.setattr(worker_module, "pause_after", lambda failures, most: 0.01)
+    client = boto3.client("sqs")
+    away = threading.Event()
+
+    def answer(**_):
+        if away.is_set():
+            raise ConnectionError("reset")
+
+    client.meta.events.register("before-call.sqs.ReceiveMessage", answer)
+    away.set()
+    worker = make_worker(client=client)
+    with running(worker):
+        wait_until(lambda: worker.health().paused == "receive failed")
+        assert ask("/healthz")[0] == 200
+        status, body = ask("/readyz")
+        assert (status, body["ready"], body["paused"]) == (503, False, "receive failed")
+
+        away.clear()
+        wait_until(lambda: worker.health().ready)
+        assert ask("/readyz")[0] == 200
+
+
+def test_a_full_worker_is_busy_and_ready(channel, source, make_worker):
+    source.gate.clear()
+    worker = make_worker(prefetch=10, threads=1)
+    with running(worker):
+        polled(worker)
+        channel.announce("p1", "p2")
+        wait_until(lambda: worker.health().paused == "full")
+        assert worker.health().ready
+
+        source.gate.set()
+        wait_until(lambda: worker.health().paused is None)
+        assert worker.health().ready
+
+
+def test_it_is_not_ready_before_its_first_poll_and_alive_while_it_starts(channel, make_worker):
+    asked, go_on = threading.Event(), threading.Event()
+    client = boto3.client("sqs")
+
+    def wait(**_):
+        asked.set()
+        assert go_on.wait(30)
+
+    client.meta.events.register("before-call.sqs.GetQueueAttributes", wait)
+    worker = make_worker(client=client)
+    with running(worker):
+        assert asked.wait(30)
+        assert worker.health() == Health(alive=True, ready=False, paused="starting")
+        go_on.set()
+        polled(worker)
+
+
+def test_while_it_stops_it_is_alive_and_not_ready(channel, source, make_worker, ask):
+    source.gate.clear()
+    channel.announce("p1")
+    worker = make_worker()
+    with running(worker):
+        assert source.arrived.acquire(timeout=10)
+        worker.stop()
+        wait_until(lambda: worker.health().paused == "stopping")
+        alive, ready = ask("/healthz"), ask("/readyz")
+        source.gate.set()
+
+    assert (alive[0], ready[0]) == (200, 503)
+    with pytest.raises(ConnectionRefusedError):
+        ask("/healthz")
+
+
+@pytest.mark.parametrize("broken", ["poll", "heartbeat"])
+def test_a_worker_that_has_lost_a_thread_is_not_alive(
+    channel, source, make_worker, ask, monkeypatch, broken
+):
+    source.gate.clear()  # a look that goes on: stopping waits for it, and meanwhile probes are answered
+    channel.announce("p1")
+    dying = threading.Event()
+
+    def die(*_, **__):
+        assert dying.wait(30)
+        raise SystemError("out of luck")
+
+    if broken == "poll":
+        monkeypatch.setattr(
+            worker_module._Run, "_wait_for_room", _after(1, die, worker_module._Run._wait_for_room)
+        )
+    else:
+        monkeypatch.setattr(worker_module.Consumer, "extend", die)
+    worker = make_worker(visibility_timeout=3, prefetch=100)
+    with pytest.raises(SystemError, match="out of luck"), running(worker):  # noqa: PT012  # raised at its end
+        assert source.arrived.acquire(timeout=10)
+        assert ask("/healthz")[0] == 200
+        dying.set()
+        wait_until(lambda: not worker.health().alive)
+        status, body = ask("/healthz")
+        assert (status, body["alive"], body["ready"]) == (503, False, False)
+        assert ask("/readyz")[0] == 503
+        source.gate.set()
+
+
+def _after(calls, then, first):
+    """Return a method that does what it did so many times, and then something else."""
+    left = [calls]
+
+    def method(*arguments):
+        left[0] -= 1
+        return first(*arguments) if left[0] >= 0 else then()
+
+    return method
+
+
+# The endpoint
+
+
+def test_head_is_get_without_the_body(make_worker, free_port):
+    worker = make_worker()
+    with running(worker):
+        polled(worker)
+        connection = HTTPConnection("127.0.0.1", free_port, timeout=10)
+        connection.request("HEAD", "/readyz?verbose")
+        response = connection.getresponse()
+
+        assert (response.status, response.read()) == (200, b"")
+        assert int(response.headers["Content-Length"]) > 0
+        assert response.headers["Content-Type"] == "application/json"
+        connection.close()
+
+
+def test_there_is_nothing_else_and_it_can_only_be_read(make_worker, ask):
+    worker = make_worker()
+    with running(worker):
+        polled(worker)
+
+        for path in ("/", "/healthz/", "/metrics", "/readyz/../healthz"):
+            assert ask(path) == (404, None), path
+        for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+            assert ask("/healthz", method) == (405, None), method
+        assert ask("/healthz", "BREW")[0] == 501  # nobody's method (RFC 9110, 15.6.2)
+
+
+def test_a_client_that_dawdles_or_hangs_up_is_in_nobodys_way(
+    make_worker, ask, free_port, capfd, caplog
+):
+    caplog.set_level(logging.DEBUG, "change_events")
+    worker = make_worker()
+    with running(worker):
+        polled(worker)
+        with (
+            socket.create_connection(("127.0.0.1", free_port)) as dawdler,
+            socket.create_connection(("127.0.0.1", free_port)) as other,
+        ):
+            dawdler.sendall(b"GET /healthz HTTP/1.1\r\n")
+            other.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0"
+            )  # a reset, not a farewell
+            other.sendall(b"GET /")
+            other.close()
+
+            assert ask("/healthz")[0] == 200
+            wait_until(
+                lambda: any("no answer for a probe" in message for message in caplog.messages)
+            )
+
+    assert capfd.readouterr().err == ""
+
+
+def test_a_request_without_end_is_refused(make_worker, free_port):
+    worker = make_worker()
+    with running(worker):
+        polled(worker)
+        with socket.create_connection(("127.0.0.1", free_port), timeout=10) as client:
+            client.sendall(b"GET /" + b"x" * 65_537)
+
+            assert b" 414 " in client.recv(100)
+
+
+def test_without_an_address_nobody_listens(make_worker):
+    before = {thread.name for thread in threading.enumerate()}
+    worker = make_worker(health_address=None)
+    with running(worker):
+        polled(worker)
+
+        assert (
+            "change-events-health" not in {thread.name for thread in threading.enumerate()} - before
+        )
+
+
+def test_draining_is_not_probed(make_worker, channel, free_port):
+    with socket.create_server(("127.0.0.1", free_port)):  # it could not listen there
+        assert make_worker().drain() == 0
+
+
+def test_an_address_that_is_taken_is_said_at_once(make_worker, free_port):
+    with (
+        socket.create_server(("127.0.0.1", free_port)),
+        pytest.raises(ConfigurationError, match=f"{free_port}.*in use"),
+    ):
+        make_worker().run()
+
+
+def test_it_listens_on_ipv6_too(make_worker, free_port):
+    worker = make_worker(health_address=("::1", free_port))
+    with running(worker):
+        polled(worker)
+        connection = HTTPConnection("::1", free_port, timeout=10)
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().status == 200
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    "address", [8080, "0.0.0.0:8080", ("0.0.0.0",), ("0.0.0.0", "8080"), ("", -1), ("", 65_536)]
+)
+def test_an_address_is_a_host_and_a_port(make_worker, address):
+    with pytest.raises(ConfigurationError, match="health_address must be a host and a port"):
+        make_worker(health_address=address)
+
+
+def test_after_ctrl_c_the_port_is_free_again(make_worker, outcomes, channel, free_port):
+    channel.announce("p1")
+    thread = signalled(signal.SIGINT, when=lambda: outcomes.wait_for(("p1", "never_saved")))
+
+    make_worker().run()
+
+    thread.join()
+    socket.create_server(("127.0.0.1", free_port)).close()
+    assert "change-events-health" not in {thread.name for thread in threading.enumerate()}
+
+
+# Pauses, by a clock of the test's
+
+
+class Seconds:
+    """Metrics that sum up what they are told."""
+
+    def __init__(self):
+        self.by_reason = {}
+
+    def count(self, name, value, /, *, reason):
+        assert name == "paused_seconds"
+        self.by_reason[reason] = self.by_reason.get(reason, 0) + value
+
+
+def test_reasons_come_and_go_independently():
+    now = 10.0
+    told = Seconds()
+    pauses = Pauses(Meter(told), clock=lambda: now)
+    assert pauses.why is None
+
+    pauses.begin("source down")
+    now = 12.0
+    pauses.begin("full")
+    pauses.begin("source down")
+    assert pauses.why == "source down, full"
+
+    now = 15.0
+    pauses.end("full")
+    pauses.end("never begun")
+    assert pauses.why == "source down"
+    assert told.by_reason == {"full": 3.0}
+
+    pauses.count()
+    assert told.by_reason == {"full": 3.0, "source down": 5.0}
+    now = 16.0
+    pauses.end("source down")
+    assert told.by_reason == {"full": 3.0, "source down": 6.0}
+    assert pauses.why is None
+
+
+def test_only_room_is_waited_for_in_readiness():
+    assert is_ready(None, 1.0)
+    assert is_ready(FULL, 1.0)
+    assert not is_ready(None, None)
+    assert not is_ready("source down", 1.0)
+    assert not is_ready("source down, full", 1.0)
+
+
+def test_a_receive_that_failed_once_leaves_nothing_behind(make_worker, monkeypatch):
+    monkeypatch.setattr(worker_module, "pause_after", lambda failures, most: 0.01)
+    client, left = failing("ReceiveMessage", ConnectionError("reset"))
+    worker = make_worker(client=client)
+    with running(worker):
+        wait_until(lambda: worker.health().ready)
+
+    assert left == []

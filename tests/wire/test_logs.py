@@ -1,0 +1,164 @@
+"""Every record has an action that stands on the page, and none tells what is nobody's business."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import re
+from pathlib import Path
+
+import pytest
+
+import change_events
+from change_events import HTTPFetcher, MemorySink, Worker
+from conftest import failing
+from verification.chaos.wire import Answer
+
+PACKAGE = Path(change_events.__file__).parent
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "logs.md"
+
+LEVELS = {"debug", "info", "warning", "error", "critical", "exception"}
+
+SECRETS = {
+    "body",
+    "receipt_handle",
+    "receipt_handles",
+    "handle",
+    "handles",
+    "headers",
+    "token",
+    "entity",
+    "event",
+}
+"""Names whose values are not logged."""
+
+
+def calls():
+    """Return the package's calls of a logger, with where they are."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Call(func=ast.Attribute(value=ast.Name("log"), attr=level)) if (
+                    level in LEVELS
+                ):
+                    yield pytest.param(node, id=f"{path.stem}:{node.lineno}")
+
+
+def fields(call):
+    """Return what `extra` holds, by name."""
+    (extra,) = [keyword.value for keyword in call.keywords if keyword.arg == "extra"]
+    assert isinstance(extra, ast.Dict)
+    return {key.value: value for key, value in zip(extra.keys, extra.values, strict=True)}
+
+
+def on_the_page():
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| .*? \| (.*?) ?\|$", PAGE.read_text(), re.MULTILINE)
+    return {action: (levels, set(re.findall(r"`(\w+)`", names))) for action, levels, names in rows}
+
+
+CALLS = list(calls())
+
+
+def test_calls_are_found():
+    assert len(CALLS) >= 25
+
+
+def test_there_is_one_logger_and_nothing_is_printed():
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text()
+        assert set(re.findall(r"(\w+) = logging\.getLogger\((.*?)\)", text)) <= {
+            ("log", '"change_events"')
+        }, path
+        assert not re.search(r"logging\.(debug|info|warning|error|critical|exception)\(", text), (
+            path
+        )
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_every_record_has_its_action_and_fields_on_the_page(call):
+    said = fields(call)
+    action = said.pop("action")
+    level = {"exception": "error"}.get(call.func.attr, call.func.attr)
+    if isinstance(action, ast.Name):  # batches name theirs themselves
+        assert action.id == "action"
+        assert said.keys() == {"code"}
+        return
+
+    levels, names = on_the_page()[action.value]
+    assert level in levels
+    assert said.keys() <= names
+
+
+def test_the_page_has_no_action_that_is_never_logged():
+    actions = [fields(call)["action"] for (call,) in (parameters.values for parameters in CALLS)]
+
+    constant = {action.value for action in actions if isinstance(action, ast.Constant)}
+    assert constant | {"acknowledge", "change_visibility", "look_together"} == set(
+        on_the_page()
+    )  # what batches name
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_no_record_is_given_what_is_not_to_be_logged(call):
+    named = {node.id for node in ast.walk(call) if isinstance(node, ast.Name)}
+    named |= {node.attr for node in ast.walk(call) if isinstance(node, ast.Attribute)}
+
+    assert not named & SECRETS
+
+
+def test_no_record_tells_a_body_a_token_or_a_receipt_handle(channel, source, caplog):
+    """Whatever goes wrong, and at the lowest level."""
+    caplog.set_level(logging.DEBUG, "change_events")
+    source.entities["good"] = {"id": "good", "name": "SECRET-BODY"}
+    source.answer = {
+        "down": Answer(503, b"SECRET-BODY"),
+        "login": Answer(200, b"SECRET-BODY", {"Content-Type": "text/html"}),
+        "broken": Answer(200, b'{"name": "SECRET-BODY'),
+        "list": Answer(200, b'["SECRET-BODY"]'),
+    }.get
+    channel.announce("good", "down", "login", "broken", "list")
+    channel.send("SECRET-BODY")
+    channel.send('{"name": "SECRET-BODY"}')
+    refused = {
+        "Failed": [
+            {
+                "Id": "0",
+                "SenderFault": True,
+                "Code": "ReceiptHandleIsInvalid",
+                "Message": "SECRET-HANDLE",
+            }
+        ]
+    }
+    client, left = failing("DeleteMessageBatch", refused)
+    handles = []
+    client.meta.events.register(
+        "after-call.sqs.ReceiveMessage",
+        lambda parsed, **_: handles.extend(
+            message["ReceiptHandle"] for message in parsed.get("Messages", [])
+        ),
+    )
+    fetcher = HTTPFetcher(source.url + "/{id}", headers={"Authorization": "Bearer SECRET-TOKEN"})
+
+    Worker(
+        channel.queue_url,
+        fetcher=fetcher,
+        sink=MemorySink(),
+        client=client,
+        settle=0.0,
+        wait_time=1,
+    ).drain()
+
+    records = [record for record in caplog.records if record.name == "change_events"]
+    formatter = logging.Formatter()
+    text = "\n".join(f"{formatter.format(record)} {vars(record)}" for record in records)
+    assert left == []
+    assert {record.action for record in records} == {
+        "start",
+        "stop",
+        "look",
+        "decode",
+        "acknowledge",
+    }
+    assert "SECRET" not in text
+    assert len(handles) >= 7
+    assert not any(handle in text for handle in handles)

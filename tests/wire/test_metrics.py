@@ -1,0 +1,425 @@
+"""
+What is measured, as it arrives: in a real registry's exposition, and at a real OpenTelemetry SDK's
+reader.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client.exposition import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from change_events import (
+    BroadcastStats,
+    ConfigurationError,
+    FetchError,
+    Found,
+    HTTPFetcher,
+    MemorySink,
+    SNSPublisher,
+    Stats,
+    Worker,
+    broadcasting,
+    measure_broadcasts,
+)
+from change_events._consumer import worker as worker_module
+from change_events._consumer.consumer import LOOKS
+from change_events._meter import Meter, answer_of, measured
+from change_events._producer import renewals as renewal_module
+from change_events.metrics import METRICS, OpenTelemetryMetrics, PrometheusMetrics
+from conftest import failing, running, wait_until
+from verification.chaos.wire import Answer
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+class Prometheus:
+    """A registry, and what its exposition says."""
+
+    def __init__(self):
+        self.registry = CollectorRegistry()
+        self.metrics = PrometheusMetrics(self.registry)
+
+    def samples(self):
+        """
+        Return what the exposition says: by name, then by the labels' values, without the queue.
+        """
+        found = {}
+        for family in text_string_to_metric_families(generate_latest(self.registry).decode()):
+            for sample in family.samples:
+                labels = tuple(
+                    value for name, value in sorted(sample.labels.items()) if name != "queue"
+                )
+                found.setdefault(sample.name.removeprefix("change_events_"), {})[labels] = (
+                    sample.value
+                )
+        return found
+
+
+@pytest.fixture
+def prometheus():
+    return Prometheus()
+
+
+def some_of_everything(channel, source):
+    source.entities |= {"p1": {"id": "p1"}, "p2": None}
+    later = {
+        "Content-Type": "text/html",
+        "Retry-After": "600",
+    }  # or a slow machine would see them twice
+    source.answer = {"bad": Answer(503, headers=later), "proxy": Answer(404, headers=later)}.get
+    channel.announce("p1", "p2", "bad", "proxy")
+    channel.send("nonsense")
+
+
+def test_prometheus_is_told_what_happens(channel, source, make_worker, prometheus):
+    some_of_everything(channel, source)
+    worker = make_worker(metrics=prometheus.metrics)
+
+    assert worker.drain() == 2
+
+    said = prometheus.samples()
+    assert said["received_total"][()] == 5
+    assert said["malformed_total"][()] == 1
+    assert said["looks_total"] == {("created",): 1, ("never_saved",): 1, ("failed",): 2}
+    assert said["answers_total"] == {("found",): 1, ("gone",): 1, ("503",): 1, ("404",): 1}
+    assert (
+        said["gets_total"][()]
+        == said["get_seconds_count"][()]
+        == said["look_seconds_count"][()]
+        == 4
+    )
+    assert said["retries_total"][()] == 2
+    assert said["acknowledged_total"][()] == 2
+    assert said["held"][()] == 0
+    assert said["staleness_seconds_count"] == {("first",): 2, ("last",): 2}
+    assert 0.0 <= said["staleness_seconds_sum"][("last",)] < 60.0
+    (series,) = [
+        sample
+        for family in prometheus.registry.collect()
+        for sample in family.samples
+        if sample.name.endswith("received_total")
+    ]
+    assert series.labels == {"queue": channel.queue_url.rpartition("/")[2]}
+
+
+def test_opentelemetry_is_told_what_happens(channel, source, make_worker):
+    some_of_everything(channel, source)
+    reader = InMemoryMetricReader()
+    worker = make_worker(metrics=OpenTelemetryMetrics(MeterProvider([reader])))
+
+    assert worker.drain() == 2
+
+    ((scope,),) = [
+        resource.scope_metrics for resource in reader.get_metrics_data().resource_metrics
+    ]
+    said = {metric.name: metric for metric in scope.metrics}
+    assert scope.scope.name == "change_events"
+    queue = channel.queue_url.rpartition("/")[2]
+    (received,) = said["change_events.received"].data.data_points
+    assert (received.value, received.attributes) == (5, {"messaging.destination.name": queue})
+    looks = {
+        point.attributes["change_events.outcome"]: point.value
+        for point in said["change_events.looks"].data.data_points
+    }
+    assert looks == {"created": 1, "never_saved": 1, "failed": 2}
+    duration = said["change_events.look.duration"]
+    (point,) = duration.data.data_points
+    assert (duration.unit, point.count, point.explicit_bounds) == (
+        "s",
+        4,
+        METRICS["look_seconds"].buckets,
+    )
+    (held,) = said["change_events.held"].data.data_points
+    assert held.value == 0
+    assert sum(point.count for point in said["change_events.staleness"].data.data_points) == 4
+
+
+def test_the_age_of_an_event_is_counted_from_when_sqs_accepted_it(
+    channel, source, make_worker, prometheus
+):
+    """It lies in the queue while a first worker waits for its source to come back."""
+    channel.announce("p1")
+    (message,) = channel.sqs.receive_message(QueueUrl=channel.queue_url, VisibilityTimeout=2)[
+        "Messages"
+    ]
+    assert message
+
+    worker = make_worker(metrics=prometheus.metrics)
+    with running(worker):
+        wait_until(lambda: worker.stats().acknowledged == 1)
+
+    assert 2.0 <= prometheus.samples()["staleness_seconds_sum"][("last",)] < 60.0
+
+
+def test_acknowledgements_that_fail_are_counted(channel, source, make_worker, prometheus):
+    channel.announce("p1")
+    client, _ = failing(
+        "DeleteMessageBatch",
+        {"Failed": [{"Id": "0", "SenderFault": False, "Code": "InternalError"}]},
+        ConnectionError("reset"),
+    )
+
+    assert make_worker(client=client, metrics=prometheus.metrics).drain() == 1
+
+    assert prometheus.samples()["ack_failures_total"][()] == 2
+
+
+def test_pauses_are_counted_in_seconds(channel, source, make_worker, prometheus, monkeypatch):
+    monkeypatch.setattr(worker_module, "pause_after", lambda failures, most: 0.2)
+    client, _ = failing("ReceiveMessage", ConnectionError("reset"), ConnectionError("reset"))
+    worker = make_worker(client=client, metrics=prometheus.metrics)
+    with running(worker):
+        wait_until(lambda: worker.health().ready)
+
+    assert 0.4 <= prometheus.samples()["paused_seconds_total"][("receive failed",)] < 60.0
+
+
+def test_a_pause_that_has_not_ended_is_counted_by_the_heartbeat(
+    channel, source, make_worker, prometheus, monkeypatch
+):
+    source.gate.clear()
+    channel.announce("p1", "p2", "p3")
+    worker = make_worker(
+        prefetch=2, batch_size=1, threads=1, visibility_timeout=3, metrics=prometheus.metrics
+    )
+    with running(worker):
+        wait_until(
+            lambda: prometheus.samples().get("paused_seconds_total", {}).get(("full",), 0.0) > 0.0
+        )
+        assert worker.health().paused == "full"
+        source.gate.set()
+
+
+def test_what_is_broadcast_beside_is_counted(channel, sns, prometheus, monkeypatch):
+    monkeypatch.setattr(broadcasting._renewals, "meter", Meter())
+    measure_broadcasts(prometheus.metrics)
+
+    with broadcasting(SNSPublisher(channel.topic_arn, client=sns), "p1", settle=2.0):
+        wait_until(lambda: prometheus.samples()["renewals_total"][()] >= 1)
+
+    assert len(channel.messages()) >= 2
+    assert prometheus.samples()["unsettled_saves_total"] == {(): 0}
+
+
+def test_two_workers_share_their_metrics_and_differ_by_their_queues(
+    make_channel, source, prometheus
+):
+    for announced in (1, 2):
+        channel = make_channel()
+        channel.announce(*["p1"] * announced)
+        fetcher = HTTPFetcher(source.url + "/{id}")
+        Worker(
+            channel.queue_url,
+            fetcher=fetcher,
+            sink=MemorySink(),
+            settle=0.0,
+            metrics=prometheus.metrics,
+        ).drain()
+
+    (family,) = [
+        family
+        for family in prometheus.registry.collect()
+        if family.name == "change_events_received"
+    ]
+    assert sorted(sample.value for sample in family.samples if sample.name.endswith("_total")) == [
+        1,
+        2,
+    ]
+
+
+def test_metrics_that_raise_change_nothing_and_are_logged_once(
+    channel, source, make_worker, caplog
+):
+    class Broken:
+        def count(self, *_, **__):
+            raise ConnectionError("no statsd")
+
+        observe = gauge = count
+
+    source.entities["p1"] = {"id": "p1"}
+    channel.announce("p1")
+
+    assert make_worker(metrics=Broken()).drain() == 1
+    assert [record.action for record in caplog.records if record.name == "change_events"] == [
+        "measure"
+    ]
+    assert "no statsd" in caplog.text
+
+
+# Nothing is measured that has no name
+
+
+def test_every_count_of_a_worker_has_its_metric():
+    named = {name for name in Stats.__slots__ if name not in LOOKS}
+
+    assert named <= METRICS.keys()
+    assert set(renewal_module.METRICS.values()) <= METRICS.keys()
+    assert renewal_module.METRICS.keys() == set(BroadcastStats.__slots__)
+    assert set(Stats.__slots__) > LOOKS
+
+
+def test_no_label_can_have_many_values():
+    assert {label for metric in METRICS.values() for label in metric.labels} == {
+        "queue",
+        "outcome",
+        "answer",
+        "look",
+        "reason",
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "answer"),
+    [
+        (None, "none"),
+        (200, "unusable"),
+        (503, "503"),
+        (100, "100"),
+        (599, "599"),
+        (99, "other"),
+        (600, "other"),
+    ],
+)
+def test_an_answer_that_decides_nothing_is_named_by_its_status(status, answer):
+    assert answer_of(FetchError("", status=status)) == answer
+
+
+def test_what_a_fetcher_raises_of_its_own_is_an_error(prometheus):
+    class Mine:
+        def fetch(self, id, /, *, etag=None):
+            raise KeyError(etag)
+
+    metered = measured(Mine(), Meter(prometheus.metrics, queue="q"), lambda: 0.0)
+    with pytest.raises(KeyError, match="tag"):
+        metered.fetch("p1", etag="tag")
+
+    assert type(metered).__name__ == "Mine"  # for errors that name it
+    assert prometheus.samples()["answers_total"] == {("error",): 1}
+
+
+def test_what_a_fetcher_returns_comes_through(prometheus):
+    class Mine:
+        def fetch(self, id, /, *, etag=None):
+            return Found({"id": id}, etag)
+
+    assert measured(Mine(), Meter(prometheus.metrics, queue="q"), lambda: 0.0).fetch(
+        "p1", etag="e"
+    ) == Found({"id": "p1"}, "e")
+
+
+# The adapters
+
+
+def test_the_default_registry_is_the_processs(monkeypatch):
+    metrics = PrometheusMetrics()
+    try:
+        metrics.count("renewals", 2)
+
+        assert REGISTRY.get_sample_value("change_events_renewals_total") == 2
+        with pytest.raises(ValueError, match="Duplicated"):
+            PrometheusMetrics()
+    finally:
+        for metric in [
+            *metrics._counters.values(),
+            *metrics._gauges.values(),
+            *metrics._histograms.values(),
+        ]:
+            REGISTRY.unregister(metric)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "module", "extra"),
+    [
+        (PrometheusMetrics, "prometheus_client", "prometheus"),
+        (OpenTelemetryMetrics, "opentelemetry.metrics", "opentelemetry"),
+    ],
+)
+def test_without_its_library_an_adapter_says_what_to_install(adapter, module, extra, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+
+    with pytest.raises(
+        ConfigurationError, match=re.escape(f"pip install 'change-events[{extra}]'")
+    ):
+        adapter()
+
+
+# The documents
+
+
+def exposed():
+    """Return all names that a query may have."""
+    registry = CollectorRegistry()
+    PrometheusMetrics(registry)
+    suffixes = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_count", "_sum"]}
+    return {
+        family.name + suffix for family in registry.collect() for suffix in suffixes[family.type]
+    }
+
+
+def test_every_metric_stands_on_the_page_and_nothing_else():
+    rows = re.findall(
+        r"^\| `(change_events_\w+)` \| `(change_events\.[\w.]+)` \((.+?)\) \| (.*?) \|",
+        (DOCS / "reference/metrics.md").read_text(),
+        re.MULTILINE,
+    )
+
+    assert {
+        (name, telemetry, unit, frozenset(re.findall(r"`(\w+)`", labels)))
+        for name, telemetry, unit, labels in rows
+    } == {
+        (
+            f"change_events_{name}" + ("_total" if metric.kind == "counter" else ""),
+            f"change_events.{metric.telemetry}",
+            metric.unit,
+            frozenset(metric.labels),
+        )
+        for name, metric in METRICS.items()
+    }
+
+
+def queries():
+    dashboard = json.loads((DOCS / "howto/dashboard.json").read_text())
+    return [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
+
+
+def test_every_query_of_the_dashboard_is_of_metrics_that_exist():
+    asked = {name for query in queries() for name in re.findall(r"change_events_\w+", query)}
+
+    assert len(queries()) >= 8
+    assert asked <= exposed()
+
+
+def test_every_query_in_the_how_to_is_of_metrics_that_exist():
+    asked = set(re.findall(r"change_events_\w+", (DOCS / "howto/alarms.md").read_text()))
+
+    assert asked
+    assert asked <= exposed()
+
+
+def test_every_label_in_the_dashboard_is_the_metrics_own():
+    for query in queries():
+        for name, matched in re.findall(r"change_events_(\w+)\{([^}]*)\}", query):
+            metric = METRICS[re.sub(r"_(total|bucket|count|sum)$", "", name)]
+            assert set(re.findall(r"(\w+)=", matched)) <= set(metric.labels), query
+
+
+def test_the_dashboards_panels_do_not_overlap():
+    taken = set()
+    for panel in json.loads((DOCS / "howto/dashboard.json").read_text())["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not taken & cells, panel["title"]
+        taken |= cells

@@ -1,0 +1,538 @@
+"""
+SNS's signatures. The endpoint that has the certificates is a real HTTPS server; only its name is
+looked up elsewhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import subprocess
+import sys
+import time
+import uuid
+from types import SimpleNamespace
+
+import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from change_events import (
+    ConfigurationError,
+    DecodeError,
+    FetchError,
+    HTTPFetcher,
+    MemorySink,
+    Worker,
+)
+from change_events._codec import decode
+from change_events._consumer import signature as signature_module
+from change_events._consumer.signature import SignatureVerifier
+from change_events.testing import FakeQueue, FakeSource
+from conftest import DAY, NOW, Source, certificate, running, serving, wait_until
+from verification.chaos.wire import HANG_UP, Answer
+
+HOST = "sns.eu-west-1.amazonaws.com"
+TOPIC = "arn:aws:sns:eu-west-1:123456789012:products"
+NAME = f"SimpleNotificationService-{'0a' * 16}.pem"
+URL = f"https://{HOST}/{NAME}"
+BODY = '{"id": "p1"}'
+
+
+@pytest.fixture(scope="session")
+def key():
+    """SNS's."""
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+@pytest.fixture(scope="session")
+def another_key():
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+def pem(certificate):
+    return Answer(
+        body=certificate.public_bytes(serialization.Encoding.PEM),
+        headers={"Content-Type": "application/x-pem-file"},
+    )
+
+
+@pytest.fixture(scope="session")
+def server_context(authority):
+    return authority[1](HOST)
+
+
+@pytest.fixture
+def sns_endpoint(authority, server_context, look_up, monkeypatch, key):
+    """SNS's endpoint in eu-west-1, with what it answers in `certificates`, by name."""
+    endpoint = Source()
+    endpoint.certificates = {NAME: pem(certificate(key))}
+    endpoint.answer = endpoint.certificates.get
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority[0]))
+    with serving(endpoint, server_context):
+        look_up[HOST] = int(endpoint.url.rpartition(":")[2])
+        yield endpoint
+
+
+@pytest.fixture
+def verifier(sns_endpoint):
+    made = SignatureVerifier(TOPIC)
+    yield made
+    made._pool.clear()
+
+
+def envelope(key, *, version="2", url=URL, message=BODY, **fields):
+    """What SNS makes of a message, signed."""
+    content = {
+        "Type": "Notification",
+        "MessageId": str(uuid.uuid4()),
+        "TopicArn": TOPIC,
+        "Message": message,
+        "Timestamp": "2026-05-02T00:54:06.655Z",
+        "SignatureVersion": version,
+        "SigningCertURL": url,
+        "UnsubscribeURL": f"https://{HOST}/?Action=Unsubscribe&SubscriptionArn={TOPIC}:c9135db0",
+        **fields,
+    }
+    return content | {"Signature": signature(key, content)}
+
+
+def signature(key, content):
+    subject = f"Subject\n{content['Subject']}\n" if "Subject" in content else ""
+    text = (
+        f"Message\n{content['Message']}\nMessageId\n{content['MessageId']}\n{subject}Timestamp\n{content['Timestamp']}\n"
+        f"TopicArn\n{content['TopicArn']}\nType\n{content['Type']}\n"
+    )
+    algorithm = hashes.SHA256() if content["SignatureVersion"] == "2" else hashes.SHA1()
+    return base64.b64encode(key.sign(text.encode(), padding.PKCS1v15(), algorithm)).decode()
+
+
+# What counts
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"Subject": "Hello"}, {"Message": '{"id": "Öl\\n\\ud83d\\ude00"}'}, {"Message": "Ö\n😀"}],
+)
+def test_what_sns_has_signed_is_accepted(verifier, key, version, fields):
+    verifier.verify(envelope(key, version=version, **fields))
+
+
+def test_a_subject_of_null_is_no_subject(verifier, key):
+    verifier.verify(envelope(key) | {"Subject": None})
+
+
+SIGNED = ["Message", "MessageId", "Subject", "Timestamp", "TopicArn", "Type"]
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+@pytest.mark.parametrize("name", SIGNED)
+def test_what_has_been_altered_is_refused(verifier, key, version, name):
+    content = envelope(key, version=version, Subject="Hello")
+
+    with pytest.raises(DecodeError, match="its signature is wrong"):
+        verifier.verify(content | {name: content[name] + " "})
+
+
+@given(name=st.sampled_from(SIGNED), text=st.text(st.characters()))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_it_has_been_altered_to(verifier, key, name, text):
+    content = envelope(key, Subject="Hello")
+
+    if text != content[name]:
+        with pytest.raises(DecodeError, match="its signature is wrong"):
+            verifier.verify(content | {name: text})
+
+
+def test_a_subject_that_came_or_went_is_refused(verifier, key):
+    with pytest.raises(DecodeError, match="its signature is wrong"):
+        verifier.verify(envelope(key) | {"Subject": "Hello"})
+    with pytest.raises(DecodeError, match="its signature is wrong"):
+        verifier.verify(envelope(key, Subject="Hello") | {"Subject": None})
+
+
+@pytest.mark.parametrize("odd", [None, 1, ["1"], {"1": "1"}])
+@pytest.mark.parametrize("name", [*SIGNED, "Signature", "SignatureVersion", "SigningCertURL"])
+def test_a_field_that_is_no_text_is_refused(verifier, key, name, odd):
+    content = envelope(key, Subject="Hello") | {name: odd}
+
+    with pytest.raises(DecodeError):
+        verifier.verify(content)
+
+
+@pytest.mark.parametrize("forged", ["", "AAAA", "no base64!", "\ud800", "=", "A" * 344])
+def test_a_signature_that_is_none_is_refused(verifier, key, forged):
+    with pytest.raises(DecodeError, match="its signature is wrong"):
+        verifier.verify(envelope(key) | {"Signature": forged})
+
+
+def test_a_signature_with_something_else_in_it_is_refused(verifier, key):
+    content = envelope(key)
+
+    with pytest.raises(DecodeError, match="its signature is wrong"):
+        verifier.verify(content | {"Signature": "!" + content["Signature"]})
+
+
+@pytest.mark.parametrize("version", ["", "0", "3", "2 ", "x" * 1000])
+def test_a_version_that_is_unknown_is_refused(verifier, key, version):
+    with pytest.raises(DecodeError, match=r"known are 1 and 2$") as caught:
+        verifier.verify(envelope(key, version=version))
+    assert len(str(caught.value)) < 120
+
+
+def test_the_signature_of_one_version_is_none_of_the_other(verifier, key):
+    with pytest.raises(DecodeError, match="its signature is wrong"):
+        verifier.verify(envelope(key, version="1") | {"SignatureVersion": "2"})
+
+
+def test_a_system_that_refuses_sha_1_says_so(verifier, key, monkeypatch):
+    class Key:
+        def verify(self, *_):
+            raise UnsupportedAlgorithm("sha1 is not supported")
+
+    monkeypatch.setattr(
+        verifier,
+        "_certificate",
+        lambda _: signature_module._Certificate(Key(), 0.0, time.time() + 1),
+    )
+
+    with pytest.raises(DecodeError, match="version 1 can't be checked on this system: sha1"):
+        verifier.verify(envelope(key, version="1"))
+
+
+def test_another_key_signs_in_vain(verifier, another_key):
+    with pytest.raises(DecodeError, match="its signature is wrong"):
+        verifier.verify(envelope(another_key))
+
+
+# Where certificates come from
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        f"http://{HOST}/{NAME}",
+        f"HTTPS://{HOST}/{NAME}",
+        f"//{HOST}/{NAME}",
+        f"https://{HOST}.evil.example/{NAME}",
+        f"https://evil.example/{HOST}/{NAME}",
+        f"https://evil.s3.amazonaws.com/{NAME}",
+        f"https://sns.s3-eu-west-1.amazonaws.com/{NAME}",  # a bucket named sns
+        f"https://sns.us-east-1.amazonaws.com/{NAME}",  # of another Region
+        f"https://{HOST}.cn/{NAME}",
+        f"https://snsxeu-west-1.amazonaws.com/{NAME}",
+        f"https://{HOST}:443/{NAME}",
+        f"https://{HOST}:8443/{NAME}",
+        f"https://{HOST}@evil.example/{NAME}",
+        f"https://user:secret@{HOST}/{NAME}",
+        f"https://{HOST}\\@evil.example/{NAME}",
+        f"https://{HOST}/{NAME}?x=y",
+        f"https://{HOST}/{NAME}#x",
+        f"https://{HOST}/?Action=GetTopicAttributes&TopicArn=x&{NAME}",
+        f"https://{HOST}/x/{NAME}",
+        f"https://{HOST}/../{NAME}",
+        f"https://{HOST}//{NAME}",
+        f"https://{HOST}/SimpleNotificationService-.pem",
+        f"https://{HOST}/SimpleNotificationService-{'g' * 32}.pem",
+        f"https://{HOST}/SimpleNotificationService-{'a' * 65}.pem",
+        f"https://{HOST}/SimpleNotificationService-%61aaaaaaaaaa.pem",
+        f"https://{HOST}/SimpleNotificationService-aaaaaaaa.pem.exe",
+        f"https://{HOST}/SimpleNotificationService-aaaaaaaa.pem\n",
+        f" https://{HOST}/{NAME}",
+    ],
+)
+def test_a_certificate_from_elsewhere_is_not_even_asked_for(verifier, sns_endpoint, key, url):
+    with pytest.raises(DecodeError, match="its SigningCertURL is no certificate of sns"):
+        verifier.verify(envelope(key, url=url))
+    assert sns_endpoint.asked == []
+
+
+@pytest.mark.parametrize(
+    ("topic_arn", "host"),
+    [
+        ("arn:aws-us-gov:sns:us-gov-west-1:123456789012:p", "sns.us-gov-west-1.amazonaws.com"),
+        ("arn:aws-cn:sns:cn-north-1:123456789012:p.fifo", "sns.cn-north-1.amazonaws.com.cn"),
+    ],
+)
+def test_each_partition_has_its_own_endpoints(
+    authority, sns_endpoint, look_up, key, topic_arn, host
+):
+    sns_endpoint.certificates["SimpleNotificationService-0123abcd.pem"] = sns_endpoint.certificates[
+        NAME
+    ]
+    url = f"https://{host}/SimpleNotificationService-0123abcd.pem"
+    with serving(sns_endpoint, authority[1](host)):
+        look_up[host] = int(sns_endpoint.url.rpartition(":")[2])
+        verifier = SignatureVerifier(topic_arn)
+
+        verifier.verify(envelope(key, url=url, TopicArn=topic_arn))
+
+        verifier._pool.clear()
+
+
+@pytest.mark.parametrize(
+    ("begins", "ends"), [(NOW - 2 * DAY, NOW - DAY), (NOW + DAY, NOW + 2 * DAY)]
+)
+def test_a_certificate_that_is_not_valid_now_is_refused(verifier, sns_endpoint, key, begins, ends):
+    sns_endpoint.certificates[NAME] = pem(certificate(key, begins=begins, ends=ends))
+
+    with pytest.raises(DecodeError, match="out of date, or not valid yet"):
+        verifier.verify(envelope(key))
+
+
+def test_a_certificate_that_expires_once_it_is_known_is_refused_from_then_on(sns_endpoint, key):
+    now = time.time()
+    verifier = SignatureVerifier(TOPIC, clock=lambda: now)
+    verifier.verify(envelope(key))
+    now += 2 * DAY.total_seconds()
+
+    with pytest.raises(DecodeError, match="out of date"):
+        verifier.verify(envelope(key))
+    assert len(sns_endpoint.asked) == 1
+    verifier._pool.clear()
+
+
+def test_a_certificate_is_fetched_once(verifier, sns_endpoint, key, another_key):
+    for version in "12" * 50:
+        verifier.verify(envelope(key, version=version))
+    with pytest.raises(DecodeError):
+        verifier.verify(envelope(another_key))
+
+    assert [asked.path for asked in sns_endpoint.asked] == [f"/{NAME}"]
+
+
+def test_when_sns_has_a_new_certificate_it_is_fetched_and_the_old_one_kept(
+    verifier, sns_endpoint, key, another_key
+):
+    new = f"SimpleNotificationService-{'1b' * 16}.pem"
+    sns_endpoint.certificates[new] = pem(certificate(another_key))
+
+    for _ in range(2):
+        verifier.verify(envelope(key))
+        verifier.verify(envelope(another_key, url=f"https://{HOST}/{new}"))
+
+    assert len(sns_endpoint.asked) == 2
+
+
+def test_only_so_many_certificates_are_kept(verifier, sns_endpoint, key):
+    sns_endpoint.answer = lambda name: sns_endpoint.certificates[NAME]
+    for number in range(signature_module.MAX_CERTIFICATES + 1):
+        verifier.verify(
+            envelope(key, url=f"https://{HOST}/SimpleNotificationService-{number:032}.pem")
+        )
+
+    assert verifier._certificate.cache_info().currsize == signature_module.MAX_CERTIFICATES
+
+
+# A certificate that can't be had decides nothing
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (Answer(404), "answered 404"),
+        (Answer(500), "answered 500"),
+        (Answer(302, headers={"Location": f"https://{HOST}/{NAME}"}), "answered 302"),
+        (HANG_UP, "Connection aborted"),
+        (Answer(body=b"<html>"), "no certificate"),
+        (Answer(body=b"x" * 70_000), "longer than 65536 bytes"),
+        (Answer(body=b"-----BEGIN CERTIFICATE", length=1000), "broke off"),
+        (Answer(length=1000, chunks=[(0.2, b"x")] * 10), "took longer|broke off"),
+        (pem(certificate(ec.generate_private_key(ec.SECP256R1()))), "no RSA key"),
+    ],
+)
+def test_a_certificate_that_can_not_be_had_decides_nothing(
+    verifier, sns_endpoint, key, monkeypatch, answer, message
+):
+    monkeypatch.setattr(signature_module, "TIMEOUT", 1.0)
+    genuine = sns_endpoint.certificates[NAME]
+    sns_endpoint.certificates[NAME] = answer
+    with pytest.raises(FetchError, match=message) as caught:
+        verifier.verify(envelope(key))
+    assert caught.value.retry_after == signature_module.PAUSE
+
+    sns_endpoint.certificates[NAME] = genuine
+    with pytest.raises(FetchError, match="one has just failed"):  # nobody is asked again at once
+        verifier.verify(envelope(key))
+    assert len(sns_endpoint.asked) == 1
+
+    monkeypatch.setattr(verifier, "_not_before", time.monotonic())
+    verifier.verify(envelope(key))
+    assert len(sns_endpoint.asked) == 2
+
+
+def test_known_certificates_count_while_others_can_not_be_had(verifier, key):
+    verifier.verify(envelope(key))
+    with pytest.raises(FetchError, match="404"):
+        verifier.verify(
+            envelope(key, url=f"https://{HOST}/SimpleNotificationService-{'2c' * 16}.pem")
+        )
+
+    verifier.verify(envelope(key))
+
+
+def test_nobody_there_decides_nothing(look_up, free_port, key):
+    look_up[HOST] = free_port
+
+    with pytest.raises(FetchError, match="refused"):
+        SignatureVerifier(TOPIC).verify(envelope(key))
+
+
+def test_a_server_that_is_not_known_to_be_sns_decides_nothing(verifier, monkeypatch, key):
+    monkeypatch.delenv("SSL_CERT_FILE")
+
+    with pytest.raises(FetchError, match="CERTIFICATE_VERIFY_FAILED"):
+        verifier.verify(envelope(key))
+
+
+def test_a_server_of_another_name_decides_nothing(sns_endpoint, authority, look_up, key):
+    with serving(sns_endpoint, authority[1]("sns.us-east-1.amazonaws.com")):
+        look_up[HOST] = int(sns_endpoint.url.rpartition(":")[2])
+
+        with pytest.raises(FetchError, match="CERTIFICATE_VERIFY_FAILED"):
+            SignatureVerifier(TOPIC).verify(envelope(key))
+
+
+# As a part of decoding
+
+
+def test_a_signed_event_is_decoded(verifier, key):
+    body = json.dumps(envelope(key, MessageAttributes={"settle": {"Type": "String", "Value": "9"}}))
+
+    event = decode(body, topic_arn=TOPIC, verify=verifier.verify)
+
+    assert (event.id, event.settle) == ("p1", 9.0)
+
+
+def test_a_strangers_topic_is_refused_though_sns_has_signed_for_it(verifier, key):
+    body = json.dumps(envelope(key, TopicArn="arn:aws:sns:eu-west-1:666666666666:products"))
+
+    with pytest.raises(
+        DecodeError, match="comes from the topic 'arn:aws:sns:eu-west-1:666666666666:products'"
+    ):
+        decode(body, topic_arn=TOPIC, verify=verifier.verify)
+
+
+def test_message_attributes_are_not_signed():
+    """
+    Known, and said in the how-to: what could not be told apart from SNS's own can't be refused.
+    """
+    assert "MessageAttributes" not in signature_module._SIGNED
+
+
+# As a part of a worker
+
+
+def make_worker(queue, **settings):
+    given = {
+        "fetcher": FakeSource({"p1": {"id": "p1"}}),
+        "sink": MemorySink(),
+        "settle": 0.0,
+        "wait_time": 1,
+    }
+    given |= {"client": queue.client, "topic_arn": TOPIC, "verify_signatures": True}
+    return Worker(queue.url, **(given | settings))
+
+
+def test_a_worker_takes_what_is_signed_and_leaves_the_rest_to_the_redrive_policy(
+    sns_endpoint, key, another_key, caplog
+):
+    queue = FakeQueue(max_receive_count=2)
+    worker = make_worker(queue)
+    forged, raw = json.dumps(envelope(another_key)), '{"id": "p2"}'
+    for body in (forged, raw, json.dumps(envelope(key)), json.dumps(envelope(key, version="1"))):
+        queue.send(body)
+
+    with running(worker):
+        wait_until(lambda: worker.stats().acknowledged == 2)
+        for _ in range(2):
+            wait_until(lambda: worker.stats().held == 0)
+            queue.advance(60)  # the visibility timeout
+            wait_until(lambda: len(queue.dead_letters) == 2 or worker.stats().malformed == 4)
+        wait_until(lambda: len(queue.dead_letters) == 2)
+
+    assert sorted(queue.dead_letters) == sorted([forged, raw])
+    stats = worker.stats()
+    assert (stats.malformed, stats.unverified, stats.acknowledged, stats.created) == (4, 0, 2, 1)
+    errors = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert len({record.message_id for record in errors}) == len(errors) == 2
+    assert "its signature is wrong" in caplog.text
+    assert "switch off raw message delivery" in caplog.text
+    assert len(sns_endpoint.asked) == 1
+
+
+def test_while_the_certificate_can_not_be_had_messages_go_back_and_are_taken_later(
+    channel, source, sns_endpoint, key, monkeypatch, caplog
+):
+    """On the wire, all three: the queue, the source, and SNS's endpoint."""
+    monkeypatch.setattr(signature_module, "PAUSE", 1.0)
+    source.entities["p1"] = {"id": "p1"}
+    sink = MemorySink()
+    queue = SimpleNamespace(url=channel.queue_url, client=channel.sqs)
+    worker = make_worker(queue, fetcher=HTTPFetcher(source.url + "/{id}"), sink=sink)
+    sns_endpoint.certificates[NAME], genuine = Answer(503), sns_endpoint.certificates[NAME]
+    for _ in range(3):
+        channel.send(json.dumps(envelope(key)))
+
+    assert worker.drain() == 0
+    assert channel.count() == {"held": 3}
+    assert worker.stats().malformed == 0
+    assert worker.stats().unverified >= 3
+    assert len(sns_endpoint.asked) < 3
+    assert source.asked == []
+    assert "can't be verified yet, again in" in caplog.text
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+    sns_endpoint.certificates[NAME] = genuine
+    deadline = time.monotonic() + 30
+    while channel.count():  # nothing tells when a message becomes visible again
+        assert time.monotonic() < deadline
+        worker.drain()
+
+    assert worker.stats().acknowledged == 3
+    assert dict(sink.items()) == source.entities
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"topic_arn": None}, "takes topic_arn=, too"),
+        ({"topic_arn": "products"}, "no topic's ARN"),
+        (
+            {"topic_arn": TOPIC + ":c9135db0-26c4-47ec-8998-413945fb5a96"},
+            "no topic's ARN",
+        ),  # a subscription's
+        ({"topic_arn": "arn:aws-iso:sns:us-iso-east-1:123456789012:p"}, "not in aws-iso"),
+        ({"topic_arn": "products", "verify_signatures": False}, "no topic's ARN"),
+    ],
+)
+def test_a_worker_that_could_verify_nothing_is_not_made(settings, message):
+    with pytest.raises(ConfigurationError, match=message):
+        make_worker(FakeQueue(), **settings)
+
+
+def test_without_cryptography_it_says_what_to_install(monkeypatch):
+    monkeypatch.delitem(sys.modules, "change_events._consumer.signature")
+    monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
+
+    with pytest.raises(
+        ConfigurationError, match=r"needs cryptography .*pip install 'change-events\[verify\]'"
+    ):
+        make_worker(FakeQueue())
+
+
+def test_a_worker_that_verifies_nothing_does_not_load_cryptography():
+    program = f"""
+import sys
+from change_events import MemorySink, Worker
+from change_events.testing import FakeSource
+Worker("https://sqs.eu-west-1.amazonaws.com/1/q", fetcher=FakeSource(), sink=MemorySink(), topic_arn="{TOPIC}")
+assert "cryptography" not in sys.modules and "change_events._consumer.signature" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

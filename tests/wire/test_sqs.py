@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import boto3
+import pytest
+from botocore.config import Config
+from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
+from botocore.stub import Stubber
+
+from change_events import ConfigurationError
+from change_events._consumer.queue import Queue, batches
+
+
+@pytest.fixture
+def queue(channel):
+    queue = Queue(channel.queue_url)
+    queue.open(wait=20)
+    return queue
+
+
+def receive(queue, most=10):
+    return queue.receive(most=most, wait=1, visibility=30)
+
+
+def test_opening_tells_the_queues_delay(make_channel):
+    assert Queue(make_channel().queue_url).open(wait=20) == 0.0
+    assert Queue(make_channel(DelaySeconds="7").queue_url).open(wait=20) == 7.0
+
+
+def test_what_is_received_can_be_received_again_until_it_is_deleted(queue, channel):
+    channel.send("one")
+
+    (first,) = receive(queue)
+    queue.change_visibility([(first.receipt_handle, 0.0)])
+    (second,) = receive(queue)
+
+    assert (first.body, first.receive_count) == ("one", 1)
+    assert (second.message_id, second.receive_count) == (first.message_id, 2)
+    assert queue.delete([second.receipt_handle]) == (1, [])
+    assert channel.count() == {}
+
+
+def test_one_message_delivered_twice_may_stand_twice_in_a_batch(queue, channel):
+    channel.send("one")
+    (first,) = receive(queue)
+    queue.change_visibility([(first.receipt_handle, 0.0)])
+    (second,) = receive(queue)
+    entries = []
+    queue._client.meta.events.register(
+        "provide-client-params.sqs.DeleteMessageBatch", lambda params, **_: entries.append(params)
+    )
+
+    queue.delete([first.receipt_handle, second.receipt_handle])
+
+    assert [entry["Id"] for entry in entries[0]["Entries"]] == ["0", "1"]
+    assert channel.count() == {}
+
+
+@pytest.mark.parametrize(("seconds", "asked"), [(0.0, 0), (0.1, 1), (1.0, 1), (1.5, 2)])
+def test_visibility_is_in_whole_seconds_rounded_up(queue, channel, seconds, asked):
+    channel.send("one")
+    (message,) = receive(queue)
+    entries = []
+    queue._client.meta.events.register(
+        "provide-client-params.sqs.ChangeMessageVisibilityBatch",
+        lambda params, **_: entries.append(params),
+    )
+
+    queue.change_visibility([(message.receipt_handle, seconds)])
+
+    assert entries[0]["Entries"][0]["VisibilityTimeout"] == asked
+
+
+def test_delayed_messages_are_counted(make_channel):
+    channel = make_channel(DelaySeconds="60")
+    queue = Queue(channel.queue_url)
+    queue.open(wait=20)
+
+    channel.send("one")
+
+    assert queue.delayed() == 1
+
+
+def test_failed_entries_are_read_and_told_apart(caplog):
+    client = boto3.client("sqs")
+    url = "https://sqs.eu-west-1.amazonaws.com/123456789012/q"
+    queue = Queue(url, client)
+    failed = [
+        {"Id": "1", "SenderFault": False, "Code": "InternalError"},
+        {"Id": "2", "SenderFault": True, "Code": "ReceiptHandleIsInvalid"},
+    ]
+    with Stubber(client) as stub:  # the emulator fails no single entry
+        stub.add_response("delete_message_batch", {"Successful": [{"Id": "0"}], "Failed": failed})
+        stub.add_response(
+            "change_message_visibility_batch", {"Successful": [{"Id": "0"}], "Failed": failed}
+        )
+
+        assert queue.delete(["a", "b", "c"]) == (1, ["b"])
+        assert queue.change_visibility([("a", 0.0), ("b", 0.0), ("c", 0.0)]) == (["c"], ["b"])
+
+    assert [record.getMessage() for record in caplog.records] == [
+        "acknowledge failed for 2 messages: InternalError, ReceiptHandleIsInvalid",
+        "change_visibility failed for 2 messages: InternalError, ReceiptHandleIsInvalid",
+    ]
+
+
+def test_batches_are_of_ten():
+    assert [len(batch) for batch in batches(range(25))] == [10, 10, 5]
+    assert batches([]) == []
+
+
+# A client of our own
+
+
+REFUSED = ClientError(
+    {"Error": {"Code": "ExpiredToken"}, "ResponseMetadata": {"HTTPStatusCode": 403}},
+    "ReceiveMessage",
+)
+FAILED = ClientError(
+    {"Error": {"Code": "InternalError"}, "ResponseMetadata": {"HTTPStatusCode": 500}},
+    "ReceiveMessage",
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "renewed"),
+    [
+        (REFUSED, True),
+        (ClientError({"Error": {"Code": "ExpiredToken"}}, "ReceiveMessage"), True),
+        (NoCredentialsError(), True),
+        (FAILED, False),
+        (EndpointConnectionError(endpoint_url="https://sqs"), False),
+        (ValueError("a client of another kind"), False),
+    ],
+)
+def test_a_new_client_is_made_if_the_credentials_may_be_why(queue, error, renewed):
+    before = queue._client
+
+    queue.renew(error)
+
+    assert (queue._client is not before) == renewed
+    assert queue.delayed() == 0
+
+
+def test_a_client_that_was_given_is_kept(channel):
+    client = boto3.client("sqs")
+    queue = Queue(channel.queue_url, client)
+
+    queue.renew(REFUSED)
+
+    assert queue._client is client
+
+
+def test_where_no_new_client_can_be_made_there_is_the_old_one(queue, monkeypatch, tmp_path):
+    (tmp_path / "config").write_text("half a fi")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    before = queue._client
+
+    queue.renew(REFUSED)
+
+    assert queue._client is before
+
+
+@pytest.fixture
+def profile(monkeypatch, tmp_path):
+    (tmp_path / "config").write_text(
+        "[profile mine]\nregion = eu-west-3\naws_access_key_id = a\naws_secret_access_key = b\n"
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+
+
+def test_a_new_client_has_the_profile_of_the_default_session(channel, profile, monkeypatch):
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", boto3.session.Session(profile_name="mine"))
+    queue = Queue(channel.queue_url)
+    queue.renew(REFUSED)
+
+    assert queue._client.meta.region_name == "eu-west-3"
+
+
+def test_credentials_that_the_user_has_set_are_not_exchanged_for_others(channel, monkeypatch):
+    monkeypatch.setattr(
+        boto3,
+        "DEFAULT_SESSION",
+        boto3.session.Session(aws_access_key_id="mine", aws_secret_access_key="s"),
+    )
+    queue = Queue(channel.queue_url)
+    queue.renew(REFUSED)
+
+    assert queue._client._get_credentials().access_key == "mine"
+
+
+def test_without_a_default_session_a_new_client_finds_its_own(channel, monkeypatch):
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    queue = Queue(channel.queue_url)
+    queue.renew(REFUSED)
+
+    assert queue.delayed() == 0
+
+
+# What is wrong at start
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "products",
+        "arn:aws:sqs:eu-west-1:123456789012:products",
+        "https://host-only",
+        "ftp://a/b",
+    ],
+)
+def test_what_is_no_queues_url_is_refused(url):
+    with pytest.raises(ConfigurationError, match="is no queue's URL; one looks like https://sqs"):
+        Queue(url)
+
+
+def test_a_queue_that_does_not_exist_is_an_error_that_says_what_to_check(aws):
+    with pytest.raises(
+        ConfigurationError, match=r"missing can't be read: .*Check the URL.*sqs:GetQueueAttributes"
+    ) as caught:
+        Queue(f"{aws}/123456789012/missing").open(wait=20)
+
+    assert type(caught.value.__cause__).__name__ == "QueueDoesNotExist"
+
+
+def test_an_endpoint_that_does_not_answer_is_an_error(monkeypatch, free_port):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port}")
+
+    with pytest.raises(ConfigurationError, match="can't be read: Could not connect"):
+        Queue("https://sqs.eu-west-1.amazonaws.com/123456789012/q").open(wait=20)
+
+
+def test_a_client_that_gives_up_a_long_poll_before_its_end_is_an_error(channel):
+    client = boto3.client("sqs", config=Config(read_timeout=20))
+
+    with pytest.raises(
+        ConfigurationError, match=r"read_timeout \(20 s\) must be longer than wait_time \(20 s\)"
+    ):
+        Queue(channel.queue_url, client).open(wait=20)
+    assert Queue(channel.queue_url, client).open(wait=19) == 0.0
+
+
+def test_missing_credentials_are_an_error(monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it remembers what it has found
+
+    with pytest.raises(
+        ConfigurationError,
+        match=r"Unable to locate credentials.*credentials and region that boto3 finds",
+    ):
+        Queue("https://sqs.eu-west-1.amazonaws.com/123456789012/q").open(wait=20)
+
+
+@pytest.mark.parametrize(
+    ("url", "region"),
+    [
+        ("https://sqs.us-west-2.amazonaws.com/123456789012/q", "us-west-2"),
+        ("https://sqs.cn-north-1.amazonaws.com.cn/123456789012/q", "cn-north-1"),
+        ("https://us-east-2.queue.amazonaws.com/123456789012/q", "us-east-2"),
+        ("http://127.0.0.1:4566/123456789012/q", "eu-west-1"),  # the environment's
+    ],
+)
+def test_the_region_is_the_urls(url, region):
+    queue = Queue(url)
+
+    with pytest.raises(ConfigurationError):
+        queue.open(wait=20)  # no such queue in the emulator
+
+    assert queue._client.meta.region_name == region

@@ -1,0 +1,1 @@
+"""How the library is verified: proof, chaos and benchmarks, and the harness that they share."""

@@ -1,0 +1,178 @@
+"""`python -m verification.benchmarks`: measure, and print what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import sys
+import textwrap
+import time
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from verification import benchmarks
+from verification.benchmarks import contenders
+from verification.benchmarks.bench import Bench
+from verification.benchmarks.capacity import CONNECTIONS
+from verification.benchmarks.results import machine, save, versions
+from verification.benchmarks.workloads import WORKLOADS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from verification.benchmarks.contest import Report
+
+EVERYBODY = {contender.name: contender for contender in contenders.ALL}
+
+WIDTH = 140
+"""Columns, where there is no terminal to ask."""
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """
+    Play the workloads, print their tables and figures; return 1 if a goal is missed, unless they
+    were quick.
+    """
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
+    at_hand = [contender.name for contender in contenders.AT_HAND]
+    names = arguments.contenders or (at_hand if arguments.quick else list(EVERYBODY))
+    missed = 0
+    with Bench(
+        quick=arguments.quick,
+        canned=arguments.canned or arguments.quick,
+        scale=arguments.scale,
+        contenders=[
+            contender for name, contender in EVERYBODY.items() if name in {*names, "ours", "tuned"}
+        ],
+    ) as bench:
+        for name in arguments.workloads or WORKLOADS:
+            report = play(console, bench, name)
+            show(console, name, report)
+            missed += sum(not figure.met for figure in report.figures)
+            if arguments.save:  # at once: the next one takes minutes, and may fail
+                save({name: report}, taken(bench))
+    if bench.capacity:
+        console.print(
+            f"the source answers {bench.capacity:,.0f} GETs a second, {CONNECTIONS} at once, when it has no latency"
+        )
+    if arguments.save:
+        console.print("written: verification/benchmarks/results/, docs/explanation/performance.md")
+    console.print(f"{missed} goals missed" if missed else "all goals met")
+    return int(bool(missed) and not arguments.quick)
+
+
+def play(console: Console, bench: Bench, name: str) -> Report:
+    """Play a workload, and tell what it does meanwhile."""
+    console.print(f"\n[bold]{textwrap.fill(WORKLOADS[name].__doc__ or '', 110)}[/]")
+    with console.status("") as status:
+
+        def progress(what: str, events: int) -> None:
+            text = f"{name}: {what}" + (f", {events:,} events" if events else "")
+            status.update(text)
+            if not console.is_terminal:
+                console.print(text, style="dim")
+
+        bench.progress = progress
+        started = time.monotonic()
+        report = WORKLOADS[name](bench)
+    console.print(f"{name}: {time.monotonic() - started:.0f} s")
+    return report
+
+
+def taken(bench: Bench) -> dict[str, Any]:
+    """Say how figures were taken."""
+    return {
+        "machine": machine(),
+        "versions": versions({contender.name for contender in bench.contenders}),
+        "quick": bench.quick,
+        "scale": bench.scale,
+        "queue": "canned" if bench.canned else "ministack",
+        "source_gets_per_second": round(bench.capacity),
+    }
+
+
+def show(console: Console, name: str, report: Report) -> None:
+    """Print a report."""
+    if report.table:
+        table = Table(*report.table[0])
+        for row in report.table[1:]:
+            table.add_row(*row)
+        console.print(table)
+    table = Table(name, "measured", "goal", "")
+    for figure in report.figures:
+        verdict = "" if not figure.goal else "met" if figure.met else "[red]MISSED[/]"
+        table.add_row(figure.what, str(figure), figure.goal, verdict)
+    if report.figures:
+        console.print(table)
+    for note in report.notes:
+        console.print(note, markup=False, highlight=False)
+
+
+def command(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line, and measure."""
+    stories = "\n".join(
+        textwrap.fill(f"  {play.__doc__}", 110, subsequent_indent="     ")
+        for play in WORKLOADS.values()
+    )
+    parser = argparse.ArgumentParser(
+        prog="python -m verification.benchmarks",
+        description=f"{benchmarks.__doc__}\n\nworkloads:\n{stories}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "workloads",
+        nargs="*",
+        choices=[*WORKLOADS, []],
+        metavar="WORKLOAD",
+        help="which (default: all)",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a minute or two in all: one round, the canned queue, and only what needs no install",
+    )
+    parser.add_argument(
+        "--contenders",
+        nargs="+",
+        metavar="NAME",
+        choices=EVERYBODY,
+        help=f"who takes part, beside ours and tuned: {', '.join(EVERYBODY)}",
+    )
+    parser.add_argument(
+        "--canned", action="store_true", help="the canned queue server, which costs next to nothing"
+    )
+    parser.add_argument(
+        "--scale", type=float, default=1.0, metavar="X", help="play that part of the events, as 0.2"
+    )
+    parser.add_argument(
+        "--save",
+        action="store_true",
+        help="write verification/benchmarks/results/ and the figures in docs/explanation/performance.md",
+    )
+    parsed = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the processes are ended
+    try:
+        return main(parsed)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    finally:
+        end_children()
+
+
+def end_children() -> None:
+    """End what was just being started, and is in nobody's hands yet, when the interrupt came."""
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+            child.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(command())

@@ -1,0 +1,110 @@
+"""What a workload is given: servers, contenders, and how much of everything."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from verification.benchmarks import contenders
+from verification.benchmarks.capacity import gets_per_second
+from verification.benchmarks.contest import Rounds, contest
+from verification.benchmarks.stage import Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from typing_extensions import Self
+
+    from verification.benchmarks.contenders import Contender
+
+LATENCY = 0.020
+"""Seconds that a GET takes at the source."""
+
+
+@dataclass
+class Bench:
+    """
+    What a workload is given.
+
+    Attributes: quick: Numbers for a minute in all, not for many. canned: The canned queue server in
+        ministack's place. scale: Which part of the events to play; tests play few. contenders: Who
+        takes part, where several do. progress: Told what is about to be done, and how many events
+        that is. capacity: How many GETs a second the source answers, fifty at once without a
+        latency; 0 until there is a source.
+    """
+
+    quick: bool = False
+    canned: bool = False
+    scale: float = 1.0
+    contenders: Sequence[Contender] = tuple(contenders.AT_HAND)
+    progress: Callable[[str, int], object] = lambda *_: None
+    capacity: float = 0.0
+    _exits: ExitStack = field(default_factory=ExitStack, init=False)
+    _stages: dict[bool, Stage] = field(default_factory=dict, init=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._exits.close()
+
+    def stage(self, *, canned: bool = False) -> Stage:
+        """Return servers: the same ones each time."""
+        canned = canned or self.canned
+        if canned not in self._stages:
+            self.progress("starting the servers", 0)
+            stage = self._stages[canned] = self._exits.enter_context(Stage(canned=canned))
+            if not self.capacity:
+                stage.tell(stage.source, "begin", latency=0)
+                self.capacity = gets_per_second(stage.source)
+        return self._stages[canned]
+
+    @property
+    def rounds(self) -> int:
+        return 1 if self.quick else 3
+
+    def number(self, full: int, quick: int) -> int:
+        """Return how many events to take."""
+        return max(20, int((quick if self.quick else full) * self.scale))
+
+    def gets_per_second(self, threads: int) -> float:
+        """
+        Return how many GETs a second come out of the source with so many at once, each of the usual
+        latency.
+        """
+        stage = self.stage()
+        stage.tell(stage.source, "begin", latency=LATENCY)
+        return gets_per_second(stage.source, threads, seconds=2.0)
+
+    def contest(
+        self,
+        events: Sequence[str],
+        notes: list[str],
+        *names: str,
+        canned: bool = False,
+        also: Sequence[Contender] = (),
+        **settings: Any,
+    ) -> Rounds:
+        """Let the contenders, or those of the names, do the work in turn."""
+        return contest(
+            self.stage(canned=canned),
+            [
+                *(
+                    contender
+                    for contender in self.contenders
+                    if not names or contender.name in names
+                ),
+                *also,
+            ],
+            events,
+            rounds=self.rounds,
+            progress=self.progress,
+            notes=notes,
+            **{"latency": LATENCY, **settings},
+        )
+
+
+def distinct(number: int) -> list[str]:
+    """Return so many different ids."""
+    return [f"p{at}" for at in range(number)]

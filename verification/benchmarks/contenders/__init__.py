@@ -1,0 +1,206 @@
+"""
+Consumers that do the same work: for each event one GET, one upsert into SQLite, then acknowledge.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from verification.benchmarks import environments
+
+HERE = environments.ROOT / "verification" / "benchmarks" / "contenders"
+
+
+def change_event(id: str, queue: str) -> str:
+    """Return a change event, as raw delivery brings it."""
+    del queue
+    return json.dumps({"id": id})
+
+
+def dramatiq_message(id: str, queue: str) -> str:
+    """Return what dramatiq-sqs sends (`dramatiq.Message`, in base64)."""
+    message = {
+        "queue_name": queue,
+        "actor_name": "look",
+        "args": [id],
+        "kwargs": {},
+        "options": {},
+        "message_id": str(uuid.uuid4()),
+        "message_timestamp": 1_700_000_000_000,
+    }
+    return _base64(message)
+
+
+def celery_message(id: str, queue: str) -> str:
+    """
+    Return what celery sends over kombu's SQS transport (Celery's message protocol, version 2).
+    """
+    task = str(uuid.uuid4())
+    embedded = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+    message = {
+        "body": _base64([[id], {}, embedded]),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {
+            "lang": "py",
+            "task": "look",
+            "id": task,
+            "root_id": task,
+            "parent_id": None,
+            "group": None,
+            "retries": 0,
+        },
+        "properties": {
+            "correlation_id": task,
+            "reply_to": task,
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": queue},
+            "priority": 0,
+            "body_encoding": "base64",
+            "delivery_tag": str(uuid.uuid4()),
+        },
+    }
+    return _base64(message)
+
+
+def _base64(value: Any) -> str:
+    return base64.b64encode(json.dumps(value).encode()).decode()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """
+    Somebody who consumes.
+
+    Attributes: name: What the tables call it. about: How it does the work. environment: What it
+        runs in. arguments: What starts it in its environment, if that is not just its module, given
+        the number of threads. message: Makes its messages' bodies, given an id and the queue's
+        name: change events, if it can read these. share: Which part of the events it is given, if
+        all of them would take minutes; rates are what is compared. more: Settings that only it
+        knows.
+    """
+
+    name: str
+    about: str
+    environment: str = environments.OURS
+    arguments: Callable[[int], list[str]] | None = None
+    message: Callable[[str, str], str] = change_event
+    share: float = 1.0
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def command(self, threads: int) -> list[str]:
+        """
+        Return what to run.
+
+        Raises:
+            EnvironmentUnavailableError: There is no such environment here, and it can't be made.
+        """
+        if self.environment == environments.NODE:
+            return [
+                "env",
+                f"NODE_PATH={environments.node() / 'node_modules'}",
+                "node",
+                str(HERE / f"{self.name}.cjs"),
+            ]
+        module = f"verification.benchmarks.contenders.{self.name.replace('-', '_')}"
+        arguments = self.arguments(threads) if self.arguments else [module]
+        return [environments.python(self.environment), "-m", *arguments]
+
+    def messages(self, queue: str, ids: list[str]) -> list[dict[str, Any]]:
+        """Return the messages of events, as `SendMessage` takes them."""
+        return [{"MessageBody": self.message(id, queue)} for id in ids]
+
+
+def _dramatiq(threads: int) -> list[str]:
+    return [
+        "dramatiq",
+        "verification.benchmarks.contenders.dramatiq",
+        "--processes",
+        "1",
+        "--threads",
+        str(threads),
+    ]
+
+
+def _celery(threads: int) -> list[str]:
+    alone = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+    return [
+        "celery",
+        "-A",
+        "verification.benchmarks.contenders.celery",
+        "worker",
+        "-P",
+        "threads",
+        "-c",
+        str(threads),
+        *alone,
+    ]
+
+
+OURS = Contender(name="ours", about="the Worker", more={"settle": 0, "visibility_timeout": 60})
+BULK = Contender(
+    name="ours, bulk",
+    about="the Worker, with a source that answers up to fifty products at once: the ids that are due share a GET",
+    arguments=lambda _: ["verification.benchmarks.contenders.ours"],
+    more={**OURS.more, "bulk": True},
+)
+AHEAD = Contender(
+    name="ours, prefetch 5,000",
+    about="the Worker, which holds that many events, not 1,000",
+    arguments=lambda _: ["verification.benchmarks.contenders.ours"],
+    more={**OURS.more, "prefetch": 5000},
+)
+TUNED = Contender(
+    name="tuned",
+    about="receive ten, ten threads GET, delete the ten in one call; five such for 50 threads",
+)
+LOOPS = Contender(
+    name="loops",
+    about="each thread receives ten, GETs one after the other, deletes the ten in one call",
+)
+PLAIN = Contender(
+    name="plain", about="one thread: receive ten; for each GET, write, delete", share=0.1
+)
+
+AT_HAND = [PLAIN, TUNED, LOOPS, OURS, BULK]
+"""Those that need no other environment."""
+
+ALL = [
+    PLAIN,
+    Contender(
+        name="sqs-workers",
+        about="a raw queue; one thread, as it has no more; batch delete",
+        environment="sqs-workers",
+        share=0.1,
+    ),
+    Contender(
+        name="celery",
+        about="a pool of threads, late acknowledgement",
+        environment="celery",
+        arguments=_celery,
+        message=celery_message,
+        share=0.3,
+    ),
+    Contender(
+        name="dramatiq",
+        about="with dramatiq-sqs: threads, of which ten at the most have a message; single deletes",
+        environment="dramatiq",
+        arguments=_dramatiq,
+        message=dramatiq_message,
+        share=0.3,
+    ),
+    Contender(
+        name="sqs-consumer",
+        about="on Node: receive ten, all GETs at once, delete the ten in one call; five such for 50 threads",
+        environment=environments.NODE,
+    ),
+    TUNED,
+    LOOPS,
+    OURS,
+    BULK,
+]

@@ -1,0 +1,314 @@
+"""
+Print what the library costs a service: per call, at import, on disk. Run it as `make figures`.
+"""
+
+from __future__ import annotations
+
+import base64
+import compileall
+import json
+import math
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import venv
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.hashes import SHA256
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from prometheus_client import CollectorRegistry
+
+from change_events import (
+    ChangeEvent,
+    MemorySink,
+    NullPublisher,
+    SNSPublisher,
+    broadcasting,
+    broadcasts_before_save,
+)
+from change_events._codec import decode
+from change_events._consumer.consumer import Consumer, Settings, Tally
+from change_events._consumer.queue import BATCH_SIZE, Message, Queue
+from change_events._consumer.signature import SignatureVerifier, _Certificate
+from change_events._meter import Meter
+from change_events._producer.renewals import Renewals
+from change_events.metrics import OpenTelemetryMetrics, PrometheusMetrics
+from change_events.testing import FakeSource
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from change_events import Metrics
+
+ROOT = Path(__file__).parents[2]
+TOPIC = "arn:aws:sns:eu-west-1:123456789012:products"
+
+
+class Client:
+    """Answers like SNS, in no time, so that what is left is our own."""
+
+    def publish(self, **_: Any) -> dict[str, str]:
+        return {"MessageId": "m"}
+
+
+class Repository:
+    client = Client()
+    publisher = SNSPublisher(TOPIC, client=client)
+
+    def __init__(self) -> None:
+        self.rows: dict[str, dict[str, str]] = {}
+
+    def save_by_hand(self, product: dict[str, str]) -> None:
+        self.client.publish(TopicArn=TOPIC, Message=json.dumps({"id": product["id"]}))
+        self.rows[product["id"]] = product
+
+    @broadcasts_before_save(publisher, id="product.id")
+    def save(self, product: dict[str, str]) -> None:
+        self.rows[product["id"]] = product
+
+
+def microseconds_per_call(save: Callable[[dict[str, str]], None], calls: int = 5_000) -> float:
+    product = {"id": "0191d3c4-0000-7000-8000-000000000000"}
+    started = time.perf_counter()
+    for _ in range(calls):
+        save(product)
+    return (time.perf_counter() - started) / calls * 1e6
+
+
+def decorator_overhead() -> None:
+    repository = Repository()
+    pairs = [
+        (microseconds_per_call(repository.save_by_hand), microseconds_per_call(repository.save))
+        for _ in range(15)
+    ]
+    overhead = statistics.median(decorated - by_hand for by_hand, decorated in pairs)
+    by_hand = statistics.median(pair[0] for pair in pairs)
+    print(
+        f"decorator   {overhead:6.1f} µs a call over the same publish and save by hand ({by_hand:.1f} µs); goal 25"
+    )
+
+
+class broadcast_only(broadcasting):  # noqa: N801  # named like what it stands in for
+    """A save as it was before there were renewals: one broadcast, and nothing remembered."""
+
+    def __enter__(self) -> None:
+        self._publisher.publish([ChangeEvent(id) for id in self._ids])
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def microseconds_per_block(block: type[broadcasting], calls: int = 5_000) -> float:
+    publisher = NullPublisher()
+    started = time.perf_counter()
+    for _ in range(calls):
+        with block(publisher, "p1"):
+            pass
+    return (time.perf_counter() - started) / calls * 1e6
+
+
+def renewal_overhead() -> None:
+    pairs = [
+        (microseconds_per_block(broadcast_only), microseconds_per_block(broadcasting))
+        for _ in range(31)
+    ]
+    overhead = statistics.median(renewed - plain for plain, renewed in pairs)
+    print(f"renewals    {overhead:6.1f} µs on top of a quick save that nobody would renew; goal 5")
+
+
+def renewal_threads(settle: float, saves: int = 10_000) -> None:
+    asked = 0
+
+    def clock() -> float:
+        nonlocal asked
+        asked += threading.current_thread().name == "change-events-renewals"
+        return time.monotonic()
+
+    broadcasting._renewals = Renewals(clock=clock)  # noqa: SLF001  # of its own, so that nothing is under way
+    before = threading.active_count()
+    started = time.monotonic()
+    for _ in range(saves):
+        with broadcasting(NullPublisher(), "p1", settle=settle):
+            pass
+    took = time.monotonic() - started
+    print(
+        f"watcher     {threading.active_count() - before:6d} thread(s) started by {saves:,} quick saves in {took:.2f} s, and "
+        f"{asked} looks at its clock in {took / settle * 2:.1f} half windows of {settle / 2} s; goal 1, and 4 a half window"
+    )
+
+
+def signature_check(calls: int = 2_000) -> None:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    envelope = {
+        "Type": "Notification",
+        "MessageId": "m",
+        "TopicArn": TOPIC,
+        "Message": '{"id": "p1"}',
+        "Timestamp": "t",
+    }
+    signed = "".join(
+        f"{name}\n{envelope[name]}\n"
+        for name in ("Message", "MessageId", "Timestamp", "TopicArn", "Type")
+    )
+    envelope["Signature"] = base64.b64encode(
+        key.sign(signed.encode(), PKCS1v15(), SHA256())
+    ).decode()
+    envelope["SignatureVersion"] = "2"
+    envelope["SigningCertURL"] = (
+        "https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-0123456789abcdef.pem"
+    )
+    body = json.dumps(envelope)
+    verifier = SignatureVerifier(TOPIC)
+    verifier._certificate = lru_cache(lambda _: _Certificate(key.public_key(), 0.0, math.inf))  # noqa: SLF001  # no fetch
+
+    def microseconds(verify: Callable[[Mapping[str, object]], None] | None) -> float:
+        started = time.perf_counter()
+        for _ in range(calls):
+            decode(body, topic_arn=TOPIC, verify=verify)
+        return (time.perf_counter() - started) / calls * 1e6
+
+    pairs = [(microseconds(None), microseconds(verifier.verify)) for _ in range(15)]
+    check = statistics.median(verified - plain for plain, verified in pairs)
+    plain = statistics.median(pair[0] for pair in pairs)
+    print(f"signature   {check:6.1f} µs a message on top of decoding it ({plain:.1f} µs)")
+
+
+class Hands:
+    """A consumer all of whose collaborators are in memory, so that what is left is our own."""
+
+    def __init__(self, metrics: Metrics | None) -> None:
+        self.received = 0
+        source = FakeSource()
+        source.update({f"p{number}": {"id": f"p{number}"} for number in range(BATCH_SIZE)})
+        self.consumer = Consumer(
+            Settings(
+                queue=cast(Queue, self),
+                fetcher=source,
+                sink=MemorySink(),
+                settle=5.0,
+                early_look=True,
+                prefetch=1000,
+                threads=1,
+                batch_size=BATCH_SIZE,
+                wait_time=1,
+                visibility_timeout=60,
+                shutdown_timeout=25.0,
+                on_outcome=None,
+            ),
+            Tally(Meter(metrics, queue="products")),
+            changed=lambda _: None,
+        )
+        self.consumer.ask_delay()
+
+    def open(self, **_: Any) -> float:
+        return 10.0
+
+    def receive(self, **_: Any) -> list[Message]:
+        self.received += BATCH_SIZE
+        return [
+            Message(
+                f"m{self.received + number}",
+                f"h{number}",
+                f'{{"id": "p{number}"}}',
+                1,
+                {},
+                time.time(),
+            )
+            for number in range(BATCH_SIZE)
+        ]
+
+    def delete(self, receipt_handles: list[str]) -> tuple[int, list[str]]:
+        return len(receipt_handles), []
+
+    def microseconds_per_event(self, batches: int = 100) -> float:
+        started = time.process_time()
+        for _ in range(batches):
+            self.consumer.receive(wait=1)
+            settled = []
+            while (id := self.consumer.inbox.next(math.inf)) is not None:
+                settled += self.consumer.look(id)
+            self.consumer.acknowledge([event.receipt_handle for event in settled])
+        return (time.process_time() - started) / batches / BATCH_SIZE * 1e6
+
+
+def metrics_overhead() -> None:
+    each = {
+        "without metrics": Hands(None),
+        "PrometheusMetrics": Hands(PrometheusMetrics(CollectorRegistry())),
+        "OpenTelemetryMetrics": Hands(
+            OpenTelemetryMetrics(MeterProvider([InMemoryMetricReader()]))
+        ),
+    }
+    rounds = [
+        {name: hands.microseconds_per_event() for name, hands in each.items()} for _ in range(15)
+    ]
+    for name in each:
+        cost = statistics.median(taken[name] for taken in rounds)
+        print(f"metrics     {cost:6.1f} µs of CPU an event in the consumer's own steps, {name}")
+
+
+def milliseconds(statement: str) -> float:
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", statement], check=True)
+    return (time.perf_counter() - started) * 1e3
+
+
+def import_times() -> None:
+    compileall.compile_dir(ROOT / "src", quiet=1)  # as an installed package is
+    for statement, goal in [
+        ("import change_events", "; goal 40"),
+        ("from change_events import SNSPublisher, broadcasts_before_save", ""),
+        ("from change_events import HTTPFetcher, SQLiteSink, Worker", ""),
+    ]:
+        milliseconds(statement)
+        pairs = [(milliseconds("pass"), milliseconds(statement)) for _ in range(15)]
+        print(
+            f"import      {statistics.median(b - a for a, b in pairs):6.1f} ms on top of python -c pass: {statement}{goal}"
+        )
+
+
+def distributions(python: Path) -> set[str]:
+    listed = subprocess.run(
+        [python, "-m", "pip", "list", "--format=json"], check=True, capture_output=True
+    ).stdout
+    return {distribution["name"] for distribution in json.loads(listed)}
+
+
+def added_distributions() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        venv.create(directory, with_pip=True)
+        python = Path(directory, "bin", "python")
+        install: list[str | Path] = [
+            python,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+        ]
+        subprocess.run([*install, "boto3"], check=True)
+        before = distributions(python)
+        subprocess.run([*install, ROOT], check=True)
+        added = sorted(distributions(python) - before)
+    print(
+        f"install     {len(added)} distribution(s) on top of boto3's {len(before)}: {', '.join(added)}; goal 2"
+    )
+
+
+if __name__ == "__main__":
+    decorator_overhead()
+    renewal_overhead()
+    for window in (5.0, 0.02):
+        renewal_threads(window)
+    signature_check()
+    metrics_overhead()
+    import_times()
+    added_distributions()

@@ -1,0 +1,59 @@
+"""
+A consumer that tells when each edition of a product has come into its cache: `python -m
+verification.benchmarks.freshness KIND WORK`.
+
+KIND is `ours`, the worker; or `article`, the plain loop, on a queue with a delay.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from change_events import Found, Gone, HTTPFetcher, SQLiteSink, Unchanged, Worker
+from verification.benchmarks.contenders import plain
+from verification.benchmarks.contenders.work import Cache, Work
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def tell(id: str, product: Mapping[str, Any]) -> None:
+    """Say that it is in the cache, now."""
+    print(json.dumps({"id": id, "edition": product["edition"], "at": time.monotonic()}), flush=True)
+
+
+class TellingSink(SQLiteSink):
+    """A sink that tells."""
+
+    def apply(
+        self, id: str, change: Found[Mapping[str, Any]] | Unchanged | Gone, /, *, if_version: int
+    ) -> bool:
+        """Store, then tell."""
+        applied = super().apply(id, change, if_version=if_version)
+        if applied and isinstance(change, Found):
+            tell(id, change.value)
+        return applied
+
+
+def article(work: Work) -> None:
+    """Consume by the plain loop."""
+    cache = Cache(work.path)
+
+    def upsert(id: str, body: str) -> None:
+        cache.upsert(id, body)
+        tell(id, json.loads(body))
+
+    plain.consume(work, upsert)
+
+
+def ours(work: Work) -> None:
+    """Consume by the worker, as it comes."""
+    fetcher = HTTPFetcher(f"{work.source}/products/{{id}}")
+    Worker(work.queue_url, fetcher=fetcher, sink=TellingSink(work.path), threads=work.threads).run()
+
+
+if __name__ == "__main__":
+    {"article": article, "ours": ours}[sys.argv[1]](Work(**json.loads(sys.argv[2])))

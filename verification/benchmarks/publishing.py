@@ -1,0 +1,103 @@
+"""What a save pays for its broadcast."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from change_events import SNSPublisher, broadcasts_before_save
+from verification.benchmarks.bench import Bench, distinct
+from verification.benchmarks.contest import Report
+from verification.chaos.figures import Figure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+MANY = 100
+"""Entities in one save."""
+
+
+class Products:
+    """
+    A repository in memory, with the same save in three ways.
+
+    Args:
+        client: A boto3 SNS client.
+        topic_arn: The topic.
+    """
+
+    def __init__(self, client: Any, topic_arn: str) -> None:
+        self._client = client
+        self._topic_arn = topic_arn
+        self.rows: dict[str, dict[str, str]] = {}
+        publisher = SNSPublisher(topic_arn, client=client)
+        self.save = broadcasts_before_save(publisher, id="product.id")(self.store)
+        self.save_all = broadcasts_before_save(
+            publisher, ids=lambda products: [product["id"] for product in products]
+        )(self.store_all)
+
+    def save_by_hand(self, product: dict[str, str]) -> None:
+        """Publish and store, as one would without the library."""
+        self._client.publish(TopicArn=self._topic_arn, Message=json.dumps({"id": product["id"]}))
+        self.store(product)
+
+    def store(self, product: dict[str, str]) -> None:
+        """Store one."""
+        self.rows[product["id"]] = product
+
+    def store_all(self, products: Sequence[dict[str, str]]) -> None:
+        """Store many."""
+        self.rows |= {product["id"]: product for product in products}
+
+
+def publishing(bench: Bench) -> Report:
+    """F: publishing: the decorator against a bare `publish`; one save of 100 ids against a loop."""
+    stage = bench.stage()
+    client = stage.client("sns")
+    calls: Counter[str] = Counter()
+    client.meta.events.register("before-call.sns", lambda model, **_: calls.update([model.name]))
+    products = Products(client, stage.topic(stage.queue()))
+    slices, size = bench.number(40, 20), bench.number(50, 20)
+    bench.progress("one by one", 2 * slices * size)
+    saves = {"bare": products.save_by_hand, "decorated": products.save}
+    pairs = []
+    for turn in range(slices):
+        names = sorted(saves, reverse=turn % 2 == 0)  # the queue grows: none is always the second
+        took = {name: seconds(partial(each, saves[name], size)) for name in names}
+        pairs.append((took["bare"], took["decorated"]))
+    overhead = statistics.median(decorated / bare for bare, decorated in pairs)
+    milliseconds = statistics.median(bare for bare, _ in pairs) / size * 1e3
+    rounds = bench.number(20, 5) // 4
+    bench.progress(f"{MANY} at once", 2 * MANY * rounds)
+    calls.clear()
+    loop = statistics.median(seconds(lambda: each(products.save, MANY)) for _ in range(rounds))
+    looped = calls.total()
+    calls.clear()
+    many = [{"id": id} for id in distinct(MANY)]
+    batch = statistics.median(seconds(lambda: products.save_all(many)) for _ in range(rounds))
+    return Report(
+        [
+            Figure("a bare publish", milliseconds, "ms"),
+            Figure("decorator, times a bare publish", overhead, at_most=1.03),
+            Figure(f"{MANY} ids at once, times fewer calls", looped / calls.total(), at_least=8),
+            Figure(f"{MANY} ids at once, times as fast", loop / batch, at_least=5),
+        ],
+        data={"pairs": pairs, "slice": size, "loop": loop, "batch": batch},
+    )
+
+
+def each(save: Callable[[dict[str, str]], object], number: int) -> None:
+    """Save so many, one by one."""
+    for id in distinct(number):
+        save({"id": id})
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Return how long it takes."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started

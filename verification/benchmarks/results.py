@@ -1,0 +1,118 @@
+"""What is kept: JSON, a plot, and the page in the docs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from verification.benchmarks import contenders, environments
+from verification.benchmarks.plot import draw
+from verification.proof._docs import write_between_markers
+
+if TYPE_CHECKING:
+    from verification.benchmarks.contest import Report
+
+DIRECTORY = environments.ROOT / "verification" / "benchmarks" / "results"
+RESULTS = DIRECTORY / "results.json"
+PLOT = DIRECTORY / "performance.svg"
+
+
+def machine() -> dict[str, Any]:
+    """Say what this was measured on, and nothing that would name it."""
+    return {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+    }
+
+
+def _cpu() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    found = (
+        re.search(r"^model name\s*: (.+)$", cpuinfo.read_text(encoding="utf-8"), re.MULTILINE)
+        if cpuinfo.exists()
+        else None
+    )
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def versions(names: set[str]) -> dict[str, dict[str, str]]:
+    """Return what contenders are made of, by name."""
+    found = {}
+    for each in contenders.ALL:
+        with contextlib.suppress(environments.EnvironmentUnavailableError):  # it did not take part
+            if each.name in names:
+                found[each.name] = environments.versions(each.environment)
+    return found
+
+
+def save(reports: dict[str, Report], taken: dict[str, Any]) -> list[Path]:
+    """
+    Write results, plot and page; workloads that were not run keep what they had.
+
+    Args:
+        reports: By workload.
+        taken: How they were measured.
+    """
+    DIRECTORY.mkdir(exist_ok=True)
+    kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    for name, report in reports.items():
+        kept[name] = {
+            **taken,
+            "figures": [{**asdict(figure), "met": figure.met} for figure in report.figures],
+            "table": report.table,
+            "notes": report.notes,
+            "data": report.data,
+        }
+        write_between_markers(name, as_markdown(report, taken), page="performance.md")
+    write_between_markers("contenders", _contenders(taken), page="performance.md")
+    RESULTS.write_text(json.dumps(dict(sorted(kept.items())), indent=1) + "\n", encoding="utf-8")
+    draw(kept, PLOT)
+    return [RESULTS, PLOT, environments.ROOT / "docs" / "explanation" / "performance.md"]
+
+
+def as_markdown(report: Report, taken: dict[str, Any]) -> str:
+    """Return a report as it stands in the docs."""
+    rows = [
+        [figure.what, str(figure), figure.goal, _verdict(figure.goal, met=figure.met)]
+        for figure in report.figures
+    ]
+    parts = [_table(report.table)] if report.table else []
+    parts += [_table([["", "measured", "goal", ""], *rows])] if rows else []
+    where = taken["machine"]
+    quick = ", a quick run" if taken["quick"] else ""
+    part = "" if taken["scale"] == 1 else f", {taken['scale']:g} of the events"
+    parts += [
+        *report.notes,
+        f"{where['cpu']}, {where['cores']} cores, Python {where['python']}{quick}{part}.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _contenders(taken: dict[str, Any]) -> str:
+    rows = [["contender", "how it does it", "versions"]]
+    for each in contenders.ALL:
+        if each.name in taken["versions"]:
+            found = ", ".join(
+                f"{name} {version}" for name, version in taken["versions"][each.name].items()
+            )
+            rows.append([each.name, each.about, found])
+    return _table(rows) + "\n"
+
+
+def _verdict(goal: str, *, met: bool) -> str:
+    if not goal:
+        return ""
+    return "met" if met else "**missed**"
+
+
+def _table(rows: list[list[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])

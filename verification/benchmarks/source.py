@@ -1,0 +1,86 @@
+"""
+The service that owns the products, as a process: `python -m verification.benchmarks.source`.
+
+It answers every id, and in bulk, after the latency that it is told to have. There is no `ETag`:
+nobody is spared a body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
+
+from verification.benchmarks.loopback import response, serve
+
+if TYPE_CHECKING:
+    from verification.benchmarks.loopback import Send
+
+DESCRIPTION = (
+    "a thing that somebody sells, with a text of about the length that such texts have in most catalogues "
+    * 2
+)
+
+
+class Source:
+    """
+    Answers for all products; what one says changes when it is saved.
+
+    Attributes:
+        gets: Requests for one product.
+        bulk_gets: Requests for many.
+    """
+
+    def __init__(self) -> None:
+        self.gets = self.bulk_gets = 0
+        self._latency = 0.0
+        self._saved: dict[str, int] = {}
+
+    def answer(self, head: bytes, body: bytes, send: Send) -> None:
+        """Answer a request."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self._latency
+        method, target, _ = head.split(b"\r\n", 1)[0].decode().split(" ")
+        path = urlsplit(target)
+        if method == "GET" and path.path == "/products":
+            self.bulk_gets += 1
+            found: Any = [self._product(id) for id in parse_qs(path.query)["id"]]
+        elif method == "GET" and path.path.startswith("/products/"):
+            self.gets += 1
+            found = self._product(path.path.removeprefix("/products/"))
+        else:
+            send(self._told(path.path, json.loads(body) if body else {}))
+            return
+        whole = response(json.dumps(found).encode())
+        if self._latency:
+            loop.call_at(due, send, whole)
+        else:
+            send(whole)
+
+    def _product(self, id: str) -> dict[str, Any]:
+        return {
+            "id": id,
+            "name": f"product {id}",
+            # Another each time, as after a change: SQLite writes nothing where nothing changes.
+            "stock": self.gets + self.bulk_gets,
+            "edition": self._saved.get(id, 0),
+            "description": DESCRIPTION,
+        }
+
+    def _told(self, path: str, body: dict[str, Any]) -> bytes:
+        """Do what the benchmark asks for: change something, or tell counts."""
+        if path == "/_bench/begin":
+            self._latency = body["latency"]
+            self.gets = self.bulk_gets = 0
+        elif path == "/_bench/save":
+            self._saved |= body
+            return response(json.dumps({"at": time.monotonic()}).encode())
+        elif path != "/_bench/state":
+            return response(b"{}", status=b"404 Not Found")
+        return response(json.dumps({"gets": self.gets, "bulk_gets": self.bulk_gets}).encode())
+
+
+if __name__ == "__main__":
+    serve(Source().answer)

@@ -1,0 +1,161 @@
+"""`python -m verification.chaos`: break everything, and print what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import textwrap
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from verification import chaos
+from verification.chaos import plays
+from verification.chaos.fuzz import fuzz
+from verification.chaos.soak import soak
+from verification.proof._docs import write_between_markers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from verification.chaos.figures import Figure
+
+
+@dataclass(frozen=True)
+class Play:
+    """
+    A play in two lengths.
+
+    Attributes:
+        full: What `make chaos` plays with.
+        cut: What `--quick` and the tests do: seconds, not minutes.
+        asked_for: Play it only if it is named.
+    """
+
+    play: Callable[..., list[Figure]]
+    full: dict[str, Any] = field(default_factory=dict)
+    cut: dict[str, Any] = field(default_factory=dict)
+    asked_for: bool = False
+
+
+PLAYS = {
+    "kill": Play(plays.kill, {"kills": 100}, {"kills": 4}),
+    "outage": Play(
+        plays.outage,
+        {"times": 4, "visibility": 10, "max_receives": 3, "events": 1000},
+        {"times": 2, "visibility": 3, "max_receives": 2, "events": 60},
+    ),
+    "quiet-outage": Play(
+        plays.quiet_outage,
+        {"times": 4, "visibility": 10, "max_receives": 3},
+        {"times": 2, "visibility": 3, "max_receives": 2},
+    ),
+    "wrong-answers": Play(
+        plays.wrong_answers, {"rows": 200, "seconds": 15.0}, {"rows": 60, "seconds": 4.0}
+    ),
+    "broken-id": Play(
+        plays.broken_id, {"ids": 100, "max_receives": 3}, {"ids": 20, "max_receives": 2}
+    ),
+    "sqs-away": Play(plays.sqs_away, {"seconds": 60.0}, {"seconds": 4.0}),
+    "failed-batches": Play(
+        plays.failed_batches, {"seconds": 120.0, "every": 10}, {"seconds": 8.0, "every": 3}
+    ),
+    "stop": Play(
+        plays.stop,
+        {"times": 50, "lives": (1.0, 5.0), "idle": 5, "wait_time": 20},
+        {"times": 3, "lives": (0.1, 1.5), "idle": 1, "wait_time": 1},
+    ),
+    "fuzz": Play(fuzz, {"bodies": 10_000, "answers": 10_000}, {"bodies": 150, "answers": 300}),
+    "soak": Play(
+        soak,
+        {
+            "seconds": 1800.0,
+            "warm_up": 120.0,
+            "every": 5.0,
+            "full_load_for": 10.0,
+            "most_growth": 5.0,
+        },
+        # No warm-up: within seconds the first growth, of pools and caches that fill, is not over.
+        {"seconds": 10.0, "warm_up": 3.0, "every": 0.5, "full_load_for": 2.0, "most_growth": 20.0},
+        asked_for=True,
+    ),
+}
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Play, print the figures, and return 1 if one of them is not what it must be."""
+    console = Console()
+    console.print(f"seed {arguments.seed}: --seed {arguments.seed} draws the same again")
+    table = Table("play", "figure", "measured", "goal", title="change-events under chaos")
+    missed = 0
+    for name in arguments.plays or [name for name, play in PLAYS.items() if not play.asked_for]:
+        play = PLAYS[name]
+        console.print(f"\n{name}: {textwrap.fill(play.play.__doc__ or '', 110)}")
+        started = time.monotonic()
+        figures = play.play(arguments.seed, **(play.cut if arguments.quick else play.full))
+        console.print(f"{name}: {time.monotonic() - started:.0f} s")
+        for number, figure in enumerate(figures):
+            verdict = "" if not figure.goal else " ✓" if figure.met else " [red]MISSED[/]"
+            table.add_row("" if number else name, figure.what, str(figure), figure.goal + verdict)
+            missed += not figure.met
+        table.add_section()
+        if arguments.save:
+            write_between_markers(name, _markdown(figures, arguments.seed), page="chaos.md")
+    console.print()
+    console.print(table)
+    console.print(f"{missed} goals missed" if missed else "all goals met")
+    return int(bool(missed))
+
+
+def _markdown(figures: Sequence[Figure], seed: int) -> str:
+    rows = "\n".join(f"| {figure.what} | {figure} | {figure.goal} |" for figure in figures)
+    return f"| seed {seed} | measured | goal |\n|---|---|---|\n{rows}\n"
+
+
+def command(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line, and play."""
+    stories = "\n".join(
+        textwrap.fill(f"  {name:16}{play.play.__doc__}", 110, subsequent_indent=" " * 18)
+        for name, play in PLAYS.items()
+    )
+    parser = argparse.ArgumentParser(
+        prog="python -m verification.chaos",
+        description=f"{chaos.__doc__}\nplays:\n{stories}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "plays",
+        nargs="*",
+        choices=[*PLAYS, []],
+        metavar="PLAY",
+        help="what to play (default: all but soak)",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="seconds each, as the tests do (default: about 25 minutes in all)",
+    )
+    seed = random.randrange(10**6)
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=seed,
+        metavar="N",
+        help="what to draw chances by (default: a new one)",
+    )
+    parser.add_argument(
+        "--save", action="store_true", help="write the figures into docs/explanation/chaos.md"
+    )
+    try:
+        return main(parser.parse_args(arguments))
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(command())

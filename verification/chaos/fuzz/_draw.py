@@ -1,0 +1,73 @@
+"""Examples, each of them used once."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING, TypeVar
+
+import hypothesis
+from hypothesis import HealthCheck, Phase, given, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hypothesis.strategies import SearchStrategy
+
+
+Example = TypeVar("Example")
+
+SHOWN = 5
+"""So many surprises of a kind are printed."""
+
+
+FRESH = 10
+"""
+So many examples are drawn at a time: once it has drawn ten, hypothesis makes most of them by
+changing the one before.
+"""
+
+HEALTH_CHECKS = [
+    HealthCheck.data_too_large,
+    HealthCheck.filter_too_much,
+    HealthCheck.too_slow,
+    HealthCheck.large_base_example,
+]
+"""Examples may be large, slow and thrown away."""
+
+
+def for_each(
+    strategy: SearchStrategy[Example], use: Callable[[Example], object], *, seed: int, examples: int
+) -> None:
+    """
+    Draw so many examples, always the same for a seed, and use each once: a surprise is counted, not
+    shrunk.
+    """
+    for start in range(0, examples, FRESH):
+
+        @hypothesis.seed(seed * 10**6 + start)
+        @settings(
+            max_examples=min(FRESH, examples - start),
+            database=None,
+            deadline=None,
+            phases=[Phase.generate],
+            suppress_health_check=HEALTH_CHECKS,
+        )
+        @given(strategy)
+        def draw(example: Example) -> None:
+            use(example)
+
+        draw()
+
+
+class Surprises(Counter[str]):
+    """Counts what must not be, and prints the first few of each kind."""
+
+    def see(self, what: str, *how: object) -> None:
+        self[what] += 1
+        if self[what] <= SHOWN:
+            print(
+                f"{what}: {' '.join(f'{part!r:.2000}' for part in how)}",
+                file=sys.stderr,
+                flush=True,
+            )

@@ -1,0 +1,78 @@
+"""What is in the cache, how it came there, and whether that is right."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import defaultdict
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+from change_events import SQLiteSink
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from verification.chaos.source import Entity
+
+
+class Cache:
+    """
+    A SQLite file that workers share. SQLite itself notes every write, in the transaction that makes
+    it.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        SQLiteSink(path).close()
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute(
+                "CREATE TABLE applied (number INTEGER PRIMARY KEY, id TEXT, version INTEGER, body TEXT)"
+            )
+            for verb in ("INSERT", "UPDATE"):
+                connection.execute(
+                    f"CREATE TRIGGER note_{verb} AFTER {verb} ON entities BEGIN "
+                    "INSERT INTO applied (id, version, body) VALUES (new.id, new.version, new.body); END"
+                )
+            connection.commit()
+
+    def items(self) -> dict[str, Any]:
+        """Return what is cached."""
+        with SQLiteSink(self.path) as sink:
+            return dict(sink.items())
+
+    def applied(self) -> dict[str, list[tuple[int, Entity | None]]]:
+        """Return the versions and states that each id had, in their order."""
+        with closing(sqlite3.connect(self.path, timeout=30)) as connection:
+            rows = connection.execute(
+                "SELECT id, version, body FROM applied ORDER BY number"
+            ).fetchall()
+        applied = defaultdict(list)
+        for id, version, body in rows:
+            applied[id].append((version, None if body is None else json.loads(body)))
+        return applied
+
+
+def violations(
+    applied: Sequence[tuple[int, Entity | None]], states: Sequence[Entity | None]
+) -> tuple[int, int]:
+    """
+    Compare what an id was in the cache with what it was in the source.
+
+    Returns: How many states the source never had, or had a version that does not follow the one
+        before; and how many came after a later one.
+    """
+    history = [None, *states]
+    wrong, backward, at = 0, 0, 0
+    for number, (version, state) in enumerate(applied, start=applied[0][0] if applied else 0):
+        if state not in history or version != number:
+            wrong += 1
+        elif state in history[at:]:
+            at = history.index(state, at)
+        else:
+            backward += 1
+    return wrong, backward

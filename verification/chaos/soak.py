@@ -1,0 +1,228 @@
+"""A worker at half of its load, for half an hour: what it takes from the machine must not grow."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import statistics
+import time
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING
+
+import psutil
+
+from verification.chaos.figures import Figure, exactly, none
+from verification.chaos.stage import Stage
+from verification.chaos.wire import HANG_UP, RESET, Answer, half
+from verification.proof._parallel import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from verification.chaos.stage import Worker
+
+MEGABYTE = 2**20
+
+IDS = [f"p{number}" for number in range(2000)]
+
+BACKLOG = 200
+"""
+Messages that wait while the full load is measured: always some, but few, as each call of the
+emulator searches them all.
+"""
+
+MOST_SOCKETS = 10 + 3 + 10
+"""
+Each thread that looks has one to the source, each other one to SQS; and the former another, to hand
+back what has failed.
+"""
+
+PATIENCE = 300.0
+"""Seconds until a queue must be empty again."""
+
+
+FAILURES = [
+    Answer(500, b'{"detail": "oops"}'),
+    Answer(503, b"<html>Service Unavailable</html>", {"Content-Type": "text/html"}),
+    half(Answer(200, b'{"id": "p1", "n": 1000000}')),
+    HANG_UP,
+    RESET,
+]
+"""How a GET fails soon."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """
+    What a process holds.
+
+    Attributes: at: In monotonic seconds. memory: What would be free without it (USS), in MB. The
+        resident set counts pages of files that others read, too. sockets: Over IP. files: All that
+        it has open, sockets among them. waiting: Messages in the queue, visible or not.
+    """
+
+    at: float
+    memory: float
+    threads: int
+    sockets: int
+    files: int
+    waiting: int
+
+
+class Load:
+    """
+    Changes entities, and tells of it straight to the queue: SNS's emulator keeps all that it ever
+    sent.
+
+    Attributes:
+        events: How many it has sent.
+    """
+
+    def __init__(self, stage: Stage, seed: int) -> None:
+        self.events = 0
+        self._stage = stage
+        self._random = random.Random(seed)
+
+    def send(self) -> None:
+        """Tell of ten changes, and then make them; every tenth deletes."""
+        ids = self._random.sample(IDS, 10)
+        entries = [
+            {"Id": str(number), "MessageBody": json.dumps({"id": id})}
+            for number, id in enumerate(ids)
+        ]
+        self._stage.sqs.send_message_batch(QueueUrl=self._stage.queue_url, Entries=entries)
+        for id in ids:
+            self._stage.source.commit(id, delete=self._random.random() < 0.1)
+        self.events += len(ids)
+
+
+def soak(
+    seed: int,
+    *,
+    seconds: float,
+    warm_up: float,
+    every: float,
+    full_load_for: float,
+    most_growth: float,
+) -> list[Figure]:
+    """
+    A worker at half of the load that it can bear; entities change and are deleted, and one GET of
+    fifty fails.
+    """
+    with Stage(visibility=10, settle=0.5) as stage:
+        gets = count(1)
+        stage.before_source.fault = lambda _: (
+            FAILURES[number // 50 % len(FAILURES)] if (number := next(gets)) % 50 == 0 else None
+        )
+        full = _full_load(stage, seed, full_load_for)
+        load, worker = Load(stage, seed), stage.worker()
+        started = time.monotonic()
+        samples = _samples(stage, worker, load, per_second=full / 2, seconds=seconds, every=every)
+        rate = load.events / (time.monotonic() - started)
+        lag = stage.wait_until_empty(PATIENCE)
+        worker.send(signal.SIGTERM)
+        status = worker.wait()
+        stats = worker.lines()[-1]
+        return [
+            Figure("full load", full, "events/s"),
+            Figure("half of it, as it was sent", rate, "events/s", at_least=0.45 * full),
+            Figure("events", load.events),
+            Figure("looks that failed", stats["failed"], at_least=1),
+            *_held([sample for sample in samples if sample.at >= started + warm_up], most_growth),
+            Figure(
+                "until the queue was empty, at the end", lag, "s", at_most=60
+            ),  # what has failed comes back after a while
+            exactly("exit status", status, 0),
+            *none(**stage.verdict(), dead_letters=stage.dead()),
+        ]
+
+
+def _full_load(stage: Stage, seed: int, seconds: float) -> float:
+    """Return how many events a second a worker takes from a queue in which some always wait."""
+    worker, load = stage.worker(), Load(stage, seed)
+    before = _keep_some_waiting(stage, load, seconds / 2)  # meanwhile it fills its hands
+    started = time.monotonic()
+    after = _keep_some_waiting(stage, load, seconds)
+    ended = time.monotonic()
+    stage.wait_until_empty(PATIENCE)
+    worker.send(signal.SIGTERM)
+    worker.wait()
+    return (after - before) / (ended - started)
+
+
+def _keep_some_waiting(stage: Stage, load: Load, seconds: float) -> int:
+    """Send whenever the queue runs short; return how many events of this load are done."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        for _ in range(min(5, (BACKLOG - stage.waiting()) // 10)):
+            load.send()
+    return load.events - stage.waiting()
+
+
+def _samples(
+    stage: Stage, worker: Worker, load: Load, *, per_second: float, seconds: float, every: float
+) -> list[Sample]:
+    """Send so many events a second, evenly, and look at the worker again and again."""
+    process = psutil.Process(worker.pid)
+    progress = Progress(round(seconds), "seconds of soak")
+    samples: list[Sample] = []
+    started = time.monotonic()
+    send_at, sample_at = started, started + every
+    while (now := time.monotonic()) < started + seconds:
+        if now >= send_at:
+            load.send()
+            send_at += 10 / per_second
+        elif now >= sample_at:
+            samples.append(_sample(process, stage.waiting()))
+            stage.source.asked.clear()  # nobody reads it here, and it grows
+            progress.add(round(every))
+            sample_at += every
+        else:
+            time.sleep(min(send_at, sample_at) - now)
+    return samples
+
+
+def _sample(process: psutil.Process, waiting: int) -> Sample:
+    memory, sockets = (
+        process.memory_full_info().uss / MEGABYTE,
+        len(process.net_connections(kind="inet")),
+    )
+    return Sample(
+        time.monotonic(), memory, process.num_threads(), sockets, process.num_fds(), waiting
+    )
+
+
+def _held(samples: Sequence[Sample], most_growth: float) -> list[Figure]:
+    """Compare the first tenth of the samples with the last."""
+    tenth = max(1, len(samples) // 10)
+
+    def growth(what: Callable[[Sample], float]) -> float:
+        return statistics.median(map(what, samples[-tenth:])) - statistics.median(
+            map(what, samples[:tenth])
+        )
+
+    hours = [sample.at / 3600 for sample in samples]
+    slope = statistics.linear_regression(hours, [sample.memory for sample in samples]).slope
+    threads, sockets, files = (
+        [getattr(sample, name) for sample in samples] for name in ("threads", "sockets", "files")
+    )
+    return [
+        Figure("samples after the warm-up", len(samples), at_least=10),
+        Figure(
+            "memory, median of the last tenth",
+            statistics.median(sample.memory for sample in samples[-tenth:]),
+            "MB",
+        ),
+        Figure("growth of memory", growth(lambda sample: sample.memory), "MB", at_most=most_growth),
+        Figure("growth of memory, by all samples", slope, "MB/h"),
+        Figure("threads, least", min(threads)),
+        exactly("threads, most", max(threads), min(threads)),
+        Figure("sockets, least", min(sockets)),
+        Figure("sockets, most", max(sockets), at_most=MOST_SOCKETS),
+        Figure("growth of sockets", growth(lambda sample: sample.sockets), at_most=3),
+        Figure("open files, least", min(files)),
+        Figure("open files, most", max(files)),
+        Figure("messages in the queue, most", max(sample.waiting for sample in samples)),
+    ]

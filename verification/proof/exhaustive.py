@@ -1,0 +1,214 @@
+"""
+Every schedule: the production code, one step at a time, against an SNS, an SQS, a source and a
+cache that may do the worst.
+
+Each row is a set-up. In each, every history of so many saves of one entity is walked: put or
+delete, on top of an entity that is there or not, one after the other and at the same time, with two
+workers, and where it says so with one more saver whose save raises (and may be committed all the
+same), and with one fault of seven kinds, at any step. With bulk GETs there is an eighth: an entity
+that is there is left out.
+
+A schedule is counted once for all that differ only in the names of workers, savers and messages, or
+in when something was done that nobody else could see. Late saves may outlast the settle window;
+with slow SNS a broadcast may take that long, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from verification.proof._docs import write_between_markers
+from verification.proof._parallel import Progress, results
+from verification.proof.explore import FAULTS, History, World, explore, shortest_violation
+from verification.proof.programs import SETTLE, Setup
+
+
+@dataclass(frozen=True)
+class Walk:
+    """
+    A row of the table.
+
+    Attributes:
+        name: What it is called.
+        setup: How the processes are set up.
+        saves: How many.
+        failing: Whether one more raises.
+        fault: Whether one fault may happen.
+        long: Only with `--all`.
+    """
+
+    name: str
+    setup: Setup
+    saves: int
+    failing: bool = False
+    fault: bool = False
+    long: bool = False
+
+    def histories(self) -> list[History]:
+        """Return all that can be saved, but for an order that makes no difference."""
+        puts = itertools.combinations_with_replacement((True, False), self.saves)
+        return [History(present, each) for each in puts for present in (True, False)]
+
+
+LATE = Setup(renewals=True, early_look=False)
+BULK = Setup(bulk=True)
+BULK_DELAYED = Setup(bulk=True, delay=SETTLE)
+SLOW = Setup(renewals=True, slow_publish=True, early_look=False)
+WALKS = (
+    Walk("early look", Setup(), 2, fault=True),
+    Walk("early look", Setup(), 2, failing=True),
+    Walk("early look", Setup(), 1, failing=True, fault=True),
+    Walk("one look", Setup(early_look=False), 2, failing=True, fault=True),
+    Walk("queue delay", Setup(delay=SETTLE), 2, failing=True, fault=True),
+    Walk("confirm", Setup(confirm=True), 2),
+    Walk("confirm", Setup(confirm=True), 1, failing=True, fault=True),
+    Walk("late saves", LATE, 2),
+    Walk("late saves", LATE, 1, fault=True),
+    Walk("late saves", LATE, 0, failing=True, fault=True),
+    Walk("slow SNS", SLOW, 1),
+    Walk("bulk", BULK, 2, fault=True),
+    Walk("bulk", BULK, 1, failing=True, fault=True),
+    Walk("bulk, delay", BULK_DELAYED, 2, failing=True, fault=True),
+    Walk("early look", Setup(), 2, failing=True, fault=True, long=True),
+    Walk("early look", Setup(), 3, long=True),
+    Walk("one look", Setup(early_look=False), 3, fault=True, long=True),
+    Walk("queue delay", Setup(delay=SETTLE), 3, fault=True, long=True),
+    Walk("confirm", Setup(confirm=True), 2, fault=True, long=True),
+    Walk("confirm", Setup(confirm=True), 2, failing=True, long=True),
+    Walk("late saves", LATE, 1, failing=True, long=True),
+)
+
+
+@dataclass(frozen=True)
+class Walked:
+    """What was found in one history of a row, or in all of them together."""
+
+    walk: Walk
+    histories: int
+    states: int
+    schedules: int
+    longest: int
+    seconds: float
+    violations: tuple[str, ...]
+
+    def __add__(self, other: Walked) -> Walked:
+        """Return both together."""
+        return Walked(
+            self.walk,
+            self.histories + other.histories,
+            self.states + other.states,
+            self.schedules + other.schedules,
+            max(self.longest, other.longest),
+            self.seconds + other.seconds,
+            self.violations + other.violations,
+        )
+
+
+HEAD = (
+    f"{'set-up':12} {'saves':5} {'raises':6} {'fault':5} {'histories':>9} "
+    f"{'states':>11} {'schedules':>9} {'steps':>5} {'seconds':>8} violations"
+)
+
+
+def walk_one(job: tuple[Walk, History]) -> Walked:
+    """Walk one history."""
+    walk, history = job
+    started = time.process_time()
+    world = World(walk.setup, history, faults=FAULTS if walk.fault else (), failing=walk.failing)
+    found = explore(world)
+    violations: tuple[str, ...] = ()
+    if found.violation is not None:
+        faults = FAULTS if walk.fault else ()
+        shortest = shortest_violation(
+            World(walk.setup, history, faults=faults, failing=walk.failing, alike=False)
+        )
+        steps = "\n".join(f"      {who:9} {what}" for who, what in shortest.schedule)
+        violations = (f"{walk.name}, {history}: {shortest.violation}\n{steps}",)
+    seconds = time.process_time() - started
+    return Walked(walk, 1, found.states, found.schedules, found.longest, seconds, violations)
+
+
+def line(walked: Walked) -> str:
+    """Return the row of the table."""
+    walk = walked.walk
+    power = math.floor(math.log10(max(walked.schedules, 1)))
+    schedules = (
+        f"{walked.schedules:,}" if power < 6 else f"{walked.schedules / 10**power:.1f}e{power}"
+    )
+    return (
+        f"{walk.name:12} {walk.saves:5} {'one' if walk.failing else '-':6} {'one' if walk.fault else '-':5} "
+        f"{walked.histories:9} {walked.states:11,} {schedules:>9} {walked.longest:5} {walked.seconds:8.1f} "
+        f"{len(walked.violations)}"
+    )
+
+
+def main(walks: Sequence[Walk], *, processes: int, save: bool = False) -> bool:
+    """
+    Print a row for each set-up, and the shortest schedule of each violation; return whether there
+    is none.
+    """
+    jobs = [(walk, history) for walk in walks for history in walk.histories()]
+    print(f"{__doc__}\n{HEAD}", flush=True)
+    progress = Progress(len(jobs), "histories")
+    found: dict[Walk, Walked] = {}
+    for walked in results(walk_one, jobs, processes=processes):
+        walk = walked.walk
+        found[walk] = found[walk] + walked if walk in found else walked
+        if found[walk].histories == len(walk.histories()):
+            progress.clear()
+            print(line(found[walk]), flush=True)
+        progress.add(1)
+    progress.clear()
+    violations = [violation for walked in found.values() for violation in walked.violations]
+    states = sum(walked.states for walked in found.values())
+    total = f"{states:,} states, {len(violations)} violations, {progress.seconds:,.0f} s"
+    print(total)
+    if save:
+        rows = [line(found[walk]) for walk in walks if walk in found]
+        write_between_markers("exhaustive", "\n".join(["```", HEAD, *rows, "", total, "```"]))
+    for violation in violations:
+        print(f"\nVIOLATION: {violation}")
+    return not violations
+
+
+def command(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m verification.proof.exhaustive",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="three saves, too, and what else takes an hour"
+    )
+    parser.add_argument(
+        "--only", metavar="SET-UP", help="the rows of this set-up only, as in 'early look'"
+    )
+    parser.add_argument(
+        "--processes", type=int, default=2, help="how many processes to use (default: 2)"
+    )
+    parser.add_argument(
+        "--save", action="store_true", help="write the table into docs/explanation/correctness.md"
+    )
+    given = parser.parse_args(arguments)
+    walks = [
+        walk for walk in WALKS if (given.all or not walk.long) and given.only in {None, walk.name}
+    ]
+    if not walks:
+        parser.error(
+            f"there is no set-up {given.only!r}; there are {', '.join(sorted({walk.name for walk in WALKS}))}"
+        )
+    try:
+        return int(not main(walks, processes=given.processes, save=given.save))
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(command())

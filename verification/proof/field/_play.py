@@ -1,0 +1,34 @@
+"""
+One world of one contender. A module of its own, as the processes that play must be able to import
+it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+from verification.proof.field._conditions import BY_NAME, FAULTS
+from verification.proof.simulation._run import run
+
+Job = tuple[str, int, int, float]
+"""Contender, seed, writes, by what the faults are multiplied."""
+
+
+def play(job: Job) -> dict[str, Any]:
+    """Play one world; the ghost counts what is broken, and does not end it."""
+    name, seed, writes, factor = job
+    contender = BY_NAME[name]
+    setup = replace(contender.setup, writes=writes, faults=FAULTS.times(factor))
+    started = time.process_time()
+    ghost = run(seed, setup, contender.make(), checks=frozenset())
+    cpu = time.process_time() - started
+    return {
+        "job": job,
+        "seed": seed,
+        "writes": writes,
+        "cpu": cpu,
+        "counts": ghost.counts,
+        "staleness": ghost.staleness,
+    }

@@ -1,0 +1,312 @@
+"""
+The rules that the promise rests on, switched off one at a time: each must be missed by the
+exhaustive walk.
+
+A mutant is a change to the text of a production module, which a process of its own then runs. The
+walk takes the schedules of few steps first, so what it prints is a shortest one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec, module_from_spec
+from typing import TYPE_CHECKING, Any
+
+from verification.proof._parallel import ignore_ctrl_c
+
+if TYPE_CHECKING:
+    from importlib.abc import InspectLoader
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """
+    A rule that is switched off.
+
+    Attributes:
+        name: What is done instead.
+        module: Where, below `change_events`.
+        old: A text of that module; it stands there once.
+        new: What stands there instead.
+        setup: How the processes are set up.
+        puts: What is saved, on top of an entity that is there.
+        present: Whether it is.
+        faults: What else may happen.
+        failing: Whether there is one more saver, whose save raises.
+    """
+
+    name: str
+    module: str
+    old: str
+    new: str
+    setup: tuple[tuple[str, Any], ...] = ()
+    puts: tuple[bool, ...] = (True,)
+    present: bool = True
+    faults: tuple[str, ...] = ()
+    failing: bool = False
+
+
+VERSION = "version = if_version + 1 if if_version else first_version(now)"
+LATE = (("renewals", True), ("early_look", False))
+
+MUTANTS = (
+    Mutant(
+        "a second look only if the first saw unchanged or gone",
+        "_consumer",
+        "            settled = self.inbox.settle(id)\n",
+        "            for event in self.inbox._groups[id].frozen if outcome.value in {'created', 'updated'} else []:\n"
+        "                event.hold = 0.0\n"
+        "            settled = self.inbox.settle(id)\n",
+        puts=(True, True),
+    ),
+    Mutant(
+        "no new version for what is unchanged",
+        "sinks.memory",
+        VERSION,
+        "version = if_version + 1\n"
+        "            if not if_version:\n"
+        "                version = first_version(now)\n"
+        "            elif (present, etag) == (row.entry.present, row.entry.etag):\n"
+        "                version = if_version",
+        puts=(True, False),
+        present=False,
+    ),
+    Mutant(
+        "no version for what is gone and was never seen",
+        "sinks.memory",
+        VERSION,
+        f"{VERSION}\n            version = 0 if isinstance(change, Gone) and not if_version else version",
+        puts=(True, False),
+        present=False,
+    ),
+    Mutant(
+        "no tombstone",
+        "sinks.memory",
+        "            self._rows[id] = _Row(",
+        "            if isinstance(change, Gone):\n"
+        "                self._rows.pop(id, None)\n"
+        "                return True\n"
+        "            self._rows[id] = _Row(",
+        puts=(True, False),
+        present=False,
+    ),
+    Mutant(
+        "the GET before the version is read",
+        "_reconcile",
+        "        entry = sink.entry(id)\n"
+        "        with slot:\n"
+        "            on_get()\n"
+        "            change = fetcher.fetch(id, etag=entry.etag)\n",
+        "        on_get()\n        change = fetcher.fetch(id, etag=None)\n        entry = sink.entry(id)\n",
+        puts=(True, True),
+    ),
+    Mutant(
+        "an event joins a GET that is under way",
+        "_reconcile",
+        "            on_get()\n            change = fetcher.fetch(id, etag=entry.etag)\n",
+        "            change = fetcher.fetch(id, etag=entry.etag)\n            on_get()\n",
+        setup=(("delay", 2), ("slow_get", True)),
+        puts=(True, True),
+    ),
+    Mutant(
+        "bulk: what is absent is taken as gone",
+        "_reconcile",
+        "    return {id: (entry, answer[id]) for id, entry in entries.items() if isinstance(answer.get(id), Found)}\n",
+        "    return {id: (entry, answer.get(id, Gone())) for id, entry in entries.items()}\n",
+        setup=(("bulk", True),),
+        faults=("left out of many",),
+    ),
+    Mutant(
+        "bulk: the GET before the versions are read",
+        "_reconcile",
+        "    entries = {id: sink.entry(id) for id in ids}\n"
+        "    with slot:\n"
+        "        on_get()\n"
+        "        answer = fetcher.fetch_many(ids)\n",
+        "    on_get()\n    answer = fetcher.fetch_many(ids)\n    entries = {id: sink.entry(id) for id in ids}\n",
+        setup=(("bulk", True),),
+        puts=(True, True),
+    ),
+    Mutant(
+        "bulk: an event joins a GET that is under way",
+        "_reconcile",
+        "        on_get()\n        answer = fetcher.fetch_many(ids)\n",
+        "        answer = fetcher.fetch_many(ids)\n        on_get()\n",
+        setup=(("bulk", True), ("delay", 2), ("slow_get", True)),
+        puts=(True, True),
+    ),
+    Mutant(
+        "bulk: what it does not bring is settled",
+        "_consumer",
+        "        self._look_alone([id for id in ids if id not in found])\n",
+        "        for id in ids:\n            if id not in found:\n                return self.inbox.settle(id)\n",
+        setup=(("bulk", True),),
+        puts=(False,),
+    ),
+    Mutant(
+        "acknowledged before it is applied",
+        "_consumer",
+        "                self.inbox.freeze(id, self._clock())\n",
+        "                self.inbox.freeze(id, self._clock())\n"
+        "            due = [event for event in self.inbox._groups[id].frozen if event.due <= self._clock()]\n"
+        "            self.acknowledge([event.receipt_handle for event in due])\n",
+    ),
+    Mutant(
+        "the window counted from the end of the publish",
+        "_decorator",
+        "        self._publish(self._first_phase)\n        return started, self._renewals.now() - started\n",
+        "        self._publish(self._first_phase)\n        return self._renewals.now(), self._renewals.now() - started\n",
+        setup=(*LATE, ("slow_publish", True)),
+    ),
+    Mutant(
+        "5xx taken as gone",
+        "_fetch",
+        "        if answer.status == 410 or (",
+        "        if answer.status >= 500 or answer.status == 410 or (",
+        faults=("source answers 503",),
+    ),
+    Mutant(
+        "a lock in the process instead of a compare-and-set",
+        "sinks.memory",
+        "if row.entry.version != if_version:",
+        "if row.entry.version != if_version and not row:",
+        puts=(True,),
+        faults=("duplicate delivery",),
+    ),
+    Mutant(
+        "`saved` for a save that raised",
+        "_decorator",
+        '"saved" if self._confirm and returned else None',
+        '"saved" if self._confirm else None',
+        setup=(("confirm", True),),
+        puts=(),
+        failing=True,
+    ),
+    Mutant(
+        "a late save is not broadcast again",
+        "_renewal",
+        "        before, started = save.started, self._clock()\n",
+        "        return\n        before, started = save.started, self._clock()\n",
+        setup=LATE,
+    ),
+    Mutant(
+        "nor after it, where SNS refused that",
+        "_renewal",
+        "            try:\n                broadcast()\n",
+        "            try:\n                pass\n",
+        setup=LATE,
+        faults=("SNS refuses",),
+    ),
+)
+"""
+Those of the design and of the issue that asked for this, four of bulk GETs, and two, the last, of
+late saves.
+"""
+
+
+@dataclass(frozen=True)
+class Caught:
+    """
+    What the walk says of a mutant: the violation, None if it has not found one, and the schedule
+    that leads to it.
+    """
+
+    name: str
+    violation: str | None
+    schedule: tuple[tuple[str, str], ...]
+    states: int
+    seconds: float
+
+
+def catch(name: str) -> Caught:
+    """
+    Look for the shortest schedule that breaks a property of a mutant. To be called in a process of
+    its own.
+    """
+    mutant = next(each for each in MUTANTS if each.name == name)
+    _import_changed(mutant)
+    from verification.proof.explore import (
+        History,
+        World,
+        shortest_violation,
+    )  # not above: they import what has just been changed
+    from verification.proof.programs import Setup
+
+    started = time.monotonic()
+    found = shortest_violation(
+        World(
+            Setup(**dict(mutant.setup)),
+            History(mutant.present, mutant.puts),
+            faults=mutant.faults,
+            failing=mutant.failing,
+            alike=False,
+        )
+    )
+    return Caught(name, found.violation, found.schedule, found.states, time.monotonic() - started)
+
+
+def _import_changed(mutant: Mutant) -> None:
+    name = f"change_events.{mutant.module}"
+    assert name not in sys.modules, f"{name} is here already, unchanged"
+    spec = find_spec(name)
+    assert spec is not None
+    assert spec.loader is not None
+    loader: InspectLoader = spec.loader  # type: ignore[assignment]  # of a file
+    source = loader.get_source(name)
+    assert source is not None
+    assert source.count(mutant.old) == 1, (
+        f"the text of the mutant {mutant.name!r} does not stand in {name} once"
+    )
+    module = module_from_spec(spec)
+    sys.modules[name] = module
+    exec(
+        compile(source.replace(mutant.old, mutant.new), spec.origin or name, "exec"),
+        module.__dict__,
+    )
+
+
+def main(*, processes: int) -> bool:
+    """Print how each mutant is caught; return whether all are."""
+    print(f"mutants: {len(MUTANTS)} rules switched off, one at a time")
+    caught = 0
+    names = [mutant.name for mutant in MUTANTS]
+    with multiprocessing.get_context("spawn").Pool(
+        processes, ignore_ctrl_c, maxtasksperchild=1
+    ) as pool:
+        for number, each in enumerate(pool.imap(catch, names, chunksize=1), 1):
+            caught += each.violation is not None
+            print(f"\n{number:2}. {each.name}")
+            print(f"    {each.violation or 'NOT CAUGHT'}")
+            for who, what in each.schedule:
+                print(f"      {who:9} {what}")
+            print(
+                f"    {len(each.schedule)} steps; {each.states:,} states in {each.seconds:.1f} s",
+                flush=True,
+            )
+    print(f"\n{caught} of {len(MUTANTS)} caught", flush=True)
+    return caught == len(MUTANTS)
+
+
+def command(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m verification.proof.mutants",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--processes", type=int, default=2, help="how many processes to use (default: 2)"
+    )
+    try:
+        return int(not main(**vars(parser.parse_args(arguments))))
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(command())

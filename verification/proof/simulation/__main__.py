@@ -1,0 +1,142 @@
+"""`python -m verification.proof.simulation`: play many worlds, or one again."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import textwrap
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING
+
+from verification.proof import simulation
+from verification.proof._parallel import Progress, results
+from verification.proof.simulation._ghost import CHECKS
+from verification.proof.simulation._run import Played, play, shrunk
+from verification.proof.simulation._setups import WRITES, drawn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+EXAMPLES = """
+examples:
+  python -m verification.proof.simulation                          a million writes, in two processes
+  python -m verification.proof.simulation --writes 10_000_000      ten million
+  python -m verification.proof.simulation --seed 4711              one world again, the one that a violation was found in
+  python -m verification.proof.simulation --seed 4711 --trace p3   the same, and the story of one entity in it
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    properties = "\n".join(
+        textwrap.fill(f"  {name:10}{text}", 100, subsequent_indent=" " * 12)
+        for name, text in CHECKS.items()
+    )
+    parser.description = (
+        f"{(simulation.__doc__ or '').strip()}\n\nproperties, checked at every step:\n{properties}"
+    )
+    parser.epilog = EXAMPLES
+    parser.add_argument(
+        "--writes",
+        type=int,
+        default=1_000_000,
+        help="how many entities to save, in all (default: 1_000_000)",
+    )
+    parser.add_argument(
+        "--first-seed", type=int, default=0, metavar="N", help="the first world's seed (default: 0)"
+    )
+    parser.add_argument(
+        "--world",
+        type=int,
+        default=WRITES,
+        metavar="WRITES",
+        help=f"writes in one world (default: {WRITES:_})",
+    )
+    parser.add_argument(
+        "--processes", type=int, default=2, help="how many processes to use (default: 2)"
+    )
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="play this world only, and print its set-up"
+    )
+    parser.add_argument(
+        "--trace",
+        metavar="ID",
+        help="with --seed: print the end of this entity's story, whether right or wrong",
+    )
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Play, print what was found, and return the exit status."""
+    if arguments.seed is not None:
+        return _play_one(arguments)
+    seeds = range(
+        arguments.first_seed, arguments.first_seed + -(-arguments.writes // arguments.world)
+    )
+    progress = Progress(len(seeds) * arguments.world, "writes")
+    counts: Counter[str] = Counter()
+    writes, cpu, worlds = 0, 0.0, 0
+    try:
+        for played in results(
+            partial(play, writes=arguments.world), seeds, processes=arguments.processes
+        ):
+            if played.broken is not None:
+                progress.clear()
+                return _report(played, arguments.world)
+            counts += played.counts
+            writes += played.writes
+            cpu += played.cpu
+            worlds += 1
+            progress.add(played.writes)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+    progress.clear()
+    print(
+        f"simulation: {writes:,} writes in {worlds:,} worlds (seeds {seeds.start} to {seeds.stop - 1}), no violation"
+    )
+    speed = f"{writes / progress.seconds:,.0f} writes/s, {cpu / max(writes, 1) * 1e6:.0f} µs of CPU a write"
+    print(f"            {progress.seconds:,.0f} s, {speed}")
+    print(
+        "            "
+        + ", ".join(
+            f"{number:,} {name}" for name, number in sorted(counts.items()) if name != "forsaken"
+        )
+    )
+    return 0 if writes >= arguments.writes else 130
+
+
+def _play_one(arguments: argparse.Namespace) -> int:
+    print(drawn(arguments.seed, writes=arguments.world))
+    played = play(arguments.seed, writes=arguments.world, trace=arguments.trace)
+    if played.broken is not None:
+        return _report(played, arguments.world)
+    print(
+        f"{played.writes:,} writes, no violation, {played.cpu / played.writes * 1e6:.0f} µs of CPU each: {dict(played.counts)}"
+    )
+    print("\n".join(played.story))
+    return 0
+
+
+def _report(played: Played, world: int) -> int:
+    broken = played.broken
+    assert broken is not None  # for the type checker
+    print(f"VIOLATION of {broken.check!r} in the world of seed {broken.seed}: {broken.text}\n")
+    print("\n".join(broken.story[-60:]))
+    print(
+        f"\nagain: python -m verification.proof.simulation --seed {broken.seed} --world {world} --trace {broken.id}"
+    )
+    small = shrunk(broken)
+    if small is not broken:
+        print(f"\nthe same in a smaller world: {small.text}\n")
+        print("\n".join(small.story))
+    return 1
+
+
+def command(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m verification.proof.simulation")
+    add_arguments(parser)
+    return main(parser.parse_args(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(command())
