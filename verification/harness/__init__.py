@@ -1,0 +1,1 @@
+"""What proof, chaos, benchmarks and tests share."""
