@@ -113,7 +113,7 @@ class Change:
     def expected(self) -> set[int]:
         """
         Return the statuses that are right: 409 and 410 when another thread was faster, whichever
-            way.
+        way.
         """
         if self.kind is Kind.NONSENSE:
             return {404, 410, 422}
@@ -161,9 +161,10 @@ class Driver:
     """
     Makes the changes, from several threads, and counts what came of them.
 
-    Attributes: total: How many changes there are to make. tally: How many were `saved`, of these
-        `slow`; `failed` after the broadcast; in `conflict`, found out after the
-            broadcast; `rejected` before it.
+    Attributes:
+        total: How many changes there are to make.
+        tally: How many were `saved`, of these `slow`; `failed` after the broadcast; in `conflict`,
+            found out after the broadcast; `rejected` before it.
         saved: The changes that were committed.
         longest: Seconds that the slowest request took.
     """

@@ -20,9 +20,13 @@ class Product(BaseModel):
     """
     A product.
 
-    Attributes: id: A UUID, made by the service: an id has to be known before the save, so that it
-        can be broadcast. name: 1 to 200 characters. imageURL: An http(s) URL. lastModified: When it
-        was last saved, in UTC, always of the same width. It grows with every save: the version.
+    Attributes:
+        id: A UUID, made by the service: an id has to be known before the save, so that it can be
+            broadcast.
+        name: 1 to 200 characters.
+        imageURL: An http(s) URL.
+        lastModified: When it was last saved, in UTC, always of the same width. It grows with every
+            save: the version.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

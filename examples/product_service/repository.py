@@ -142,8 +142,9 @@ class ProductRepository:
         """
         Save a new product.
 
-        Raises: PublishError: The broadcast was not accepted; nothing is saved. (`update` and
-            `delete` likewise.)
+        Raises:
+            PublishError: The broadcast was not accepted; nothing is saved. (`update` and `delete`
+                likewise.)
         """
         self._before_commit()
         product = Product(id=id, name=new.name, imageURL=new.imageURL, lastModified=_now())

@@ -58,20 +58,20 @@ def decode(
     """
     Read an event from an SQS message.
 
-    Args: body: `{"id": ...}` itself (raw message delivery), or SNS's envelope, a JSON object with
-        `"Type": "Notification"`
-            and that text as its `"Message"` (Amazon SNS Developer Guide, "HTTP/HTTPS notification
-            JSON format"). Other keys beside `"id"` are ignored: looking once too often does no
-            harm.
+    Args:
+        body: `{"id": ...}` itself (raw message delivery), or SNS's envelope, a JSON object with
+            `"Type": "Notification"` and that text as its `"Message"` (Amazon SNS Developer Guide,
+            "HTTP/HTTPS notification JSON format"). Other keys beside `"id"` are ignored: looking
+            once too often does no harm.
         attributes: The message's own attributes, as text. An envelope brings its own in the body.
         topic_arn: The only topic to take messages from, as the envelope names it. A message without
             one names none, and anybody who may send to the queue can leave it out; so it is
             refused, too.
         verify: Given an envelope of that topic, raises if SNS has not made it.
 
-    Raises: DecodeError: The body is neither, its id can't be one, its settle window is no number
-        that a worker can wait for, or
-            it comes from elsewhere.
+    Raises:
+        DecodeError: The body is neither, its id can't be one, its settle window is no number that a
+            worker can wait for, or it comes from elsewhere.
     """
     said = attributes or {}
     content = _object(body)

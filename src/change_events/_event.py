@@ -25,10 +25,12 @@ class ChangeEvent:
     """
     "Look at this entity again": the whole content of a broadcast.
 
-    Attributes: id: The entity's id, text of 1 to 512 characters. settle: The settle window in
-        seconds that the publisher keeps to; None: the default of 5. phase: `"saving"` before a save
-        that will be confirmed, `"saved"` once it has returned; None: no confirmation. save: What
-        `saving` and `saved` of one save have in common; None: no confirmation.
+    Attributes:
+        id: The entity's id, text of 1 to 512 characters.
+        settle: The settle window in seconds that the publisher keeps to; None: the default of 5.
+        phase: `"saving"` before a save that will be confirmed, `"saved"` once it has returned;
+            None: no confirmation.
+        save: What `saving` and `saved` of one save have in common; None: no confirmation.
     """
 
     id: str
@@ -42,9 +44,9 @@ class Entry:
     """
     What a sink knows of an id.
 
-    Attributes: version: Grows with every successful `apply`, and never comes again; 0 if the id was
-        never touched. Beyond that it
-            means nothing.
+    Attributes:
+        version: Grows with every successful `apply`, and never comes again; 0 if the id was never
+            touched. Beyond that it means nothing.
         present: True if an entity is cached; False for a tombstone and for an id never seen.
         etag: The `ETag` that came with the cached entity, or None.
     """
@@ -59,8 +61,10 @@ class Found(Generic[T_co]):
     """
     The source has the entity.
 
-    Attributes: value: The entity. etag: Its `ETag`, with which the next GET can ask for changes
-        only; None if the source sent none.
+    Attributes:
+        value: The entity.
+        etag: Its `ETag`, with which the next GET can ask for changes only; None if the source sent
+            none.
     """
 
     value: T_co

@@ -25,9 +25,10 @@ def checked_id(value: object) -> str:
     """
     Return the id as text, or say why it can't be one.
 
-    Args: value: Text of 1 to 512 characters, an integer or a UUID. Refused are `.` and `..` (they
-        change which path a URL
-            names, RFC 3986, 5.2.4), control characters and lone surrogates (they have no UTF-8).
+    Args:
+        value: Text of 1 to 512 characters, an integer or a UUID. Refused are `.` and `..` (they
+            change which path a URL names, RFC 3986, 5.2.4), control characters and lone surrogates
+            (they have no UTF-8).
 
     Raises:
         ValueError: Anything else.
@@ -58,14 +59,16 @@ def id_resolver(
     """
     Build what reads the ids from a call of `function`.
 
-    Args: function: The function that is being decorated. id: Where the one id is: a path
-        (`"product.id"`: a parameter, then attributes or mapping keys), or a callable
-            that names the parameters it wants. None: the parameter named `id`, else the first
-                parameter's own `id`.
+    Args:
+        function: The function that is being decorated.
+        id: Where the one id is: a path (`"product.id"`: a parameter, then attributes or mapping
+            keys), or a callable that names the parameters it wants. None: the parameter named `id`,
+            else the first parameter's own `id`.
         ids: The same for several ids; what it gives is iterated.
 
-    Raises: ConfigurationError: `id` and `ids` together; a path or callable that doesn't fit the
-        function's parameters.
+    Raises:
+        ConfigurationError: `id` and `ids` together; a path or callable that doesn't fit the
+            function's parameters.
     """
     name = function.__qualname__
     if ids is not None:

@@ -1,13 +1,13 @@
 """
 The errors, as a tree:
 
-    ChangeEventsError ├── ConfigurationError (ValueError)      a setting is wrong; nothing has been
-    sent, saved or received ├── IdResolutionError (LookupError)      a call has no usable id;
-    nothing has been sent or saved ├── PublishError                         a broadcast was not
-    accepted; nothing has been saved ├── DecodeError (ValueError)             a message is no change
-    event, or not from the topic; it can never succeed ├── FetchError                           a
-    GET decided nothing; it is tried again └── MassDeletionError                    the source says
-    of too many entities that they are gone; nothing is deleted
+    ChangeEventsError
+    ├── ConfigurationError (ValueError)      a setting is wrong; nothing has been sent, saved or received
+    ├── IdResolutionError (LookupError)      a call has no usable id; nothing has been sent or saved
+    ├── PublishError                         a broadcast was not accepted; nothing has been saved
+    ├── DecodeError (ValueError)             a message is no change event, or not from the topic; it can never succeed
+    ├── FetchError                           a GET decided nothing; it is tried again
+    └── MassDeletionError                    the source says of too many entities that they are gone; nothing is deleted
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class PublishError(ChangeEventsError):
     """
     A broadcast was not accepted, so the save did not run.
 
-    Attributes: ids: The ids of which no broadcast is known to have been accepted. `__cause__` is
-        the publisher's own error,
-            if there was one.
+    Attributes:
+        ids: The ids of which no broadcast is known to have been accepted. `__cause__` is the
+            publisher's own error, if there was one.
     """
 
     def __init__(self, message: str, *, ids: Sequence[str] = ()) -> None:
@@ -58,9 +58,9 @@ class FetchError(ChangeEventsError):
     """
     A GET gave no answer that decides anything, so the cache stays as it was.
 
-    Attributes: status: The HTTP status, or None if there was no response, or not all of it, for
-        which a worker blames the source and
-            not the entity.
+    Attributes:
+        status: The HTTP status, or None if there was no response, or not all of it, for which a
+            worker blames the source and not the entity.
         retry_after: How many seconds the source asked to be left alone (`Retry-After`, RFC 9110,
             10.2.3), or None.
     """

@@ -207,8 +207,9 @@ class OpenTelemetryMetrics:
     Args:
         meter_provider: Whose meter to use. Default: the global one, as it is or will be set.
 
-    Raises: ConfigurationError: opentelemetry-api is missing: `pip install
-        'change-events[opentelemetry]'`.
+    Raises:
+        ConfigurationError: opentelemetry-api is missing: `pip install
+            'change-events[opentelemetry]'`.
     """
 
     def __init__(self, meter_provider: MeterProvider | None = None) -> None:

@@ -37,8 +37,10 @@ class Fetcher(Protocol[T_co]):
         """
         Read the entity's latest state from the source.
 
-        Args: id: The entity's id. etag: What the cache holds, if the source told; `Unchanged` may
-            only be answered to a call that has one.
+        Args:
+            id: The entity's id.
+            etag: What the cache holds, if the source told; `Unchanged` may only be answered to a
+                call that has one.
 
         Raises:
             FetchError: The answer decides nothing (an outage, say). The look is tried again later.
@@ -67,7 +69,7 @@ class BulkFetcher(Fetcher[T_co], Protocol[T_co]):
         Read the latest state of as many of these entities as can be.
 
         Each must have been read after the call began, as with `fetch`: not from a cache, nor from a
-            replica that lags.
+        replica that lags.
 
         Args:
             ids: Ids of entities, no two the same.
@@ -105,11 +107,13 @@ class Sink(Protocol[T_contra]):
     ) -> bool:
         """
         Store what a look found, unless another worker got there first. Atomic: compare the version,
-            write, raise it.
+        write, raise it.
 
-        Args: id: The entity's id. change: What the look found. `Unchanged` keeps the entity, `Gone`
-            leaves a tombstone; both bump the version. if_version: The version read *before* the
-            look's GET.
+        Args:
+            id: The entity's id.
+            change: What the look found. `Unchanged` keeps the entity, `Gone` leaves a tombstone;
+                both bump the version.
+            if_version: The version read *before* the look's GET.
 
         Returns:
             False if the entry's version is another by now; nothing is written.

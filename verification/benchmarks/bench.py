@@ -27,11 +27,14 @@ class Bench:
     """
     What a workload is given.
 
-    Attributes: quick: Numbers for a minute in all, not for many. canned: The canned queue server in
-        ministack's place. scale: Which part of the events to play; tests play few. contenders: Who
-        takes part, where several do. progress: Told what is about to be done, and how many events
-        that is. capacity: How many GETs a second the source answers, fifty at once without a
-        latency; 0 until there is a source.
+    Attributes:
+        quick: Numbers for a minute in all, not for many.
+        canned: The canned queue server in ministack's place.
+        scale: Which part of the events to play; tests play few.
+        contenders: Who takes part, where several do.
+        progress: Told what is about to be done, and how many events that is.
+        capacity: How many GETs a second the source answers, fifty at once without a latency; 0
+            until there is a source.
     """
 
     quick: bool = False

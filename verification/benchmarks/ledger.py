@@ -19,10 +19,14 @@ class Ledger:
     """
     The calls that a queue had between being filled and being empty.
 
-    Attributes: left: Messages that nobody has deleted. filled: When its messages were put in, in
-        monotonic seconds; these are the same in all processes of a machine. emptied: When the last
-        of them was deleted; None until then. polling: Receives under way; those that wait when the
-        queue is filled count as calls, as they bring the first events. received: Deliveries.
+    Attributes:
+        left: Messages that nobody has deleted.
+        filled: When its messages were put in, in monotonic seconds; these are the same in all
+            processes of a machine.
+        emptied: When the last of them was deleted; None until then.
+        polling: Receives under way; those that wait when the queue is filled count as calls, as
+            they bring the first events.
+        received: Deliveries.
         missed: Messages that were deleted or extended when they had been visible to others again.
     """
 

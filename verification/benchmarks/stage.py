@@ -76,9 +76,9 @@ class Run:
     """
     What a contender did with a queue full of events, and what that took.
 
-    Attributes: wall: Seconds from the moment when all events are in the queue, with the consumer up
-        and polling it, to the one
-            when the last of them is deleted; both by the queue server.
+    Attributes:
+        wall: Seconds from the moment when all events are in the queue, with the consumer up and
+            polling it, to the one when the last of them is deleted; both by the queue server.
         cpu: Seconds of user and system, of the client's processes, in that time.
         server_cpu: Likewise the queue server's.
         source_cpu: Likewise the source's.

@@ -63,8 +63,9 @@ def violations(
     """
     Compare what an id was in the cache with what it was in the source.
 
-    Returns: How many states the source never had, or had a version that does not follow the one
-        before; and how many came after a later one.
+    Returns:
+        How many states the source never had, or had a version that does not follow the one before;
+        and how many came after a later one.
     """
     history = [None, *states]
     wrong, backward, at = 0, 0, 0

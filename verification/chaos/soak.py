@@ -58,9 +58,13 @@ class Sample:
     """
     What a process holds.
 
-    Attributes: at: In monotonic seconds. memory: What would be free without it (USS), in MB. The
-        resident set counts pages of files that others read, too. sockets: Over IP. files: All that
-        it has open, sockets among them. waiting: Messages in the queue, visible or not.
+    Attributes:
+        at: In monotonic seconds.
+        memory: What would be free without it (USS), in MB. The resident set counts pages of files
+            that others read, too.
+        sockets: Over IP.
+        files: All that it has open, sockets among them.
+        waiting: Messages in the queue, visible or not.
     """
 
     at: float

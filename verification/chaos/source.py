@@ -28,9 +28,10 @@ class Source:
     """
     Entities, and all that they ever were.
 
-    Attributes: states: Of each id, what it was, oldest first; None: deleted. Each state has a
-        number `n` that no other has. asked: When the source was asked for which id, in monotonic
-        seconds.
+    Attributes:
+        states: Of each id, what it was, oldest first; None: deleted. Each state has a number `n`
+            that no other has.
+        asked: When the source was asked for which id, in monotonic seconds.
     """
 
     def __init__(self) -> None:

@@ -177,7 +177,7 @@ class Stage:
     def verdict(self) -> dict[str, int]:
         """
         Compare the cache with the source: entities that differ, states that were wrong, and steps
-            backward.
+        backward.
         """
         cached, live = self.cache.items(), self.source.live()
         lost = sum(cached.get(id) != live.get(id) for id in cached.keys() | live.keys())

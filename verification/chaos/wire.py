@@ -293,8 +293,10 @@ class RawServer:
     A server on a free port of loopback that takes no part in HTTP: it hands on what it hears, and
     says what it is told.
 
-    Args: respond: Given a request line and its headers, says what to answer, in a thread for each
-        connection. tls: To speak it in TLS.
+    Args:
+        respond: Given a request line and its headers, says what to answer, in a thread for each
+            connection.
+        tls: To speak it in TLS.
     """
 
     def __init__(

@@ -66,9 +66,12 @@ class Queued(NamedTuple):
     """
     A message in the queue.
 
-    Attributes: name: What a schedule calls it; nothing, where schedules are only counted. message:
-        What it says. visible_in: Ticks, or `HELD`. places: Which of the messages in its hands it is
-        for each worker; 0 for one that does not hold it.
+    Attributes:
+        name: What a schedule calls it; nothing, where schedules are only counted.
+        message: What it says.
+        visible_in: Ticks, or `HELD`.
+        places: Which of the messages in its hands it is for each worker; 0 for one that does not
+            hold it.
     """
 
     name: str
@@ -154,8 +157,10 @@ class Moved(NamedTuple):
     """
     Where a step has led a process.
 
-    Attributes: number: To which state. places: The new place of each message in its hands, by the
-        earlier one, that of a new message last; 0 if it let go.
+    Attributes:
+        number: To which state.
+        places: The new place of each message in its hands, by the earlier one, that of a new
+            message last; 0 if it let go.
     """
 
     number: int
@@ -314,7 +319,7 @@ class World:
     def _unseen_steps(self, state: State) -> Iterator[tuple[Step, State]] | None:
         """
         Return the steps of somebody of whom nobody else can tell when he took them, if there is
-            one: they come first.
+        one: they come first.
         """
         for index, at in enumerate(state.workers):
             if self._acknowledges_unseen(state, index, at):
@@ -549,7 +554,7 @@ class World:
     ) -> Iterator[tuple[str, tuple[int, int], str | None]]:
         """
         Yield what the source may answer: in words, with which status and commit, and the fault that
-            the schedule has had.
+        the schedule has had.
         """
         if effect[0] == "get":
             answer = self._answer(state, effect[1])

@@ -59,11 +59,15 @@ class Setup:
     """
     What the processes are made with. Time is in ticks, and the settle window is two.
 
-    Attributes: early_look: The worker's. delay: The queue's. confirm: The publisher's. renewals:
-        Saves may take longer than the window, and are renewed. slow_publish: SNS takes its time to
-        accept, and then to answer. slow_get: So does the source: what it has read arrives later. To
-        production code this is no new schedule, as from the
-            start of a GET until it applies something it hears of nothing else.
+    Attributes:
+        early_look: The worker's.
+        delay: The queue's.
+        confirm: The publisher's.
+        renewals: Saves may take longer than the window, and are renewed.
+        slow_publish: SNS takes its time to accept, and then to answer.
+        slow_get: So does the source: what it has read arrives later. To production code this is no
+            new schedule, as from the start of a GET until it applies something it hears of nothing
+            else.
         bulk: The fetcher takes many ids at once. There is one, and it goes that way all the same.
     """
 

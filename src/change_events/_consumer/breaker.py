@@ -32,9 +32,12 @@ class Breaker:
     Args:
         pause: Returns how many seconds to wait after so many looks of an outage that failed.
 
-    Attributes: open: The source is down. look_at: When the next look may begin; infinity while the
-        only look of an outage is under way. failures: How many looks have told of this outage: the
-        one that began it, and all since that were begun in it.
+    Attributes:
+        open: The source is down.
+        look_at: When the next look may begin; infinity while the only look of an outage is under
+            way.
+        failures: How many looks have told of this outage: the one that began it, and all since that
+            were begun in it.
     """
 
     def __init__(self, pause: Callable[[int], float]) -> None:
@@ -69,8 +72,9 @@ class Breaker:
             retry_after: For how many seconds the source has asked to be left alone.
             concerns_all: The reason is the source's own, and not that of one of its entities.
 
-        Returns: True if that shows that the source is down, or still is; False if it is up, or the
-            look began before it went down.
+        Returns:
+            True if that shows that the source is down, or still is; False if it is up, or the look
+            began before it went down.
         """
         self._not_before = max(self._not_before, now + retry_after)
         self._in_a_row += 1

@@ -84,16 +84,24 @@ class Stats:
     """
     What a worker has done since it was made.
 
-    Attributes: received: Deliveries taken from the queue. malformed: Deliveries that are no change
-        events, or not from the topic. unverified: Deliveries that went back to the queue for a
-        while, as the certificate of their signature could not be had. gets: GETs begun. created:
-        Looks that found an entity new to the cache. The next four count looks, too. updated: Found,
-        and another than the cached one. unchanged: Found as cached, or gone as known. deleted:
-        Gone, and cached until then. never_saved: Gone, and never seen. conflicts: Looks begun anew,
-        as another worker had changed the entry in between. failed: Looks that decided nothing;
-        their events went back to the queue for a while or, in an outage, are held. retries: Events
-        that went back so. acknowledged: Deliveries deleted from the queue. ack_failures: Attempts
-        to delete a delivery that failed. held: Events in the worker's hands now.
+    Attributes:
+        received: Deliveries taken from the queue.
+        malformed: Deliveries that are no change events, or not from the topic.
+        unverified: Deliveries that went back to the queue for a while, as the certificate of their
+            signature could not be had.
+        gets: GETs begun.
+        created: Looks that found an entity new to the cache. The next four count looks, too.
+        updated: Found, and another than the cached one.
+        unchanged: Found as cached, or gone as known.
+        deleted: Gone, and cached until then.
+        never_saved: Gone, and never seen.
+        conflicts: Looks begun anew, as another worker had changed the entry in between.
+        failed: Looks that decided nothing; their events went back to the queue for a while or, in
+            an outage, are held.
+        retries: Events that went back so.
+        acknowledged: Deliveries deleted from the queue.
+        ack_failures: Attempts to delete a delivery that failed.
+        held: Events in the worker's hands now.
     """
 
     received: int = 0
@@ -170,9 +178,11 @@ class Consumer(Generic[T]):
     """
     The steps of a worker, and the events in its hands.
 
-    Args: settings: The worker's. tally: Where to count. changed: Called, with the lock held, with
-        the number of events whose next look may now be the first that is due; or
-            with 0 when some were let go, and there may be room.
+    Args:
+        settings: The worker's.
+        tally: Where to count.
+        changed: Called, with the lock held, with the number of events whose next look may now be
+            the first that is due; or with 0 when some were let go, and there may be room.
         clock: Tells monotonic seconds.
         guard: The worker's, which outlasts a run.
         halted: Called with an error that keeps the consumer from going on by itself: an outage of
@@ -180,10 +190,14 @@ class Consumer(Generic[T]):
         wall_clock: Tells seconds since the epoch, to measure by.
         slot: Is held for every GET.
 
-    Attributes: lock: Guards the inbox, and that nothing enters it once it is closed; and the next
-        four. inbox: The events that are held. receiving: How many receives are under way. backlog:
-        Whether the last one came full, so that there seems to be more. Of one message that says
-        nothing. breaker: Whether the source is down. guard: Whether a mass deletion was refused.
+    Attributes:
+        lock: Guards the inbox, and that nothing enters it once it is closed; and the next four.
+        inbox: The events that are held.
+        receiving: How many receives are under way.
+        backlog: Whether the last one came full, so that there seems to be more. Of one message that
+            says nothing.
+        breaker: Whether the source is down.
+        guard: Whether a mass deletion was refused.
         pauses: Why nothing is received, for whoever stops receiving to say.
     """
 
@@ -229,7 +243,7 @@ class Consumer(Generic[T]):
     def ask_delay(self) -> float:
         """
         Ask the queue for its delay, and return the shortest it has answered: older messages had
-            that one.
+        that one.
 
         Raises:
             ConfigurationError: The queue can't be read.
@@ -339,8 +353,9 @@ class Consumer(Generic[T]):
         """
         Look at an id that the inbox has reserved.
 
-        Returns: The events to acknowledge; no events if the look decided nothing: they have gone
-            back to the queue or are held.
+        Returns:
+            The events to acknowledge; no events if the look decided nothing: they have gone back to
+            the queue or are held.
         """
         gets = itertools.count()
 
@@ -371,8 +386,9 @@ class Consumer(Generic[T]):
         Where it decides nothing (nowhere, if it failed) or another worker got there first, that is
         no look: the id is due again at once, for a look alone.
 
-        Yields: The events to acknowledge, of one id after the other: they are no longer held, while
-            the next is stored.
+        Yields:
+            The events to acknowledge, of one id after the other: they are no longer held, while the
+            next is stored.
         """
         started = self._clock()
         found = self._read_together(ids)
@@ -517,7 +533,7 @@ class Consumer(Generic[T]):
     def _hold(self, events: Sequence[Held]) -> list[tuple[str, float]]:
         """
         Hold them, unless nothing is held any more: then they are to go back at once. With the lock
-            held.
+        held.
         """
         if self._closed:
             return [(event.receipt_handle, 0.0) for event in events]

@@ -32,8 +32,10 @@ class Guard:
     """
     Refuses a mass deletion. The caller serializes the calls.
 
-    Args: max_share: Of the last hundred looks at cached entities, the share that may see them gone;
-        1: all of them. at_least: So many may in any case, less one.
+    Args:
+        max_share: Of the last hundred looks at cached entities, the share that may see them gone;
+            1: all of them.
+        at_least: So many may in any case, less one.
     """
 
     def __init__(self, *, max_share: float = MAX_SHARE, at_least: int = AT_LEAST) -> None:

@@ -31,10 +31,11 @@ class Health:
     How a worker is at the moment. An idle queue is healthy, and so is an outage that a restart
     would not end.
 
-    Attributes: alive: It runs, starts or stops, and none of its threads has died. If not, only a
-        new process helps. ready: It does its work: it has polled the queue, and receives, or would
-        if it were not `full`. Not while it starts or
-            stops, nor while SQS or the source is away.
+    Attributes:
+        alive: It runs, starts or stops, and none of its threads has died. If not, only a new
+            process helps.
+        ready: It does its work: it has polled the queue, and receives, or would if it were not
+            `full`. Not while it starts or stops, nor while SQS or the source is away.
         paused: Why it receives nothing: `not running`, `starting`, `stopping`, `full` (it holds
             `prefetch` events), `receive failed`, `source down`, `mass deletion`; of several
             reasons, all. None: it receives.

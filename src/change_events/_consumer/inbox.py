@@ -43,15 +43,19 @@ class Held:
     """
     One event in the worker's hands: received, not acknowledged.
 
-    Attributes: id: The entity's id. message_id: SQS's name for the message, the same at each
-        delivery. receipt_handle: The key to the *latest* delivery, with which to acknowledge or
-        extend it. receive_count: How often SQS has delivered it (`ApproximateReceiveCount`).
-        received: When it was first received, in monotonic seconds. hold: How many seconds later a
-        GET that settles it may start at the earliest. expires: When the message becomes visible to
-        other workers, unless extended. phase: What it says of its save; `"saved"` comes with a hold
-        of 0. save: Which save that is. sent: When SQS accepted the message, in seconds since the
-        epoch; None: not known. For measurements only. looked: Whether `first_looked` has returned
-        it.
+    Attributes:
+        id: The entity's id.
+        message_id: SQS's name for the message, the same at each delivery.
+        receipt_handle: The key to the *latest* delivery, with which to acknowledge or extend it.
+        receive_count: How often SQS has delivered it (`ApproximateReceiveCount`).
+        received: When it was first received, in monotonic seconds.
+        hold: How many seconds later a GET that settles it may start at the earliest.
+        expires: When the message becomes visible to other workers, unless extended.
+        phase: What it says of its save; `"saved"` comes with a hold of 0.
+        save: Which save that is.
+        sent: When SQS accepted the message, in seconds since the epoch; None: not known. For
+            measurements only.
+        looked: Whether `first_looked` has returned it.
     """
 
     id: str
@@ -132,7 +136,7 @@ class Inbox:
     def add(self, event: Held, now: float, *, more: bool = False) -> None:
         """
         Hold an event. One that is held already was delivered again: only its new receipt handle
-            counts.
+        counts.
 
         Args:
             event: The event.
@@ -169,7 +173,7 @@ class Inbox:
     def make_room(self, looks: int, now: float) -> int:
         """
         Let so many looks at a time wait for no more, as there is no room: those with most events.
-            Return how many have.
+        Return how many have.
 
         Then few GETs make much room. The others have time, as more of them may come meanwhile; and
         so have those that would settle nothing.
@@ -225,7 +229,7 @@ class Inbox:
     def freeze(self, id: str, now: float) -> None:
         """
         The GET of the reserved look starts: the events of now are its own; later ones ask for
-            another look.
+        another look.
         """
         group = self._groups[id]
         group.frozen = list(group.events.values())
@@ -237,7 +241,7 @@ class Inbox:
     def settle(self, id: str) -> list[Held]:
         """
         The look is done and applied: let go of the events that it settles, and return them to be
-            acknowledged.
+        acknowledged.
         """
         group = self._groups[id]
         settled = [event for event in group.frozen if event.due <= group.get_started]
@@ -274,7 +278,7 @@ class Inbox:
     def give_up(self, id: str) -> list[Held]:
         """
         The reserved look decided nothing: let go of all events of the id, and return them to be
-            handed back.
+        handed back.
         """
         events = list(self._groups.pop(id).events.values())
         self._wait_for_nothing(id)
@@ -284,7 +288,7 @@ class Inbox:
     def look_alone(self, id: str, now: float) -> None:
         """
         A look with others has left the reserved id undecided: it is due, and alone until a look has
-            succeeded.
+        succeeded.
         """
         group = self._groups[id]
         group.looking = False
@@ -295,7 +299,7 @@ class Inbox:
     def park(self, id: str) -> None:
         """
         The reserved look decided nothing: hold the events of the id, but await no look until they
-            are released.
+        are released.
         """
         self._groups[id] = group = self._groups.pop(
             id

@@ -44,13 +44,20 @@ def look(
     The version is read *before* the GET: a state that is older than the entry can then never be
     written over it.
 
-    Args: id: The entity's id. fetcher: What reads the source. sink: The cache. on_get: Called at
-        the start of every GET, after the version was read: the events of now are this look's.
+    Args:
+        id: The entity's id.
+        fetcher: What reads the source.
+        sink: The cache.
+        on_get: Called at the start of every GET, after the version was read: the events of now are
+            this look's.
         before_apply: Called with the entry and what was found, before that is stored. What it
-        raises ends the look. slot: Is held for every GET.
+            raises ends the look.
+        slot: Is held for every GET.
 
-    Raises: FetchError: The GET decided nothing; the cache stays as it was. RuntimeError: The sink
-        refuses every version, or the fetcher found nothing unchanged; their contracts forbid it.
+    Raises:
+        FetchError: The GET decided nothing; the cache stays as it was.
+        RuntimeError: The sink refuses every version, or the fetcher found nothing unchanged; their
+            contracts forbid it.
     """
     for _ in range(MAX_CONFLICTS):
         entry = sink.entry(id)
@@ -82,12 +89,17 @@ def read_together(
 
     The versions are read *before* the GET, all of them.
 
-    Args: ids: The entities' ids. fetcher: What reads the source. sink: The cache. on_get: Called at
-        the start of the GET, after the versions were read: the events of now are this look's. slot:
-        Is held for the GET.
+    Args:
+        ids: The entities' ids.
+        fetcher: What reads the source.
+        sink: The cache.
+        on_get: Called at the start of the GET, after the versions were read: the events of now are
+            this look's.
+        slot: Is held for the GET.
 
-    Returns: What was found, by id, and the entry to store it on. The rest is undecided: it may be
-        gone, or may not.
+    Returns:
+        What was found, by id, and the entry to store it on. The rest is undecided: it may be gone,
+        or may not.
 
     Raises:
         FetchError: The GET decided nothing.

@@ -36,8 +36,9 @@ class Message:
     """
     A delivery of a message.
 
-    Attributes: sent: When SQS accepted the message, in seconds since the epoch, by SQS's clock;
-        None if it did not say.
+    Attributes:
+        sent: When SQS accepted the message, in seconds since the epoch, by SQS's clock; None if it
+            did not say.
     """
 
     message_id: str
@@ -79,9 +80,9 @@ class Queue:
         Returns:
             `DelaySeconds`: how old every message is, at the least, when it is received.
 
-        Raises: ConfigurationError: It can't be asked: no such queue, no credentials, no permission,
-            no route to it; or the
-                client would give up a long poll before its end.
+        Raises:
+            ConfigurationError: It can't be asked: no such queue, no credentials, no permission, no
+                route to it; or the client would give up a long poll before its end.
         """
         try:
             self._client = self._client or _make_client(self.url)
@@ -167,8 +168,9 @@ class Queue:
         """
         Acknowledge up to ten deliveries.
 
-        Returns: How many were deleted, and the receipt handles that may be tried again. Those that
-            SQS refuses for good, as they have expired say, are logged and in neither.
+        Returns:
+            How many were deleted, and the receipt handles that may be tried again. Those that SQS
+            refuses for good, as they have expired say, are logged and in neither.
         """
         # Positions as entry ids: one message delivered twice may stand twice in a batch, and its id
         # then only once.
@@ -192,8 +194,9 @@ class Queue:
 
         What fails is logged: the message becomes visible by itself, sooner or later than asked.
 
-        Returns: The receipt handles that SQS refuses for good, as they have expired say; and those
-            that may be tried again.
+        Returns:
+            The receipt handles that SQS refuses for good, as they have expired say; and those that
+            may be tried again.
         """
         entries = [
             {"Id": str(position), "ReceiptHandle": handle, "VisibilityTimeout": math.ceil(seconds)}

@@ -68,8 +68,9 @@ class SignatureVerifier:
         topic_arn: The topic.
         clock: Tells the time in seconds since the epoch, for the certificates' validity.
 
-    Raises: ConfigurationError: It is no topic's ARN, or of a partition whose SNS endpoints are not
-        known here.
+    Raises:
+        ConfigurationError: It is no topic's ARN, or of a partition whose SNS endpoints are not
+            known here.
     """
 
     def __init__(self, topic_arn: str, *, clock: Callable[[], float] = time.time) -> None:

@@ -125,12 +125,15 @@ class Worker(Generic[T]):
     change that follows another within the settle window is seen when that is over, and not by an
     early look.
 
-    Args: queue_url: The SQS queue that is subscribed to the topic, standard or FIFO, raw delivery
-        or envelope. fetcher: What reads the source; many entities at once, if it offers that. sink:
-        The cache. client: A boto3 SQS client. Default: one for the region in `queue_url`.
+    Args:
+        queue_url: The SQS queue that is subscribed to the topic, standard or FIFO, raw delivery or
+            envelope.
+        fetcher: What reads the source; many entities at once, if it offers that.
+        sink: The cache.
+        client: A boto3 SQS client. Default: one for the region in `queue_url`.
         topic_arn: Take messages from this topic only, as their SNS envelope names it. Any other
-        message, and any without an
-            envelope (so switch off raw message delivery), is treated as if it were no change event.
+            message, and any without an envelope (so switch off raw message delivery), is treated as
+            if it were no change event.
         verify_signatures: Take messages only if SNS has signed their envelope. Takes `topic_arn`,
             and `pip install 'change-events[verify]'`. The certificate is fetched from SNS's
             endpoint in the topic's Region, once; while it can't be had, messages go back to the
@@ -170,8 +173,9 @@ class Worker(Generic[T]):
             body is what `health()` returns, as JSON. `("0.0.0.0", 8080)` in a container, whose
             platform asks from outside. None: nowhere.
 
-    Raises: ConfigurationError: A value is out of its range, or signatures can't be verified with
-        what is given or installed.
+    Raises:
+        ConfigurationError: A value is out of its range, or signatures can't be verified with what
+            is given or installed.
     """
 
     def __init__(
@@ -278,11 +282,14 @@ class Worker(Generic[T]):
         Returns:
             How many messages were acknowledged.
 
-        Raises: ConfigurationError: The queue can't be read. RuntimeError: The worker runs already.
+        Raises:
+            ConfigurationError: The queue can't be read.
+            RuntimeError: The worker runs already.
             MassDeletionError: A deletion was refused, now or earlier, and `resume()` not called
-            since. FetchError: The source is down. Or what the fetcher or the sink raised.
+                since.
+            FetchError: The source is down. Or what the fetcher or the sink raised.
             botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError: It can't be read any
-            more.
+                more.
         """
         if self._guard.tripped:
             raise MassDeletionError(
@@ -629,7 +636,7 @@ class _Run(Generic[T]):
     def _beat(self) -> None:
         """
         Keep what is held invisible: each beat extends what would be visible before the next but
-            one.
+        one.
         """
         period = self._settings.visibility_timeout / 3
         beat = time.monotonic() + period

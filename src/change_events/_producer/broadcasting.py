@@ -43,11 +43,13 @@ class broadcasting:  # a context manager, named like one  # noqa: N801
     runs: where it may be frozen in mid-save, or threads are switched off (uWSGI without
     `enable-threads`), only the broadcast after the block is left.
 
-    Args: publisher: What broadcasts. ids: The ids of the entities that the block is about to save:
-        text, integers or UUIDs. None at all: nothing to say. settle: The settle window in seconds,
-        up to 3600: how old the last broadcast may be when the block commits. Other
-            than the default it travels with the event, and consumers wait for so long, or for their
-            own window if that is longer.
+    Args:
+        publisher: What broadcasts.
+        ids: The ids of the entities that the block is about to save: text, integers or UUIDs. None
+            at all: nothing to say.
+        settle: The settle window in seconds, up to 3600: how old the last broadcast may be when the
+            block commits. Other than the default it travels with the event, and consumers wait for
+            so long, or for their own window if that is longer.
         confirm: Broadcast a second time once the block has returned, in the background. Consumers
             then don't look before that, and need not wait for the settle window after it: it saves
             them a GET and seconds, and costs a publish. An exception is not confirmed, as it does
@@ -63,9 +65,10 @@ class broadcasting:  # a context manager, named like one  # noqa: N801
             called in the thread that broadcast. It is logged and counted in any case, and what it
             raises is logged, too.
 
-    Raises: ConfigurationError: `settle` is out of its range. IdResolutionError: An id is None,
-        empty, `.` or `..`, over 512 characters, or has control characters or lone
-            surrogates.
+    Raises:
+        ConfigurationError: `settle` is out of its range.
+        IdResolutionError: An id is None, empty, `.` or `..`, over 512 characters, or has control
+            characters or lone surrogates.
         PublishError: On entering: the broadcast was not accepted, or only so slowly, twice, that
             the settle window was over.
         RuntimeError: On entering: it has been entered before.
@@ -218,10 +221,10 @@ def broadcasts_before_save(
             commit, not only flush.
         on_unsettled: Called if a save took too long and could not be broadcast after it.
 
-    Raises: ConfigurationError: At decoration: a parameter that the function doesn't have; `id` with
-        `ids`; a generator function
-            (it runs when it is iterated, not when it is called); no publisher; `settle` out of its
-            range.
+    Raises:
+        ConfigurationError: At decoration: a parameter that the function doesn't have; `id` with
+            `ids`; a generator function (it runs when it is iterated, not when it is called); no
+            publisher; `settle` out of its range.
         IdResolutionError: At the call: no id there, or one that can't be used. Nothing is sent or
             saved.
         PublishError: At the call: the broadcast was not accepted, or too slowly. Nothing is saved.

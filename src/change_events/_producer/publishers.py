@@ -58,18 +58,20 @@ class SNSPublisher:
     broadcast. (Content-based deduplication would swallow the second change of an entity within five
     minutes.)
 
-    Args: topic_arn: The topic's ARN, or a callable that is asked for it at each broadcast; its None
-        broadcasts nothing. client: A boto3 SNS client. Default: one made at the first broadcast, in
-        the topic's region, that gives up
-            after three attempts of at most 2 s to connect and 3 s to answer each, as a save is
-            waiting.
+    Args:
+        topic_arn: The topic's ARN, or a callable that is asked for it at each broadcast; its None
+            broadcasts nothing.
+        client: A boto3 SNS client. Default: one made at the first broadcast, in the topic's region,
+            that gives up after three attempts of at most 2 s to connect and 3 s to answer each, as
+            a save is waiting.
         attributes: Message attributes to send with every event, as text; or a callable that returns
             them, called in the context of the save (for a trace context, say). Seven at the most:
             with raw delivery SNS drops a message of more than ten, and three (`phase`, `save`,
             `settle`) are the protocol's own.
 
-    Raises: ConfigurationError: `topic_arn` is no topic's ARN; `attributes` are too many, reserved,
-        or not text.
+    Raises:
+        ConfigurationError: `topic_arn` is no topic's ARN; `attributes` are too many, reserved, or
+            not text.
     """
 
     def __init__(
@@ -101,9 +103,9 @@ class SNSPublisher:
         """
         Make a publisher that reads its topic's ARN from the environment, anew at each broadcast.
 
-        Args: name: The environment variable, say `PRODUCT_EVENTS_TOPIC_ARN`. Unset or empty:
-            nothing is broadcast, every
-                save runs, and one warning is logged.
+        Args:
+            name: The environment variable, say `PRODUCT_EVENTS_TOPIC_ARN`. Unset or empty: nothing
+                is broadcast, every save runs, and one warning is logged.
             client: As for the class.
             required: If the variable is unset or empty, raise `ConfigurationError` at the
                 broadcast, before the save.
@@ -115,9 +117,11 @@ class SNSPublisher:
         """
         Broadcast the events: one by `Publish`, several by a `PublishBatch` for every ten.
 
-        Raises: PublishError: SNS did not accept all of them. Those accepted stay sent; each costs
-            the consumers a look. ConfigurationError: The environment variable is required and
-            missing, or holds no topic's ARN.
+        Raises:
+            PublishError: SNS did not accept all of them. Those accepted stay sent; each costs the
+                consumers a look.
+            ConfigurationError: The environment variable is required and missing, or holds no
+                topic's ARN.
         """
         topic_arn = self._topic_arn() if callable(self._topic_arn) else self._topic_arn
         if topic_arn is None:

@@ -52,10 +52,12 @@ class BroadcastStats:
     """
     What this process has broadcast beyond the one broadcast before each save.
 
-    Attributes: renewals: Broadcasts repeated while a save was under way. late: Saves whose last
-        broadcast was older than the settle window when they ended: announced once more after it.
+    Attributes:
+        renewals: Broadcasts repeated while a save was under way.
+        late: Saves whose last broadcast was older than the settle window when they ended: announced
+            once more after it.
         unsettled: Of these, the ones where that failed, too. A consumer's copy may be stale until
-        the next change.
+            the next change.
     """
 
     renewals: int = 0
@@ -122,7 +124,7 @@ class Renewals:
     def start_over(self) -> None:
         """
         Forget everything: in the child of a fork there are neither the parent's saves nor its
-            threads.
+        threads.
         """
         self._lock = threading.RLock()  # re-entrant, so that a signal handler may save, too
         self._earlier = threading.Condition(self._lock)
@@ -202,7 +204,7 @@ class Renewals:
         Broadcast a save that has ended too long after its last broadcast.
 
         Never raises: the save stands. If no attempt succeeds, that is logged, counted, and handed
-            to `on_unsettled`.
+        to `on_unsettled`.
         """
         self._count("late")
         for attempt in range(1, FINAL_ATTEMPTS + 1):

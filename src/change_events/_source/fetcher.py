@@ -66,11 +66,11 @@ class HTTPFetcher:
     `bulk_url` another. Every GET asks for a fresh answer (`Cache-Control: no-cache`) and, where the
     cache holds an `ETag`, for changes only (`If-None-Match`, RFC 9110, 13.1.2).
 
-    Args: url: Where an entity is, with `{id}` in its path or query. The id is percent-encoded
-        whole. timeout: Seconds that a GET may take, to the last byte of the body. A source that
-        stalls in mid-body can stretch it
-            to twice that; one that trickles its headers, or whose name has several addresses of
-            which none answers, further.
+    Args:
+        url: Where an entity is, with `{id}` in its path or query. The id is percent-encoded whole.
+        timeout: Seconds that a GET may take, to the last byte of the body. A source that stalls in
+            mid-body can stretch it to twice that; one that trickles its headers, or whose name has
+            several addresses of which none answers, further.
         headers: Request headers to add; or a callable that returns them, asked at each GET (tokens
             expire).
         is_gone: Given a 404's headers and body, says whether to believe it. Default: anything but
@@ -86,9 +86,9 @@ class HTTPFetcher:
     Attributes:
         bulk_size: The same; 1 without `bulk_url`.
 
-    Raises: ConfigurationError: `url` is no http(s) URL with `{id}` in its path or query, `bulk_url`
-        is none that a query can be
-            added to, or a number is out of its range.
+    Raises:
+        ConfigurationError: `url` is no http(s) URL with `{id}` in its path or query, `bulk_url` is
+            none that a query can be added to, or a number is out of its range.
     """
 
     def __init__(

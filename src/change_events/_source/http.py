@@ -37,9 +37,12 @@ class Answer:
     """
     A response that is all there.
 
-    Attributes: status: Its status. headers: By name, whatever its case; those of one name joined by
-        commas (RFC 9110, 5.3). body: Decoded. hides_headers: A line that is no header hides those
-        behind it: the media type and the length, maybe.
+    Attributes:
+        status: Its status.
+        headers: By name, whatever its case; those of one name joined by commas (RFC 9110, 5.3).
+        body: Decoded.
+        hides_headers: A line that is no header hides those behind it: the media type and the
+            length, maybe.
     """
 
     status: int
@@ -57,8 +60,11 @@ class Transport(Protocol):
         """
         GET.
 
-        Args: target: Path and query. headers: The request's. deadline: Until when, in monotonic
-            seconds; a source that stalls in mid-body can stretch what is left to twice that.
+        Args:
+            target: Path and query.
+            headers: The request's.
+            deadline: Until when, in monotonic seconds; a source that stalls in mid-body can stretch
+                what is left to twice that.
             max_bytes: A longer body is refused.
 
         Raises:

@@ -117,15 +117,18 @@ def make_handler(
     No look is begun in the second half of the invocation's time. What was not reached comes back,
     so a function should have twice the time that a look may take.
 
-    Args: fetcher: What reads the source. Its timeout must be well below half of the function's.
+    Args:
+        fetcher: What reads the source. Its timeout must be well below half of the function's.
         sink: The cache. It must be shared by all the processes that Lambda starts, so neither in
-        memory nor in a file. settle: The settle window in seconds; see `Worker`. early_look: Look
-        at an entity as soon as an event arrives, too, not only when its window is over; see
-        `Worker`. client: A boto3 SQS client. Default: one for the queue's region, made when first
-        needed.
+            memory nor in a file.
+        settle: The settle window in seconds; see `Worker`.
+        early_look: Look at an entity as soon as an event arrives, too, not only when its window is
+            over; see `Worker`.
+        client: A boto3 SQS client. Default: one for the queue's region, made when first needed.
 
-    Returns: The handler. It raises `ConfigurationError` for an event of another kind than SQS's;
-        for anything else that goes wrong, messages come back.
+    Returns:
+        The handler. It raises `ConfigurationError` for an event of another kind than SQS's; for
+        anything else that goes wrong, messages come back.
 
     Raises:
         ConfigurationError: `settle` is out of its range.

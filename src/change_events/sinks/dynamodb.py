@@ -28,26 +28,29 @@ class DynamoDBSink:
     The table is yours to make. Its key is `id`, a string, alone (`AttributeName: id, AttributeType:
     S, KeyType: HASH`); an item has
 
-        id          S      the entity's id version     N      grows with every look; begins at the
-        time, in microseconds since the epoch present     BOOL   false where the entity is gone (a
-        tombstone) body        S      the entity as JSON; missing where it is gone etag        S
-        missing if the source sent none applied_at  N      when it was last looked at, in seconds
-        since the epoch
+        id          S      the entity's id
+        version     N      grows with every look; begins at the time, in microseconds since the epoch
+        present     BOOL   false where the entity is gone (a tombstone)
+        body        S      the entity as JSON; missing where it is gone
+        etag        S      missing if the source sent none
+        applied_at  N      when it was last looked at, in seconds since the epoch
 
     and what other attributes you give it: they stay. Reads are consistent. It takes the permissions
     `dynamodb:GetItem` and `UpdateItem`; for `items()` and `len()` `Scan`, and for `purge()`
     `DeleteItem`, too. No time to live: it would delete tombstones while events of theirs are still
     in a queue.
 
-    Args: table: The table's name or ARN. client: A boto3 DynamoDB client (not a resource's).
-        Default: one that boto3 makes from its own settings, and that
-            gives up after three attempts of at most 2 s to connect and 5 s to answer each.
+    Args:
+        table: The table's name or ARN.
+        client: A boto3 DynamoDB client (not a resource's). Default: one that boto3 makes from its
+            own settings, and that gives up after three attempts of at most 2 s to connect and 5 s
+            to answer each.
         clock: Tells the time in seconds since the epoch: when an entry was last looked at, and its
             first version.
 
-    Raises: ConfigurationError: The table can't be read or written: there is none, its key is
-        another, a permission, a region or
-            credentials are missing, or DynamoDB can't be reached.
+    Raises:
+        ConfigurationError: The table can't be read or written: there is none, its key is another, a
+            permission, a region or credentials are missing, or DynamoDB can't be reached.
     """
 
     def __init__(
@@ -92,13 +95,15 @@ class DynamoDBSink:
         """
         Store what a look found, unless another worker got there first.
 
-        Returns: False if the entry's version is another by now; nothing is written. Also if
-            DynamoDB's answer was lost, and boto3 asked again and was told of its own write: the
-            look begins again, and finds the cache as it should be.
+        Returns:
+            False if the entry's version is another by now; nothing is written. Also if DynamoDB's
+            answer was lost, and boto3 asked again and was told of its own write: the look begins
+            again, and finds the cache as it should be.
 
-        Raises: botocore.exceptions.BotoCoreError, ClientError: DynamoDB can't be reached, or
-            refuses. TypeError, ValueError: The entity is not made of what JSON knows, or takes more
-            than an item's 400 KB.
+        Raises:
+            botocore.exceptions.BotoCoreError, ClientError: DynamoDB can't be reached, or refuses.
+            TypeError, ValueError: The entity is not made of what JSON knows, or takes more than an
+                item's 400 KB.
         """
         now = self._clock()
         version = if_version + 1 if if_version else first_version(now)

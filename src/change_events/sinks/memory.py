@@ -30,8 +30,9 @@ class MemorySink(Generic[T]):
     """
     Keeps entities in a dictionary: for tests, and for caches that may start empty with the process.
 
-    Args: clock: Tells the time in seconds since the epoch: when an entry was last looked at, and
-        its first version.
+    Args:
+        clock: Tells the time in seconds since the epoch: when an entry was last looked at, and its
+            first version.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:

@@ -32,10 +32,12 @@ class PostgresSink:
     The table is made if there is none (if the role may not, make it in a migration), and is yours
     to query:
 
-        CREATE TABLE entities ( id         text COLLATE "C" PRIMARY KEY, version    bigint NOT NULL,
-            -- grows with every look; begins at the time, in microseconds since the epoch present
-            boolean NOT NULL,      -- false where the entity is gone (a tombstone) body       jsonb,
-            -- the entity; NULL where it is gone, or kept in tables of your own etag       text,
+        CREATE TABLE entities (
+            id         text COLLATE "C" PRIMARY KEY,
+            version    bigint NOT NULL,       -- grows with every look; begins at the time, in microseconds since the epoch
+            present    boolean NOT NULL,      -- false where the entity is gone (a tombstone)
+            body       jsonb,                 -- the entity; NULL where it is gone, or kept in tables of your own
+            etag       text,
             applied_at timestamptz NOT NULL   -- when it was last looked at
         )
 
@@ -48,9 +50,9 @@ class PostgresSink:
     commit after all (`synchronous_commit = off`, a failover to a replica that was behind), no event
     brings the change back.
 
-    Args: database: A connection string (`"postgresql://user@host/name"`, or `"host=...
-        dbname=..."`), or a pool that is open
-            and stays yours to close. A pool should check its connections
+    Args:
+        database: A connection string (`"postgresql://user@host/name"`, or `"host=... dbname=..."`),
+            or a pool that is open and stays yours to close. A pool should check its connections
             (`check=ConnectionPool.check_connection`), or each one that died with a server costs a
             look that fails.
         table: The table's name, so that one schema can hold several kinds of entities.
@@ -64,9 +66,9 @@ class PostgresSink:
         clock: Tells the time in seconds since the epoch: when an entry was last looked at, and its
             first version.
 
-    Raises: ConfigurationError: psycopg is not installed; the database can't be reached; the table
-        can't be made or written, or
-            has other columns; only one of `upsert` and `delete` is given.
+    Raises:
+        ConfigurationError: psycopg is not installed; the database can't be reached; the table can't
+            be made or written, or has other columns; only one of `upsert` and `delete` is given.
     """
 
     def __init__(
@@ -134,12 +136,13 @@ class PostgresSink:
         """
         Store what a look found, unless another worker got there first.
 
-        Returns: False if the entry's version is another by now; nothing is written, and neither
-            `upsert` nor `delete` is called.
+        Returns:
+            False if the entry's version is another by now; nothing is written, and neither `upsert`
+            nor `delete` is called.
 
-        Raises: psycopg.Error: The database can't be reached, or refuses the entity: JSONB has no
-            NUL character and no lone
-                surrogate.
+        Raises:
+            psycopg.Error: The database can't be reached, or refuses the entity: JSONB has no NUL
+                character and no lone surrogate.
             TypeError, ValueError: The entity is not made of what JSON knows.
             Exception: What `upsert` or `delete` raised; nothing is written.
         """

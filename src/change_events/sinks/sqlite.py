@@ -30,10 +30,12 @@ class SQLiteSink:
 
     The table is yours to query, from this process or another, with SQL:
 
-        CREATE TABLE entities ( id         TEXT PRIMARY KEY, version    INTEGER NOT NULL,  -- grows
-            with every look; begins at the time, in microseconds since the epoch body       TEXT,
-            -- the entity as JSON; NULL where it is gone (a tombstone) etag       TEXT, applied_at
-            REAL NOT NULL      -- when it was last looked at, in seconds since the epoch
+        CREATE TABLE entities (
+            id         TEXT PRIMARY KEY,
+            version    INTEGER NOT NULL,  -- grows with every look; begins at the time, in microseconds since the epoch
+            body       TEXT,              -- the entity as JSON; NULL where it is gone (a tombstone)
+            etag       TEXT,
+            applied_at REAL NOT NULL      -- when it was last looked at, in seconds since the epoch
         ) WITHOUT ROWID
 
     So `SELECT json_extract(body, '$.name') FROM entities WHERE body IS NOT NULL` lists the names of
@@ -43,13 +45,16 @@ class SQLiteSink:
     reaches the disk before the event behind it is acknowledged: neither a crash nor a power cut
     loses what SQS will not send again.
 
-    Args: path: The file; it is made if there is none. `":memory:"` keeps the table in memory.
-        table: The table's name, so that one file can hold several kinds of entities. timeout: How
-        many seconds to wait while another process writes. clock: Tells the time in seconds since
-        the epoch: when an entry was last looked at, and its first version.
+    Args:
+        path: The file; it is made if there is none. `":memory:"` keeps the table in memory.
+        table: The table's name, so that one file can hold several kinds of entities.
+        timeout: How many seconds to wait while another process writes.
+        clock: Tells the time in seconds since the epoch: when an entry was last looked at, and its
+            first version.
 
-    Raises: ConfigurationError: The file can't be opened or written, or is no SQLite database; the
-        table has other columns.
+    Raises:
+        ConfigurationError: The file can't be opened or written, or is no SQLite database; the table
+            has other columns.
     """
 
     def __init__(

@@ -88,7 +88,7 @@ class FakeQueue:
     def advance(self, seconds: float) -> None:
         """
         Let time pass for the queue: delays and visibility timeouts end. A worker's settle window is
-            none of its business.
+        none of its business.
         """
         self._messages.advance(seconds)
 
@@ -96,7 +96,7 @@ class FakeQueue:
     def bodies(self) -> list[str]:
         """
         The bodies of the messages in the queue: visible, delayed, or in somebody's hands; not
-            acknowledged.
+        acknowledged.
         """
         return self._messages.bodies()
 

@@ -51,8 +51,9 @@ class Broadcasts:
         """
         Refuse broadcasts with a `PublishError`, as SNS might. What is refused is not recorded.
 
-        Args: times: How many `publish()` calls to refuse, from now on; None for all until
-            `recover()`.
+        Args:
+            times: How many `publish()` calls to refuse, from now on; None for all until
+                `recover()`.
         """
         with self._changed:
             self._failures = math.inf if times is None else times

@@ -103,9 +103,9 @@ class FakeSource(MutableMapping[str, Entity]):
         """
         GET the entity.
 
-        Raises: FetchError: It was told to `fail()`; or the entity is one that no `HTTPFetcher`
-            would take for an answer, as it
-                has another `"id"`, say.
+        Raises:
+            FetchError: It was told to `fail()`; or the entity is one that no `HTTPFetcher` would
+                take for an answer, as it has another `"id"`, say.
         """
         with self._lock:
             self._fetched.append(id)

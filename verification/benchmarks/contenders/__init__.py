@@ -77,12 +77,17 @@ class Contender:
     """
     Somebody who consumes.
 
-    Attributes: name: What the tables call it. about: How it does the work. environment: What it
-        runs in. arguments: What starts it in its environment, if that is not just its module, given
-        the number of threads. message: Makes its messages' bodies, given an id and the queue's
-        name: change events, if it can read these. share: Which part of the events it is given, if
-        all of them would take minutes; rates are what is compared. more: Settings that only it
-        knows.
+    Attributes:
+        name: What the tables call it.
+        about: How it does the work.
+        environment: What it runs in.
+        arguments: What starts it in its environment, if that is not just its module, given the
+            number of threads.
+        message: Makes its messages' bodies, given an id and the queue's name: change events, if it
+            can read these.
+        share: Which part of the events it is given, if all of them would take minutes; rates are
+            what is compared.
+        more: Settings that only it knows.
     """
 
     name: str

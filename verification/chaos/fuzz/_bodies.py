@@ -395,8 +395,10 @@ class Sender:
     """
     Sends bodies in batches of ten, no faster than the worker takes them.
 
-    Attributes: sent: All of them, by their message's id. dead: The ids of those that were dead
-        letters meanwhile: the emulator is slow where many are left.
+    Attributes:
+        sent: All of them, by their message's id.
+        dead: The ids of those that were dead letters meanwhile: the emulator is slow where many are
+            left.
     """
 
     def __init__(self, stage: Stage, progress: Progress) -> None:

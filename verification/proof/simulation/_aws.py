@@ -221,7 +221,7 @@ class Queue:
     def delete(self, handle: str) -> None:
         """
         Delete, or seem to: SQS may keep what it was asked to delete by an old handle, and bring
-            back what it had deleted.
+        back what it had deleted.
         """
         message_id, _, count = handle.partition("/")
         message = self._messages.get(message_id)

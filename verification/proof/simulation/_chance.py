@@ -47,18 +47,25 @@ class Faults:
     What goes wrong: a probability per event, or a mean number per second of virtual time where the
     name says so.
 
-    Attributes: save_fails: A save raises and nothing was committed (a constraint, a deadlock, a
-        lost connection). save_hides: A save raises although it was committed, or will be shortly (a
-        timeout on the way back). publish_fails: A publish raises, nothing accepted. publish_hides:
-        A publish raises although it was accepted. batch_entry_fails: One entry of a batch call is
-        in the answer's `Failed`. call_fails: A call to SQS raises, done or not. service_crashes: A
-        process that saves dies, per save begun; all its saves under way with it. worker_crashes: A
-        process that follows dies, per message delivered to it. worker_stops: It is asked to stop (a
-        deployment), per message. stalls: A process does not run for a while, per message or save.
-        heartbeat_stalls: The heartbeat misses beats, per beat. duplicated: SNS delivers a message
-        twice. redelivered: SQS delivers a message that is in somebody's hands, or was deleted.
-        get_fails: A GET is answered by a 5xx, or its answer is lost. sink_fails: The sink raises,
-        applied or not. outages_per_second: The source answers 5xx to everything, for a while.
+    Attributes:
+        save_fails: A save raises and nothing was committed (a constraint, a deadlock, a lost
+            connection).
+        save_hides: A save raises although it was committed, or will be shortly (a timeout on the
+            way back).
+        publish_fails: A publish raises, nothing accepted.
+        publish_hides: A publish raises although it was accepted.
+        batch_entry_fails: One entry of a batch call is in the answer's `Failed`.
+        call_fails: A call to SQS raises, done or not.
+        service_crashes: A process that saves dies, per save begun; all its saves under way with it.
+        worker_crashes: A process that follows dies, per message delivered to it.
+        worker_stops: It is asked to stop (a deployment), per message.
+        stalls: A process does not run for a while, per message or save.
+        heartbeat_stalls: The heartbeat misses beats, per beat.
+        duplicated: SNS delivers a message twice.
+        redelivered: SQS delivers a message that is in somebody's hands, or was deleted.
+        get_fails: A GET is answered by a 5xx, or its answer is lost.
+        sink_fails: The sink raises, applied or not.
+        outages_per_second: The source answers 5xx to everything, for a while.
         topic_outages_per_second: SNS refuses everything, for a while.
     """
 

@@ -98,10 +98,13 @@ class Message:
 
 class Ghost:
     """
-    Args: kernel: Tells the time. settle: The publishers' settle window in seconds. hold: The
-        worker's, that is the longer of the two, less the queue's delay. checks: Which properties to
-        hold, of `CHECKS`; what breaks one of the others is only counted. traced: The id whose story
-        is to be kept.
+    Args:
+        kernel: Tells the time.
+        settle: The publishers' settle window in seconds.
+        hold: The worker's, that is the longer of the two, less the queue's delay.
+        checks: Which properties to hold, of `CHECKS`; what breaks one of the others is only
+            counted.
+        traced: The id whose story is to be kept.
     """
 
     def __init__(

@@ -37,11 +37,14 @@ class Process:
     """
     What lives, stalls and dies together.
 
-    Attributes: alive: False once it has crashed or ended: none of its tasks runs on, nothing it
-        begins has an effect. stalled_until: No task of it runs before (a garbage collection, a
-        suspended machine). receipts: Ghost: when, and at which step, it first received a message,
-        by message id. saved: Ghost: at which step it first received the `saved` of a save. looks:
-        Ghost: when, and at which step, the GET of its last applied look at an id had started.
+    Attributes:
+        alive: False once it has crashed or ended: none of its tasks runs on, nothing it begins has
+            an effect.
+        stalled_until: No task of it runs before (a garbage collection, a suspended machine).
+        receipts: Ghost: when, and at which step, it first received a message, by message id.
+        saved: Ghost: at which step it first received the `saved` of a save.
+        looks: Ghost: when, and at which step, the GET of its last applied look at an id had
+            started.
     """
 
     __slots__ = ("alive", "looks", "name", "receipts", "saved", "stalled_until", "tasks")

@@ -85,9 +85,12 @@ def play(
     """
     Play the world of a seed.
 
-    Args: seed: Which world. writes: How many entities are saved in it. checks: Which properties
-        must hold, of `CHECKS`. trace: The id whose story to keep; default: that of the first
-        violation, for which the world is played again.
+    Args:
+        seed: Which world.
+        writes: How many entities are saved in it.
+        checks: Which properties must hold, of `CHECKS`.
+        trace: The id whose story to keep; default: that of the first violation, for which the world
+            is played again.
     """
     setup = drawn(seed, writes=writes)
     started = time.process_time()
