@@ -22,8 +22,8 @@ from change_events.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from change_events._consumer.consumer import Stats
     from change_events._consumer.health import Health
+    from change_events._consumer.stats import Stats
     from change_events._consumer.worker import Worker
     from change_events._event import ChangeEvent, Entry, Found, Gone, Outcome, Unchanged
     from change_events._producer.broadcasting import broadcasting, broadcasts_before_save
@@ -92,7 +92,7 @@ _HOMES = {
     "SNSPublisher": "_producer.publishers",
     "SQLiteSink": "sinks.sqlite",
     "Sink": "typing",
-    "Stats": "_consumer.consumer",
+    "Stats": "_consumer.stats",
     "Unchanged": "_event",
     "Worker": "_consumer.worker",
     "broadcast_stats": "_producer.renewals",

@@ -1,23 +1,14 @@
-"""
-Where the library measures: to a `Metrics` if there is one, else to nobody, which costs next to
-nothing.
-"""
+"""Passes measurements to a `Metrics`, if there is one."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Generic, TypeVar, cast
-
-from change_events.exceptions import FetchError
-from change_events.typing import BulkFetcher
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
 
-    from change_events._event import Found, Gone, Unchanged
-    from change_events.typing import Fetcher, Metrics
-
-T = TypeVar("T")
+    from change_events.typing import Metrics
 
 log = logging.getLogger("change_events")
 
@@ -27,11 +18,11 @@ class Meter:
     Passes measurements on. What a `Metrics` raises is logged once, and changes nothing else.
 
     Args:
-        metrics: Where to; None: nowhere.
-        labels: What every measurement has in common.
+        metrics: Gets the measurements. None: nobody does, and a measurement costs next to nothing.
+        labels: Labels of every measurement.
 
     Attributes:
-        on: Whether anybody listens; for what would cost something to find out.
+        on: True if there is a `Metrics`. Check it before measuring what is expensive to find out.
     """
 
     def __init__(self, metrics: Metrics | None = None, **labels: str) -> None:
@@ -64,77 +55,3 @@ class Meter:
                     "metrics failed; this is logged once",
                     extra={"action": "measure", "metric": name},
                 )
-
-
-def measured(fetcher: Fetcher[T], meter: Meter, clock: Callable[[], float]) -> Fetcher[T]:
-    """
-    Return a fetcher that counts its answers and times its GETs, too; the fetcher itself, if nobody
-    listens.
-    """
-    if not meter.on:
-        return fetcher
-    # An error that names the fetcher's class is to name the user's.
-    kind = type(
-        type(fetcher).__name__,
-        (_MeasuredBulk if isinstance(fetcher, BulkFetcher) else _Measured,),
-        {},
-    )
-    return cast("Fetcher[T]", kind(fetcher, meter, clock))
-
-
-class _Measured(Generic[T]):
-    def __init__(self, fetcher: Fetcher[T], meter: Meter, clock: Callable[[], float]) -> None:
-        self._fetcher = fetcher
-        self._meter = meter
-        self._clock = clock
-
-    def fetch(self, id: str, /, *, etag: str | None = None) -> Found[T] | Unchanged | Gone:
-        started, answer = self._clock(), "error"
-        try:
-            change = self._fetcher.fetch(id, etag=etag)
-            answer = type(change).__name__.lower()
-        except FetchError as error:
-            answer = answer_of(error)
-            raise
-        else:
-            return change
-        finally:
-            self._meter.observe("get_seconds", self._clock() - started)
-            self._meter.count("answers", answer=answer)
-
-
-class _MeasuredBulk(_Measured[T]):
-    _fetcher: BulkFetcher[T]
-
-    @property
-    def bulk_size(self) -> int:
-        return self._fetcher.bulk_size
-
-    def fetch_many(self, ids: Sequence[str], /) -> Mapping[str, Found[T]]:
-        started, answer, answers = self._clock(), "error", 1
-        try:
-            found = self._fetcher.fetch_many(ids)
-            answer, answers = "found", sum(id in found for id in ids)
-        except FetchError as error:
-            answer = answer_of(error)
-            raise
-        else:
-            return found
-        finally:
-            self._meter.observe("get_seconds", self._clock() - started)
-            if answers:
-                self._meter.count("answers", answers, answer=answer)
-
-
-def answer_of(error: FetchError) -> str:
-    """
-    Return its status as text; `none` without a response, `unusable` for a 200 with a body that is
-    no entity.
-    """
-    if error.status is None:
-        return "none"
-    if error.status == 200:
-        return "unusable"
-    return (
-        str(error.status) if 100 <= error.status <= 599 else "other"
-    )  # a label must not have a thousand values

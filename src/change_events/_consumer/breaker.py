@@ -1,12 +1,12 @@
 """
 When to leave the source alone. Pure: no clock, no thread, no I/O.
 
-The source is down when five looks in a row have failed, at three ids or more: one id that is
-broken, or two, can't look like that for as long as others succeed. Whether the source or the sink
-failed is all one, as nothing comes of a look without both. A queue may hold events of fewer ids for
-as long as an outage lasts. So the source is down, too, when an id fails a second time in a row for
-a reason that is no entity's own: no answer, say. From then on one id is looked at, with growing
-pauses, until a look succeeds.
+The worker assumes an outage when five looks in a row have failed, at three ids or more: while other
+ids succeed, one or two broken ids can't look like that. It makes no difference whether the source
+or the sink failed, because a look needs both. The queue can hold fewer ids for as long as an outage
+lasts. So the worker also assumes an outage when one id fails twice in a row for a reason that any
+other id would have met, too: no answer, for example. From then on it looks at one id at a time,
+with growing pauses, until a look succeeds.
 """
 
 from __future__ import annotations
@@ -18,26 +18,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FAILURES = 5
-"""So many looks must have failed in a row."""
+"""Failed looks in a row that show an outage."""
 
 IDS = 3
-"""And at so many different ids."""
+"""Different ids that these looks must have."""
 
 
 class Breaker:
     """
-    Tells an outage by looks that fail in a row. Times are passed in, in monotonic seconds; the
-    caller serializes the calls.
+    Detects an outage by looks that fail in a row. Times are passed in, in monotonic seconds.
 
     Args:
-        pause: Returns how many seconds to wait after so many looks of an outage that failed.
+        pause: Returns the seconds to wait after `n` looks of an outage that failed.
 
     Attributes:
-        open: The source is down.
-        look_at: When the next look may begin; infinity while the only look of an outage is under
-            way.
-        failures: How many looks have told of this outage: the one that began it, and all since that
-            were begun in it.
+        open: True in an outage.
+        look_at: When the next look can begin; infinity while the only look of an outage runs.
+        failures: How many looks have shown this outage: the one that began it, and all that began
+            and failed since.
     """
 
     def __init__(self, pause: Callable[[int], float]) -> None:
@@ -45,36 +43,33 @@ class Breaker:
         self.succeeded()
 
     def succeeded(self) -> None:
-        """Say that a look has succeeded: whatever was the matter, the source is up."""
+        """Note that a look has succeeded: there is no outage."""
         self.open = False
         self.look_at = -math.inf
         self.failures = 0
         self._in_a_row = 0
         self._ids: set[str] = set()
-        self._not_before = -math.inf  # the source's own wish
+        self._not_before = -math.inf  # what the source asked for
         self._probe: str | None = None
 
     def begin(self, id: str) -> None:
-        """Say that a look begins."""
+        """Note that a look begins."""
         if self.open:
             self._probe = id
             self.look_at = math.inf
 
-    def failed(
-        self, id: str, now: float, retry_after: float, *, concerns_all: bool = False
-    ) -> bool:
+    def failed(self, id: str, now: float, retry_after: float, *, source_wide: bool = False) -> bool:
         """
-        Say that a look has failed.
+        Note that a look has failed.
 
         Args:
-            id: At which id.
+            id: The id it looked at.
             now: The time.
-            retry_after: For how many seconds the source has asked to be left alone.
-            concerns_all: The reason is the source's own, and not that of one of its entities.
+            retry_after: Seconds for which the source asked to be left alone.
+            source_wide: True if any other id's look would have failed, too.
 
         Returns:
-            True if that shows that the source is down, or still is; False if it is up, or the look
-            began before it went down.
+            True if the look shows an outage; False if there is none, or the look began before it.
         """
         self._not_before = max(self._not_before, now + retry_after)
         self._in_a_row += 1
@@ -84,7 +79,7 @@ class Breaker:
             self.look_at = max(self.look_at, self._not_before)
             return False
         many = self._in_a_row >= FAILURES and len(self._ids) >= IDS
-        if not (self.open or many or (again and concerns_all)):
+        if not (self.open or many or (again and source_wide)):
             return False
         self.look_at = max(now + self._pause(self.failures), self._not_before)
         self.open = True
@@ -95,13 +90,13 @@ class Breaker:
 
 class Pace:
     """
-    Spreads looks evenly.
+    Spreads GETs evenly over time.
 
     Args:
-        per_second: How many there may be. None: any number.
+        per_second: The number of GETs a second. None: no limit.
 
     Attributes:
-        look_at: When the next look may begin, in monotonic seconds.
+        look_at: When the next look can begin, in monotonic seconds.
     """
 
     def __init__(self, per_second: float | None) -> None:
@@ -109,5 +104,5 @@ class Pace:
         self.look_at = -math.inf
 
     def begin(self, now: float) -> None:
-        """Say that a GET begins."""
+        """Note that a GET begins."""
         self.look_at = max(self.look_at, now) + self._gap

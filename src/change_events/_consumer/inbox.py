@@ -1,21 +1,20 @@
 """
 Which id is due for a look, and which events a look settles. Pure: no clock, no thread, no I/O.
 
-An event may be acknowledged after a look whose GET started when the event was *due* or later. Until
-then it is held, and the events of one id are held together:
+An event can be acknowledged after a look whose GET started when the event was *due* or later. Until
+then it is held. The events of one id are held together:
 
-- at most one look at an id at a time;
-- an event that arrives before the GET starts joins the look; one that arrives later asks for
-  another;
-- looks that would fall due close together are one: an event can wait a tenth of its hold beyond its
-  due time;
-- while there is more in the queue, an id that was just looked at is left alone for a moment: a
-  backlog of few ids is to cost few GETs; when there is no room for more, the ids with most events
-  are looked at first;
-- a save that is confirmed is looked at when it is over: its `saving` asks for no early look, and
-  its `saved` is due at once and releases it;
-- while looks are in vain, ids are parked: their events are held, and no look is awaited;
-- ids that are due at the same time may be looked at together, but for one that such a look has left
+- There is at most one look at an id at a time.
+- An event that arrives before the GET starts joins the look. One that arrives later asks for
+  another look.
+- Looks that would fall due close together become one: an event can wait a tenth of its hold beyond
+  its due time.
+- While the queue has more, an id that was just looked at rests for a moment, so that a backlog of
+  few ids costs few GETs. When there is no room for more, the ids with most events go first.
+- A save that is confirmed is looked at when it is over: its `saving` asks for no early look; its
+  `saved` is due at once, and makes its `saving` due, too.
+- In an outage ids are parked: their events are held, and no look is due.
+- Ids that are due at the same time can be looked at together, except one that such a look has left
   undecided.
 """
 
@@ -26,16 +25,15 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from change_events._consumer.agenda import Agenda, Rest
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from change_events._event import Phase
 
 SLACK = 0.1
-"""How much longer than its hold an event may wait for company, as a share of the hold."""
-
-REST = 5.0
-"""Seconds from one look at an id to the next while there is more in the queue, and room for it."""
+"""How much longer than its hold an event can wait to share a look, as a share of the hold."""
 
 
 @dataclass(slots=True, eq=False)
@@ -49,13 +47,13 @@ class Held:
         receipt_handle: The key to the *latest* delivery, with which to acknowledge or extend it.
         receive_count: How often SQS has delivered it (`ApproximateReceiveCount`).
         received: When it was first received, in monotonic seconds.
-        hold: How many seconds later a GET that settles it may start at the earliest.
+        hold: Seconds from then until a GET that settles it can start.
         expires: When the message becomes visible to other workers, unless extended.
-        phase: What it says of its save; `"saved"` comes with a hold of 0.
-        save: Which save that is.
+        phase: The phase of its save; a `"saved"` has a hold of 0.
+        save: The id of its save.
         sent: When SQS accepted the message, in seconds since the epoch; None: not known. For
             measurements only.
-        looked: Whether `first_looked` has returned it.
+        looked: True once `first_looked` has returned it.
     """
 
     id: str
@@ -72,12 +70,12 @@ class Held:
 
     @property
     def due(self) -> float:
-        """When a GET that settles it may start at the earliest."""
+        """The earliest start of a GET that settles it."""
         return self.received + self.hold
 
     @property
     def latest(self) -> float:
-        """When that GET should start at the latest."""
+        """The latest time at which that GET should start."""
         return self.received + self.hold * (1 + SLACK)
 
 
@@ -86,20 +84,14 @@ class _Group:
     """The held events of one id."""
 
     events: dict[str, Held] = field(default_factory=dict)
-    look_at: float = math.inf
-    looking: bool = False
     frozen: list[Held] = field(default_factory=list)
     get_started: float = math.inf
     alone: bool = False
 
-    @property
-    def parked(self) -> bool:
-        return not self.looking and self.look_at == math.inf
-
 
 class Inbox:
     """
-    The events that a worker holds. Times are passed in; the caller serializes the calls.
+    The events that a worker holds. Times are passed in, in monotonic seconds.
 
     Args:
         early_look: Look once as soon as an event arrives, too, not only when it is due.
@@ -108,40 +100,31 @@ class Inbox:
     def __init__(self, *, early_look: bool) -> None:
         self._early_look = early_look
         self._groups: dict[str, _Group] = {}
-        self._agenda: list[
-            tuple[float, str]
-        ] = []  # a heap; entries that no longer match their group are skipped
+        self._agenda = Agenda()
+        self._rest = Rest()
         self._count = 0
-        self._looked: dict[
-            str, float
-        ] = {}  # when the last GET began, the longest ago first; older than REST is forgotten
-        self._resting: dict[str, float] = {}  # when the look should be that waits for more
-        self._making_room: set[str] = (
-            set()
-        )  # whose look does not wait for more, as there was no room, and is not over yet
 
     def __len__(self) -> int:
         """Return how many events are held."""
         return self._count
 
     def __contains__(self, id: str) -> bool:
-        """Return whether events of the id are held."""
+        """Return True if events of the id are held."""
         return id in self._groups
 
     @property
     def ids(self) -> int:
-        """How many ids they are of."""
+        """The number of ids that have events."""
         return len(self._groups)
 
     def add(self, event: Held, now: float, *, more: bool = False) -> None:
         """
-        Hold an event. One that is held already was delivered again: only its new receipt handle
-        counts.
+        Hold an event. If it is held already, it was delivered again, with a new receipt handle.
 
         Args:
             event: The event.
             now: The time.
-            more: There seems to be more in the queue, of this id maybe.
+            more: The queue seems to have more, perhaps of this id.
         """
         group = self._groups.setdefault(event.id, _Group())
         known = group.events.get(event.message_id)
@@ -150,115 +133,102 @@ class Inbox:
             known.receive_count = event.receive_count
             known.expires = event.expires
             return
-        wanted = bool(group.events) and group.parked  # a look that was in vain
+        retry = bool(group.events) and self._is_parked(event.id)
         group.events[event.message_id] = event
         self._count += 1
         if event.save is not None:
             _release(event.save, group, now)
         early = self._early_look and event.phase != "saving"
-        at = now if early or wanted else event.latest
-        rested = self._looked.get(event.id, -math.inf) + REST
-        if more and at < rested:
-            self._resting[event.id] = min(at, self._resting.get(event.id, math.inf))
-            at = rested
-        self._schedule(event.id, group, at)
+        at = now if early or retry else event.latest
+        self._agenda.add(event.id, self._rest.until(event.id, at) if more else at)
 
-    def hurry(self) -> int:
-        """Let no look wait for more: there is no more. Return how many have."""
-        waited = len(self._resting)
-        for id in list(self._resting):
-            self._wait_no_longer(id)
-        return waited
+    def stop_resting(self) -> int:
+        """Make resting ids due now, because the queue has no more; return how many."""
+        resting = self._rest.ids
+        for id in resting:
+            self._agenda.add(id, self._rest.stop(id))
+        return len(resting)
 
     def make_room(self, looks: int, now: float) -> int:
         """
-        Let so many looks at a time wait for no more, as there is no room: those with most events.
-        Return how many have.
+        Make the resting ids with most events due now, because there is no room; return how many.
 
-        Then few GETs make much room. The others have time, as more of them may come meanwhile; and
-        so have those that would settle nothing.
+        So few GETs make much room. The other ids rest on, because more of their events can come
+        meanwhile; so do ids whose look would settle nothing.
+
+        Args:
+            looks: How many such looks there can be at a time.
+            now: The time.
         """
-        settling = [
-            id for id in self._resting if next(iter(self._groups[id].events.values())).due <= now
-        ]
+        events_of = {id: self._groups[id].events for id in self._rest.ids}
+        settling = [id for id in events_of if next(iter(events_of[id].values())).due <= now]
         largest = heapq.nlargest(
-            looks - len(self._making_room),
-            settling,
-            key=lambda each: len(self._groups[each].events),
+            looks - self._rest.making_room, settling, key=lambda each: len(events_of[each])
         )
         for id in largest:
-            self._making_room.add(id)
-            self._wait_no_longer(id)
+            self._agenda.add(id, self._rest.stop(id, to_make_room=True))
         return len(largest)
 
     def next(self, now: float) -> str | None:
-        """
-        Return the id that has been due for a look the longest, and reserve it; None if there is
-        none.
-        """
-        at = self.next_at()
-        if at is None or at > now:
+        """Reserve the id that has been due for a look the longest; None if no id is due."""
+        due = self._agenda.next()
+        if due is None or due[0] > now:
             return None
-        return self._reserve()
+        _, id = due
+        self._agenda.begin(id)
+        return id
 
-    def company(self, id: str, now: float, most: int) -> list[str]:
+    def due_with(self, id: str, now: float, most: int) -> list[str]:
         """
-        Return up to so many other ids to look at together with the reserved one, and reserve them.
+        Reserve up to `most` other ids to look at together with the reserved `id`.
 
-        They are those that are due, the longest first, up to one that is to be looked at alone;
-        none, if the first is.
+        The longest due come first, up to an id that needs a look alone; none if `id` needs one.
         """
-        company: list[str] = []
-        while len(company) < most and not self._groups[id].alone:
-            at = self.next_at()
-            if at is None or at > now or self._groups[self._agenda[0][1]].alone:
+        others: list[str] = []
+        while len(others) < most and not self._groups[id].alone:
+            due = self._agenda.next()
+            if due is None or due[0] > now or self._groups[due[1]].alone:
                 break
-            company.append(self._reserve())
-        return company
+            self._agenda.begin(due[1])
+            others.append(due[1])
+        return others
 
     def next_at(self) -> float | None:
-        """Return when the next look is due, in monotonic seconds; None if no look is awaited."""
-        while self._agenda:
-            at, id = self._agenda[0]
-            group = self._groups.get(id)
-            if group is not None and not group.looking and group.look_at == at:
-                return at
-            heapq.heappop(self._agenda)
-        return None
+        """Return when the next look is due; None if none is."""
+        due = self._agenda.next()
+        return None if due is None else due[0]
 
     def freeze(self, id: str, now: float) -> None:
         """
-        The GET of the reserved look starts: the events of now are its own; later ones ask for
-        another look.
+        Note that the GET of the reserved look starts: the look reads for the events held by now.
+        Later ones ask for another look.
         """
         group = self._groups[id]
         group.frozen = list(group.events.values())
         group.get_started = now
-        group.look_at = math.inf
-        self._resting.pop(id, None)
-        self._remember(id, now)
+        self._agenda.cancel(id)
+        self._rest.get_started(id, now)
 
     def settle(self, id: str) -> list[Held]:
-        """
-        The look is done and applied: let go of the events that it settles, and return them to be
-        acknowledged.
-        """
+        """Stop holding the events that the applied look settles; return them to be acknowledged."""
         group = self._groups[id]
         settled = [event for event in group.frozen if event.due <= group.get_started]
         waiting = [event.latest for event in group.frozen if event.due > group.get_started]
         for event in settled:
             del group.events[event.message_id]
         self._count -= len(settled)
-        self._making_room.discard(id)
-        group.looking = group.alone = False
+        self._rest.look_over(id)
+        self._agenda.end(id)
+        group.alone = False
         if group.events:
-            self._schedule(id, group, min([group.look_at, *waiting]))
+            self._agenda.add(id, min([self._agenda.at(id), *waiting]))
         else:
+            self._agenda.cancel(id)
             del self._groups[id]
         return settled
 
     def first_looked(self, id: str) -> list[Held]:
-        """Return those events of the reserved look that no such call has returned before."""
+        """Return the events of the reserved look that no earlier call has returned."""
         first = [event for event in self._groups[id].frozen if not event.looked]
         for event in first:
             event.looked = True
@@ -266,125 +236,87 @@ class Inbox:
 
     def looking(self) -> int:
         """Return how many looks are under way."""
-        return sum(group.looking for group in self._groups.values())
+        return self._agenda.under_way()
 
     def oldest(self) -> float | None:
         """Return when the oldest event was received; None if none is held."""
-        return min(
-            (event.received for group in self._groups.values() for event in group.events.values()),
-            default=None,
-        )
+        return min((event.received for event in self._events()), default=None)
 
     def give_up(self, id: str) -> list[Held]:
-        """
-        The reserved look decided nothing: let go of all events of the id, and return them to be
-        handed back.
-        """
+        """Stop holding all events of the id, reserved or not; return them to be handed back."""
         events = list(self._groups.pop(id).events.values())
-        self._wait_for_nothing(id)
+        self._agenda.end(id)
+        self._agenda.cancel(id)
+        self._rest.forget(id)
         self._count -= len(events)
         return events
 
     def look_alone(self, id: str, now: float) -> None:
-        """
-        A look with others has left the reserved id undecided: it is due, and alone until a look has
-        succeeded.
-        """
-        group = self._groups[id]
-        group.looking = False
-        group.alone = True
-        group.look_at = math.inf  # what else asked for a look, maybe before now, gets this one
-        self._schedule(id, group, now)
+        """Make the reserved id due now, for looks alone until one succeeds."""
+        self._groups[id].alone = True
+        self._agenda.end(id)
+        self._agenda.cancel(id)  # this look serves whatever else asked for one
+        self._agenda.add(id, now)
 
     def park(self, id: str) -> None:
-        """
-        The reserved look decided nothing: hold the events of the id, but await no look until they
-        are released.
-        """
-        self._groups[id] = group = self._groups.pop(
-            id
-        )  # to the end: whoever was parked first is retried first
-        group.looking = False
-        group.look_at = math.inf
-        self._wait_for_nothing(id)
+        """Hold the events of the reserved id, with no look due until `release`."""
+        # To the end: the id that was parked first is retried first.
+        self._groups[id] = self._groups.pop(id)
+        self._agenda.end(id)
+        self._agenda.cancel(id)
+        self._rest.forget(id)
 
     def retry(self) -> str | None:
-        """Return the id that has been parked the longest, and reserve it; None if there is none."""
+        """Reserve the id that has been parked the longest; None if no id is parked."""
         id = self.parked()
         if id is not None:
-            self._groups[id].looking = True
+            self._agenda.begin(id)
         return id
 
     def parked(self) -> str | None:
-        """Return the id that has been parked the longest; None if there is none."""
-        return next((id for id, group in self._groups.items() if group.parked), None)
+        """Return the id that has been parked the longest; None if no id is parked."""
+        return next(filter(self._is_parked, self._groups), None)
 
     def release(self, now: float) -> None:
-        """Looks are no longer in vain: those at parked ids are due."""
-        for id, group in self._groups.items():
-            if group.parked:
-                self._schedule(id, group, now)
+        """Make parked ids due now."""
+        for id in filter(self._is_parked, self._groups):
+            self._agenda.add(id, now)
 
     def drop(self, events: Iterable[Held]) -> list[Held]:
-        """Let go of events, but not of those of an id that is being looked at; return which."""
-        dropped = [
-            event for event in events if self._holds(event) and not self._groups[event.id].looking
-        ]
-        for event in dropped:
-            del self._groups[event.id].events[event.message_id]
-            if not self._groups[event.id].events:
-                self.give_up(event.id)
-        self._count -= len(dropped)
+        """Stop holding these events, except those of an id with a look under way; return which."""
+        dropped: list[Held] = []
+        for event in events:
+            group = self._groups.get(event.id)
+            if group is None or self._agenda.is_under_way(event.id):
+                continue
+            if group.events.pop(event.message_id, None) is not None:
+                self._count -= 1
+                dropped.append(event)
+                if not group.events:
+                    self.give_up(event.id)
         return dropped
 
     def expiring(self, before: float) -> list[Held]:
-        """Return the held events that become visible to others before that time."""
-        return [
-            event
-            for group in self._groups.values()
-            for event in group.events.values()
-            if event.expires < before
-        ]
+        """Return the events that become visible to other workers before that time."""
+        return [event for event in self._events() if event.expires < before]
 
     def clear(self) -> list[Held]:
-        """Let go of everything, and return it to be handed back."""
+        """Stop holding all events; return them to be handed back."""
         return [event for id in list(self._groups) for event in self.give_up(id)]
 
-    def _reserve(self) -> str:
-        _, id = heapq.heappop(self._agenda)
-        self._groups[id].looking = True
-        return id
+    def _events(self) -> Iterator[Held]:
+        return (event for group in self._groups.values() for event in group.events.values())
 
-    def _wait_no_longer(self, id: str) -> None:
-        self._schedule(id, self._groups[id], self._resting.pop(id))
-
-    def _wait_for_nothing(self, id: str) -> None:
-        self._resting.pop(id, None)
-        self._making_room.discard(id)
-
-    def _remember(self, id: str, now: float) -> None:
-        self._looked.pop(id, None)
-        self._looked[id] = now
-        while self._looked[oldest := next(iter(self._looked))] < now - REST:
-            del self._looked[oldest]
-
-    def _holds(self, event: Held) -> bool:
-        return event.id in self._groups and event.message_id in self._groups[event.id].events
-
-    def _schedule(self, id: str, group: _Group, at: float) -> None:
-        if at <= group.look_at:
-            group.look_at = at
-            if not group.looking:
-                heapq.heappush(self._agenda, (at, id))
+    def _is_parked(self, id: str) -> bool:
+        return self._agenda.at(id) == math.inf and not self._agenda.is_under_way(id)
 
 
 def _release(save: str, group: _Group, now: float) -> None:
-    """Let nobody wait for the end of a save that is known to be over."""
+    """Make the events of a save due now, once one of them says that it is over."""
     events = [event for event in group.events.values() if event.save == save]
     if any(event.phase == "saved" for event in events):
         released = [event for event in events if event.due > now]
         for event in released:
             event.hold = now - event.received
-        # A GET that is under way may have begun at this very tick of the clock, and before the
-        # commit all the same.
+        # A GET under way can have started at this very tick of the clock, and before the commit.
         group.frozen = [event for event in group.frozen if event not in released]

@@ -53,13 +53,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from change_events._codec import decode
-from change_events._consumer.consumer import (
-    MAX_PAUSE,
-    MalformedLog,
-    pause_after,
-    pause_for,
-    window_of,
-)
+from change_events._consumer.backoff import MAX_PAUSE, pause_after, retry_pause
+from change_events._consumer.intake import window_of
+from change_events._consumer.log import MalformedLog, log_failed_look
 from change_events._consumer.look import look
 from change_events._consumer.queue import Queue, batches
 from change_events._event import DEFAULT_SETTLE, MAX_SETTLE
@@ -328,7 +324,8 @@ class _Batch(Generic[T]):
         if looked is None:
             pause = pause_after(delivery.receive_count, MAX_PAUSE)
         elif isinstance(looked, Exception):
-            pause = pause_for(event.id, looked, delivery.receive_count)
+            pause = retry_pause(looked, delivery.receive_count)
+            log_failed_look(event.id, looked, pause)
         else:
             return None if looked >= delivery.due else delivery.due + SPARE
         return max(self._clock() + pause, delivery.due + SPARE if young else 0.0)
@@ -346,16 +343,13 @@ class _Batch(Generic[T]):
         return self._looks[id]
 
     def _look(self, id: str) -> float | Exception:
-        gets: list[float] = []
         fetcher, sink = self._function.fetcher, self._function.sink
         try:
-            outcome = look(
-                id, fetcher=fetcher, sink=sink, on_get=lambda: gets.append(self._clock())
-            )
-        except Exception as error:  # of the source, of the user's fetcher or sink: the event must be looked at again
+            looked = look(id, fetcher=fetcher, sink=sink, clock=self._clock)
+        except Exception as error:  # of the source, of the user's fetcher or sink
             return error
-        log.debug("looked", extra={"action": "look", "id": id, "outcome": outcome.value})
-        return gets[-1]
+        log.debug("looked", extra={"action": "look", "id": id, "outcome": looked.outcome.value})
+        return looked.get_started
 
     def _send_back(self, returned: Sequence[tuple[str, float]], *, until: float) -> None:
         if self._unreached:

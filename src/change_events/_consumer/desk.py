@@ -1,0 +1,287 @@
+"""
+What a worker decides. Pure: no clock, no thread, no I/O.
+
+The desk owns the four parts that decide together, and answers for them: what may be received
+(`inbox`, `breaker`, `guard`), which ids are looked at next (and `pace`), and what a success, a
+failure or a refused deletion means for the events in hand. Times are passed in, in monotonic
+seconds. `Consumer` calls a desk from one thread at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from change_events._consumer.breaker import Breaker, Pace
+from change_events._consumer.inbox import Inbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from change_events._consumer.guard import Guard
+    from change_events._consumer.inbox import Held
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """
+    How much at once.
+
+    Attributes:
+        prefetch: Events that can be held.
+        batch_size: Messages in one receive.
+        threads: GETs under way.
+        bulk_size: Ids in one GET. 1: the fetcher reads one entity at a time.
+    """
+
+    prefetch: int
+    batch_size: int
+    threads: int
+    bulk_size: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """
+    What a look that was stored means.
+
+    Attributes:
+        events: Events to acknowledge. They are no longer held.
+        first: Events that this look was the first to read.
+    """
+
+    events: Sequence[Held]
+    first: Sequence[Held]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """
+    What a look that failed means.
+
+    Attributes:
+        events: Events to hand back to the queue. They are no longer held.
+        outage: True if the look shows that the source, or the cache, is down.
+        begins: True if nothing showed that before.
+        pause: Seconds until the next look, in an outage.
+    """
+
+    events: Sequence[Held]
+    outage: bool
+    begins: bool
+    pause: float
+
+
+class Desk:
+    """
+    Decides what a worker receives and looks at, and what a result means.
+
+    Args:
+        limits: How much at once.
+        early_look: Look once as soon as an event arrives, not only when it is due.
+        guard: Refuses a mass deletion. It outlives the desk.
+        probe_pause: Returns the seconds to wait after `n` looks of an outage that failed.
+        max_gets_per_second: GETs a second. None: no limit.
+
+    Attributes:
+        inbox: The events that are held.
+        breaker: Tells an outage.
+        guard: Tells a mass deletion.
+        halted: Why the worker can't go on without help, since the last success. None: it can.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        early_look: bool,
+        guard: Guard,
+        probe_pause: Callable[[int], float],
+        max_gets_per_second: float | None = None,
+    ) -> None:
+        self.inbox = Inbox(early_look=early_look)
+        self.breaker = Breaker(probe_pause)
+        self.guard = guard
+        self.halted: Exception | None = None
+        self._pace = Pace(max_gets_per_second)
+        self._limits = limits
+        self._receiving = 0
+        self._backlog = False
+        self._bulk_at = -math.inf
+        self._closed = False
+        self._due = 0
+
+    # Receiving
+
+    @property
+    def full(self) -> bool:
+        """True if one more batch, and those under way, could be more than can be held."""
+        coming = (self._receiving + 1) * self._limits.batch_size
+        return len(self.inbox) + coming > self._limits.prefetch
+
+    def may_receive(self) -> bool:
+        """
+        Return True if a receive can begin.
+
+        In an outage, none does; but after each look there is one message if all ids in hand were
+        tried in vain: it may be these ids that are broken, and not the source.
+        """
+        if self.guard.tripped or self.full:
+            return False
+        breaker = self.breaker
+        return not breaker.open or (
+            breaker.failures > self.inbox.ids
+            and breaker.look_at < math.inf
+            and self.inbox.next_at() is None
+        )
+
+    def may_help_receive(self) -> bool:
+        """Return True if one receive at a time is not enough."""
+        return self._backlog and not self.breaker.open and self.may_receive()
+
+    def begin_receive(self) -> int:
+        """Reserve room for a receive; return for how many messages, 0 if others took the room."""
+        if self._receiving and self.full:
+            return 0
+        self._receiving += 1
+        return 1 if self.breaker.open else self._limits.batch_size
+
+    def end_receive(self, events: Sequence[Held], now: float, *, received: int) -> Sequence[Held]:
+        """
+        Hold what a receive brought.
+
+        Args:
+            events: The change events among the messages.
+            now: The time.
+            received: How many messages there were. A full batch means that there are more; a batch
+                of one says nothing.
+
+        Returns:
+            Events to hand back at once: all of them, if the desk is closed.
+        """
+        self._receiving -= 1
+        self._backlog = received == self._limits.batch_size > 1
+        if self._closed:
+            return events
+        for event in events:
+            self.inbox.add(event, event.received, more=self._backlog)
+        self._due += len(events) + self._stop_resting(now)
+        return []
+
+    def _stop_resting(self, now: float) -> int:
+        if not self._backlog:
+            return self.inbox.stop_resting()
+        return self.inbox.make_room(self._limits.threads, now) if self.full else 0
+
+    # Looking
+
+    def next(self, now: float) -> list[str]:
+        """Reserve the ids to look at now, with one GET; none if the source is to be left alone."""
+        if self.guard.tripped or now < max(self.breaker.look_at, self._pace.look_at):
+            return []
+        id = self.inbox.next(now) or (self.inbox.retry() if self.breaker.open else None)
+        if id is None:
+            return []
+        self.breaker.begin(id)
+        self._pace.begin(now)
+        if self.breaker.open or now < self._bulk_at:
+            return [id]
+        return [id, *self.inbox.due_with(id, now, self._limits.bulk_size - 1)]
+
+    def next_at(self) -> float | None:
+        """Return when to ask for the next ids; None: once something has changed."""
+        parked = self.breaker.open and self.inbox.parked() is not None
+        at = -math.inf if parked else self.inbox.next_at()
+        if at is None or self.guard.tripped or self.breaker.look_at == math.inf:
+            return None
+        return max(at, self.breaker.look_at, self._pace.look_at)
+
+    def begin_get(self, ids: Iterable[str], now: float, *, again: bool = False) -> None:
+        """Note that a GET starts: the events held by now are its own. `again`: after a conflict."""
+        if again:
+            self._pace.begin(now)
+        for id in ids:
+            self.inbox.freeze(id, now)
+
+    def allows(self, id: str, now: float, *, gone: bool) -> bool:
+        """
+        Ask the guard before a look at a cached entity is stored.
+
+        Returns:
+            False if that would be a mass deletion. The look is over then, and its events are held
+            until `resume`.
+        """
+        if self.guard.allows(gone=gone):
+            return True
+        self.inbox.park(id)
+        self._answered(now)
+        return False
+
+    def succeeded(self, id: str, now: float) -> Settled:
+        """Settle what the look at the reserved id settles, now that it is stored."""
+        first, events = self.inbox.first_looked(id), self.inbox.settle(id)
+        if id in self.inbox:  # it waits for its next look
+            self._due += 1
+        self._answered(now)
+        return Settled(events, first)
+
+    def failed(
+        self, id: str, now: float, error: Exception, *, retry_after: float, source_wide: bool
+    ) -> Failure:
+        """
+        Decide what becomes of the events of a look that failed: in an outage they are held.
+
+        Args:
+            id: The reserved id.
+            now: The time.
+            error: Why the look failed.
+            retry_after: Seconds for which the source asked to be left alone.
+            source_wide: True if any other entity's look would have failed, too.
+        """
+        was_open = self.breaker.open
+        outage = self.breaker.failed(id, now, retry_after, source_wide=source_wide)
+        if outage and not was_open:
+            self.halted = error
+        pause = self.breaker.look_at - now
+        if self.breaker.open:
+            self.inbox.park(id)
+            return Failure([], outage, begins=not was_open, pause=pause)
+        return Failure(self.inbox.give_up(id), outage, begins=False, pause=pause)
+
+    def look_alone(self, ids: Sequence[str], now: float) -> None:
+        """Make each of the reserved ids due, for a look of its own: a bulk GET decided nothing."""
+        for id in ids:
+            self.inbox.look_alone(id, now)
+        self._due += len(ids)
+
+    def stop_bulk(self, until: float) -> None:
+        """Begin no bulk GET before that time."""
+        self._bulk_at = until
+
+    def _answered(self, now: float) -> None:
+        was_open = self.breaker.open
+        self.breaker.succeeded()
+        if was_open:
+            self._release(now)
+
+    def _release(self, now: float) -> None:
+        self.halted = None
+        self.inbox.release(now)
+        self._due += len(self.inbox)
+
+    # Stopping, and going on
+
+    def resume(self, now: float) -> None:
+        """Go on after a mass deletion was refused."""
+        self.guard.resume()
+        self._release(now)
+
+    def close(self) -> None:
+        """Hold nothing that is received from now on."""
+        self._closed = True
+
+    def newly_due(self) -> int:
+        """Return how many looks can be due, or sooner than thought, since the last such call."""
+        due, self._due = self._due, 0
+        return due

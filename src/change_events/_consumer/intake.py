@@ -1,0 +1,264 @@
+"""Receives messages, and turns them into held events."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from change_events._codec import decode
+from change_events._consumer.backoff import MAX_POLL_PAUSE, pause_after, retry_pause
+from change_events._consumer.health import RECEIVE_FAILED
+from change_events._consumer.inbox import Held
+from change_events._consumer.log import MalformedLog, log
+from change_events.exceptions import DecodeError, FetchError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from change_events._consumer.consumer import Consumer
+    from change_events._consumer.queue import Message, Queue
+    from change_events._consumer.settings import Settings
+    from change_events._consumer.stats import Tally
+    from change_events._consumer.visibility import Visibility
+    from change_events._event import ChangeEvent
+
+DRAIN_ATTEMPTS = 4
+"""Failed receives in a row after which `drain()` raises: its caller waits for it."""
+
+DELAY_CHECK = 60.0
+"""Seconds after which the queue is asked for its delay again: it can have been lowered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """
+    What came of a poll.
+
+    Attributes:
+        pause: Seconds to wait before the next one.
+        drained: True if the queue was empty and nothing was held. Only where that was asked for.
+        error: Why a drain is hopeless. None: it is not.
+    """
+
+    pause: float = 0.0
+    drained: bool = False
+    error: Exception | None = None
+
+
+class Intake:
+    """
+    Receives messages, and holds their events.
+
+    Args:
+        settings: The worker's.
+        queue: The queue to receive from.
+        consumer: Gets the events.
+        visibility: Hands back what can't be held.
+        reader: Turns messages into events.
+        clock: Returns monotonic seconds.
+
+    Attributes:
+        last_poll: When SQS last answered a poll, in monotonic seconds. None: never yet.
+    """
+
+    def __init__(
+        self,
+        settings: Settings[Any],
+        *,
+        queue: Queue,
+        consumer: Consumer,
+        visibility: Visibility,
+        reader: MessageReader,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.last_poll: float | None = None
+        self._settings = settings
+        self._queue = queue
+        self._consumer = consumer
+        self._visibility = visibility
+        self._reader = reader
+        self._clock = clock
+        self._delay = math.inf
+        self._asked_at = -math.inf
+        self._failures = 0
+
+    def ask_delay(self) -> float:
+        """
+        Ask the queue for its delay, and return the shortest yet: older messages had that one.
+
+        Raises:
+            ConfigurationError: The queue can't be read.
+        """
+        self._asked_at = self._clock()
+        self._delay = min(self._delay, self._queue.open(wait=self._settings.wait_time))
+        return self._delay
+
+    def poll(self, *, until_empty: bool = False) -> Polled:
+        """
+        Receive once. An error is logged and has its pause, because a poll loop must not end.
+
+        Args:
+            until_empty: Find out whether the queue is empty, and give up after a few errors.
+        """
+        try:
+            if self._clock() - self._asked_at >= DELAY_CHECK:
+                self.ask_delay()
+            # Asked before the receive, which then finds a message whose delay ends in between.
+            maybe_empty = until_empty and self._is_idle() and not self._queue.delayed()
+            received = self.receive(wait=1 if until_empty else self._settings.wait_time)
+        except Exception as error:
+            return self._failed(error, until_empty=until_empty)
+        if self._failures:
+            log.info("receiving again", extra={"action": "receive"})
+        self._failures = 0
+        self.last_poll = self._clock()
+        self._consumer.pauses.end(RECEIVE_FAILED)
+        return Polled(drained=maybe_empty and not received)
+
+    def help(self) -> None:
+        """Receive once, beside the thread that polls. If that fails for long, `poll` says so."""
+        with contextlib.suppress(Exception):
+            self.receive(wait=1)
+
+    def receive(self, *, wait: int) -> int:
+        """
+        Long-poll once, and hold the events; return how many messages came.
+
+        Args:
+            wait: Seconds of the long poll.
+        """
+        with self._consumer as desk:
+            most = desk.begin_receive()
+        if not most:
+            return 0
+        messages: Sequence[Message] = []
+        events: Sequence[Held] = []
+        undecided: list[tuple[str, float]] = []
+        try:
+            messages = self._queue.receive(
+                most=most, wait=wait, visibility=self._settings.visibility_timeout
+            )
+            events, undecided = self._reader.read(messages, delay=self._delay)
+        finally:
+            with self._consumer as desk:
+                refused = desk.end_receive(events, self._clock(), received=len(messages))
+        refused_now = [(event.receipt_handle, 0.0) for event in refused]
+        self._visibility.hand_back(undecided + refused_now)
+        return len(messages)
+
+    def _is_idle(self) -> bool:
+        with self._consumer as desk:
+            return len(desk.inbox) == 0
+
+    def _failed(self, error: Exception, *, until_empty: bool) -> Polled:
+        self._failures += 1
+        self._queue.renew(error)
+        if until_empty and self._failures == DRAIN_ATTEMPTS:
+            return Polled(error=error)
+        self._consumer.pauses.begin(RECEIVE_FAILED)
+        pause = pause_after(self._failures, MAX_POLL_PAUSE)
+        log.warning(
+            "receive failed, next in %.1f s: %s",
+            pause,
+            error,
+            extra={"action": "receive", "pause": pause},
+        )
+        return Polled(pause)
+
+
+class MessageReader:
+    """
+    Turns messages into events that can be held.
+
+    Args:
+        settings: The worker's.
+        tally: Counts deliveries.
+        verify: Raises for an envelope that SNS has not signed. None: signatures don't matter.
+        clock: Returns monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        settings: Settings[Any],
+        tally: Tally,
+        *,
+        verify: Callable[[Mapping[str, object]], object] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._tally = tally
+        self._verify = verify
+        self._clock = clock
+        self._malformed = MalformedLog()
+
+    def read(
+        self, messages: Sequence[Message], *, delay: float
+    ) -> tuple[list[Held], list[tuple[str, float]]]:
+        """
+        Decode messages.
+
+        Args:
+            messages: Messages that have just been received.
+            delay: The queue's delay in seconds, which is over for each of them.
+
+        Returns:
+            The events; and the deliveries about which nothing could be decided: their receipt
+            handles, and for how many seconds to leave each alone.
+        """
+        now = self._clock()
+        self._tally.add("received", len(messages))
+        events, undecided = [], []
+        for message in messages:
+            try:
+                event = decode(
+                    message.body,
+                    message.attributes,
+                    topic_arn=self._settings.topic_arn,
+                    verify=self._verify,
+                )
+            except DecodeError as error:
+                self._tally.add("malformed")
+                self._malformed.add(message.message_id, error)
+            except FetchError as error:
+                undecided.append((message.receipt_handle, self._unverified(message, error)))
+            else:
+                events.append(self._held(message, event, now, delay))
+        return events, undecided
+
+    def _held(self, message: Message, event: ChangeEvent, now: float, delay: float) -> Held:
+        return Held(
+            id=event.id,
+            message_id=message.message_id,
+            receipt_handle=message.receipt_handle,
+            receive_count=message.receive_count,
+            received=now,
+            hold=max(0.0, window_of(event, self._settings.settle) - delay),
+            expires=now + self._settings.visibility_timeout,
+            phase=event.phase,
+            save=event.save,
+            sent=message.sent,
+        )
+
+    def _unverified(self, message: Message, error: FetchError) -> float:
+        self._tally.add("unverified")
+        pause = retry_pause(error, message.receive_count)
+        log.warning(
+            "message %s can't be verified yet, again in %.0f s: %s",
+            message.message_id,
+            pause,
+            error,
+            extra={"action": "verify", "message_id": message.message_id, "pause": pause},
+        )
+        return pause
+
+
+def window_of(event: ChangeEvent, settle: float) -> float:
+    """
+    Return the seconds that must pass before a look settles the event.
+
+    That is the larger of the worker's window and the publisher's; none for a *saved*.
+    """
+    return 0.0 if event.phase == "saved" else max(settle, event.settle or 0.0)

@@ -1,0 +1,358 @@
+"""
+One run of a worker: its threads, and the order in which they stop.
+
+Each thread has one role and repeats one step: it polls, helps to poll, looks, acknowledges, or
+keeps held messages invisible. What the threads share is in `Consumer` and `Acknowledgements`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import queue
+import signal
+import threading
+import time
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
+
+from change_events._consumer.acknowledgements import Acknowledgements
+from change_events._consumer.backoff import probe_pause
+from change_events._consumer.consumer import Consumer
+from change_events._consumer.desk import Desk, Limits
+from change_events._consumer.health import Health, Pauses, is_ready
+from change_events._consumer.intake import Intake, MessageReader
+from change_events._consumer.log import ThrottledLog, log
+from change_events._consumer.looks import Looks
+from change_events._consumer.queue import BATCH_SIZE, Queue
+from change_events._consumer.visibility import Visibility
+from change_events.typing import BulkFetcher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from change_events._consumer.guard import Guard
+    from change_events._consumer.settings import Settings
+    from change_events._consumer.stats import Tally
+
+T = TypeVar("T")
+
+SIGNAL_CHECK = 0.25
+"""Seconds between the main thread's checks for a signal."""
+
+
+class StopReason(Enum):
+    """Why a run ends, or goes on to the next stage of its end."""
+
+    STOP = auto()
+    SIGNAL = auto()
+    DRAINED = auto()
+    FINISHED = auto()
+
+
+Control: TypeAlias = "queue.SimpleQueue[StopReason | BaseException]"
+"""
+What ends a run: a reason, or the error of a thread that died.
+
+A queue and not an event, because `put` is safe in a signal handler.
+"""
+
+
+class Threads:
+    """Time and threads, as a run needs them. The proof has its own, in virtual time."""
+
+    clock = staticmethod(time.monotonic)
+    condition = threading.Condition
+    event = threading.Event
+    semaphore = threading.Semaphore
+
+    def start(self, role: str, target: Callable[[], None]) -> threading.Thread:
+        """Start a thread. Daemons: after a second signal nothing can keep the process alive."""
+        thread = threading.Thread(target=target, name=f"change-events-{role}", daemon=True)
+        thread.start()
+        return thread
+
+
+class Run(Generic[T]):
+    """
+    One run of a worker, from its start to its stop.
+
+    Args:
+        settings: The worker's.
+        queue: The worker's.
+        guard: The worker's.
+        tally: The worker's.
+        control: What comes in here ends the run.
+        verify: Raises for an envelope that SNS has not signed. None: signatures don't matter.
+        until_empty: End the run, too, once the queue is empty and nothing is held.
+        threads: Time and threads.
+    """
+
+    def __init__(
+        self,
+        settings: Settings[T],
+        *,
+        queue: Queue,
+        guard: Guard,
+        tally: Tally,
+        control: Control,
+        verify: Callable[[Mapping[str, object]], object] | None = None,
+        until_empty: bool = False,
+        threads: Threads | None = None,
+    ) -> None:
+        self._settings = settings
+        self._control = control
+        self._until_empty = until_empty
+        self._threads = threads = threads or Threads()
+        self._stopping = threads.event()
+        self._finished = threads.event()
+        self._state = "starting"
+        clock, condition = threads.clock, threads.condition
+        throttled = ThrottledLog(clock)
+        self._consumer = Consumer(
+            _desk(settings, guard),
+            pauses=Pauses(tally.meter, clock=clock),
+            tally=tally,
+            clock=clock,
+            condition=condition,
+        )
+        self._visibility = Visibility(
+            queue,
+            self._consumer,
+            timeout=settings.visibility_timeout,
+            throttled=throttled,
+            clock=clock,
+        )
+        self._intake = Intake(
+            settings,
+            queue=queue,
+            consumer=self._consumer,
+            visibility=self._visibility,
+            reader=MessageReader(settings, tally, verify=verify, clock=clock),
+            clock=clock,
+        )
+        self._looks = Looks(
+            settings,
+            consumer=self._consumer,
+            visibility=self._visibility,
+            tally=tally,
+            throttled=throttled,
+            slot=threads.semaphore(settings.threads),
+            clock=clock,
+        )
+        self._acknowledgements = Acknowledgements(
+            queue, tally, throttled=throttled, pause=self._finished.wait, condition=condition
+        )
+
+    def work(self) -> None:
+        """Start, work until something comes in at the control, stop."""
+        self.ask_delay()
+        # Not before: until the queue has answered, Ctrl-C should just end it.
+        with contextlib.nullcontext() if self._until_empty else _signals_put_into(self._control):
+            why: StopReason | BaseException | None = StopReason.SIGNAL
+            self.start()
+            try:
+                while (why := self._next_control(math.inf)) is None:
+                    pass
+            finally:
+                self._shut_down(signals=int(why is StopReason.SIGNAL))
+        if isinstance(why, BaseException):
+            raise why
+
+    def ask_delay(self) -> None:
+        """
+        Ask the queue for its delay: nothing can be received before.
+
+        Raises:
+            ConfigurationError: The queue can't be read.
+        """
+        delay = self._intake.ask_delay()
+        extra = {"action": "start", "queue": self._settings.queue_url, "delay": delay}
+        log.info("started", extra=extra)
+
+    def resume(self) -> None:
+        """Go on after a mass deletion was refused."""
+        with self._consumer as desk:
+            desk.resume(self._threads.clock())
+
+    def health(self) -> Health:
+        """Return the run's health now."""
+        with self._consumer as desk:
+            held, in_flight, oldest = len(desk.inbox), desk.inbox.looking(), desk.inbox.oldest()
+        now, last_poll, paused = self._threads.clock(), self._intake.last_poll, self._why_paused()
+        alive = self._state != "died"
+        return Health(
+            alive=alive,
+            ready=alive and is_ready(paused, last_poll),
+            paused=paused,
+            last_poll=None if last_poll is None else now - last_poll,
+            oldest_held=None if oldest is None else now - oldest,
+            held=held,
+            in_flight=in_flight,
+        )
+
+    def _why_paused(self) -> str | None:
+        if self._stopping.is_set():
+            return "stopping"
+        return "starting" if self._state == "starting" else self._consumer.pauses.why
+
+    # Starting and stopping
+
+    def start(self) -> None:
+        """Start the threads."""
+        # More looks than GETs: one begins while others read and write the cache. A call for ten
+        # events can take as long as a GET, so there are as many callers for every ten GETs. But a
+        # drain must know of all that is received.
+        threads = self._settings.threads
+        callers = 1 + math.ceil(threads / BATCH_SIZE)
+        helpers = 0 if self._until_empty else callers - 1
+        started = {
+            "look": self._start("look", self._look, threads * 5 // 4),
+            "acknowledge": self._start("acknowledge", self._acknowledge, callers),
+            "heartbeat": self._start("heartbeat", self._beat),
+            "poll": self._start("poll", self._poll) + self._start("poll", self._help, helpers),
+        }
+        if self._state == "starting":
+            self._state = "running"
+        # Started now, for its time to come: Python 3.12 starts no thread once the main thread has
+        # ended.
+        self._start("finish", lambda: self._finish(started))
+
+    def stop(self) -> None:
+        """Begin to stop, and don't wait for the end."""
+        self._stopping.set()
+        self._consumer.stop()
+
+    def _start(
+        self, role: str, step: Callable[[], None], number: int = 1
+    ) -> list[threading.Thread]:
+        def supervised() -> None:
+            try:
+                step()
+            except BaseException as error:  # without one of its threads a worker would limp
+                self._state = "died"
+                log.critical(
+                    "the %s thread died",
+                    role,
+                    exc_info=True,
+                    extra={"action": "die", "role": role},
+                )
+                self._control.put(error)
+
+        return [self._threads.start(role, supervised) for _ in range(number)]
+
+    def _finish(self, threads: Mapping[str, Sequence[threading.Thread]]) -> None:
+        self._stopping.wait()
+        # Looks under way first: they settle events.
+        _join(threads["look"])
+        # Then the acknowledgements of these events.
+        self._acknowledgements.close()
+        _join(threads["acknowledge"])
+        # Then the heartbeat, which must not extend what goes back next.
+        self._finished.set()
+        _join(threads["heartbeat"])
+        self._visibility.hand_back_all()
+        # The poll last: a long poll can't be cancelled. What it still brings, it hands back.
+        _join(threads["poll"])
+        self._control.put(StopReason.FINISHED)
+
+    def _shut_down(self, *, signals: int) -> None:
+        """Stop in good order, unless that takes too long or a second signal comes."""
+        self.stop()
+        deadline = self._threads.clock() + self._settings.shutdown_timeout
+        while signals < 2 and self._threads.clock() < deadline:
+            why = self._next_control(deadline)
+            if why is StopReason.FINISHED:
+                log.info("stopped", extra={"action": "stop"})
+                return
+            signals += why is StopReason.SIGNAL
+        log.warning(
+            "stopped halfway; the messages still held come back by themselves",
+            extra={"action": "stop"},
+        )
+
+    def _next_control(self, deadline: float) -> StopReason | BaseException | None:
+        # Not one long wait: a signal that the system gives to another thread does not end the main
+        # thread's waiting.
+        try:
+            return self._control.get(
+                timeout=max(0.0, min(SIGNAL_CHECK, deadline - self._threads.clock()))
+            )
+        except queue.Empty:
+            return None
+
+    # What each thread repeats
+
+    def _poll(self) -> None:
+        while self._consumer.wait_for_room():
+            polled = self._intake.poll(until_empty=self._until_empty)
+            if polled.drained or polled.error is not None:
+                self._control.put(polled.error or StopReason.DRAINED)
+                return
+            if polled.pause:
+                self._stopping.wait(polled.pause)
+
+    def _help(self) -> None:
+        while self._consumer.wait_for_backlog():
+            self._intake.help()
+
+    def _look(self) -> None:
+        while ids := self._consumer.take():
+            for settled in self._looks.look(ids):
+                self._acknowledgements.add(settled)
+            if self._until_empty:
+                self._end_if_halted()
+
+    def _end_if_halted(self) -> None:
+        with self._consumer as desk:
+            error = desk.halted
+        if error is not None:
+            self._control.put(error)
+
+    def _acknowledge(self) -> None:
+        while self._acknowledgements.acknowledge():
+            pass
+
+    def _beat(self) -> None:
+        while not self._finished.wait(self._visibility.until_beat()):
+            self._visibility.beat()
+            self._consumer.pauses.count()
+        self._consumer.pauses.count()
+
+
+def _desk(settings: Settings[T], guard: Guard) -> Desk:
+    fetcher = settings.fetcher
+    limits = Limits(
+        prefetch=settings.prefetch,
+        batch_size=settings.batch_size,
+        threads=settings.threads,
+        bulk_size=fetcher.bulk_size if isinstance(fetcher, BulkFetcher) else 1,
+    )
+    return Desk(
+        limits,
+        early_look=settings.early_look,
+        guard=guard,
+        probe_pause=probe_pause,
+        max_gets_per_second=settings.max_gets_per_second,
+    )
+
+
+def _join(threads: Sequence[threading.Thread]) -> None:
+    for thread in threads:
+        thread.join()
+
+
+@contextlib.contextmanager
+def _signals_put_into(control: Control) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {
+        number: signal.signal(number, lambda *_: control.put(StopReason.SIGNAL))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler or signal.SIG_DFL)

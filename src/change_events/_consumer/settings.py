@@ -1,0 +1,100 @@
+"""What a worker is made with, checked in one place."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from change_events._codec import parsed_arn
+from change_events._consumer.guard import MAX_SHARE, MIN_DELETED, WINDOW
+from change_events._consumer.queue import BATCH_SIZE, MAX_VISIBILITY
+from change_events._event import DEFAULT_SETTLE, MAX_SETTLE, Outcome
+from change_events.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from change_events.typing import Fetcher, Metrics, Sink
+
+T = TypeVar("T")
+
+HELD_PER_SECOND = 150
+"""
+Events that a heartbeat can hold for each second of visibility timeout: at 10 ms for a call of ten,
+half of its time.
+"""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Settings(Generic[T]):
+    """
+    The settings of a worker. `Worker` describes each of them.
+
+    Raises:
+        ConfigurationError: A value is out of its range.
+    """
+
+    queue_url: str
+    _: KW_ONLY
+    fetcher: Fetcher[T]
+    sink: Sink[T]
+    client: Any = None
+    topic_arn: str | None = None
+    verify_signatures: bool = False
+    settle: float = DEFAULT_SETTLE
+    early_look: bool = True
+    prefetch: int = 1000
+    threads: int = 10
+    batch_size: int = BATCH_SIZE
+    wait_time: int = 20
+    visibility_timeout: int = 60
+    shutdown_timeout: float = 25.0
+    on_outcome: Callable[[str, Outcome], object] | None = None
+    max_gets_per_second: float | None = None
+    max_deleted_share: float = MAX_SHARE
+    min_deleted: int = MIN_DELETED
+    allow_mass_deletion: bool = False
+    metrics: Metrics | None = None
+    health_address: tuple[str, int] | None = None
+
+    def __post_init__(self) -> None:
+        self._require("settle", 0, MAX_SETTLE)
+        self._require_integer("threads", 1, 256)
+        self._require_integer("batch_size", 1, BATCH_SIZE)
+        self._require_integer("wait_time", 1, 20)
+        self._require_integer("visibility_timeout", 3, MAX_VISIBILITY)
+        self._require_integer(
+            "prefetch", self.batch_size, HELD_PER_SECOND * self.visibility_timeout
+        )
+        self._require("shutdown_timeout", 0, 3600)
+        if self.max_gets_per_second is not None:
+            self._require("max_gets_per_second", 0.01, 10_000)
+        self._require("max_deleted_share", 0, 1)
+        self._require_integer("min_deleted", 1, WINDOW)
+        if self.topic_arn is not None:
+            parsed_arn(self.topic_arn)
+        elif self.verify_signatures:
+            raise ConfigurationError(
+                "verify_signatures=True needs topic_arn=, too: SNS signs for anybody with a topic"
+            )
+        if self.health_address is not None:
+            _require_address(self.health_address)
+
+    def _require_integer(self, name: str, least: int, most: int) -> None:
+        if not isinstance(getattr(self, name), int):
+            raise ConfigurationError(f"{name} must be an integer, not {getattr(self, name)!r}")
+        self._require(name, least, most)
+
+    def _require(self, name: str, least: float, most: float) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, (int, float)) or not least <= value <= most:
+            raise ConfigurationError(f"{name} must be from {least} to {most}, not {value!r}")
+
+
+def _require_address(address: tuple[str, int]) -> None:
+    match address:
+        case (str(), int(port)) if 0 <= port <= 65_535:
+            return
+    raise ConfigurationError(
+        f'health_address must be a host and a port, like ("0.0.0.0", 8080), not {address!r}'
+    )

@@ -1,0 +1,86 @@
+"""What a worker has done, in numbers."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass
+
+from change_events._event import Outcome
+from change_events._meter import Meter
+
+LOOKS = {outcome.value for outcome in Outcome} | {"failed"}
+"""The counts of looks. They are one metric, with the outcome as its label."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """
+    What a worker has done since it was made.
+
+    Attributes:
+        received: Deliveries received from the queue.
+        malformed: Deliveries that are not change events, or not from the topic.
+        unverified: Deliveries sent back to the queue for a while, because the certificate of their
+            signature could not be fetched.
+        gets: GETs started.
+        created: Looks that found an entity new to the cache.
+        updated: Looks that found an entity different from the cached one.
+        unchanged: Looks that found what the cache had: the same entity, or none.
+        deleted: Looks that found a cached entity gone.
+        never_saved: Looks that found no entity where the cache never had one.
+        conflicts: Looks started again because another worker had changed the entry meanwhile.
+        failed: Looks that decided nothing. Their events went back to the queue for a while or, in
+            an outage, are held.
+        retries: Events that went back to the queue after a failed look.
+        acknowledged: Deliveries deleted from the queue.
+        ack_failures: Failed attempts to delete a delivery.
+        held: Events in the worker's hands now.
+    """
+
+    received: int = 0
+    malformed: int = 0
+    unverified: int = 0
+    gets: int = 0
+    created: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    deleted: int = 0
+    never_saved: int = 0
+    conflicts: int = 0
+    failed: int = 0
+    retries: int = 0
+    acknowledged: int = 0
+    ack_failures: int = 0
+    held: int = 0
+
+
+class Tally:
+    """
+    Counts for `Stats`, from any thread.
+
+    Args:
+        meter: Gets each count, too.
+    """
+
+    def __init__(self, meter: Meter | None = None) -> None:
+        self.meter = meter or Meter()
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+
+    def add(self, name: str, number: int = 1) -> None:
+        with self._lock:
+            self._counts[name] += number
+        if name in LOOKS:
+            self.meter.count("looks", number, outcome=name)
+        else:
+            self.meter.count(name, number)
+
+    def set(self, name: str, number: int) -> None:
+        with self._lock:
+            self._counts[name] = number
+        self.meter.gauge(name, number)
+
+    def read(self) -> Counter[str]:
+        with self._lock:
+            return self._counts.copy()
