@@ -6,13 +6,16 @@ and seen to be missed.
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 import pytest
 
-from change_events import FetchError, Found, Gone, MemorySink, SNSPublisher, Unchanged, _consumer
-from change_events._consumer.consumer import Consumer
+from change_events import FetchError, Found, Gone, MemorySink, SNSPublisher, Unchanged
+from change_events._consumer.acknowledgements import Acknowledgements
 from change_events._consumer.inbox import Inbox
+from change_events._consumer.intake import Intake, MessageReader
 from change_events._consumer.look import outcome
+from change_events._consumer.looks import Looks
 from change_events._consumer.queue import batches
 from change_events._producer.renewals import Renewals
 from change_events.sinks import memory
@@ -91,85 +94,112 @@ def no_tombstone(patch):
 
 
 def version_read_after_the_get(patch):
-    def look(id, *, fetcher, sink, on_get, **_):
+    def look(self, id):
+        fetcher, sink = self._settings.fetcher, self._settings.sink
         etag = sink.entry(id).etag
-        on_get()
+        self._begin_get([id])
         change = fetcher.fetch(id, etag=etag)
         entry = sink.entry(id)
         sink.apply(id, change, if_version=entry.version)
         return outcome(entry, change)
 
-    patch.setattr(_consumer, "look", look)
+    patch.setattr(Looks, "_look", look)
+
+
+def with_answers(patch, changed):
+    """Let looks see every answer of the source changed."""
+
+    class Changed:
+        def __init__(self, fetcher):
+            self._fetcher = fetcher
+
+        def fetch(self, id, etag=None):
+            return changed(lambda: self._fetcher.fetch(id, etag=etag))
+
+        def fetch_many(self, ids):
+            return self._fetcher.fetch_many(ids)
+
+    init = Looks.__init__
+    patch.setattr(
+        Looks,
+        "__init__",
+        lambda self, settings, **rest: init(
+            self, replace(settings, fetcher=Changed(settings.fetcher)), **rest
+        ),
+    )
 
 
 def an_error_means_gone(patch):
-    def look(id, *, fetcher, sink, on_get, **_):
-        class Hasty:
-            def fetch(self, id, etag=None):
-                try:
-                    return fetcher.fetch(id, etag=etag)
-                except FetchError:
-                    return Gone()
+    def hasty(fetch):
+        try:
+            return fetch()
+        except FetchError:
+            return Gone()
 
-        return production(id, fetcher=Hasty(), sink=sink, on_get=on_get)
+    with_answers(patch, hasty)
 
-    production = _consumer.look
-    patch.setattr(_consumer, "look", look)
+
+def a_state_of_its_own(patch):
+    def inventive(fetch):
+        change = fetch()
+        return Found(change.value + 1000, change.etag) if isinstance(change, Found) else change
+
+    with_answers(patch, inventive)
+
+
+def unless_it_fails(read_together):
+    def read(self, ids):
+        try:
+            return read_together(self, ids)
+        except Exception:
+            return {}
+
+    return read
 
 
 def what_is_left_out_is_gone(patch):
-    def read_together(ids, *, fetcher, sink, on_get, **_):
-        entries = {id: sink.entry(id) for id in ids}
-        on_get()
-        answer = fetcher.fetch_many(ids)
+    def read_together(self, ids):
+        entries = {id: self._settings.sink.entry(id) for id in ids}
+        self._begin_get(ids)
+        answer = self._settings.fetcher.fetch_many(ids)
         return {id: (entry, answer.get(id, Gone())) for id, entry in entries.items()}
 
-    patch.setattr(_consumer, "read_together", read_together)
+    patch.setattr(Looks, "_read_together", unless_it_fails(read_together))
 
 
 def versions_read_after_the_get_of_many(patch):
-    def read_together(ids, *, fetcher, sink, on_get, **_):
-        on_get()
-        answer = fetcher.fetch_many(ids)
-        return {id: (sink.entry(id), answer[id]) for id in ids if id in answer}
+    def read_together(self, ids):
+        self._begin_get(ids)
+        answer = self._settings.fetcher.fetch_many(ids)
+        return {id: (self._settings.sink.entry(id), answer[id]) for id in ids if id in answer}
 
-    patch.setattr(_consumer, "read_together", read_together)
+    patch.setattr(Looks, "_read_together", unless_it_fails(read_together))
+
+
+def acknowledge(part, events):
+    """Acknowledge at once."""
+    for batch in batches([event.receipt_handle for event in events]):
+        part._visibility._queue.delete(batch)
 
 
 def what_is_left_out_is_settled(patch):
     def look_alone(self, ids):
-        with self.lock:
-            settled = [event for id in ids for event in self.inbox.settle(id)]
-        for batch in batches(settled):
-            self.acknowledge([event.receipt_handle for event in batch])
+        with self._consumer as desk:
+            settled = [event for id in ids for event in desk.inbox.settle(id)]
+        acknowledge(self, settled)
 
-    patch.setattr(Consumer, "_look_alone", look_alone)
-
-
-def a_state_of_its_own(patch):
-    def look(id, *, fetcher, sink, on_get, **_):
-        class Inventive:
-            def fetch(self, id, etag=None):
-                change = fetcher.fetch(id, etag=etag)
-                return (
-                    Found(change.value + 1000, change.etag) if isinstance(change, Found) else change
-                )
-
-        return production(id, fetcher=Inventive(), sink=sink, on_get=on_get)
-
-    production = _consumer.look
-    patch.setattr(_consumer, "look", look)
+    patch.setattr(Looks, "_look_alone", look_alone)
 
 
 def the_early_look_settles(patch):
-    held = Consumer._held
+    held = MessageReader._held
 
-    def impatient(self, message, event, now):
-        event = held(self, message, event, now)
+    def impatient(self, *arguments):
+        event = held(self, *arguments)
         event.hold = 0.0
         return event
 
-    patch.setattr(Consumer, "_held", impatient)
+    patch.setattr(MessageReader, "_held", impatient)
 
 
 def an_event_joins_a_get_under_way(patch):
@@ -185,29 +215,38 @@ def an_event_joins_a_get_under_way(patch):
 
 
 def acknowledged_on_receipt(patch):
-    receive = Consumer.receive
+    read = MessageReader.read
 
-    def hasty(self, *, wait):
-        messages = receive(self, wait=wait)
-        if messages:
-            self.acknowledge([message.receipt_handle for message in messages])
-        return messages
+    def hasty(self, messages, *, delay):
+        events, undecided = read(self, messages, delay=delay)
+        received.extend(events)
+        return events, undecided
 
-    patch.setattr(Consumer, "receive", hasty)
+    receive = Intake.receive
+
+    def receive_and_acknowledge(self, *, wait):
+        number = receive(self, wait=wait)
+        events, received[:] = received.copy(), []
+        acknowledge(self, events)
+        return number
+
+    received = []
+    patch.setattr(MessageReader, "read", hasty)
+    patch.setattr(Intake, "receive", receive_and_acknowledge)
 
 
 def a_failed_look_is_forgotten(patch):
-    def look_failed(self, id, error):
-        with self.lock:
-            self.inbox.freeze(id, self._clock() + 1e6)
-            events = self.inbox.settle(id)
-        self.acknowledge([event.receipt_handle for event in events[:10]])
+    def failed(self, id, error):
+        with self._consumer as desk:
+            desk.inbox.freeze(id, self._clock() + 1e6)
+            events = desk.inbox.settle(id)
+        acknowledge(self, events)
 
-    patch.setattr(Consumer, "_look_failed", look_failed)
+    patch.setattr(Looks, "_failed", failed)
 
 
 def nothing_is_acknowledged(patch):
-    patch.setattr(Consumer, "acknowledge", lambda *_: [])
+    patch.setattr(Acknowledgements, "delete", lambda *_: [])
 
 
 CAUGHT = [
@@ -248,7 +287,7 @@ def test_a_rule_that_is_switched_off_is_missed(monkeypatch, check, mutation):
     broken = next(
         (
             played.broken
-            for seed in range(60)
+            for seed in range(100)
             if (played := play(seed, writes=writes, checks={check})).broken
         ),
         None,

@@ -49,16 +49,16 @@ def test_it_is_down_after_five_failures_at_three_ids(breaker, ids, down):
 
 
 def test_it_is_down_after_one_id_has_failed_twice_for_a_reason_of_the_sources_own(breaker):
-    assert not breaker.failed("a", 0.0, 0.0, concerns_all=True)
-    assert not breaker.failed("b", 0.0, 0.0, concerns_all=True)
+    assert not breaker.failed("a", 0.0, 0.0, source_wide=True)
+    assert not breaker.failed("b", 0.0, 0.0, source_wide=True)
     assert not breaker.failed("a", 0.0, 0.0)
-    assert breaker.failed("a", 0.0, 0.0, concerns_all=True)
+    assert breaker.failed("a", 0.0, 0.0, source_wide=True)
 
 
 def test_but_not_if_another_look_has_succeeded_in_between(breaker):
-    assert not breaker.failed("a", 0.0, 0.0, concerns_all=True)
+    assert not breaker.failed("a", 0.0, 0.0, source_wide=True)
     breaker.succeeded()
-    assert not breaker.failed("a", 0.0, 0.0, concerns_all=True)
+    assert not breaker.failed("a", 0.0, 0.0, source_wide=True)
 
 
 def test_a_success_in_between_begins_the_count_anew(breaker):
@@ -160,13 +160,13 @@ class Machine(RuleBasedStateMachine):
             self.breaker.begin(id)
 
     @precondition(lambda self: self.looking)
-    @rule(data=st.data(), retry_after=st.sampled_from([0.0, 0.0, 5.0]), concerns_all=st.booleans())
-    def fail(self, data, retry_after, concerns_all):
+    @rule(data=st.data(), retry_after=st.sampled_from([0.0, 0.0, 5.0]), source_wide=st.booleans())
+    def fail(self, data, retry_after, source_wide):
         id = data.draw(st.sampled_from(sorted(self.looking)))
         in_outage = self.looking.pop(id)
-        self.convicted |= concerns_all and id in self.failed_since
+        self.convicted |= source_wide and id in self.failed_since
         self.failed_since.append(id)
-        told = self.breaker.failed(id, self.now, retry_after, concerns_all=concerns_all)
+        told = self.breaker.failed(id, self.now, retry_after, source_wide=source_wide)
         assert self.breaker.open or not told
         if in_outage and self.breaker.open:
             assert told

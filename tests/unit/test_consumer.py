@@ -8,160 +8,27 @@ from __future__ import annotations
 import json
 import logging
 import math
+import random
 
 import pytest
+from hands import MALFORMED, Hands, message, messages
 
 from change_events import ConfigurationError, FetchError, Found, MemorySink, Outcome
-from change_events._consumer import consumer as consumer_module
-from change_events._consumer.consumer import Consumer, Settings, Tally, pause_after
+from change_events._consumer import log as log_module
+from change_events._consumer.agenda import REST
+from change_events._consumer.backoff import pause_after
 from change_events._consumer.guard import Guard
-from change_events._consumer.inbox import REST
 from change_events._consumer.queue import Message
+from change_events._consumer.stats import Tally
 from change_events._meter import Meter
 from change_events.testing import FakeSource
-
-
-class NotingQueue:
-    """Hands out the test's messages, and notes what it is told."""
-
-    def __init__(self):
-        self.delay = 0.0
-        self.asked = []
-        self.messages = []
-        self.deleted = []
-        self.hidden = []  # one list for each call
-        self.calls = 0  # to change something
-        self.broken = False
-        self.refused = set()  # what can't be made invisible, for good
-        self.failed = set()  # or for now
-
-    def open(self, *, wait):
-        self.asked.append(wait)
-        return self.delay
-
-    def receive(self, *, most, wait, visibility):
-        self.asked.append((most, wait, visibility))
-        messages, self.messages = self.messages, []
-        return messages
-
-    def delete(self, receipt_handles):
-        self._may_break()
-        self.deleted.append(list(receipt_handles))
-        return len(receipt_handles) - 1, [receipt_handles[-1]]
-
-    def change_visibility(self, deliveries):
-        self._may_break()
-        self.hidden.append(list(deliveries))
-        handles = [handle for handle, _ in deliveries]
-        return [handle for handle in handles if handle in self.refused], [
-            handle for handle in handles if handle in self.failed
-        ]
-
-    def _may_break(self):
-        self.calls += 1
-        if self.broken:
-            raise ConnectionError("reset")
-
-
-class Hands:
-    """A consumer, and all around it that a test looks at."""
-
-    def __init__(self, *, metrics=None, **settings):
-        self.now = 100.0
-        self.wall = 1_700_000_000.0
-        self.queue = NotingQueue()
-        self.source = FakeSource()
-        self.sink = MemorySink()
-        self.outcomes = []
-        self.changes = []
-        self.halts = []
-        self.tally = Tally(Meter(metrics, queue="q"))
-        given = {
-            "queue": self.queue,
-            "fetcher": self.source,
-            "sink": self.sink,
-            "settle": 5.0,
-            "early_look": True,
-            "prefetch": 1000,
-            "threads": 1,
-            "batch_size": 7,
-            "wait_time": 20,
-            "visibility_timeout": 60,
-            "shutdown_timeout": 25.0,
-            "on_outcome": lambda id, outcome: self.outcomes.append((id, outcome)),
-        }
-        given["probe_pause"] = lambda failures: 2.0**failures
-        self.consumer = Consumer(
-            Settings(**(given | settings)),
-            self.tally,
-            changed=self._changed,
-            clock=lambda: self.now,
-            halted=self.halts.append,
-            wall_clock=lambda: self.wall,
-        )
-        self.inbox = self.consumer.inbox
-        for name in ("begin", "end"):  # a reason that began after its end would be one for ever
-            setattr(self.consumer.pauses, name, self._locked(getattr(self.consumer.pauses, name)))
-
-    def _locked(self, function):
-        def call(why):
-            assert self.consumer.lock.locked()
-            function(why)
-
-        return call
-
-    def _changed(self, number):
-        assert self.consumer.lock.locked()
-        self.changes.append(number)
-
-    def receive(self, *messages):
-        self.queue.messages = list(messages)
-        return self.consumer.receive(wait=3)
-
-    def look(self, id="p1"):
-        with self.consumer.lock:
-            assert self.inbox.next(self.now) == id
-        return self.consumer.look(id)
-
-    def next(self):
-        with self.consumer.lock:
-            return self.consumer.next(self.now)
-
-    def next_at(self):
-        with self.consumer.lock:
-            return self.consumer.next_at()
-
-    def may_help_receive(self):
-        with self.consumer.lock:
-            return self.consumer.may_help_receive()
-
-    def may_receive(self):
-        with self.consumer.lock:
-            return self.consumer.may_receive()
-
-    def counts(self):
-        return dict(self.tally.read())
-
-    def held(self):
-        return {event.message_id: event for event in self.inbox.expiring(float("inf"))}
 
 
 @pytest.fixture
 def hands():
     hands = Hands()
-    hands.consumer.ask_delay()
+    hands.intake.ask_delay()
     return hands
-
-
-def message(id="p1", number=1, *, count=1, sent=None, **attributes):
-    return Message(f"m{number}", f"h{number}", f'{{"id": "{id}"}}', count, attributes, sent)
-
-
-def messages(number):
-    return [message(number=number) for number in range(number)]
-
-
-MALFORMED = Message("bad", "h9", "{}", 1, {})
 
 
 # Receiving
@@ -171,7 +38,7 @@ def test_the_shortest_delay_counts_as_older_messages_had_that_one():
     hands = Hands()
     delays = []
     for hands.queue.delay in (9.0, 4.0, 6.0):
-        delays.append(hands.consumer.ask_delay())
+        delays.append(hands.intake.ask_delay())
 
     assert delays == [9.0, 4.0, 4.0]
     assert hands.queue.asked == [20, 20, 20]
@@ -186,13 +53,13 @@ def test_a_queue_that_can_not_be_read_is_the_callers():
     hands.queue.open = unreadable
 
     with pytest.raises(ConfigurationError):
-        hands.consumer.ask_delay()
+        hands.intake.ask_delay()
 
 
 def test_what_is_received_is_held(hands):
     received = [message(count=3, phase="saving", save="s1"), message("p2", 2)]
 
-    assert hands.receive(*received) == received
+    assert hands.receive(*received) == 2
 
     assert hands.queue.asked[1:] == [(7, 3, 60)]
     first, second = hands.held().values()
@@ -217,7 +84,7 @@ def test_what_is_received_is_held(hands):
 def hot(numbers, **settings):
     """A consumer without a window that has just looked at p1, and then received more of it."""
     hands = Hands(settle=0.0, **settings)
-    hands.consumer.ask_delay()
+    hands.intake.ask_delay()
     hands.receive(message(number=0))
     hands.look()
     hands.now += 1
@@ -250,7 +117,7 @@ def test_without_room_for_more_as_many_ids_as_there_are_threads_wait_no_longer()
 def backlogged(**settings):
     """A consumer whose last receive came full."""
     hands = Hands(**settings)
-    hands.consumer.ask_delay()
+    hands.intake.ask_delay()
     hands.receive(*(message(f"p{number}", number=number) for number in range(7)))
     return hands
 
@@ -267,7 +134,7 @@ def test_a_receive_under_way_takes_the_room_for_what_it_may_bring(prefetch, room
     assert hands.may_receive()
     hands.queue.receive = receive
     with pytest.raises(ConnectionError):
-        hands.consumer.receive(wait=1)
+        hands.intake.receive(wait=1)
 
     assert seen == [(room, room)]
     assert hands.may_receive()
@@ -278,17 +145,17 @@ def test_nobody_receives_what_there_is_no_room_for_beside_what_others_may_bring(
     """They may have begun since there was room."""
     hands = backlogged(prefetch=prefetch)
     hands.queue.asked.clear()
-    hands.consumer.receiving = 1
+    hands.desk._receiving = 1
 
-    assert hands.receive() == []
+    assert hands.receive() == 0
 
     assert len(hands.queue.asked) == asked
-    assert hands.consumer.receiving == 1
+    assert hands.desk._receiving == 1
 
 
 def test_one_message_at_a_time_is_no_backlog():
     hands = Hands(batch_size=1)
-    hands.consumer.ask_delay()
+    hands.intake.ask_delay()
 
     hands.receive(message())
 
@@ -305,12 +172,12 @@ def test_a_receive_that_is_not_full_or_fails_needs_no_help():
     hands = backlogged()
     hands.queue.receive = None
     with pytest.raises(TypeError):
-        hands.consumer.receive(wait=1)
+        hands.intake.receive(wait=1)
     assert not hands.may_help_receive()
 
 
 def test_a_delivery_that_is_no_event_is_counted_and_not_held(hands):
-    assert hands.receive(MALFORMED, message()) == [MALFORMED, message()]
+    assert hands.receive(MALFORMED, message()) == 2
 
     assert list(hands.held()) == ["m1"]
     assert hands.counts() == {"received": 2, "malformed": 1, "held": 1}
@@ -336,7 +203,7 @@ def test_a_delivery_that_is_no_event_is_counted_and_not_held(hands):
 def test_an_event_is_held_for_the_larger_window_less_the_queues_delay(own, delay, attributes, hold):
     hands = Hands(settle=own)
     hands.queue.delay = delay
-    hands.consumer.ask_delay()
+    hands.intake.ask_delay()
     hands.receive(message(**attributes))
 
     assert hands.held()["m1"].hold == hold
@@ -345,7 +212,7 @@ def test_an_event_is_held_for_the_larger_window_less_the_queues_delay(own, delay
 @pytest.mark.parametrize("early_look", [True, False])
 def test_an_early_look_is_the_workers_setting(early_look):
     hands = Hands(early_look=early_look)
-    hands.consumer.ask_delay()
+    hands.intake.ask_delay()
     hands.receive(message())
 
     assert hands.inbox.next_at() == (100.0 if early_look else 105.5)
@@ -363,7 +230,7 @@ def test_a_malformed_message_is_logged_once_however_often_it_comes(hands, caplog
 
 
 def test_of_the_malformed_messages_the_oldest_are_forgotten(hands, caplog, monkeypatch):
-    monkeypatch.setattr(consumer_module, "MALFORMED_REMEMBERED", 2)
+    monkeypatch.setattr(log_module, "REMEMBERED", 2)
     for id in ("a", "b", "c", "c", "b", "a"):
         hands.receive(Message(id, "h", "{}", 1, {}))
 
@@ -406,7 +273,7 @@ def test_what_can_not_be_verified_yet_goes_back_for_a_while(caplog, no_jitter, c
 
     hands = Hands(topic_arn=TOPIC, verify=verify)
     if closed:
-        hands.consumer.close()
+        hands.consumer.stop()
     hands.receive(enveloped(), enveloped("p2", 2))
 
     assert hands.queue.hidden == [[("h1", 77.0)] + [("h2", 0.0)] * closed]
@@ -442,18 +309,18 @@ def test_a_look_returns_what_it_settles_and_says_what_it_did(hands):
     assert hands.sink.get("p1") == {"id": "p1"}
     assert hands.outcomes == [("p1", Outcome.CREATED), ("p1", Outcome.UNCHANGED)]
     assert hands.counts() == {"received": 1, "gets": 2, "created": 1, "unchanged": 1, "held": 0}
-    assert hands.changes == [1, 1, 0, 0]
+    assert hands.changes == [1, 1]
 
 
 def test_a_look_settles_by_the_time_at_which_its_get_began():
     class Slow(FakeSource):
         def fetch(self, id, /, *, etag=None):
-            assert not hands.consumer.lock.locked()
+            assert not hands.is_locked()
             hands.now += 100.0
             return super().fetch(id, etag=etag)
 
     hands = Hands(fetcher=Slow())
-    hands.consumer.ask_delay()
+    hands.intake.ask_delay()
     hands.receive(message())
 
     assert hands.look() == []
@@ -495,7 +362,7 @@ def test_without_on_outcome_the_look_is_counted_all_the_same():
 
 @pytest.fixture
 def no_jitter(monkeypatch):
-    monkeypatch.setattr(consumer_module.random, "uniform", lambda least, most: most)
+    monkeypatch.setattr(random, "uniform", lambda least, most: most)
 
 
 def failed(hands, error):
@@ -532,7 +399,7 @@ def test_after_a_failed_look_all_events_of_the_id_go_back_for_a_while(
     assert second == [("h10", pause), ("h11", pause)]
     assert hands.held() == {}
     assert hands.counts() == {"received": 12, "gets": 1, "failed": 1, "retries": 12, "held": 0}
-    assert hands.changes == [12, 0]
+    assert hands.changes == [12]
     assert hands.outcomes == []
 
 
@@ -599,8 +466,8 @@ class Catalogue(FakeSource):
 def with_catalogue(*ids, deleted=(), **settings):
     """Hands with an event of each id; of these products all are there but the deleted."""
     hands = Hands(**({"fetcher": Catalogue()} | settings))
-    hands.source = hands.consumer._settings.fetcher
-    hands.consumer.ask_delay()
+    hands.source = hands.settings.fetcher
+    hands.intake.ask_delay()
     hands.receive(*(message(id, number, sent=hands.wall - 2.0) for number, id in enumerate(ids)))
     for id in set(ids).difference(deleted):
         hands.source[id] = {"id": id}
@@ -608,15 +475,14 @@ def with_catalogue(*ids, deleted=(), **settings):
 
 
 def reserved(hands):
-    with hands.consumer.lock:
-        id = hands.consumer.next(hands.now)
-        return [] if id is None else [id, *hands.consumer.company(id, hands.now)]
+    with hands.consumer as desk:
+        return desk.next(hands.now)
 
 
 def look_together(hands):
     return [
         event.message_id
-        for settled in hands.consumer.look_together(reserved(hands))
+        for settled in hands.looks.look_together(reserved(hands))
         for event in settled
     ]
 
@@ -664,7 +530,7 @@ def test_a_get_of_many_settles_what_was_held_when_it_began():
     hands = with_catalogue("p1", "p2", settle=0.0)
 
     def meanwhile():
-        assert not hands.consumer.lock.locked()
+        assert not hands.is_locked()
         hands.now += 1.0
         hands.receive(message("p2", 9))
 
@@ -694,7 +560,7 @@ def test_what_a_get_of_many_does_not_bring_is_looked_at_alone():
     assert hands.sink.get("gone") == {"id": "gone"}
     hands.receive(message("p3", 5))
     assert reserved(hands) == ["gone"]
-    assert [event.message_id for event in hands.consumer.look("gone")] == ["m1"]
+    assert [event.message_id for event in hands.look_at("gone")] == ["m1"]
     assert hands.outcomes[-1] == ("gone", Outcome.DELETED)
     assert hands.counts() == {"received": 4, "gets": 2, "created": 2, "deleted": 1, "held": 1}
 
@@ -702,7 +568,7 @@ def test_what_a_get_of_many_does_not_bring_is_looked_at_alone():
 def test_of_many_each_is_handed_on_to_be_acknowledged_as_it_is_stored():
     hands = with_catalogue("p1", "p2", settle=0.0)
 
-    looks = hands.consumer.look_together(reserved(hands))
+    looks = hands.looks.look_together(reserved(hands))
 
     assert [event.message_id for event in next(looks)] == ["m0"]
     assert list(hands.held()) == ["m1"]
@@ -732,11 +598,11 @@ def test_a_get_of_many_that_fails_is_no_failed_look(error, caplog):
 
     assert hands.counts() == {"received": 3, "gets": 1, "held": 3}
     assert hands.queue.hidden == []
-    assert not hands.consumer.breaker.open
+    assert not hands.desk.breaker.open
     assert hands.changes[-1] == 3
     for id in ("p1", "p2", "p3"):
         assert reserved(hands) == [id]
-        assert len(hands.consumer.look(id)) == 1
+        assert len(hands.look_at(id)) == 1
     (record,) = caplog.records
     assert (record.levelno, record.action) == (logging.WARNING, "look_together")
     assert record.getMessage().endswith(f"each is looked at alone: {error}")
@@ -749,12 +615,12 @@ def test_after_a_get_of_many_that_failed_there_is_none_for_a_while(asked, pause,
     look_together(hands)
     for id in ("p1", "p2"):
         assert reserved(hands) == [id]
-        hands.consumer.look(id)
+        hands.look_at(id)
 
     hands.now = 99.9 + pause
     assert [reserved(hands) for _ in "12"] == [["p1"], ["p2"]]
-    hands.consumer.look("p1")
-    hands.consumer.look("p2")
+    hands.look_at("p1")
+    hands.look_at("p2")
     hands.receive(message("p3", 5), message("p4", 6))
     hands.now = 100.0 + pause
     assert reserved(hands) == ["p3", "p4"]
@@ -766,7 +632,7 @@ def test_gets_of_many_that_fail_at_once_are_one_line_in_the_log(caplog):
     first, second = reserved(hands), reserved(hands)
 
     for ids in (first, second):
-        list(hands.consumer.look_together(ids))
+        list(hands.looks.look_together(ids))
 
     assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1
 
@@ -786,9 +652,9 @@ def test_a_cache_that_can_not_be_read_for_many_is_asked_about_each_alone():
     assert hands.source.asked_many == []
     assert hands.counts() == {"received": 2, "held": 2}
     assert reserved(hands) == ["p1"]
-    assert len(hands.consumer.look("p1")) == 1
+    assert len(hands.look_at("p1")) == 1
     assert reserved(hands) == ["p2"]
-    assert hands.consumer.look("p2") == []
+    assert hands.look_at("p2") == []
     assert hands.counts()["failed"] == 1
 
 
@@ -803,7 +669,7 @@ def test_of_many_one_that_another_worker_changed_is_looked_at_alone():
     assert hands.sink.get("p1") == {"id": "p1", "n": 2}
     assert hands.counts() == {"received": 2, "gets": 1, "conflicts": 1, "created": 1, "held": 1}
     assert reserved(hands) == ["p1"]
-    assert len(hands.consumer.look("p1")) == 1
+    assert len(hands.look_at("p1")) == 1
     assert hands.outcomes[-1] == ("p1", Outcome.UPDATED)
 
 
@@ -820,7 +686,7 @@ def test_of_many_one_that_can_not_be_stored_is_looked_at_alone(caplog):
     assert hands.counts() == {"received": 2, "gets": 1, "created": 1, "held": 1}
     assert "looked at alone: disk" in caplog.text
     assert reserved(hands) == ["p1"]
-    assert hands.consumer.look("p1") == []
+    assert hands.look_at("p1") == []
     assert hands.counts()["failed"] == 1
 
 
@@ -831,8 +697,8 @@ def test_in_an_outage_one_is_looked_at_alone():
     assert look_together(hands) == []
     for _ in range(5):
         (id,) = reserved(hands)
-        hands.consumer.look(id)
-    assert hands.consumer.breaker.open
+        hands.look_at(id)
+    assert hands.desk.breaker.open
 
     hands.now = 500.0  # and the pause after a GET of many is long over
     hands.receive(message("new", 20), message("newer", 21))
@@ -844,14 +710,13 @@ def test_a_get_of_many_that_brings_something_ends_an_outage_that_began_meanwhile
     together = reserved(hands)
     hands.source.fail(status=503)
     for id in "efghi":
-        assert hands.next() == id
-        hands.consumer.look(id)
-    assert hands.consumer.breaker.open
+        hands.look(id)
+    assert hands.desk.breaker.open
 
-    list(hands.consumer.look_together(together))
+    list(hands.looks.look_together(together))
 
-    assert not hands.consumer.breaker.open
-    assert "source down" not in str(hands.consumer.pauses.why)
+    assert not hands.desk.breaker.open
+    assert "source down" not in str(hands.pauses.why)
 
 
 def test_a_get_of_many_counts_once_for_the_pace():
@@ -881,7 +746,7 @@ def bring_down(hands, status=503, retry_after=None, ids=7):
         hands.receive(message(f"p{number}", number))
     begun = [hands.next() for _ in range(ids)]
     for id in begun:
-        assert hands.consumer.look(id) == []
+        assert hands.look_at(id) == []
     return hands
 
 
@@ -893,14 +758,13 @@ def test_in_an_outage_what_fails_is_held_and_not_handed_back(down):
     assert [len(batch) for batch in down.queue.hidden] == [1] * 4  # who could know?
     assert sorted(down.held()) == ["m4", "m5", "m6", "m7"]
     assert down.counts() == {"received": 8, "gets": 7, "failed": 7, "retries": 4, "held": 4}
-    assert down.changes[-1] == 0
 
 
 def test_an_outage_is_logged_once_and_then_with_each_look_that_it_allows(hands, caplog):
     bring_down(hands)
     hands.now = 101.0
     assert hands.next() == "p7"
-    hands.consumer.look("p7")
+    hands.look_at("p7")
 
     assert [(record.levelno, record.over, record.pause) for record in outage_log(caplog)] == [
         (logging.ERROR, False, 1.0),
@@ -921,7 +785,7 @@ def test_an_outage_has_a_traceback_if_it_is_not_the_sources(hands, caplog, error
 
     (record,) = outage_log(caplog)
     assert bool(record.exc_info) is traceback
-    assert hands.halts == [error]  # said once
+    assert hands.halted is error
 
 
 @pytest.mark.parametrize(
@@ -943,7 +807,7 @@ def test_in_an_outage_one_id_is_looked_at_after_each_pause(down):
         down.now += 0.1
         looked_at.append(down.next())
         assert (down.next(), down.next_at()) == (None, None)  # until it is over
-        down.consumer.look(looked_at[-1])
+        down.look_at(looked_at[-1])
 
     assert looked_at == [
         "p7",
@@ -967,7 +831,7 @@ def test_who_asks_for_no_pause_in_an_outage_gets_the_workers_own_even_below_a_se
         raise error
 
     hands = Hands(probe_pause=lambda failures: 0.5)
-    hands.consumer.ask_delay()
+    hands.intake.ask_delay()
     hands.source.fetch = fetch
     bring_down(hands)
 
@@ -981,7 +845,7 @@ def test_nothing_is_received_in_an_outage_until_every_id_was_tried_in_vain(down)
         down.now = max(down.now, down.next_at())
         id = down.next()
         assert not down.may_receive()  # while it is being looked at
-        down.consumer.look(id)
+        down.look_at(id)
     assert may == [False, False, False, False, True, True]
 
     down.receive(message("p8", 8))
@@ -992,7 +856,7 @@ def test_nothing_is_received_in_an_outage_until_every_id_was_tried_in_vain(down)
 
 
 def test_with_nothing_in_hand_a_message_is_received_to_ask_about(down):
-    down.consumer.hand_back_all()
+    down.visibility.hand_back_all()
 
     assert down.next_at() is None
     assert down.may_receive()
@@ -1006,7 +870,7 @@ def test_a_backlog_is_left_alone_in_an_outage(hands):
     hands.receive(*(message(f"p{number}", number=number) for number in range(7)))
     for number in range(7):
         hands.look(f"p{number}")
-    hands.consumer.hand_back_all()
+    hands.visibility.hand_back_all()
 
     assert hands.may_receive()
     assert not hands.may_help_receive()
@@ -1016,9 +880,9 @@ def test_an_outage_is_over_when_a_look_succeeds(hands, caplog):
     down = bring_down(hands)
     down.source.recover()
     down.now = 101.0
-    assert down.consumer.look(down.next()) == []
+    assert down.look_at(down.next()) == []
 
-    assert down.changes[-2:] == [4, 0]
+    assert down.changes[-1] == 4 + 1  # those that were parked, and p3's next look
     assert down.may_receive()
     assert [record.over for record in outage_log(caplog)] == [False, True]
     assert [down.next(), down.next(), down.next(), down.next()] == ["p4", "p5", "p6", None]
@@ -1028,12 +892,12 @@ def test_an_outage_is_over_when_a_look_succeeds(hands, caplog):
 
 
 def test_an_outage_is_why_nothing_is_received_until_a_look_succeeds(down):
-    assert down.consumer.pauses.why == "source down"
+    assert down.pauses.why == "source down"
 
     down.source.recover()
     down.now = 101.0
-    down.consumer.look(down.next())
-    assert down.consumer.pauses.why is None
+    down.look_at(down.next())
+    assert down.pauses.why is None
 
 
 def test_a_success_without_an_outage_is_not_news(hands, caplog):
@@ -1041,7 +905,7 @@ def test_a_success_without_an_outage_is_not_news(hands, caplog):
     hands.look()
 
     assert outage_log(caplog) == []
-    assert hands.changes == [1, 1, 0]
+    assert hands.changes == [1, 1]
 
 
 @pytest.mark.parametrize("status", [200, 302, 400, 403, 404, 409, 500, 501])
@@ -1053,7 +917,7 @@ def test_one_broken_id_is_no_outage(hands, status):
 
     assert len(hands.queue.hidden) == 20
     assert hands.may_receive()
-    assert hands.halts == []
+    assert hands.halted is None
 
 
 @pytest.mark.parametrize("status", [None, 401, 429, 502, 503, 504])
@@ -1071,7 +935,7 @@ def test_one_id_that_is_not_answered_for_itself_is_an_outage_the_second_time(han
     assert len(hands.queue.hidden) == 1  # from now on it is held, and costs no receive
     assert list(hands.held()) == ["m1"]
     assert not hands.may_receive()
-    assert len(hands.halts) == 1
+    assert hands.halted is not None
 
 
 def test_one_id_that_is_not_answered_while_others_are_is_no_outage(hands):
@@ -1085,13 +949,13 @@ def test_one_id_that_is_not_answered_while_others_are_is_no_outage(hands):
             hands.look("p2")
 
     assert sum(len(call) for call in hands.queue.hidden) == 20
-    assert hands.halts == []
+    assert hands.halted is None
 
 
 @pytest.mark.parametrize(("prefetch", "may"), [(8, True), (7, False)])
 def test_what_is_held_leaves_room_for_a_batch(prefetch, may):
     hands = Hands(prefetch=prefetch)
-    hands.consumer.ask_delay()
+    hands.intake.ask_delay()
     hands.receive(message())
 
     assert hands.may_receive() is may
@@ -1119,7 +983,7 @@ def test_a_look_that_begins_again_counts_for_the_pace():
     hands = Hands(max_gets_per_second=4.0, sink=Contended())
     hands.receive(message(), message("p2", 2))
     assert hands.next() == "p1"
-    hands.consumer.look("p1")
+    hands.look_at("p1")
 
     assert hands.next_at() == 100.5
 
@@ -1138,12 +1002,12 @@ def wiped():
 
 
 def wipe(hands):
-    hands.consumer.ask_delay()
+    hands.intake.ask_delay()
     for n in range(30):
         assert hands.sink.apply(f"p{n}", Found({"id": f"p{n}"}), if_version=0)
         hands.receive(message(f"p{n}", n))
     begun = [hands.next() for _ in range(30)]
-    return [len(hands.consumer.look(id)) for id in begun]
+    return [len(hands.look_at(id)) for id in begun]
 
 
 def test_a_mass_deletion_is_refused_before_it_is_one(wiped):
@@ -1153,7 +1017,6 @@ def test_a_mass_deletion_is_refused_before_it_is_one(wiped):
     assert wiped.queue.hidden == []
     counts = wiped.counts()
     assert (counts["deleted"], counts["held"], counts.get("failed")) == (19, 11, None)
-    assert wiped.changes[-1] == 0
 
 
 def test_a_mass_deletion_is_critical_and_said_once(wiped, caplog):
@@ -1162,11 +1025,11 @@ def test_a_mass_deletion_is_critical_and_said_once(wiped, caplog):
     ]
     assert record.action == "mass_deletion"
     assert record.getMessage() == (
-        "20 of the last 20 looks at cached entities saw them gone. Nothing more is deleted or received. If the source is "
-        "wrong, mend it, or HTTPFetcher(url), and start the worker again; if it is right, call Worker.resume() or start with "
-        "allow_mass_deletion=True"
+        "20 of the last 20 looks at cached entities saw them gone. Nothing more is deleted or "
+        "received. If the source is wrong, mend it, or HTTPFetcher(url), and start the worker "
+        "again; if it is right, call Worker.resume() or start with allow_mass_deletion=True"
     )
-    assert [str(error) for error in wiped.halts] == [record.getMessage()]
+    assert str(wiped.halted) == record.getMessage()
 
 
 def test_after_a_mass_deletion_nothing_is_received_or_looked_at_until_somebody_says_so(wiped):
@@ -1174,30 +1037,20 @@ def test_after_a_mass_deletion_nothing_is_received_or_looked_at_until_somebody_s
     assert not wiped.may_receive()
     assert (wiped.next(), wiped.next_at()) == (None, None)
 
-    wiped.consumer.resume()
+    wiped.resume()
 
-    assert wiped.changes[-2:] == [12, 0]
+    assert wiped.changes[-1] == 12
     assert wiped.may_receive()
-    looked = [id for _ in range(12) if wiped.consumer.look(id := wiped.next())]
+    looked = [id for _ in range(12) if wiped.look_at(id := wiped.next())]
     assert len(looked) == 12
     assert len(wiped.sink) == 0
 
 
 def test_a_mass_deletion_is_why_nothing_is_received_until_somebody_says_so(wiped):
-    assert wiped.consumer.pauses.why == "mass deletion"
+    assert wiped.pauses.why == "mass deletion"
 
-    wiped.consumer.resume()
-    assert wiped.consumer.pauses.why is None
-
-
-def test_a_look_that_is_refused_while_somebody_says_so_is_not_forgotten():
-    hands = Hands(settle=0.0)
-    hands.consumer._halted = lambda error: hands.consumer.resume()  # at the worst moment
-    wipe(hands)
-    assert len(hands.sink) == 1
-
-    assert len(hands.consumer.look(hands.next())) == 1
-    assert len(hands.sink) == 0
+    wiped.resume()
+    assert wiped.pauses.why is None
 
 
 def test_looks_at_what_is_not_cached_are_no_deletions(hands):
@@ -1215,24 +1068,24 @@ def test_what_is_found_counts_against_a_mass_deletion(hands):
             hands.source[f"p{n}"] = {"id": f"p{n}"}
         hands.receive(message(f"p{n}", n))
     for _ in range(60):
-        hands.consumer.look(hands.next())
+        hands.look_at(hands.next())
 
     assert hands.counts()["deleted"] == 30
 
 
 def test_a_refused_deletion_is_an_answer_and_ends_an_outage(wiped, caplog):
-    wiped.consumer.resume()
+    wiped.resume()
     wiped.source.fail()
     for _ in range(5):
-        wiped.consumer.look(wiped.next())
+        wiped.look_at(wiped.next())
     wiped.source.recover()
-    wiped.consumer.guard.__init__(at_least=1)
+    wiped.guard.__init__(min_deleted=1)
     wiped.now = wiped.next_at()
-    wiped.consumer.look(wiped.next())
+    wiped.look_at(wiped.next())
 
     assert wiped.next_at() is None  # refused
     assert [record.over for record in outage_log(caplog)] == [False, True]
-    wiped.consumer.resume()
+    wiped.resume()
     assert wiped.next_at() == wiped.now
     assert wiped.may_receive()
 
@@ -1241,7 +1094,7 @@ def test_a_refused_deletion_is_an_answer_and_ends_an_outage(wiped, caplog):
 
 
 def test_acknowledging_counts_what_was_deleted_and_returns_what_was_not(hands):
-    assert hands.consumer.acknowledge(["h1", "h2", "h3"]) == ["h3"]
+    assert hands.acknowledgements.delete(["h1", "h2", "h3"]) == ["h3"]
 
     assert hands.queue.deleted == [["h1", "h2", "h3"]]
     assert hands.counts() == {"acknowledged": 2, "ack_failures": 1}
@@ -1254,14 +1107,14 @@ def test_each_acknowledgement_that_failed_is_counted(hands, deleted, counts):
     """Also one that SQS has refused for good, and is not tried again."""
     hands.queue.delete = lambda handles: (deleted, [])
 
-    assert hands.consumer.acknowledge(["h1", "h2", "h3"]) == []
+    assert hands.acknowledgements.delete(["h1", "h2", "h3"]) == []
     assert hands.counts() == counts
 
 
 def test_an_acknowledgement_that_fails_may_be_tried_again(hands, caplog):
     hands.queue.broken = True
 
-    assert hands.consumer.acknowledge(["h1", "h2"]) == ["h1", "h2"]
+    assert hands.acknowledgements.delete(["h1", "h2"]) == ["h1", "h2"]
     assert hands.counts() == {"ack_failures": 2}
     assert "reset" in caplog.text
 
@@ -1271,7 +1124,7 @@ def test_the_heartbeat_extends_what_would_become_visible(hands):
     hands.now = 130.0
     hands.receive(message("p2", 12))
 
-    hands.consumer.extend(170.0)
+    hands.visibility.extend(170.0)
 
     first, second = hands.queue.hidden
     assert first == [(f"h{number}", 60) for number in range(10)]
@@ -1284,11 +1137,11 @@ def test_an_extension_that_fails_is_due_again(hands):
     hands.queue.broken = True
     hands.now = 130.0
 
-    hands.consumer.extend(170.0)
+    hands.visibility.extend(170.0)
     assert hands.held()["m1"].expires == 160.0
 
     hands.queue.broken = False
-    hands.consumer.extend(170.0)
+    hands.visibility.extend(170.0)
     assert hands.queue.hidden == [[("h1", 60)]]
 
 
@@ -1297,7 +1150,7 @@ def test_what_can_not_be_extended_for_now_is_due_again(hands):
     hands.queue.failed = {"h1"}
     hands.now = 130.0
 
-    hands.consumer.extend(170.0)
+    hands.visibility.extend(170.0)
 
     assert [event.expires for event in hands.held().values()] == [190.0, 160.0, 190.0]
 
@@ -1307,11 +1160,11 @@ def test_what_can_never_be_extended_is_no_longer_held(hands):
     hands.queue.refused = {"h1"}
     hands.now = 130.0
 
-    hands.consumer.extend(170.0)
+    hands.visibility.extend(170.0)
 
     assert list(hands.held()) == ["m0", "m2"]
     assert hands.counts()["held"] == 2
-    assert hands.changes == [3, 0]
+    assert hands.changes == [3]
 
 
 def test_a_heartbeat_that_is_not_answered_tries_no_further(hands):
@@ -1319,7 +1172,7 @@ def test_a_heartbeat_that_is_not_answered_tries_no_further(hands):
     hands.queue.broken = True
     hands.now = 130.0
 
-    hands.consumer.extend(170.0)
+    hands.visibility.extend(170.0)
 
     assert hands.queue.calls == 1
 
@@ -1329,11 +1182,11 @@ def test_a_message_is_handed_back_before_sqs_lets_nobody_hold_it_any_longer(hand
     hands.now = 200.0
     hands.receive(message("p2", 2))
     hands.now = 100.0 + 11 * 3600
-    hands.consumer.extend(0.0)
+    hands.visibility.extend(0.0)
     assert len(hands.held()) == 2
 
     hands.now += 1.0
-    hands.consumer.extend(0.0)
+    hands.visibility.extend(0.0)
 
     assert hands.queue.hidden == [[("h1", 0.0)]]
     assert list(hands.held()) == ["m2"]
@@ -1342,18 +1195,18 @@ def test_a_message_is_handed_back_before_sqs_lets_nobody_hold_it_any_longer(hand
 
 def test_no_message_is_extended_beyond_twelve_hours(hands):
     hands = Hands(visibility_timeout=7200)
-    hands.consumer.ask_delay()
+    hands.intake.ask_delay()
     hands.receive(message())
     hands.now = 100.0 + 10.5 * 3600
 
-    hands.consumer.extend(math.inf)
+    hands.visibility.extend(math.inf)
 
     assert hands.queue.hidden == [[("h1", 1.5 * 3600 - 60)]]
     assert hands.held()["m1"].expires == 100.0 + 12 * 3600 - 60
 
     assert hands.next() == "p1"  # while it is looked at, it is kept
     hands.now = 100.0 + 12 * 3600
-    hands.consumer.extend(math.inf)
+    hands.visibility.extend(math.inf)
     assert hands.queue.hidden[1:] == [[("h1", 0.0)]]
 
 
@@ -1361,9 +1214,9 @@ def test_sqs_in_an_outage_is_complained_about_now_and_then(hands, caplog):
     hands.queue.broken = True
     caplog.set_level(logging.DEBUG, "change_events")
     for hands.now in (100.0, 110.0, 129.9, 130.0):
-        hands.consumer.acknowledge(["h1"])
+        hands.acknowledgements.delete(["h1"])
     hands.receive(message())
-    hands.consumer.hand_back_all()
+    hands.visibility.hand_back_all()
 
     assert [record.levelname for record in caplog.records] == [
         "WARNING",
@@ -1379,7 +1232,7 @@ def test_sqs_in_an_outage_is_complained_about_now_and_then(hands, caplog):
 
 
 def test_what_comes_in_once_it_is_closed_goes_back_at_once(hands):
-    hands.consumer.close()
+    hands.consumer.stop()
     hands.receive(message(), MALFORMED, message("p2", 2))
 
     assert hands.queue.hidden == [[("h1", 0.0), ("h2", 0.0)]]
@@ -1393,19 +1246,18 @@ def test_handing_back_leaves_each_message_what_remains_of_its_window(hands):
     hands.receive(message("p2", 2))
     hands.now = 106.0
 
-    hands.consumer.hand_back_all()
+    hands.visibility.hand_back_all()
 
     assert hands.queue.hidden == [[("h1", 0.0), ("h2", 2.0)]]
     assert hands.held() == {}
     assert hands.counts()["held"] == 0
-    assert hands.changes[-1] == 0
 
 
 def test_handing_back_does_not_mind_if_that_fails(hands, caplog):
     hands.receive(message())
     hands.queue.broken = True
 
-    hands.consumer.hand_back_all()
+    hands.visibility.hand_back_all()
 
     assert hands.held() == {}
     assert "reset" in caplog.text
@@ -1441,11 +1293,11 @@ def measured(noted):
 
 
 def test_each_count_is_measured_and_looks_by_their_outcome(measured, noted):
-    measured.consumer.ask_delay()
+    measured.intake.ask_delay()
     measured.source["p1"] = {"id": "p1"}
     measured.receive(message(), MALFORMED)
     measured.look()
-    measured.consumer.acknowledge(["h1", "h2", "h3"])
+    measured.acknowledgements.delete(["h1", "h2", "h3"])
 
     assert noted.of("received", "malformed", "gets", "looks", "acknowledged", "ack_failures") == [
         ("received", 2),
@@ -1455,7 +1307,7 @@ def test_each_count_is_measured_and_looks_by_their_outcome(measured, noted):
         ("acknowledged", 2),
         ("ack_failures", 1),
     ]
-    assert noted.of("held") == [("held", 1), ("held", 1)]
+    assert noted.of("held") == [("held", 1)]
 
 
 def test_looks_are_measured_with_their_number(noted):
@@ -1496,7 +1348,7 @@ def test_looks_and_gets_are_timed_also_when_they_fail(noted, no_jitter, fails):
 
 
 def test_staleness_is_measured_at_the_first_and_at_the_last_look(measured, noted):
-    measured.consumer.ask_delay()
+    measured.intake.ask_delay()
     measured.receive(message(sent=measured.wall - 2.0))
     measured.look()
     assert noted.of("staleness_seconds") == [("staleness_seconds", 2.0, "first")]
@@ -1569,35 +1421,21 @@ def test_a_get_of_many_that_brings_nothing_is_timed(noted):
     assert noted.of("get_seconds", "answers") == [("get_seconds", 0.0)]
 
 
-def test_fetchers_of_many_are_measured_as_such(noted):
-    assert with_catalogue("p1", metrics=noted).consumer._bulk.bulk_size == 4
-    assert Hands(metrics=noted).consumer._bulk is None
-
-
 def test_pauses_are_measured_by_the_consumers_clock(measured, noted):
-    with measured.consumer.lock:
-        measured.consumer.pauses.begin("full")
+    with measured.consumer:
+        measured.pauses.begin("full")
         measured.now += 4.0
-        measured.consumer.pauses.end("full")
+        measured.pauses.end("full")
 
     assert noted.of("paused_seconds") == [("paused_seconds", 4.0, "full")]
 
 
-def test_without_metrics_nothing_is_in_between():
-    hands = Hands(settle=0.0)
-    hands.receive(message(sent=1.0))
-    (settled,) = hands.look()
-
-    assert hands.consumer._fetcher is hands.source
-    assert not settled.looked
-
-
-def test_a_run_that_begins_after_a_refused_mass_deletion_is_paused_from_its_start(hands):
-    guard = Guard(max_share=0.0, at_least=1)
+def test_a_run_that_begins_after_a_refused_mass_deletion_is_paused_from_its_start():
+    guard = Guard(max_share=0.0, min_deleted=1)
     assert not guard.allows(gone=True)
 
-    consumer = Consumer(hands.consumer._settings, Tally(), changed=lambda _: None, guard=guard)
-    assert consumer.pauses.why == "mass deletion"
+    hands = Hands(guard=guard)
+    assert hands.pauses.why == "mass deletion"
 
-    consumer.resume()
-    assert consumer.pauses.why is None
+    hands.resume()
+    assert hands.pauses.why is None

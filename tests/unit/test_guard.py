@@ -85,7 +85,7 @@ def test_resuming_without_a_reason_allows_nothing():
     [(1.0, 1, 100), (0.0, 1, 0), (0.0, 3, 2), (0.5, 100, 99), (0.25, 5, 16), (0.26, 5, 17)],
 )
 def test_both_thresholds_can_be_set(max_share, at_least, deleted):
-    guard = Guard(max_share=max_share, at_least=at_least)
+    guard = Guard(max_share=max_share, min_deleted=at_least)
 
     assert see(guard, found=50, gone=100) == deleted
 
@@ -98,7 +98,7 @@ def test_both_thresholds_can_be_set(max_share, at_least, deleted):
 def test_what_is_deleted_was_never_too_much_unless_an_operator_has_said_so(
     looks, max_share, at_least
 ):
-    guard = Guard(max_share=max_share, at_least=at_least)
+    guard = Guard(max_share=max_share, min_deleted=at_least)
     last = deque(maxlen=100)
     said_so = False
     for look in looks:

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from change_events._consumer.inbox import REST, Held, Inbox
+from change_events._consumer.agenda import REST
+from change_events._consumer.inbox import Held, Inbox
 
 
 def held(id="p1", message="m1", now=0.0, hold=5.0, handle="h1", count=1, phase=None, save=None):
@@ -172,9 +173,9 @@ def test_what_was_left_alone_is_due_when_there_is_no_more(inbox):
     inbox.add(held(message="m2", now=0.5, hold=0.0), 0.5, more=True)
     inbox.add(held(message="m3", now=0.6, hold=0.0), 0.6, more=True)
 
-    assert inbox.hurry() == 1
+    assert inbox.stop_resting() == 1
     assert inbox.next_at() == 0.5
-    assert inbox.hurry() == 0
+    assert inbox.stop_resting() == 0
 
 
 def test_but_not_before_its_time(patient):
@@ -183,7 +184,7 @@ def test_but_not_before_its_time(patient):
     patient.add(held(message="m2", now=0.5, hold=1.0), 0.5, more=True)
     assert patient.next_at() == REST
 
-    patient.hurry()
+    patient.stop_resting()
 
     assert patient.next_at() == 0.5 + 1.1
 
@@ -196,7 +197,7 @@ def test_an_event_that_was_left_alone_and_is_gone_asks_for_nothing(inbox):
     inbox.drop(inbox.expiring(math.inf))
     inbox.add(saving(now=1.0, hold=5.0), 1.0)
 
-    inbox.hurry()
+    inbox.stop_resting()
 
     assert inbox.next_at() == 1.0 + 5.5
 
@@ -260,7 +261,7 @@ def test_what_is_parked_does_not_wait_for_more(crowded):
 
     crowded.park("b")
 
-    assert crowded.hurry() == 2
+    assert crowded.stop_resting() == 2
     assert [crowded.next(0.6), crowded.next(0.6), crowded.next(0.6)] == ["a", "c", None]
 
 
@@ -269,7 +270,7 @@ def test_only_recent_looks_are_remembered(inbox):
         inbox.add(held(f"p{number}", f"m{number}", now=number, hold=0.0), number)
         look(inbox, f"p{number}", number)
 
-    assert len(inbox._looked) == REST + 1
+    assert len(inbox._rest._looked) == REST + 1
 
 
 def test_an_event_that_comes_before_the_get_joins_the_look(inbox):
@@ -416,17 +417,17 @@ def test_ids_that_are_due_keep_each_other_company(inbox):
     crowd(inbox, 5)
 
     assert inbox.next(0.0) == "p0"
-    assert inbox.company("p0", 0.0, 3) == ["p1", "p2", "p3"]
+    assert inbox.due_with("p0", 0.0, 3) == ["p1", "p2", "p3"]
     assert inbox.looking() == 4
     assert inbox.next(0.0) == "p4"
-    assert inbox.company("p4", 0.0, 3) == []
+    assert inbox.due_with("p4", 0.0, 3) == []
 
 
 @pytest.mark.parametrize("most", [0, -1])
 def test_who_wants_no_company_gets_none(inbox, most):
     crowd(inbox, 2)
 
-    assert inbox.company(inbox.next(0.0), 0.0, most) == []
+    assert inbox.due_with(inbox.next(0.0), 0.0, most) == []
 
 
 def test_only_what_is_due_is_company(inbox):
@@ -434,13 +435,13 @@ def test_only_what_is_due_is_company(inbox):
     inbox.add(held("p2", now=0.1), 0.1)
 
     assert inbox.next(0.0) == "p0"
-    assert inbox.company("p0", 0.0, 9) == ["p1"]
+    assert inbox.due_with("p0", 0.0, 9) == ["p1"]
     assert inbox.next_at() == 0.1
 
 
 def test_looks_together_are_settled_one_by_one(inbox):
     crowd(inbox, 3)
-    ids = [inbox.next(5.0), *inbox.company("p0", 5.0, 9)]
+    ids = [inbox.next(5.0), *inbox.due_with("p0", 5.0, 9)]
     for id in ids:
         inbox.freeze(id, 5.0)
 
@@ -459,7 +460,7 @@ def test_what_is_left_undecided_is_due_again_and_alone_until_a_look_has_succeede
 ):
     crowd(inbox, 3)
     assert inbox.next(1.0) == "p0"
-    assert inbox.company("p0", 1.0, 1) == ["p1"]
+    assert inbox.due_with("p0", 1.0, 1) == ["p1"]
     if get_began:
         inbox.freeze("p0", 1.0)
         inbox.freeze("p1", 1.0)
@@ -470,11 +471,11 @@ def test_what_is_left_undecided_is_due_again_and_alone_until_a_look_has_succeede
 
     assert inbox.looking() == 1
     assert inbox.next(2.0) == "p2"
-    assert inbox.company("p2", 2.0, 9) == []  # as the next would be one that is alone
+    assert inbox.due_with("p2", 2.0, 9) == []  # as the next would be one that is alone
     assert inbox.next(1.9) is None
     assert inbox.next(2.0) == "p1"
     inbox.add(held("p3", now=2.0), 2.0)
-    assert inbox.company("p1", 2.0, 9) == []
+    assert inbox.due_with("p1", 2.0, 9) == []
     inbox.freeze("p1", 2.0)
     assert inbox.settle("p1") == []
     assert inbox.next(2.0) == "p3"
@@ -482,7 +483,7 @@ def test_what_is_left_undecided_is_due_again_and_alone_until_a_look_has_succeede
         inbox.freeze(id, 2.0)
         inbox.settle(id)
     assert inbox.next(9.0) == "p0"
-    assert inbox.company("p0", 9.0, 9) == ["p1", "p2", "p3"]
+    assert inbox.due_with("p0", 9.0, 9) == ["p1", "p2", "p3"]
 
 
 def test_a_failed_look_leaves_an_id_alone(inbox):
@@ -496,7 +497,7 @@ def test_a_failed_look_leaves_an_id_alone(inbox):
     inbox.add(held("p1", now=1.0), 1.0)
 
     assert inbox.next(1.0) == "p0"
-    assert inbox.company("p0", 1.0, 9) == []
+    assert inbox.due_with("p0", 1.0, 9) == []
 
 
 # Confirmed saves
@@ -836,8 +837,8 @@ class Machine(RuleBasedStateMachine):
         self.add(id, 0.0, "saved", save, more=more)
 
     @rule()
-    def hurry(self):
-        self.inbox.hurry()
+    def stop_resting(self):
+        self.inbox.stop_resting()
         self.rests.clear()
 
     @rule(looks=st.integers(1, 3))
@@ -890,9 +891,9 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.looking)
     @rule(data=st.data(), most=st.integers(0, 2))
-    def reserve_company(self, data, most):
+    def reserve_due_with(self, data, most):
         id = data.draw(st.sampled_from(sorted(self.looking)))
-        company = self.inbox.company(id, self.now, most)
+        company = self.inbox.due_with(id, self.now, most)
         assert len(company) <= most
         assert not self.alone & {id, *company} or not company, "company for one that is to be alone"
         for other in company:

@@ -57,11 +57,12 @@ LATE = (("renewals", True), ("early_look", False))
 MUTANTS = (
     Mutant(
         "a second look only if the first saw unchanged or gone",
-        "_consumer",
-        "            settled = self.inbox.settle(id)\n",
-        "            for event in self.inbox._groups[id].frozen if outcome.value in {'created', 'updated'} else []:\n"
+        "_consumer.looks",
+        "            settled = desk.succeeded(id, self._clock())\n",
+        "            changed = done.value in {'created', 'updated'}\n"
+        "            for event in desk.inbox._groups[id].frozen if changed else []:\n"
         "                event.hold = 0.0\n"
-        "            settled = self.inbox.settle(id)\n",
+        "            settled = desk.succeeded(id, self._clock())\n",
         puts=(True, True),
     ),
     Mutant(
@@ -80,7 +81,8 @@ MUTANTS = (
         "no version for what is gone and was never seen",
         "sinks.memory",
         VERSION,
-        f"{VERSION}\n            version = 0 if isinstance(change, Gone) and not if_version else version",
+        f"{VERSION}\n"
+        "            version = 0 if isinstance(change, Gone) and not if_version else version",
         puts=(True, False),
         present=False,
     ),
@@ -97,75 +99,101 @@ MUTANTS = (
     ),
     Mutant(
         "the GET before the version is read",
-        "_reconcile",
-        "        entry = sink.entry(id)\n"
-        "        with slot:\n"
-        "            on_get()\n"
-        "            change = fetcher.fetch(id, etag=entry.etag)\n",
-        "        on_get()\n        change = fetcher.fetch(id, etag=None)\n        entry = sink.entry(id)\n",
+        "_consumer.looks",
+        "            entry = sink.entry(id)\n"
+        "            with self._slot:\n"
+        "                self._begin_get([id], again=attempt > 0)\n"
+        "                with self._measured() as answer:\n"
+        "                    change = fetcher.fetch(id, etag=entry.etag)\n",
+        "            with self._slot:\n"
+        "                self._begin_get([id], again=attempt > 0)\n"
+        "                with self._measured() as answer:\n"
+        "                    change = fetcher.fetch(id, etag=None)\n"
+        "                    entry = sink.entry(id)\n",
         puts=(True, True),
     ),
     Mutant(
         "an event joins a GET that is under way",
-        "_reconcile",
-        "            on_get()\n            change = fetcher.fetch(id, etag=entry.etag)\n",
-        "            change = fetcher.fetch(id, etag=entry.etag)\n            on_get()\n",
+        "_consumer.looks",
+        "                self._begin_get([id], again=attempt > 0)\n"
+        "                with self._measured() as answer:\n"
+        "                    change = fetcher.fetch(id, etag=entry.etag)\n",
+        "                with self._measured() as answer:\n"
+        "                    change = fetcher.fetch(id, etag=entry.etag)\n"
+        "                    self._begin_get([id], again=attempt > 0)\n",
         setup=(("delay", 2), ("slow_get", True)),
         puts=(True, True),
     ),
     Mutant(
         "bulk: what is absent is taken as gone",
-        "_reconcile",
-        "    return {id: (entry, answer[id]) for id, entry in entries.items() if isinstance(answer.get(id), Found)}\n",
-        "    return {id: (entry, answer.get(id, Gone())) for id, entry in entries.items()}\n",
+        "_consumer.looks",
+        "            id: (entry, changes[id])\n"
+        "            for id, entry in entries.items()\n"
+        "            if isinstance(changes.get(id), Found)\n",
+        "            id: (entry, changes.get(id, Gone()))\n"
+        "            for id, entry in entries.items()\n",
         setup=(("bulk", True),),
         faults=("left out of many",),
     ),
     Mutant(
         "bulk: the GET before the versions are read",
-        "_reconcile",
-        "    entries = {id: sink.entry(id) for id in ids}\n"
-        "    with slot:\n"
-        "        on_get()\n"
-        "        answer = fetcher.fetch_many(ids)\n",
-        "    on_get()\n    answer = fetcher.fetch_many(ids)\n    entries = {id: sink.entry(id) for id in ids}\n",
+        "_consumer.looks",
+        "            entries = {id: sink.entry(id) for id in ids}\n"
+        "            with self._slot:\n"
+        "                self._begin_get(ids)\n"
+        "                with self._measured() as answer:\n"
+        "                    changes = fetcher.fetch_many(ids)\n",
+        "            with self._slot:\n"
+        "                self._begin_get(ids)\n"
+        "                with self._measured() as answer:\n"
+        "                    changes = fetcher.fetch_many(ids)\n"
+        "                    entries = {id: sink.entry(id) for id in ids}\n",
         setup=(("bulk", True),),
         puts=(True, True),
     ),
     Mutant(
         "bulk: an event joins a GET that is under way",
-        "_reconcile",
-        "        on_get()\n        answer = fetcher.fetch_many(ids)\n",
-        "        answer = fetcher.fetch_many(ids)\n        on_get()\n",
+        "_consumer.looks",
+        "                self._begin_get(ids)\n"
+        "                with self._measured() as answer:\n"
+        "                    changes = fetcher.fetch_many(ids)\n",
+        "                with self._measured() as answer:\n"
+        "                    changes = fetcher.fetch_many(ids)\n"
+        "                    self._begin_get(ids)\n",
         setup=(("bulk", True), ("delay", 2), ("slow_get", True)),
         puts=(True, True),
     ),
     Mutant(
         "bulk: what it does not bring is settled",
-        "_consumer",
+        "_consumer.looks",
         "        self._look_alone([id for id in ids if id not in found])\n",
-        "        for id in ids:\n            if id not in found:\n                return self.inbox.settle(id)\n",
+        "        for id in ids:\n"
+        "            if id not in found:\n"
+        "                with self._consumer as desk:\n"
+        "                    yield desk.succeeded(id, self._clock()).events\n",
         setup=(("bulk", True),),
         puts=(False,),
     ),
     Mutant(
         "acknowledged before it is applied",
-        "_consumer",
-        "                self.inbox.freeze(id, self._clock())\n",
-        "                self.inbox.freeze(id, self._clock())\n"
-        "            due = [event for event in self.inbox._groups[id].frozen if event.due <= self._clock()]\n"
-        "            self.acknowledge([event.receipt_handle for event in due])\n",
+        "_consumer.looks",
+        "            desk.begin_get(ids, self._clock(), again=again)\n",
+        "            desk.begin_get(ids, self._clock(), again=again)\n"
+        "            now, groups = self._clock(), desk.inbox._groups\n"
+        "            due = [event for id in ids for event in groups[id].frozen if event.due <= now]\n"
+        "        if due:\n"
+        "            self._visibility._queue.delete([event.receipt_handle for event in due])\n",
     ),
     Mutant(
         "the window counted from the end of the publish",
-        "_decorator",
-        "        self._publish(self._first_phase)\n        return started, self._renewals.now() - started\n",
-        "        self._publish(self._first_phase)\n        return self._renewals.now(), self._renewals.now() - started\n",
+        "_producer.broadcasting",
+        "        return started, self._renewals.now() - started\n",
+        "        return self._renewals.now(), self._renewals.now() - started\n",
         setup=(*LATE, ("slow_publish", True)),
     ),
     Mutant(
         "5xx taken as gone",
-        "_fetch",
+        "_source.fetcher",
         "        if answer.status == 410 or (",
         "        if answer.status >= 500 or answer.status == 410 or (",
         faults=("source answers 503",),
@@ -180,7 +208,7 @@ MUTANTS = (
     ),
     Mutant(
         "`saved` for a save that raised",
-        "_decorator",
+        "_producer.broadcasting",
         '"saved" if self._confirm and returned else None',
         '"saved" if self._confirm else None',
         setup=(("confirm", True),),
@@ -189,14 +217,14 @@ MUTANTS = (
     ),
     Mutant(
         "a late save is not broadcast again",
-        "_renewal",
+        "_producer.renewals",
         "        before, started = save.started, self._clock()\n",
         "        return\n        before, started = save.started, self._clock()\n",
         setup=LATE,
     ),
     Mutant(
         "nor after it, where SNS refused that",
-        "_renewal",
+        "_producer.renewals",
         "            try:\n                broadcast()\n",
         "            try:\n                pass\n",
         setup=LATE,
@@ -234,7 +262,7 @@ def catch(name: str) -> Caught:
         History,
         World,
         shortest_violation,
-    )  # not above: they import what has just been changed
+    )
     from verification.proof.programs import Setup
 
     started = time.monotonic()
@@ -264,7 +292,7 @@ def _import_changed(mutant: Mutant) -> None:
     )
     module = module_from_spec(spec)
     sys.modules[name] = module
-    exec(
+    exec(  # noqa: S102  # our own
         compile(source.replace(mutant.old, mutant.new), spec.origin or name, "exec"),
         module.__dict__,
     )

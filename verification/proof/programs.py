@@ -37,8 +37,18 @@ from change_events import (
     broadcasting,
 )
 from change_events._codec import decode
-from change_events._consumer.consumer import Consumer, Settings, Tally
+from change_events._consumer.acknowledgements import Acknowledgements
+from change_events._consumer.consumer import Consumer
+from change_events._consumer.guard import Guard
+from change_events._consumer.health import Pauses
+from change_events._consumer.intake import Intake, MessageReader
+from change_events._consumer.log import ThrottledLog
+from change_events._consumer.looks import Looks
 from change_events._consumer.queue import Queue
+from change_events._consumer.run import make_desk
+from change_events._consumer.settings import Settings
+from change_events._consumer.stats import Tally
+from change_events._consumer.visibility import Visibility
 from change_events._producer.renewals import Renewals
 
 ID = "p1"
@@ -423,42 +433,60 @@ class Saver(Process):
 
 
 class Worker(Process):
-    """
-    The steps of a production consumer, taken as a worker's threads take them: poll, look and
-    acknowledge.
-    """
+    """The steps of a production worker, taken as its threads take them: poll, look, acknowledge."""
 
     def __init__(self, setup: Setup) -> None:
         super().__init__()
-        self._consumer = Consumer(
-            Settings(
-                queue=Queue("http://queue/1", Sqs(setup.delay)),
-                fetcher=HTTPFetcher(
-                    "http://source/{id}",
-                    bulk_url="http://source/" if setup.bulk else None,
-                    pool=Pool(slow=setup.slow_get),  # type: ignore[arg-type]  # all that it uses
-                ),
-                sink=Cache(),
-                settle=float(SETTLE),
-                early_look=setup.early_look,
-                prefetch=1000,
-                threads=1,
-                batch_size=10,
-                wait_time=1,
-                visibility_timeout=60,
-                shutdown_timeout=25.0,
-                on_outcome=None,
+        queue, tally = Queue("http://queue/1", Sqs(setup.delay)), Tally()
+        throttled = ThrottledLog(self._clock)
+        settings = Settings(
+            queue.url,
+            fetcher=HTTPFetcher(
+                "http://source/{id}",
+                bulk_url="http://source/" if setup.bulk else None,
+                pool=Pool(slow=setup.slow_get),  # type: ignore[arg-type]  # all that it uses
             ),
-            Tally(),
-            changed=lambda _: None,
-            clock=lambda: self.now,
+            sink=Cache(),
+            settle=float(SETTLE),
+            early_look=setup.early_look,
         )
-        self._consumer.ask_delay()
+        desk = make_desk(settings, Guard())
+        self._inbox = desk.inbox
+        consumer = Consumer(
+            desk,
+            pauses=Pauses(tally.meter, clock=self._clock),
+            tally=tally,
+            clock=self._clock,
+        )
+        visibility = Visibility(
+            queue, consumer, timeout=60.0, throttled=throttled, clock=self._clock
+        )
+        self._intake = Intake(
+            settings,
+            queue=queue,
+            consumer=consumer,
+            visibility=visibility,
+            reader=MessageReader(settings, tally, clock=self._clock),
+            clock=self._clock,
+        )
+        self._looks = Looks(
+            settings,
+            consumer=consumer,
+            visibility=visibility,
+            tally=tally,
+            throttled=throttled,
+            clock=self._clock,
+        )
+        self._acknowledgements = Acknowledgements(queue, tally, throttled=throttled)
+        self._intake.ask_delay()
         self._acks: list[str] = []
         self._look_answers: list[tuple[str, Any]] = []
         self._saw: tuple[int, int] = (0, 0)
         self._spec = Spec(SETTLE - setup.delay)
         self._bulk = setup.bulk
+
+    def _clock(self) -> float:
+        return self.now
 
     def go_on(self, actor: str, answer: Any = None) -> None:
         if actor == "look" and actor in self.wants:
@@ -505,26 +533,23 @@ class Worker(Process):
 
     def task(self, actor: str) -> Callable[[], object]:
         if actor == "poll":
-            return lambda: self._consumer.receive(wait=1)
+            return lambda: self._intake.receive(wait=1)
         return self._look if actor == "look" else self._acknowledge
 
     def _look(self) -> None:
-        id = self._consumer.inbox.next(self.now)
+        id = self._inbox.next(self.now)
         assert id == ID
-        together = self._bulk and not self._consumer.inbox._groups[id].alone
-        events = (
-            [event for settled in self._consumer.look_together([id]) for event in settled]
-            if together
-            else self._consumer.look(id)
-        )  # meanwhile others are acknowledged
-        self._acks += [event.receipt_handle for event in events]
+        together = self._bulk and not self._inbox._groups[id].alone
+        looks = self._looks.look_together([id]) if together else [self._looks.look_at(id)]
+        for events in looks:  # meanwhile others are acknowledged
+            self._acks += [event.receipt_handle for event in events]
         self._look_answers.clear()
         self._saw = (0, 0)
         self._spec.look_over()
 
     def _acknowledge(self) -> None:
         handles, self._acks = self._acks, []
-        self._acks = list(self._consumer.acknowledge(handles)) + self._acks
+        self._acks = list(self._acknowledgements.delete(handles)) + self._acks
 
     def give_up(self) -> None:
         """Stop trying to acknowledge what failed, as the worker does in the end."""
@@ -535,7 +560,7 @@ class Worker(Process):
         ready: dict[str, float] = {}
         if "poll" not in self.running:
             ready["poll"] = 0
-        at = self._consumer.inbox.next_at()
+        at = self._inbox.next_at()
         if at is not None and "look" not in self.running:
             ready["look"] = self.ticks_to(at)
         if self._acks and "acknowledge" not in self.running:
@@ -550,30 +575,34 @@ class Worker(Process):
 
     def state(self) -> Hashable:
         names = self.names()
-        groups = self._consumer.inbox._groups.values()
+        agenda = self._inbox._agenda
         return (
             tuple(map(self._known_of, names)),
-            tuple((self.ticks_to(group.look_at), group.looking, group.alone) for group in groups),
+            tuple(
+                (self.ticks_to(agenda.at(id)), agenda.is_under_way(id), group.alone)
+                for id, group in self._inbox._groups.items()
+            ),
             tuple(self._look_answers),
             tuple((actor, numbered(effect, names)) for actor, effect in self.wants.items()),
         )
 
     def _held(self) -> set[str]:
-        events = {name for group in self._consumer.inbox._groups.values() for name in group.events}
+        events = {name for group in self._inbox._groups.values() for name in group.events}
         return events.union(self._acks, *map(_named, self.wants.values()))
 
     def _known_of(self, name: str) -> Hashable:
         """Return all that the worker knows of a message, but its name."""
         events = [
             (self.ticks_to(event.due), event.phase, event.save, *self._known_of_look(group, event))
-            for group in self._consumer.inbox._groups.values()
+            for group in self._inbox._groups.values()
             if (event := group.events.get(name))
         ]
         wanted = tuple(actor for actor, effect in self.wants.items() if name in _named(effect))
         return (tuple(events), name in self._acks, wanted, self._spec.known_of(name, self))
 
     def _known_of_look(self, group: Any, event: Any) -> tuple[bool, ...]:
-        return (event in group.frozen, event.due <= group.get_started) if group.looking else ()
+        looking = self._inbox._agenda.is_under_way(event.id)
+        return (event in group.frozen, event.due <= group.get_started) if looking else ()
 
 
 def _named(effect: Effect) -> tuple[str, ...]:

@@ -201,7 +201,8 @@ class Looks(Generic[T]):
                 "it, or HTTPFetcher(url), and start the worker again; if it is right, call "
                 "Worker.resume() or start with allow_mass_deletion=True"
             )
-            desk.halted = error
+            if not was_tripped:
+                desk.halted = error
         if not was_tripped:
             log.critical("%s", error, extra={"action": "mass_deletion"})
         if was_down:

@@ -110,7 +110,7 @@ class Run(Generic[T]):
         clock, condition = threads.clock, threads.condition
         throttled = ThrottledLog(clock)
         self._consumer = Consumer(
-            _desk(settings, guard),
+            make_desk(settings, guard),
             pauses=Pauses(tally.meter, clock=clock),
             tally=tally,
             clock=clock,
@@ -320,7 +320,10 @@ class Run(Generic[T]):
         self._consumer.pauses.count()
 
 
-def _desk(settings: Settings[T], guard: Guard) -> Desk:
+def make_desk(
+    settings: Settings[T], guard: Guard, *, probe_pause: Callable[[int], float] = probe_pause
+) -> Desk:
+    """Make a worker's desk."""
     fetcher = settings.fetcher
     limits = Limits(
         prefetch=settings.prefetch,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from change_events import MemorySink
 from verification.proof.simulation._chance import Faults, Latencies, latency
-from verification.proof.simulation._ours import Service, Worker
+from verification.proof.simulation._ours import Service
+from verification.proof.simulation._worker import Worker
 from verification.proof.simulation._world import Setup
 
 if TYPE_CHECKING:

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import pytest
+from hands import Hands, message
 
 from change_events import Entry, FetchError, Found, Gone, MemorySink, Outcome, Unchanged
-from change_events._consumer.look import MAX_CONFLICTS, look, outcome, read_together, store
+from change_events._consumer.look import MAX_CONFLICTS, look, outcome
 
 ONE = Found({"n": 1}, '"one"')
 TWO = Found({"n": 2}, '"two"')
@@ -41,14 +42,27 @@ class Steps:
         return self.sink.apply(id, change, if_version=if_version)
 
     def look(self):
-        return look("p1", fetcher=self, sink=self, on_get=lambda: self.steps.append("on_get"))
+        return look("p1", fetcher=self, sink=self, clock=self.clock).outcome
+
+    def clock(self):
+        self.steps.append("clock")
+        return 0.0
 
 
 def test_the_version_is_read_before_the_get():
     steps = Steps(ONE)
 
     assert steps.look() is Outcome.CREATED
-    assert steps.steps == ["entry", "on_get", "GET None", "apply if 0"]
+    assert steps.steps == ["entry", "clock", "GET None", "apply if 0"]
+
+
+def test_a_look_says_when_its_last_get_started():
+    steps = Steps(ONE, TWO, meanwhile=lambda sink: sink.apply("p1", TWO, if_version=0))
+    ticks = iter([3.0, 5.0])
+
+    looked = look("p1", fetcher=steps, sink=steps, clock=lambda: next(ticks))
+
+    assert looked.get_started == 5.0
 
 
 def test_the_get_asks_for_changes_to_what_the_cache_holds():
@@ -73,7 +87,7 @@ def test_a_look_that_lost_begins_again_at_the_version():
     steps = Steps(ONE, TWO, meanwhile=lambda sink: sink.apply("p1", TWO, if_version=0))
 
     assert steps.look() is Outcome.UNCHANGED
-    assert steps.steps[4:] == ["entry", "on_get", 'GET "two"', "apply if 1"]
+    assert steps.steps[4:] == ["entry", "clock", 'GET "two"', "apply if 1"]
     assert steps.sink.get("p1") == {"n": 2}
 
 
@@ -107,7 +121,7 @@ def test_a_sink_that_refuses_for_ever_does_not_spin_for_ever():
     steps = Steps(*[ONE] * (MAX_CONFLICTS + 1))
 
     with pytest.raises(RuntimeError, match="Broken refused what 50 looks in a row found at 'p1'"):
-        look("p1", fetcher=steps, sink=Broken(), on_get=lambda: None)
+        look("p1", fetcher=steps, sink=Broken())
 
 
 def test_a_fetcher_that_finds_nothing_unchanged_is_not_believed():
@@ -134,42 +148,50 @@ class Many:
         self.steps.append(id)
         return self.sink.entry(id)
 
+    def apply(self, id, change, /, *, if_version):
+        return self.sink.apply(id, change, if_version=if_version)
+
+    def fetch(self, id, /, *, etag=None):
+        raise AssertionError(id)
+
     def fetch_many(self, ids, /):
         self.steps.append(tuple(ids))
         return self.answer
 
-    def read(self):
-        return read_together(
-            ["p1", "p2"], fetcher=self, sink=self, on_get=lambda: self.steps.append("on_get")
-        )
+    def look(self):
+        hands = Hands(fetcher=self, sink=self, settle=0.0)
+        freeze = hands.inbox.freeze
+        hands.inbox.freeze = lambda id, now: (self.steps.append("freeze"), freeze(id, now))
+        hands.receive(message("p1", 1), message("p2", 2))
+        ids = hands.desk.next(hands.now)
+        return [event.id for events in hands.looks.look(ids) for event in events]
 
 
-def test_of_many_all_versions_are_read_before_the_get():
+def test_a_bulk_get_comes_after_all_versions_were_read_and_all_events_frozen():
     many = Many({"p2": ONE, "p1": ONE})
 
-    assert many.read() == {"p1": (Entry(), ONE), "p2": (Entry(1, True, '"two"'), ONE)}
-    assert many.steps == ["p1", "p2", "on_get", ("p1", "p2")]
+    assert many.look() == ["p1", "p2"]
+    assert many.steps == ["p1", "p2", "freeze", "freeze", ("p1", "p2")]
+    assert [many.sink.get(id) for id in ("p1", "p2")] == [{"n": 1}, {"n": 1}]
 
 
 @pytest.mark.parametrize(
     "answer", [{}, {"p3": ONE}, {"p1": Gone(), "p2": Unchanged(), "p3": ONE}, {"p1": None}]
 )
-def test_of_many_only_what_is_found_is_decided(answer):
-    assert Many(answer).read() == {}
+def test_a_bulk_get_decides_nothing_about_what_it_does_not_find(answer):
+    many = Many(answer)
+
+    assert many.look() == []
+    assert many.sink.get("p2") == {"n": 2}
 
 
-def test_what_is_found_is_stored_unless_another_worker_was_there():
-    sink, watched = MemorySink(clock=lambda: 0.0), []
+def test_what_a_bulk_get_found_is_not_stored_if_another_worker_was_there():
+    many = Many({"p1": ONE, "p2": ONE})
+    fetch_many = many.fetch_many
+    many.fetch_many = lambda ids: (many.sink.apply("p1", TWO, if_version=0), fetch_many(ids))[1]
 
-    def stored(change, entry):
-        return store(
-            "p1", entry, change, sink=sink, before_apply=lambda *given: watched.append(given)
-        )
-
-    assert stored(ONE, Entry()) is Outcome.CREATED
-    assert stored(TWO, Entry()) is None
-    assert sink.get("p1") == {"n": 1}
-    assert watched == [(Entry(), ONE), (Entry(), TWO)]
+    assert many.look() == ["p2"]
+    assert [many.sink.get(id) for id in ("p1", "p2")] == [{"n": 2}, {"n": 1}]
 
 
 @pytest.mark.parametrize(
