@@ -21,7 +21,6 @@ from change_events import (
     BroadcastStats,
     ConfigurationError,
     FetchError,
-    Found,
     HTTPFetcher,
     MemorySink,
     SNSPublisher,
@@ -30,9 +29,10 @@ from change_events import (
     broadcasting,
     measure_broadcasts,
 )
-from change_events._consumer import worker as worker_module
-from change_events._consumer.consumer import LOOKS
-from change_events._meter import Meter, answer_of, measured
+from change_events._consumer import intake
+from change_events._consumer.looks import answer_of
+from change_events._consumer.stats import LOOKS
+from change_events._meter import Meter
 from change_events._producer import renewals as renewal_module
 from change_events.metrics import METRICS, OpenTelemetryMetrics, PrometheusMetrics
 from conftest import failing, running, wait_until
@@ -174,7 +174,7 @@ def test_acknowledgements_that_fail_are_counted(channel, source, make_worker, pr
 
 
 def test_pauses_are_counted_in_seconds(channel, source, make_worker, prometheus, monkeypatch):
-    monkeypatch.setattr(worker_module, "pause_after", lambda failures, most: 0.2)
+    monkeypatch.setattr(intake, "pause_after", lambda failures, most: 0.2)
     client, _ = failing("ReceiveMessage", ConnectionError("reset"), ConnectionError("reset"))
     worker = make_worker(client=client, metrics=prometheus.metrics)
     with running(worker):
@@ -293,27 +293,15 @@ def test_an_answer_that_decides_nothing_is_named_by_its_status(status, answer):
     assert answer_of(FetchError("", status=status)) == answer
 
 
-def test_what_a_fetcher_raises_of_its_own_is_an_error(prometheus):
+def test_what_a_fetcher_raises_of_its_own_is_an_error(channel, make_worker, prometheus):
     class Mine:
         def fetch(self, id, /, *, etag=None):
-            raise KeyError(etag)
+            raise KeyError(id)
 
-    metered = measured(Mine(), Meter(prometheus.metrics, queue="q"), lambda: 0.0)
-    with pytest.raises(KeyError, match="tag"):
-        metered.fetch("p1", etag="tag")
+    channel.announce("p1")
+    make_worker(fetcher=Mine(), metrics=prometheus.metrics).drain()
 
-    assert type(metered).__name__ == "Mine"  # for errors that name it
     assert prometheus.samples()["answers_total"] == {("error",): 1}
-
-
-def test_what_a_fetcher_returns_comes_through(prometheus):
-    class Mine:
-        def fetch(self, id, /, *, etag=None):
-            return Found({"id": id}, etag)
-
-    assert measured(Mine(), Meter(prometheus.metrics, queue="q"), lambda: 0.0).fetch(
-        "p1", etag="e"
-    ) == Found({"id": "p1"}, "e")
 
 
 # The adapters

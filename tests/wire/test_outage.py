@@ -8,15 +8,15 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import boto3
 import pytest
 
 from change_events import FetchError, Found, HTTPFetcher, MassDeletionError
-from change_events._consumer import consumer as consumer_module
-from change_events._consumer import worker as worker_module
+from change_events._consumer import acknowledgements, backoff, intake, looks
+from change_events._consumer import run as run_module
 from conftest import running, spy, wait_until
 from verification.chaos.wire import HANG_UP, Answer, sqs_error
 
@@ -44,10 +44,13 @@ def channel(make_channel, sqs, dead):
 
 
 @pytest.fixture
-def make_worker(make_worker):
+def make_worker(make_worker, monkeypatch):
+    make_desk = run_module.make_desk
+
     def make(pause=PAUSE, **settings):
         worker = make_worker(**({"visibility_timeout": HELD_FOR} | settings))
-        worker._settings = replace(worker._settings, probe_pause=lambda failures: pause)
+        with_pause = partial(make_desk, probe_pause=lambda failures: pause)
+        monkeypatch.setattr(run_module, "make_desk", with_pause)
         return worker
 
     return make
@@ -92,7 +95,7 @@ def test_a_source_that_is_down_costs_no_event_and_hardly_a_get(
     with running(worker):
         wait_until(lambda: logged(caplog, logging.ERROR))
         wait_until(
-            lambda: worker.stats().failed - worker._settings.threads > HELD_FOR / PAUSE
+            lambda: worker.stats().failed - worker.threads > HELD_FOR / PAUSE
         )  # for longer than a timeout
         source.answer = lambda id: None
         outcomes.wait_for(*((id, "created") for id in source.entities))
@@ -105,7 +108,7 @@ def test_a_source_that_is_down_costs_no_event_and_hardly_a_get(
     (began,) = logged(caplog, logging.ERROR)
     assert "the source or the cache is down" in began.getMessage()
     assert logged(caplog, logging.WARNING)[-1].getMessage() == "the source is back"
-    in_outage = gets[5 + worker._settings.threads : stats.failed]
+    in_outage = gets[5 + worker.threads : stats.failed]
     assert min(after - before for before, after in pairwise(in_outage)) > PAUSE / 2
 
 
@@ -134,7 +137,7 @@ def test_entities_that_are_broken_do_not_keep_others_from_being_looked_at(
 def test_one_broken_entity_is_the_only_dead_letter(
     channel, dead, sqs, source, sink, make_worker, outcomes, monkeypatch
 ):
-    monkeypatch.setattr(consumer_module, "MAX_PAUSE", 0.4)
+    monkeypatch.setattr(backoff, "MAX_PAUSE", 0.4)
     source.entities |= products(20)
     source.answer = lambda id: Answer(500) if id == "p7" else None
     channel.announce(*source.entities)
@@ -228,7 +231,7 @@ MANY = {
 def test_whatever_is_answered_to_many_nothing_is_lost_or_wrong(
     channel, dead, source, sink, make_worker, monkeypatch, caplog, answer
 ):
-    monkeypatch.setattr(consumer_module, "BULK_PAUSE", 0.0)
+    monkeypatch.setattr(looks, "BULK_PAUSE", 0.0)
     fill(sink, products(30))
     source.entities |= products(40, n=2) | dict.fromkeys([f"p{n}" for n in range(0, 36, 4)])
     source.answer_many = lambda ids: MANY[answer](source, ids)
@@ -258,8 +261,8 @@ def test_a_source_that_answers_nobody_is_an_outage_for_many_too(
     with running(worker):
         wait_until(lambda: logged(caplog, logging.ERROR))
         asked = len(source.asked_many)
-        wait_until(lambda: worker.stats().failed - worker._settings.threads > HELD_FOR / PAUSE)
-        assert len(source.asked_many) <= asked + worker._settings.threads
+        wait_until(lambda: worker.stats().failed - worker.threads > HELD_FOR / PAUSE)
+        assert len(source.asked_many) <= asked + worker.threads
         source.answer = source.answer_many = lambda asked: None
         outcomes.wait_for(*((id, "created") for id in source.entities))
         wait_until(lambda: not channel.count())
@@ -350,13 +353,14 @@ def error(status, code):
 def pauses(monkeypatch):
     """The pauses that the worker made, at a tenth of their length."""
     made = []
-    pause_after = worker_module.pause_after
+    pause_after = backoff.pause_after
 
     def pause(failures, most):
         made.append(pause_after(failures, most) / 10)
         return made[-1]
 
-    monkeypatch.setattr(worker_module, "pause_after", pause)
+    for module in (intake, acknowledgements):
+        monkeypatch.setattr(module, "pause_after", pause)
     return made
 
 
@@ -425,4 +429,4 @@ def test_a_client_of_the_users_is_never_exchanged(line, channel, source, make_wo
         wait_until(lambda: len(pauses) >= 2)
         line.fault = lambda asked: None
 
-    assert worker._settings.queue._client is client
+    assert worker._queue._client is client

@@ -26,9 +26,10 @@ from change_events import (
     SQLiteSink,
     broadcasting,
 )
-from change_events._consumer import consumer as consumer_module
-from change_events._consumer import worker as worker_module
+from change_events._consumer import acknowledgements, backoff, intake
+from change_events._consumer import log as log_module
 from change_events._consumer.inbox import Inbox
+from change_events._consumer.run import Run
 from conftest import failing, running, signalled, spy, wait_until
 from verification.chaos.source import answer_of
 from verification.chaos.wire import Answer, sqs_error
@@ -370,7 +371,7 @@ def test_a_worker_that_is_full_can_be_stopped(channel, source, make_worker):
 def test_a_delay_that_is_lowered_does_not_shorten_the_window_for_long(
     make_channel, sqs, source, sink, make_worker, monkeypatch
 ):
-    monkeypatch.setattr(worker_module, "DELAY_CHECK", 0.0)
+    monkeypatch.setattr(intake, "DELAY_CHECK", 0.0)
     channel = make_channel(DelaySeconds="2")
     client, polls = spy("ReceiveMessage")
     worker = make_worker(channel.queue_url, settle=2.0, client=client)
@@ -509,19 +510,23 @@ def test_a_receive_that_fails_in_a_backlog_loses_nothing(line, channel, make_wor
 
 def test_room_that_a_receive_has_not_taken_is_the_next_ones(line, channel, make_worker):
     worker = make_worker(early_look=False, settle=30.0, prefetch=15)  # no look makes any
-    run = worker_module._Run(
-        worker._settings, worker._tally, worker._guard, queue.SimpleQueue(), until_empty=False
+    run = Run(
+        worker,
+        queue=worker._queue,
+        guard=worker._guard,
+        tally=worker._tally,
+        control=queue.SimpleQueue(),
     )
-    run._consumer.ask_delay()
-    waiting = threading.Thread(target=run._wait_for_room, daemon=True)
+    run.ask_delay()
+    waiting = threading.Thread(target=run._consumer.wait_for_room, daemon=True)
 
     def wait_meanwhile(*_):
         waiting.start()
-        wait_until(lambda: run._pauses.why == "full")
+        wait_until(lambda: run._consumer.pauses.why == "full")
 
     numbered(line, "ReceiveMessage", wait_meanwhile)
     channel.announce("p1")
-    run._consumer.receive(wait=1)
+    run._intake.receive(wait=1)
 
     waiting.join(10)
     assert not waiting.is_alive()
@@ -592,7 +597,7 @@ def test_the_pause_is_what_the_source_asks_for_to_a_limit(
 
 
 def test_the_pause_doubles_with_every_delivery_to_a_limit():
-    pauses = [consumer_module.pause_after(failures, 300.0) for failures in range(40)]
+    pauses = [backoff.pause_after(failures, 300.0) for failures in range(40)]
 
     assert all(min(2**n, 300) / 2 <= pause <= min(2**n, 300) for n, pause in enumerate(pauses))
 
@@ -716,7 +721,7 @@ def test_a_message_of_another_topic_is_logged_once_and_never_acknowledged(
 
 
 def test_only_so_many_malformed_messages_are_remembered(channel, make_worker, monkeypatch, caplog):
-    monkeypatch.setattr(consumer_module, "MALFORMED_REMEMBERED", 2)
+    monkeypatch.setattr(log_module, "REMEMBERED", 2)
     for _ in range(5):
         channel.send("{}")
 
@@ -739,7 +744,8 @@ def pauses(monkeypatch):
         wanted.append(failures)
         return 0.4
 
-    monkeypatch.setattr(worker_module, "pause_after", pause)
+    for module in (intake, acknowledgements):
+        monkeypatch.setattr(module, "pause_after", pause)
     return wanted
 
 

@@ -167,8 +167,10 @@ class Run(Generic[T]):
             ConfigurationError: The queue can't be read.
         """
         delay = self._intake.ask_delay()
-        extra = {"action": "start", "queue": self._settings.queue_url, "delay": delay}
-        log.info("started", extra=extra)
+        log.info(
+            "started",
+            extra={"action": "start", "queue": self._settings.queue_url, "delay": delay},
+        )
 
     def resume(self) -> None:
         """Go on after a mass deletion was refused."""
