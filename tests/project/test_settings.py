@@ -1,6 +1,6 @@
 """
-The page of settings, held against the code: all settings of all public names, with their real
-defaults, and no others.
+Compares the page of settings with the code: all settings of all public names, with their real
+defaults and ranges, and no others.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
 
 MODULES = [change_events, change_events.integrations.aws_lambda, change_events.metrics]
 """
-Modules whose public names have settings. Names that are added to their `__all__` are held to the
-page by that alone.
+Modules whose public names have settings. The page must describe every name in their `__all__`.
 """
 
 SEAMS = {
@@ -38,7 +37,10 @@ SEAMS = {
 HEADING = re.compile(r"^#+ `([\w.]+)`$")
 SETTING = re.compile(
     r"^- \*\*`\*{0,2}(?P<name>\w+)`\*\* "
-    r"\((?P<unit>[^;]+); (?:required|default `(?P<default>[^`]+)`[^;]*); (?P<range>[^;]+?)\): (?P<rest>.+)$"
+    r"\((?P<unit>[^;]+); "
+    r"(?:required|default `(?P<default>[^`]+)`[^;]*); "
+    r"(?P<range>[^;]+?)\): "
+    r"(?P<rest>.+)$"
 )
 
 
@@ -51,13 +53,13 @@ class Row:
 
 
 def on_the_page() -> dict[str, dict[str, Row]]:
-    """Read the page: a heading for every callable, and below it a paragraph for every setting."""
+    """Read the page: a heading for each callable, and below it a paragraph for each setting."""
     sections: dict[str, dict[str, Row]] = {}
     section: dict[str, Row] = {}
     for paragraph in re.split(r"\n(?=#|- |\n)", PAGE.read_text()):
         line = " ".join(paragraph.split())
         if heading := HEADING.match(line):
-            assert heading[1] not in sections, f"{heading[1]} stands there twice"
+            assert heading[1] not in sections, f"the page has {heading[1]} twice"
             section = sections[heading[1]] = {}
         elif line.startswith("- "):
             row = SETTING.match(line)
@@ -68,8 +70,8 @@ def on_the_page() -> dict[str, dict[str, Row]]:
 
 def in_the_code() -> dict[str, dict[str, str | None]]:
     """
-    Return what can be set: of functions and constructors every parameter, of methods those that are
-    keyword-only.
+    Return what can be set: all parameters of functions and constructors, and the keyword-only
+    parameters of methods.
     """
     found: dict[str, dict[str, str | None]] = {}
     for module in MODULES:
@@ -84,20 +86,20 @@ def in_the_code() -> dict[str, dict[str, str | None]]:
             found[name] = settings(value)
             for method, function in inspect.getmembers(value, inspect.isroutine):
                 if not method.startswith("_") and method not in methods_of_seams():
-                    whole = inspect.ismethod(function)  # a class method: another constructor
+                    whole = inspect.ismethod(function)  # a class method is another constructor
                     found[f"{name}.{method}"] = settings(function, keyword_only=not whole)
     return {name: its for name, its in found.items() if its}
 
 
 def is_value(value: object) -> bool:
-    """Events, errors and the like: they are made by the library, not set up."""
+    """Say whether the library makes objects of this class, so that users set nothing."""
     return is_dataclass(value) or (
         inspect.isclass(value) and issubclass(value, (Exception, enum.Enum))
     )
 
 
 def methods_of_seams() -> set[str]:
-    """What a look calls with arguments of its own."""
+    """Return the names of the methods that a look calls, with arguments of its own."""
     return {method for name in SEAMS for method in vars(getattr(change_events, name))}
 
 
@@ -123,24 +125,24 @@ def default(parameter: inspect.Parameter) -> str | None:
 CODE = in_the_code()
 
 
-def test_the_page_has_all_that_can_be_set_and_nothing_else():
+def test_the_page_describes_everything_that_can_be_set_and_nothing_else():
     assert sorted(on_the_page()) == sorted(CODE)
 
 
 @pytest.mark.parametrize("name", CODE)
-def test_every_setting_stands_there_with_its_real_default(name):
+def test_the_page_has_every_setting_with_its_real_default(name):
     assert {setting: row.default for setting, row in on_the_page().get(name, {}).items()} == CODE[
         name
     ]
 
 
 @pytest.mark.parametrize("name", CODE)
-def test_settings_stand_in_the_order_of_the_signature(name):
+def test_settings_are_in_the_order_of_the_signature(name):
     assert list(on_the_page().get(name, {})) == list(CODE[name])
 
 
-def test_what_is_looked_for_is_found():
-    """Or the rest of this module would hold nothing."""
+def test_the_settings_in_the_code_are_found():
+    """Otherwise the other tests in this module would compare nothing."""
     assert {
         "Worker",
         "SNSPublisher",
@@ -164,8 +166,8 @@ def purged(**settings: float) -> int:
         return sink.purge(**settings)
 
 
-# How to make what has numbers for settings, and with what else, so that a setting's bounds don't
-# collide with another's.
+# How to call what has numbers as settings, and with which other settings, so that the bounds of one
+# setting don't collide with another's.
 MADE = {
     "Worker": lambda **settings: change_events.Worker(
         URL, **{"fetcher": FETCHER, "sink": change_events.MemorySink(), "prefetch": 10, **settings}
@@ -205,7 +207,9 @@ def bounds() -> Iterator[object]:
 
 
 @pytest.mark.parametrize(("name", "setting", "least", "most", "open_below"), list(bounds()))
-def test_the_ranges_are_the_real_ones(name, setting, least, most, open_below):
+def test_the_code_accepts_the_ends_of_each_range_and_refuses_more(
+    name, setting, least, most, open_below
+):
     number = int if CODE[name][setting].isdigit() else float
     step = 1 if number is int else 1e-6
 
@@ -221,5 +225,5 @@ def test_the_ranges_are_the_real_ones(name, setting, least, most, open_below):
         MADE[name](**{setting: number(most)})
 
 
-def test_many_ranges_are_numbers():
+def test_ranges_of_numbers_are_found():
     assert len(list(bounds())) >= 12
