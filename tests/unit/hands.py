@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
+from queue import SimpleQueue
+
 from change_events import MemorySink
-from change_events._consumer.acknowledgements import Acknowledgements
-from change_events._consumer.consumer import Consumer
 from change_events._consumer.guard import Guard
-from change_events._consumer.health import Pauses
-from change_events._consumer.intake import Intake, MessageReader
-from change_events._consumer.log import ThrottledLog
-from change_events._consumer.looks import Looks
 from change_events._consumer.queue import Message
-from change_events._consumer.run import make_desk
+from change_events._consumer.run import Run, Threads
 from change_events._consumer.settings import Settings
 from change_events._consumer.stats import Tally
-from change_events._consumer.visibility import Visibility
 from change_events._meter import Meter
 from change_events.testing import FakeSource
 
@@ -86,6 +81,17 @@ def doubling(failures):
     return 2.0**failures
 
 
+class NotingThreads(Threads):
+    """The test's clocks, and conditions that note what they are told."""
+
+    def __init__(self, hands):
+        self.clock = lambda: hands.now
+        self.wall_clock = lambda: hands.wall
+        self.condition = lambda lock: (
+            hands.conditions.append(NotingCondition(lock)) or hands.conditions[-1]
+        )
+
+
 class Hands:
     """A worker's parts, and all around them that a test looks at."""
 
@@ -111,55 +117,27 @@ class Hands:
         } | settings
         self.settings = settings = Settings(URL, **given)
         self.guard = guard or Guard()
-        self.desk = make_desk(settings, self.guard, probe_pause=probe_pause)
-        self.inbox = self.desk.inbox
         self.conditions = []
-        clock = self.clock
-        self.pauses = Pauses(self.tally.meter, clock=clock)
-        self.consumer = Consumer(
-            self.desk,
-            pauses=self.pauses,
-            tally=self.tally,
-            clock=clock,
-            condition=self._condition,
-        )
-        self.due, self.room, self.backlog = self.conditions
-        throttled = ThrottledLog(clock)
-        self.visibility = Visibility(
-            self.queue,
-            self.consumer,
-            timeout=settings.visibility_timeout,
-            throttled=throttled,
-            clock=clock,
-        )
-        self.reader = MessageReader(settings, self.tally, verify=verify, clock=clock)
-        self.intake = Intake(
+        run = Run(
             settings,
             queue=self.queue,
-            consumer=self.consumer,
-            visibility=self.visibility,
-            reader=self.reader,
-            clock=clock,
-        )
-        self.looks = Looks(
-            settings,
-            consumer=self.consumer,
-            visibility=self.visibility,
+            guard=self.guard,
             tally=self.tally,
-            throttled=throttled,
-            clock=clock,
-            wall_clock=lambda: self.wall,
+            control=SimpleQueue(),
+            verify=verify,
+            probe_pause=probe_pause,
+            threads=NotingThreads(self),
         )
-        self.acknowledgements = Acknowledgements(self.queue, self.tally, throttled=throttled)
+        self.consumer, self.intake, self.looks = run.consumer, run.intake, run.looks
+        self.visibility, self.acknowledgements = run.visibility, run.acknowledgements
+        self.due, self.room, self.backlog = self.conditions[:3]
+        with self.consumer as desk:
+            self.desk = desk
+        self.inbox = self.desk.inbox
+        self.pauses = self.consumer.pauses
+        self.reader = self.intake._reader
         for name in ("begin", "end"):  # a reason that began after its end would be one for ever
             setattr(self.pauses, name, self._locked(getattr(self.pauses, name)))
-
-    def clock(self):
-        return self.now
-
-    def _condition(self, lock):
-        self.conditions.append(NotingCondition(lock))
-        return self.conditions[-1]
 
     def _locked(self, function):
         def call(why):

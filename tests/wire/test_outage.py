@@ -16,7 +16,8 @@ import pytest
 
 from change_events import FetchError, Found, HTTPFetcher, MassDeletionError
 from change_events._consumer import acknowledgements, backoff, intake, looks
-from change_events._consumer import run as run_module
+from change_events._consumer import worker as worker_module
+from change_events._consumer.run import Run
 from conftest import running, spy, wait_until
 from verification.chaos.wire import HANG_UP, Answer, sqs_error
 
@@ -45,13 +46,10 @@ def channel(make_channel, sqs, dead):
 
 @pytest.fixture
 def make_worker(make_worker, monkeypatch):
-    make_desk = run_module.make_desk
-
     def make(pause=PAUSE, **settings):
-        worker = make_worker(**({"visibility_timeout": HELD_FOR} | settings))
-        with_pause = partial(make_desk, probe_pause=lambda failures: pause)
-        monkeypatch.setattr(run_module, "make_desk", with_pause)
-        return worker
+        with_pause = partial(Run, probe_pause=lambda failures: pause)
+        monkeypatch.setattr(worker_module, "Run", with_pause)
+        return make_worker(**({"visibility_timeout": HELD_FOR} | settings))
 
     return make
 

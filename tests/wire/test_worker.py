@@ -518,15 +518,15 @@ def test_room_that_a_receive_has_not_taken_is_the_next_ones(line, channel, make_
         control=queue.SimpleQueue(),
     )
     run.ask_delay()
-    waiting = threading.Thread(target=run._consumer.wait_for_room, daemon=True)
+    waiting = threading.Thread(target=run.consumer.wait_for_room, daemon=True)
 
     def wait_meanwhile(*_):
         waiting.start()
-        wait_until(lambda: run._consumer.pauses.why == "full")
+        wait_until(lambda: run.consumer.pauses.why == "full")
 
     numbered(line, "ReceiveMessage", wait_meanwhile)
     channel.announce("p1")
-    run._intake.receive(wait=1)
+    run.intake.receive(wait=1)
 
     waiting.join(10)
     assert not waiting.is_alive()

@@ -20,6 +20,7 @@ from collections.abc import Callable, Hashable, Iterable
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeAlias
 
 import greenlet
@@ -37,18 +38,11 @@ from change_events import (
     broadcasting,
 )
 from change_events._codec import decode
-from change_events._consumer.acknowledgements import Acknowledgements
-from change_events._consumer.consumer import Consumer
 from change_events._consumer.guard import Guard
-from change_events._consumer.health import Pauses
-from change_events._consumer.intake import Intake, MessageReader
-from change_events._consumer.log import ThrottledLog
-from change_events._consumer.looks import Looks
 from change_events._consumer.queue import Queue
-from change_events._consumer.run import make_desk
+from change_events._consumer.run import Run, Threads
 from change_events._consumer.settings import Settings
 from change_events._consumer.stats import Tally
-from change_events._consumer.visibility import Visibility
 from change_events._producer.renewals import Renewals
 
 ID = "p1"
@@ -432,13 +426,19 @@ class Saver(Process):
         )
 
 
+class Ticks(Threads):
+    """A clock that ticks; no thread is started."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+
+
 class Worker(Process):
     """The steps of a production worker, taken as its threads take them: poll, look, acknowledge."""
 
     def __init__(self, setup: Setup) -> None:
         super().__init__()
-        queue, tally = Queue("http://queue/1", Sqs(setup.delay)), Tally()
-        throttled = ThrottledLog(self._clock)
+        queue = Queue("http://queue/1", Sqs(setup.delay))
         settings = Settings(
             queue.url,
             fetcher=HTTPFetcher(
@@ -450,43 +450,22 @@ class Worker(Process):
             settle=float(SETTLE),
             early_look=setup.early_look,
         )
-        desk = make_desk(settings, Guard())
-        self._inbox = desk.inbox
-        consumer = Consumer(
-            desk,
-            pauses=Pauses(tally.meter, clock=self._clock),
-            tally=tally,
-            clock=self._clock,
-        )
-        visibility = Visibility(
-            queue, consumer, timeout=60.0, throttled=throttled, clock=self._clock
-        )
-        self._intake = Intake(
+        self._run = Run(
             settings,
             queue=queue,
-            consumer=consumer,
-            visibility=visibility,
-            reader=MessageReader(settings, tally, clock=self._clock),
-            clock=self._clock,
+            guard=Guard(),
+            tally=Tally(),
+            control=SimpleQueue(),
+            threads=Ticks(lambda: self.now),
         )
-        self._looks = Looks(
-            settings,
-            consumer=consumer,
-            visibility=visibility,
-            tally=tally,
-            throttled=throttled,
-            clock=self._clock,
-        )
-        self._acknowledgements = Acknowledgements(queue, tally, throttled=throttled)
-        self._intake.ask_delay()
+        with self._run.consumer as desk:
+            self._inbox = desk.inbox
+        self._run.ask_delay()
         self._acks: list[str] = []
         self._look_answers: list[tuple[str, Any]] = []
         self._saw: tuple[int, int] = (0, 0)
         self._spec = Spec(SETTLE - setup.delay)
         self._bulk = setup.bulk
-
-    def _clock(self) -> float:
-        return self.now
 
     def go_on(self, actor: str, answer: Any = None) -> None:
         if actor == "look" and actor in self.wants:
@@ -533,14 +512,14 @@ class Worker(Process):
 
     def task(self, actor: str) -> Callable[[], object]:
         if actor == "poll":
-            return lambda: self._intake.receive(wait=1)
+            return lambda: self._run.intake.receive(wait=1)
         return self._look if actor == "look" else self._acknowledge
 
     def _look(self) -> None:
         id = self._inbox.next(self.now)
         assert id == ID
         together = self._bulk and not self._inbox._groups[id].alone
-        looks = self._looks.look_together([id]) if together else [self._looks.look_at(id)]
+        looks = self._run.looks.look_together([id]) if together else [self._run.looks.look_at(id)]
         for events in looks:  # meanwhile others are acknowledged
             self._acks += [event.receipt_handle for event in events]
         self._look_answers.clear()
@@ -549,7 +528,7 @@ class Worker(Process):
 
     def _acknowledge(self) -> None:
         handles, self._acks = self._acks, []
-        self._acks = list(self._acknowledgements.delete(handles)) + self._acks
+        self._acks = list(self._run.acknowledgements.delete(handles)) + self._acks
 
     def give_up(self) -> None:
         """Stop trying to acknowledge what failed, as the worker does in the end."""

@@ -62,6 +62,7 @@ class Threads:
     """Time and threads, as a run needs them. The proof has its own, in virtual time."""
 
     clock = staticmethod(time.monotonic)
+    wall_clock = staticmethod(time.time)
     condition = threading.Condition
     event = threading.Event
     semaphore = threading.Semaphore
@@ -78,14 +79,19 @@ class Run(Generic[T]):
     One run of a worker, from its start to its stop.
 
     Args:
-        settings: The worker's.
-        queue: The worker's.
-        guard: The worker's.
-        tally: The worker's.
+        settings, queue, guard, tally: The worker's.
         control: What comes in here ends the run.
         verify: Raises for an envelope that SNS has not signed. None: signatures don't matter.
         until_empty: End the run, too, once the queue is empty and nothing is held.
         threads: Time and threads.
+        probe_pause: Returns the seconds to wait after `n` looks of an outage that failed.
+
+    Attributes:
+        consumer: What the threads share.
+        intake: Receives.
+        looks: Looks.
+        acknowledgements: Acknowledges.
+        visibility: Extends, and hands back.
     """
 
     def __init__(
@@ -99,6 +105,7 @@ class Run(Generic[T]):
         verify: Callable[[Mapping[str, object]], object] | None = None,
         until_empty: bool = False,
         threads: Threads | None = None,
+        probe_pause: Callable[[int], float] = probe_pause,
     ) -> None:
         self._settings = settings
         self._control = control
@@ -109,38 +116,39 @@ class Run(Generic[T]):
         self._state = "starting"
         clock, condition = threads.clock, threads.condition
         throttled = ThrottledLog(clock)
-        self._consumer = Consumer(
-            make_desk(settings, guard),
+        self.consumer = Consumer(
+            _desk(settings, guard, probe_pause),
             pauses=Pauses(tally.meter, clock=clock),
             tally=tally,
             clock=clock,
             condition=condition,
         )
-        self._visibility = Visibility(
+        self.visibility = Visibility(
             queue,
-            self._consumer,
+            self.consumer,
             timeout=settings.visibility_timeout,
             throttled=throttled,
             clock=clock,
         )
-        self._intake = Intake(
+        self.intake = Intake(
             settings,
             queue=queue,
-            consumer=self._consumer,
-            visibility=self._visibility,
+            consumer=self.consumer,
+            visibility=self.visibility,
             reader=MessageReader(settings, tally, verify=verify, clock=clock),
             clock=clock,
         )
-        self._looks = Looks(
+        self.looks = Looks(
             settings,
-            consumer=self._consumer,
-            visibility=self._visibility,
+            consumer=self.consumer,
+            visibility=self.visibility,
             tally=tally,
             throttled=throttled,
             slot=threads.semaphore(settings.threads),
             clock=clock,
+            wall_clock=threads.wall_clock,
         )
-        self._acknowledgements = Acknowledgements(
+        self.acknowledgements = Acknowledgements(
             queue, tally, throttled=throttled, pause=self._finished.wait, condition=condition
         )
 
@@ -166,7 +174,7 @@ class Run(Generic[T]):
         Raises:
             ConfigurationError: The queue can't be read.
         """
-        delay = self._intake.ask_delay()
+        delay = self.intake.ask_delay()
         log.info(
             "started",
             extra={"action": "start", "queue": self._settings.queue_url, "delay": delay},
@@ -174,14 +182,14 @@ class Run(Generic[T]):
 
     def resume(self) -> None:
         """Go on after a mass deletion was refused."""
-        with self._consumer as desk:
+        with self.consumer as desk:
             desk.resume(self._threads.clock())
 
     def health(self) -> Health:
         """Return the run's health now."""
-        with self._consumer as desk:
+        with self.consumer as desk:
             held, in_flight, oldest = len(desk.inbox), desk.inbox.looking(), desk.inbox.oldest()
-        now, last_poll, paused = self._threads.clock(), self._intake.last_poll, self._why_paused()
+        now, last_poll, paused = self._threads.clock(), self.intake.last_poll, self._why_paused()
         alive = self._state != "died"
         return Health(
             alive=alive,
@@ -196,7 +204,7 @@ class Run(Generic[T]):
     def _why_paused(self) -> str | None:
         if self._stopping.is_set():
             return "stopping"
-        return "starting" if self._state == "starting" else self._consumer.pauses.why
+        return "starting" if self._state == "starting" else self.consumer.pauses.why
 
     # Starting and stopping
 
@@ -216,14 +224,13 @@ class Run(Generic[T]):
         }
         if self._state == "starting":
             self._state = "running"
-        # Started now, for its time to come: Python 3.12 starts no thread once the main thread has
-        # ended.
+        # Started now: Python 3.12 starts no thread once the main thread has ended.
         self._start("finish", lambda: self._finish(started))
 
     def stop(self) -> None:
         """Begin to stop, and don't wait for the end."""
         self._stopping.set()
-        self._consumer.stop()
+        self.consumer.stop()
 
     def _start(
         self, role: str, step: Callable[[], None], number: int = 1
@@ -248,12 +255,12 @@ class Run(Generic[T]):
         # Looks under way first: they settle events.
         _join(threads["look"])
         # Then the acknowledgements of these events.
-        self._acknowledgements.close()
+        self.acknowledgements.close()
         _join(threads["acknowledge"])
         # Then the heartbeat, which must not extend what goes back next.
         self._finished.set()
         _join(threads["heartbeat"])
-        self._visibility.hand_back_all()
+        self.visibility.hand_back_all()
         # The poll last: a long poll can't be cancelled. What it still brings, it hands back.
         _join(threads["poll"])
         self._control.put(StopReason.FINISHED)
@@ -274,8 +281,7 @@ class Run(Generic[T]):
         )
 
     def _next_control(self, deadline: float) -> StopReason | BaseException | None:
-        # Not one long wait: a signal that the system gives to another thread does not end the main
-        # thread's waiting.
+        # Short waits: a signal that another thread gets does not end the main thread's waiting.
         try:
             return self._control.get(
                 timeout=max(0.0, min(SIGNAL_CHECK, deadline - self._threads.clock()))
@@ -286,8 +292,8 @@ class Run(Generic[T]):
     # What each thread repeats
 
     def _poll(self) -> None:
-        while self._consumer.wait_for_room():
-            polled = self._intake.poll(until_empty=self._until_empty)
+        while self.consumer.wait_for_room():
+            polled = self.intake.poll(until_empty=self._until_empty)
             if polled.drained or polled.error is not None:
                 self._control.put(polled.error or StopReason.DRAINED)
                 return
@@ -295,37 +301,34 @@ class Run(Generic[T]):
                 self._stopping.wait(polled.pause)
 
     def _help(self) -> None:
-        while self._consumer.wait_for_backlog():
-            self._intake.help()
+        while self.consumer.wait_for_backlog():
+            self.intake.help()
 
     def _look(self) -> None:
-        while ids := self._consumer.take():
-            for settled in self._looks.look(ids):
-                self._acknowledgements.add(settled)
+        while ids := self.consumer.take():
+            for settled in self.looks.look(ids):
+                self.acknowledgements.add(settled)
             if self._until_empty:
                 self._end_if_halted()
 
     def _end_if_halted(self) -> None:
-        with self._consumer as desk:
+        with self.consumer as desk:
             error = desk.halted
         if error is not None:
             self._control.put(error)
 
     def _acknowledge(self) -> None:
-        while self._acknowledgements.acknowledge():
+        while self.acknowledgements.acknowledge():
             pass
 
     def _beat(self) -> None:
-        while not self._finished.wait(self._visibility.until_beat()):
-            self._visibility.beat()
-            self._consumer.pauses.count()
-        self._consumer.pauses.count()
+        while not self._finished.wait(self.visibility.until_beat()):
+            self.visibility.beat()
+            self.consumer.pauses.count()
+        self.consumer.pauses.count()
 
 
-def make_desk(
-    settings: Settings[T], guard: Guard, *, probe_pause: Callable[[int], float] = probe_pause
-) -> Desk:
-    """Make a worker's desk."""
+def _desk(settings: Settings[T], guard: Guard, probe_pause: Callable[[int], float]) -> Desk:
     fetcher = settings.fetcher
     limits = Limits(
         prefetch=settings.prefetch,

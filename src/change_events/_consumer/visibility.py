@@ -110,7 +110,7 @@ class Visibility:
         return True
 
     def _extension(self, event: Held, now: float) -> float:
-        # A minute less than SQS allows: SQS can have begun to count before the message arrived here.
+        # A minute less than SQS allows, because SQS can have begun to count earlier.
         most = event.received + MAX_VISIBILITY - 60 - now
         return max(0.0, min(self._timeout, most))
 
