@@ -213,6 +213,7 @@ class Run(Generic[T]):
         # More looks than GETs: one begins while others read and write the cache. A call for ten
         # events can take as long as a GET, so there are as many callers for every ten GETs. But a
         # drain must know of all that is received.
+        self._state = "running"
         threads = self._settings.threads
         callers = 1 + math.ceil(threads / BATCH_SIZE)
         helpers = 0 if self._until_empty else callers - 1
@@ -222,8 +223,6 @@ class Run(Generic[T]):
             "heartbeat": self._start("heartbeat", self._beat),
             "poll": self._start("poll", self._poll) + self._start("poll", self._help, helpers),
         }
-        if self._state == "starting":
-            self._state = "running"
         # Started now: Python 3.12 starts no thread once the main thread has ended.
         self._start("finish", lambda: self._finish(started))
 
