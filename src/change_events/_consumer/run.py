@@ -88,10 +88,7 @@ class Run(Generic[T]):
 
     Attributes:
         consumer: What the threads share.
-        intake: Receives.
-        looks: Looks.
-        acknowledgements: Acknowledges.
-        visibility: Extends, and hands back.
+        intake, looks, acknowledgements, visibility: What the threads do.
     """
 
     def __init__(
