@@ -2,8 +2,8 @@
 Keep the caches of other services right.
 
 The service that owns entities broadcasts their ids over SNS before it saves them
-(`broadcasts_before_save`). A service that needs a copy lets a `Worker` receive the ids from SQS,
-GET the entities, and apply what it finds to a local cache.
+(`broadcasts_before_save`). A service that needs a copy runs a `Worker`: it receives the ids from
+SQS, GETs the entities, and applies what it finds to a local cache.
 """
 
 from __future__ import annotations
@@ -72,6 +72,8 @@ __all__ = [
     "measure_broadcasts",
 ]
 
+__version__: str
+
 _HOMES = {
     "BroadcastStats": "_producer.renewals",
     "BulkFetcher": "typing",
@@ -101,34 +103,27 @@ _HOMES = {
     "measure_broadcasts": "_producer.renewals",
 }
 """
-Loaded when first asked for (PEP 562): a service that only broadcasts does not pay for urllib3 and
-SQLite.
+The module of each name, loaded at the name's first use (PEP 562): a service that only broadcasts
+does not pay for urllib3 and SQLite.
 """
 
+for _name in set(__all__) - set(_HOMES):  # the errors
+    globals()[_name].__module__ = __name__  # neither a traceback nor a pickle names another module
 
-def _public(name: str, value: object) -> object:
-    value.__module__ = __name__  # so that neither a traceback nor a pickle names a private module
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # pragma: no branch  # otherwise no type checker finds a misspelt name
 
+    def __getattr__(name: str) -> object:
+        if name == "__version__":
+            from importlib.metadata import version  # not above: its import costs milliseconds
 
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return _public(name, getattr(import_module(f"{__name__}.{_HOMES[name]}"), name))
+            return version("change-events")
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        value.__module__ = __name__  # as for the errors
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
     return __all__
-
-
-for _error in (
-    ChangeEventsError,
-    ConfigurationError,
-    DecodeError,
-    FetchError,
-    IdResolutionError,
-    MassDeletionError,
-    PublishError,
-):
-    _public(_error.__name__, _error)

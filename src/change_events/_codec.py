@@ -23,15 +23,16 @@ _TOPIC_ARN = re.compile(
 
 def parsed_arn(topic_arn: str) -> re.Match[str]:
     """
-    Return the `partition` and the `region` of a topic's ARN, and whether it is `fifo`.
+    Match a topic's ARN: the groups are `partition`, `region` and, of a FIFO topic, `fifo`.
 
     Raises:
-        ConfigurationError: It is no topic's ARN.
+        ConfigurationError: It is not a topic's ARN.
     """
     topic = _TOPIC_ARN.fullmatch(topic_arn)
     if topic is None:
         raise ConfigurationError(
-            f"{topic_arn!r} is no topic's ARN; one looks like arn:aws:sns:eu-west-1:123456789012:name"
+            f"{topic_arn!r} is not a topic's ARN; "
+            "one looks like arn:aws:sns:eu-west-1:123456789012:name"
         )
     return topic
 
@@ -42,7 +43,7 @@ def encode(event: ChangeEvent) -> str:
 
 
 def attributes(event: ChangeEvent) -> dict[str, str]:
-    """Return the message attributes: what there is to say beside the id. A plain event has none."""
+    """Return the message attributes: all but the id. A plain event has none."""
     settle = None if event.settle is None else str(event.settle)
     values = {"phase": event.phase, "save": event.save, "settle": settle}
     return {name: value for name, value in values.items() if value is not None}
@@ -59,19 +60,19 @@ def decode(
     Read an event from an SQS message.
 
     Args:
-        body: `{"id": ...}` itself (raw message delivery), or SNS's envelope, a JSON object with
+        body: `{"id": ...}` itself (raw message delivery); or SNS's envelope, a JSON object with
             `"Type": "Notification"` and that text as its `"Message"` (Amazon SNS Developer Guide,
-            "HTTP/HTTPS notification JSON format"). Other keys beside `"id"` are ignored: looking
-            once too often does no harm.
-        attributes: The message's own attributes, as text. An envelope brings its own in the body.
-        topic_arn: The only topic to take messages from, as the envelope names it. A message without
-            one names none, and anybody who may send to the queue can leave it out; so it is
-            refused, too.
-        verify: Given an envelope of that topic, raises if SNS has not made it.
+            "HTTP/HTTPS notification JSON format"). Keys beside `"id"` are ignored, because one look
+            too many does no harm.
+        attributes: The attributes of the SQS message, as text. An envelope has its own in the body.
+        topic_arn: The only topic to accept messages from. The envelope names the topic. A message
+            without an envelope is refused, too, because everybody with access to the queue can send
+            one.
+        verify: Called with an envelope of that topic; raises if SNS did not make it.
 
     Raises:
-        DecodeError: The body is neither, its id can't be one, its settle window is no number that a
-            worker can wait for, or it comes from elsewhere.
+        DecodeError: The body has neither form, the id or the settle window is invalid, or the
+            message comes from elsewhere.
     """
     said = attributes or {}
     content = _object(body)
@@ -87,12 +88,12 @@ def decode(
         content = _object(message)
     elif topic_arn is not None or verify is not None:
         raise DecodeError(
-            "it has no SNS envelope, so nothing says where it comes from: switch off raw message delivery of the queue's "
-            "subscription, or set neither topic_arn= nor verify_signatures="
+            "it has no SNS envelope, so nothing says where it comes from: switch off raw message "
+            "delivery of the queue's subscription, or set neither topic_arn= nor verify_signatures="
         )
     value = content.get("id")
     if not isinstance(value, (str, int)):
-        raise DecodeError('the body is no {"id": text or integer}')
+        raise DecodeError('the body is not {"id": text or integer}')
     try:
         return ChangeEvent(
             checked_id(value),
@@ -119,10 +120,7 @@ def _settle(text: str | None) -> float | None:
 
 
 def _phase(text: str | None) -> Phase | None:
-    """
-    Return the phase; None for one that a later version of the protocol may have: a plain event is
-    always safe.
-    """
+    """Return the phase; None for an unknown one, because a plain event is always safe."""
     if text == "saving":
         return "saving"
     return "saved" if text == "saved" else None
@@ -142,7 +140,7 @@ def _object(text: str) -> dict[str, object]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):
-        raise DecodeError("the body is no JSON") from None
+        raise DecodeError("the body is not JSON") from None
     if not isinstance(content, dict):
-        raise DecodeError("the body is no JSON object")
+        raise DecodeError("the body is not a JSON object")
     return content

@@ -11,13 +11,10 @@ T_co = TypeVar("T_co", covariant=True)
 Phase: TypeAlias = Literal["saving", "saved"]
 
 DEFAULT_SETTLE = 5.0
-"""The settle window in seconds, of publishers and of workers, unless they say otherwise."""
+"""The settle window in seconds that publishers and workers have by default."""
 
 MAX_SETTLE = 3600.0
-"""
-The longest settle window in seconds: an event is held for so long, and SQS holds a message for
-twelve hours at the most.
-"""
+"""The longest settle window in seconds. A worker holds an event that long; SQS allows 12 hours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +24,10 @@ class ChangeEvent:
 
     Attributes:
         id: The entity's id, text of 1 to 512 characters.
-        settle: The settle window in seconds that the publisher keeps to; None: the default of 5.
-        phase: `"saving"` before a save that will be confirmed, `"saved"` once it has returned;
+        settle: The publisher's settle window in seconds; None: the default of 5.
+        phase: `"saving"` before a save that will be confirmed, `"saved"` when it has returned;
             None: no confirmation.
-        save: What `saving` and `saved` of one save have in common; None: no confirmation.
+        save: Equal in the `saving` and `saved` events of one save; None: no confirmation.
     """
 
     id: str
@@ -45,9 +42,9 @@ class Entry:
     What a sink knows of an id.
 
     Attributes:
-        version: Grows with every successful `apply`, and never comes again; 0 if the id was never
-            touched. Beyond that it means nothing.
-        present: True if an entity is cached; False for a tombstone and for an id never seen.
+        version: Grows with every successful `apply`, and is never used again; 0 if no `apply` has
+            succeeded for the id. It has no other meaning.
+        present: True if an entity is cached; False for a tombstone and for an unknown id.
         etag: The `ETag` that came with the cached entity, or None.
     """
 
@@ -63,8 +60,7 @@ class Found(Generic[T_co]):
 
     Attributes:
         value: The entity.
-        etag: Its `ETag`, with which the next GET can ask for changes only; None if the source sent
-            none.
+        etag: Its `ETag`; with it the next GET asks only for changes. None if the source sent none.
     """
 
     value: T_co
@@ -74,14 +70,14 @@ class Found(Generic[T_co]):
 @dataclass(frozen=True, slots=True)
 class Unchanged:
     """
-    The source still has what the cache holds (304). Only an answer to a GET that named the entry's
-    `etag`.
+    The source still has what the cache holds (304). Only a GET that sent the entry's `etag` can get
+    this answer.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """The source says that there is no such entity: deleted, or a save that failed."""
+    """The source says that the entity does not exist: it was deleted, or its save failed."""
 
 
 class Outcome(str, Enum):
@@ -90,13 +86,10 @@ class Outcome(str, Enum):
     CREATED = "created"
     """Found, and not in the cache before."""
     UPDATED = "updated"
-    """Found, with another `ETag` than the cached one (or with none, so that nobody can tell)."""
+    """Found, with another `ETag` than the cached one; or with none, so it can have changed."""
     UNCHANGED = "unchanged"
-    """The cache was right already: same `ETag`, or gone and known to be."""
+    """The cache was right already: the same `ETag`, or gone, and a tombstone is there."""
     DELETED = "deleted"
     """Gone, and in the cache until now."""
     NEVER_SAVED = "never_saved"
-    """
-    Gone, and never seen before: the save after the broadcast failed, or the entity was deleted
-    since.
-    """
+    """Gone, and the sink knows nothing of it: the save failed, or a delete followed it."""

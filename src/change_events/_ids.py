@@ -1,7 +1,4 @@
-"""
-Where an id comes from: checked values, and paths or callables that are checked when a function is
-decorated.
-"""
+"""Ids: checked values, and how to read them from a call of a decorated function."""
 
 from __future__ import annotations
 
@@ -23,15 +20,14 @@ Arguments = Mapping[str, Any]
 
 def checked_id(value: object) -> str:
     """
-    Return the id as text, or say why it can't be one.
+    Return a valid id as text.
 
     Args:
-        value: Text of 1 to 512 characters, an integer or a UUID. Refused are `.` and `..` (they
-            change which path a URL names, RFC 3986, 5.2.4), control characters and lone surrogates
-            (they have no UTF-8).
+        value: Text of 1 to 512 characters, an integer or a UUID.
 
     Raises:
-        ValueError: Anything else.
+        ValueError: It is anything else; or `.` or `..` (they change which path a URL names,
+            RFC 3986, 5.2.4); or it has control characters or lone surrogates (they have no UTF-8).
     """
     if isinstance(value, str):
         text = value
@@ -57,14 +53,14 @@ def id_resolver(
     ids: str | Callable[..., Iterable[object]] | None,
 ) -> Callable[[Arguments], tuple[str, ...]]:
     """
-    Build what reads the ids from a call of `function`.
+    Return a function that reads the ids from the arguments of a call of `function`.
 
     Args:
         function: The function that is being decorated.
         id: Where the one id is: a path (`"product.id"`: a parameter, then attributes or mapping
-            keys), or a callable that names the parameters it wants. None: the parameter named `id`,
+            keys), or a callable that names the parameters it needs. None: the parameter named `id`,
             else the first parameter's own `id`.
-        ids: The same for several ids; what it gives is iterated.
+        ids: The same for several ids; it must lead to an iterable.
 
     Raises:
         ConfigurationError: `id` and `ids` together; a path or callable that doesn't fit the
@@ -85,16 +81,13 @@ def id_resolver(
 def reader(
     function: Callable[..., Any], source: str | Callable[..., Any], *, setting: str
 ) -> Callable[[Arguments], Any]:
-    """
-    Build what reads one value from a call of `function`: by a path, or by a callable of some of its
-    arguments.
-    """
+    """Return a function that reads one value from the arguments of a call of `function`."""
     if isinstance(source, str):
         return _path_reader(function, source, setting=setting)
     if callable(source):
         return _callable_reader(function, source, setting=setting)
     raise ConfigurationError(
-        f"{function.__qualname__}(): {setting}= takes a path or a callable, not {source!r}"
+        f"{function.__qualname__}(): {setting}= must be a path or a callable, not {source!r}"
     )
 
 
@@ -124,7 +117,7 @@ def _path_reader(
     first, *rest = path.split(".")
     if not all([first, *rest]):
         raise ConfigurationError(
-            f"{name}(): {setting}={path!r} is no path; write it like 'product.id'"
+            f"{name}(): {setting}={path!r} is not a path; write it like 'product.id'"
         )
     _require_parameter(function, first)
 
@@ -135,7 +128,8 @@ def _path_reader(
                 value = value[step] if isinstance(value, Mapping) else getattr(value, step)
             except (AttributeError, LookupError) as error:
                 raise IdResolutionError(
-                    f"{name}(): no {step!r} in the {type(value).__name__} on the way of {setting}={path!r}"
+                    f"{name}(): no {step!r} in the {type(value).__name__} on the way of "
+                    f"{setting}={path!r}"
                 ) from error
         return value
 
@@ -150,7 +144,7 @@ def _callable_reader(
         parameters = inspect.signature(source).parameters.values()
     except (TypeError, ValueError) as error:
         raise ConfigurationError(
-            f"{name}(): {setting}={source!r} does not tell its parameters; use a lambda"
+            f"{name}(): {setting}={source!r} has no readable parameters; use a lambda"
         ) from error
     for parameter in parameters:
         if parameter.kind in _COLLECTORS:
@@ -208,8 +202,8 @@ def _found(name: str, read: Callable[[Arguments], Any], arguments: Arguments) ->
 def _checked(name: str, source: object, value: object) -> str:
     if value is None:
         raise IdResolutionError(
-            f"{name}(): the id ({_shown(source)}) is None. An id that the database hands out at insert can't be "
-            "announced before it: make the id in the service (a UUID or ULID)"
+            f"{name}(): the id ({_shown(source)}) is None. An id that the database makes at insert "
+            "can't be announced before it: make the id in the service (a UUID or ULID)"
         )
     try:
         return checked_id(value)
@@ -227,8 +221,8 @@ def _many(
     for parameter in wanted:
         if isinstance(arguments[parameter], Iterator):
             raise IdResolutionError(
-                f"{name}(): {parameter!r} is a {type(arguments[parameter]).__name__}; reading its ids would leave nothing to "
-                "save. Pass a list"
+                f"{name}(): {parameter!r} is a {type(arguments[parameter]).__name__}; reading its "
+                "ids would leave nothing to save. Pass a list"
             )
     values = _found(name, read, arguments)
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):

@@ -2,12 +2,12 @@
 The errors, as a tree:
 
     ChangeEventsError
-    ├── ConfigurationError (ValueError)      a setting is wrong; nothing has been sent, saved or received
-    ├── IdResolutionError (LookupError)      a call has no usable id; nothing has been sent or saved
-    ├── PublishError                         a broadcast was not accepted; nothing has been saved
-    ├── DecodeError (ValueError)             a message is no change event, or not from the topic; it can never succeed
-    ├── FetchError                           a GET decided nothing; it is tried again
-    └── MassDeletionError                    the source says of too many entities that they are gone; nothing is deleted
+    ├── ConfigurationError (ValueError)   a setting is wrong; nothing was sent, saved or received
+    ├── IdResolutionError (LookupError)   a call has no usable id; nothing was sent or saved
+    ├── PublishError                      a broadcast was not accepted; nothing was saved
+    ├── DecodeError (ValueError)          a message is not a change event, or not from the topic
+    ├── FetchError                        a GET decided nothing; the worker tries again
+    └── MassDeletionError                 too many entities seem to be gone; nothing is deleted
 """
 
 from __future__ import annotations
@@ -27,10 +27,7 @@ class ConfigurationError(ChangeEventsError, ValueError):
 
 
 class IdResolutionError(ChangeEventsError, LookupError):
-    """
-    The id of an entity could not be read from a call, or is unusable. Nothing has been sent or
-    saved.
-    """
+    """A call has no id of an entity, or an unusable one. Nothing was sent or saved."""
 
 
 class PublishError(ChangeEventsError):
@@ -38,8 +35,8 @@ class PublishError(ChangeEventsError):
     A broadcast was not accepted, so the save did not run.
 
     Attributes:
-        ids: The ids of which no broadcast is known to have been accepted. `__cause__` is the
-            publisher's own error, if there was one.
+        ids: The ids for which no accepted broadcast is known.
+        __cause__: The publisher's own error, if there was one.
     """
 
     def __init__(self, message: str, *, ids: Sequence[str] = ()) -> None:
@@ -49,20 +46,20 @@ class PublishError(ChangeEventsError):
 
 class DecodeError(ChangeEventsError, ValueError):
     """
-    A message's body is not `{"id": text or integer}`, neither raw nor inside an SNS envelope; or it
-    does not come from the topic that the worker was given.
+    A message's body is not `{"id": text or integer}`, neither raw nor inside an SNS envelope; or
+    the message does not come from the topic that the worker was given.
     """
 
 
 class FetchError(ChangeEventsError):
     """
-    A GET gave no answer that decides anything, so the cache stays as it was.
+    A GET got no answer that decides anything, so the cache stays as it was.
 
     Attributes:
-        status: The HTTP status, or None if there was no response, or not all of it, for which a
-            worker blames the source and not the entity.
-        retry_after: How many seconds the source asked to be left alone (`Retry-After`, RFC 9110,
-            10.2.3), or None.
+        status: The HTTP status; None if no response came, or not all of it. Then a worker blames
+            the source, not the entity.
+        retry_after: The seconds that the source asked to wait (`Retry-After`, RFC 9110, 10.2.3), or
+            None.
     """
 
     def __init__(
@@ -75,6 +72,6 @@ class FetchError(ChangeEventsError):
 
 class MassDeletionError(ChangeEventsError):
     """
-    Looks at too many cached entities saw them gone, so this one was not deleted, and the worker has
-    stopped itself until `Worker.resume()` is called.
+    Too many looks at cached entities saw them gone. So this one was not deleted, and the worker
+    stopped until somebody calls `Worker.resume()`.
     """

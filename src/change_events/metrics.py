@@ -1,8 +1,8 @@
 """
 Metrics for Prometheus and for OpenTelemetry.
 
-Make one object, and give it to every `Worker(metrics=...)` of the process and, where entities are
-saved, to `measure_broadcasts`. All names and labels stand in `METRICS`; no label is ever an id.
+Make one object for each process. Give it to every `Worker(metrics=...)` and, where entities are
+saved, to `measure_broadcasts`. `METRICS` lists all names and labels; no label is ever an id.
 """
 
 from __future__ import annotations
@@ -25,39 +25,21 @@ __all__ = ["METRICS", "Metric", "OpenTelemetryMetrics", "PrometheusMetrics"]
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
-_STALENESS = (
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    5.0,
-    6.0,
-    7.5,
-    10.0,
-    15.0,
-    30.0,
-    60.0,
-    300.0,
-    900.0,
-    3600.0,
-    14_400.0,
-)
+_STALENESS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 6, 7.5, 10, 15, 30, 60, 300, 900, 3600, 14_400)
 """Milliseconds for first looks, a step at the default window and its slack, hours for outages."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
     """
-    What is measured under a name.
+    A metric, whichever library it is sent to.
 
     Attributes:
         kind: A counter, a histogram, or a gauge.
-        help: What it says.
-        labels: Its labels.
-        telemetry: Its name for OpenTelemetry, below `change_events.`.
-        unit: Its unit in UCUM, as OpenTelemetry writes units.
+        help: What it measures.
+        labels: The names of its labels.
+        telemetry: Its name for OpenTelemetry, after `change_events.`.
+        unit: Its unit in UCUM, for OpenTelemetry.
         buckets: A histogram's upper bounds.
     """
 
@@ -74,11 +56,11 @@ METRICS: Mapping[str, Metric] = {
         "counter", "Deliveries taken from the queue.", ("queue",), "received", "{message}"
     ),
     "malformed": Metric(
-        "counter", "Deliveries that are no change events.", ("queue",), "malformed", "{message}"
+        "counter", "Deliveries that are not change events.", ("queue",), "malformed", "{message}"
     ),
     "unverified": Metric(
         "counter",
-        "Deliveries whose signature's certificate could not be had.",
+        "Deliveries whose signature's certificate could not be fetched.",
         ("queue",),
         "unverified",
         "{message}",
@@ -92,7 +74,7 @@ METRICS: Mapping[str, Metric] = {
     "gets": Metric("counter", "GETs begun.", ("queue",), "gets", "{get}"),
     "answers": Metric(
         "counter",
-        "GETs, by what came of them; one of many, by entity.",
+        "GETs, by answer; a bulk GET counts once for each entity found.",
         ("queue", "answer"),
         "answers",
         "{get}",
@@ -102,7 +84,7 @@ METRICS: Mapping[str, Metric] = {
     ),
     "conflicts": Metric(
         "counter",
-        "Looks begun anew after a lost compare-and-set.",
+        "Looks begun again after a lost compare-and-set.",
         ("queue",),
         "conflicts",
         "{look}",
@@ -142,7 +124,7 @@ METRICS: Mapping[str, Metric] = {
         "counter", "Of these, saves where that failed, too.", (), "unsettled_saves", "{save}"
     ),
 }
-"""All that is measured."""
+"""All metrics, by name."""
 
 
 class PrometheusMetrics:
@@ -150,14 +132,14 @@ class PrometheusMetrics:
     Metrics in a Prometheus registry: `change_events_received_total`, `change_events_look_seconds`,
     and so on.
 
-    How they are exposed is up to you: `prometheus_client.start_http_server(9000)`, say.
+    Expose them as you like: with `prometheus_client.start_http_server(9000)`, say.
 
     Args:
         registry: Where to register them, once. Default: `prometheus_client.REGISTRY`.
 
     Raises:
         ConfigurationError: prometheus-client is missing: `pip install 'change-events[prometheus]'`.
-        ValueError: The registry has them already: share one object between workers.
+        ValueError: The registry has these metrics already: share one object between workers.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
@@ -167,11 +149,13 @@ class PrometheusMetrics:
             raise _missing("PrometheusMetrics", "prometheus", error) from error
         to = prometheus.REGISTRY if registry is None else registry
         self._counters = {
-            name: prometheus.Counter(*_told(name), registry=to) for name in _all("counter")
+            name: prometheus.Counter(*_named(name), registry=to) for name in _all("counter")
         }
-        self._gauges = {name: prometheus.Gauge(*_told(name), registry=to) for name in _all("gauge")}
+        self._gauges = {
+            name: prometheus.Gauge(*_named(name), registry=to) for name in _all("gauge")
+        }
         self._histograms = {
-            name: prometheus.Histogram(*_told(name), registry=to, buckets=METRICS[name].buckets)
+            name: prometheus.Histogram(*_named(name), registry=to, buckets=METRICS[name].buckets)
             for name in _all("histogram")
         }
 
@@ -188,7 +172,7 @@ class PrometheusMetrics:
         _child(self._gauges[name], labels).set(value)
 
 
-def _told(name: str) -> tuple[str, str, tuple[str, ...]]:
+def _named(name: str) -> tuple[str, str, tuple[str, ...]]:
     return f"change_events_{name}", METRICS[name].help, METRICS[name].labels
 
 
@@ -205,7 +189,7 @@ class OpenTelemetryMetrics:
     `change_events.outcome`.
 
     Args:
-        meter_provider: Whose meter to use. Default: the global one, as it is or will be set.
+        meter_provider: The provider of the meter. Default: the global one, even if it is set later.
 
     Raises:
         ConfigurationError: opentelemetry-api is missing: `pip install
@@ -246,7 +230,7 @@ def _described(name: str) -> tuple[str, str, str]:
 
 
 def _attributes(labels: Mapping[str, str]) -> dict[str, str]:
-    # OpenTelemetry's own name for a queue (Semantic Conventions, Messaging).
+    # A queue has a name in OpenTelemetry's Semantic Conventions, Messaging.
     return {
         "messaging.destination.name" if name == "queue" else f"change_events.{name}": labels[name]
         for name in labels
@@ -259,5 +243,5 @@ def _all(kind: Literal["counter", "histogram", "gauge"]) -> list[str]:
 
 def _missing(name: str, extra: str, error: ImportError) -> ConfigurationError:
     return ConfigurationError(
-        f"{name} takes an extra ({error}): pip install 'change-events[{extra}]'"
+        f"{name} needs an extra ({error}): pip install 'change-events[{extra}]'"
     )

@@ -1,9 +1,9 @@
 """
-Fixtures for the tests of services that use change-events. pytest finds them wherever the library is
-installed.
+Fixtures for the tests of services that use change-events.
 
-So their names carry the library's, lest they meet another plugin's or stand in silently for a
-fixture that a test misspells; and so nothing is imported here before a test asks for it.
+pytest loads them wherever the library is installed. So their names begin with the library's name:
+they cannot clash with another plugin's, or silently replace a fixture that a test misspells. And
+nothing is imported here before a test uses it.
 """
 
 from __future__ import annotations

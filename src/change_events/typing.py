@@ -39,11 +39,11 @@ class Fetcher(Protocol[T_co]):
 
         Args:
             id: The entity's id.
-            etag: What the cache holds, if the source told; `Unchanged` may only be answered to a
-                call that has one.
+            etag: The `ETag` of the cached entity, if the source sent one. Without it, the answer
+                must not be `Unchanged`.
 
         Raises:
-            FetchError: The answer decides nothing (an outage, say). The look is tried again later.
+            FetchError: The answer decides nothing (an outage, say). The worker looks again later.
         """
         ...
 
@@ -51,63 +51,60 @@ class Fetcher(Protocol[T_co]):
 @runtime_checkable
 class BulkFetcher(Fetcher[T_co], Protocol[T_co]):
     """
-    Reads many entities at once, too: what a worker has due at the same moment takes one call, not
-    one each.
+    Reads many entities at once, too: one call for all that a worker has due at the same moment.
 
-    It can say that an entity was found, and nothing else. An id that is absent from its answer is
-    undecided, neither gone nor failed: the worker looks at it alone, with `fetch`. So nothing is
-    ever deleted for what a bulk answer leaves out.
+    It can say that an entity was found, and nothing else. An id that its answer lacks is undecided,
+    neither gone nor failed: the worker looks at it alone, with `fetch`. So the absence of an id
+    from a bulk answer never deletes anything.
     """
 
     @property
     def bulk_size(self) -> int:
-        """How many ids it takes at once; with 1 it is a fetcher like any other."""
+        """The most ids of one call; with 1 the worker uses `fetch` only."""
         ...
 
     def fetch_many(self, ids: Sequence[str], /) -> Mapping[str, Found[T_co]]:
         """
-        Read the latest state of as many of these entities as can be.
+        Read the latest state of as many of these entities as possible.
 
-        Each must have been read after the call began, as with `fetch`: not from a cache, nor from a
-        replica that lags.
+        Read each after the call began, as with `fetch`: not from a cache, nor from a replica that
+        lags.
 
         Args:
-            ids: Ids of entities, no two the same.
+            ids: Ids of entities, all different.
 
         Returns:
-            What was found, by id. Ids that were not asked for are ignored.
+            What was found, by id. The worker ignores ids that it did not ask for.
 
         Raises:
-            FetchError: The answer decides nothing at all. Each of the ids is looked at alone.
+            FetchError: The answer decides nothing at all. The worker looks at each id alone.
         """
         ...
 
 
 class Sink(Protocol[T_contra]):
     """
-    The local cache. Called from many threads, and for one id from several processes, at once.
+    The local cache. Called from many threads at once, and for one id from several processes.
 
-    The protocol stands on two rules: the version grows with *every* successful `apply`, also when
-    nothing else changes; and it survives a delete (a tombstone), so that a look that began before
-    the delete can't bring the entity back. A sink that forgets old tombstones must not let their
-    versions come again.
+    The protocol rests on two rules. The version grows with *every* successful `apply`, also when
+    nothing else changes. And it survives a delete (a tombstone), so that a look that began before
+    the delete can't bring the entity back. A sink that forgets old tombstones must never use their
+    versions again.
 
-    `change_events.testing.SinkContract` holds a sink to all this.
+    `change_events.testing.SinkContract` tests a sink for all this.
     """
 
     def entry(self, id: str, /) -> Entry:
-        """
-        Read the entry's version, and what is known of the entity; `Entry()` for an id never
-        touched.
-        """
+        """Return the id's entry; `Entry()` if no `apply` has succeeded for it."""
         ...
 
     def apply(
         self, id: str, change: Found[T_contra] | Unchanged | Gone, /, *, if_version: int
     ) -> bool:
         """
-        Store what a look found, unless another worker got there first. Atomic: compare the version,
-        write, raise it.
+        Store what a look found, unless another worker got there first.
+
+        This is atomic: compare the version, write, raise the version.
 
         Args:
             id: The entity's id.
@@ -116,22 +113,22 @@ class Sink(Protocol[T_contra]):
             if_version: The version read *before* the look's GET.
 
         Returns:
-            False if the entry's version is another by now; nothing is written.
+            False if the entry's version has changed since; nothing is written.
         """
         ...
 
 
 class Metrics(Protocol):
     """
-    Takes measurements. Called from many threads, within the work that is measured and at times
+    Receives measurements. Called from many threads, within the work that is measured and at times
     under a lock: so be quick, and don't wait. What it raises is logged once.
 
-    `change_events.metrics` has two, and `METRICS` there says which names and labels come with which
-    method. The name is positional, so that a label may be called anything.
+    `change_events.metrics` has two implementations. `METRICS` there lists the names and labels of
+    each method. The name is positional, so a label can have any name.
     """
 
     def count(self, name: str, value: float = 1, /, **labels: str) -> None:
-        """Add so much to a counter."""
+        """Add the value to a counter."""
         ...
 
     def observe(self, name: str, value: float, /, **labels: str) -> None:

@@ -1,4 +1,4 @@
-"""The plugin as a user has it: in a pytest of its own, found by its entry point."""
+"""The plugin as a user has it: in a separate pytest, which finds it by its entry point."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HOWTO = Path(__file__).parents[2] / "docs" / "howto" / "test-your-code.md"
 
 @pytest.fixture
 def user(pytester: pytest.Pytester, monkeypatch):
-    """A user's directory, and neither AWS nor a topic in the environment."""
+    """A user's directory, without AWS or a topic in the environment."""
     for name in os.environ:
         if name.startswith("AWS_"):
             monkeypatch.delenv(name)
@@ -29,7 +29,7 @@ def test_the_tests_of_the_howto_pass(user):
     result.assert_outcomes(passed=8)
 
 
-def test_the_fixtures_are_there_and_say_what_they_are_for(user):
+def test_pytest_lists_the_fixtures_with_their_descriptions(user):
     result = user.runpytest_subprocess("--fixtures")
 
     result.stdout.fnmatch_lines(
@@ -44,21 +44,23 @@ def test_the_fixtures_are_there_and_say_what_they_are_for(user):
     )
 
 
-def test_a_test_that_asks_for_nothing_imports_and_changes_nothing(user):
+def test_a_test_without_our_fixtures_imports_nothing_further(user):
     user.makepyfile(
         """
         import sys
 
+        OURS = ("change_events", "change_events.exceptions", "change_events.pytest_plugin")
+
         def test_nothing():
-            loaded = {name for name in sys.modules if name.startswith(("change_events", "boto", "urllib3"))}
-            assert loaded == {"change_events", "change_events.exceptions", "change_events.pytest_plugin"}
+            prefixes = ("change_events", "boto", "urllib3")
+            assert {name for name in sys.modules if name.startswith(prefixes)} == {*OURS}
         """
     )
 
     user.runpytest_subprocess("-W", "error").assert_outcomes(passed=1)
 
 
-def test_a_users_own_fixture_of_the_name_wins(user):
+def test_a_users_fixture_replaces_ours_of_the_same_name(user):
     user.makeconftest(
         """
         import pytest

@@ -1,7 +1,4 @@
-"""
-Checked by mypy and pyright, never run: a handler is what Lambda calls, and its fetcher and sink fit
-each other.
-"""
+"""Checked by mypy and pyright, never run: the Lambda handler, and its fetcher and sink."""
 
 from __future__ import annotations
 
@@ -21,4 +18,4 @@ handler = make_handler(fetcher=fetcher, sink=products)
 assert_type(handler, Callable[[Mapping[str, Any], object], dict[str, list[dict[str, str]]]])
 assert_type(handler({"Records": []}, None)["batchItemFailures"], list[dict[str, str]])
 
-make_handler(fetcher=fetcher, sink=numbers)  # type: ignore[misc]  # pyright: ignore[reportArgumentType]  # numbers are no objects
+make_handler(fetcher=fetcher, sink=numbers)  # type: ignore[misc]  # pyright: ignore[reportArgumentType]  # numbers are not objects

@@ -1,7 +1,4 @@
-"""
-Checked by mypy and pyright, never run: decorating keeps a function's signature, whatever kind it is
-of.
-"""
+"""Checked by mypy and pyright, never run: a decorated function keeps its signature."""
 
 from __future__ import annotations
 
@@ -14,6 +11,7 @@ import pytest
 from psycopg import Connection
 from typing_extensions import assert_type
 
+import change_events
 from change_events import (
     BroadcastStats,
     BulkFetcher,
@@ -39,8 +37,16 @@ from change_events import (
 )
 from change_events.testing import SinkContract
 
+assert_type(change_events.__version__, str)
+change_events.Wroker  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnusedExpression]  # noqa: B018  # misspelt
+
+
+class OwnPublisher(SNSPublisher): ...
+
+
 publisher = SNSPublisher.from_env("PRODUCT_EVENTS_TOPIC_ARN")
 assert_type(publisher, SNSPublisher)
+assert_type(OwnPublisher.from_env("PRODUCT_EVENTS_TOPIC_ARN"), OwnPublisher)
 
 
 class Product:
@@ -118,7 +124,7 @@ async def calls(repository: Repository, product: Product) -> None:
         assert_type(entered_async, None)
     broadcasting(publisher, "p1", settle="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # seconds
     broadcasting(publisher, "p1", on_unsettled=print, confirm=False)
-    broadcasts_before_save(publisher, on_unsettled=lambda: None)  # type: ignore[misc, arg-type]  # pyright: ignore[reportArgumentType]  # takes ids and error
+    broadcasts_before_save(publisher, on_unsettled=lambda: None)  # type: ignore[misc, arg-type]  # pyright: ignore[reportArgumentType]  # needs two parameters, ids and error
 
 
 def broadcasts() -> None:
@@ -207,4 +213,4 @@ def seams(
         assert_type(worker, Worker[dict[str, Any]])
         assert_type(worker.drain(), int)
         assert_type(worker.stats(), Stats)
-    Worker("https://...", fetcher=fetcher, sink=numbers)  # type: ignore[misc]  # pyright: ignore[reportArgumentType]  # numbers are no objects
+    Worker("https://...", fetcher=fetcher, sink=numbers)  # type: ignore[misc]  # pyright: ignore[reportArgumentType]  # numbers are not objects

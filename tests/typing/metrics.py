@@ -1,7 +1,4 @@
-"""
-Checked by mypy and pyright, never run: both adapters, and one's own, are metrics; health is a
-value.
-"""
+"""Checked by mypy and pyright, never run: what is a `Metrics`, and the parts of `Health`."""
 
 from __future__ import annotations
 

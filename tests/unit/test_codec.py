@@ -49,11 +49,11 @@ def test_every_id_survives_both_deliveries(id):
         '{"id": 7}',
         '{"id": "7"}',
         ' { "id" : "7", "type": "product" } ',
-        '{"id": "7", "Type": "Notification", "Message": "no envelope, as it has an id"}',
+        '{"id": "7", "Type": "Notification", "Message": "not an envelope, because it has an id"}',
         envelope('{"id": 7}'),
     ],
 )
-def test_other_publishers_may_write_integers_and_more_keys(body):
+def test_a_body_can_have_an_integer_id_and_more_keys(body):
     assert decode(body) == ChangeEvent("7")
 
 
@@ -87,7 +87,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED)
-def test_anything_else_is_malformed(body):
+def test_a_body_without_a_valid_id_is_malformed(body):
     with pytest.raises(DecodeError):
         decode(body)
 
@@ -95,9 +95,9 @@ def test_anything_else_is_malformed(body):
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        ("p1", "the body is no JSON"),
-        ("[]", "the body is no JSON object"),
-        ("{}", 'the body is no {"id": text or integer}'),
+        ("p1", "the body is not JSON"),
+        ("[]", "the body is not a JSON object"),
+        ("{}", 'the body is not {"id": text or integer}'),
     ],
 )
 def test_the_error_says_what_is_wrong_with_the_body(body, reason):
@@ -126,7 +126,7 @@ def test_an_envelope_of_another_topic_is_malformed(topic_arn):
 
 
 @pytest.mark.parametrize("odd", [None, 1, [TOPIC], {TOPIC: TOPIC}, "x" * 100_000])
-def test_an_envelope_of_no_topic_is_malformed(odd):
+def test_an_envelope_without_a_topic_is_malformed(odd):
     body = json.dumps(json.loads(envelope('{"id": "p1"}')) | {"TopicArn": odd})
 
     with pytest.raises(DecodeError, match="it comes from the topic ") as caught:
@@ -144,18 +144,18 @@ def test_an_envelope_of_no_topic_is_malformed(odd):
         json.dumps({"TopicArn": TOPIC, "Message": '{"id": "p1"}'}),
     ],
 )
-def test_what_has_no_envelope_comes_from_no_topic(body):
+def test_a_message_without_an_envelope_is_refused_if_the_topic_or_signature_matters(body):
     with pytest.raises(DecodeError) as caught:
         decode(body, topic_arn=TOPIC)
     assert str(caught.value) == (
-        "it has no SNS envelope, so nothing says where it comes from: switch off raw message delivery of the queue's "
-        "subscription, or set neither topic_arn= nor verify_signatures="
+        "it has no SNS envelope, so nothing says where it comes from: switch off raw message "
+        "delivery of the queue's subscription, or set neither topic_arn= nor verify_signatures="
     )
     with pytest.raises(DecodeError, match="it has no SNS envelope"):
         decode(body, verify=lambda envelope: pytest.fail("there is nothing to verify"))
 
 
-def test_what_is_verified_is_the_whole_envelope():
+def test_verify_is_called_with_the_whole_envelope():
     verified = []
 
     decode(envelope('{"id": "p1"}'), verify=verified.append)
@@ -163,9 +163,9 @@ def test_what_is_verified_is_the_whole_envelope():
     assert verified == [json.loads(envelope('{"id": "p1"}'))]
 
 
-def test_what_is_no_topics_arn_is_named():
+def test_an_invalid_topic_arn_is_named_in_the_error():
     with pytest.raises(
-        ConfigurationError, match=r"^'products' is no topic's ARN; one looks like arn:aws:sns:"
+        ConfigurationError, match=r"^'products' is not a topic's ARN; one looks like arn:aws:sns:"
     ):
         parsed_arn("products")
 
@@ -200,7 +200,7 @@ def test_a_plain_event_has_no_attributes():
 
 
 @given(SAYING)
-def test_what_an_event_says_survives_both_deliveries(event):
+def test_every_event_survives_both_deliveries(event):
     said = attributes(event)
 
     assert decode(encode(event), said) == event
@@ -208,17 +208,17 @@ def test_what_an_event_says_survives_both_deliveries(event):
     assert all(isinstance(value, str) and value for value in said.values())  # SNS refuses others
 
 
-def test_the_envelopes_own_attributes_count_and_not_the_messages():
+def test_the_attributes_of_an_envelope_replace_those_of_the_message():
     assert decode(envelope(BODY), {"phase": "saved", "settle": "9"}) == ChangeEvent("p1")
 
 
 @pytest.mark.parametrize("phase", ["", "Saved", "SAVING", "deleted", "saved "])
-def test_a_phase_of_a_later_version_is_a_plain_event(phase):
+def test_an_unknown_phase_is_ignored(phase):
     assert decode(BODY, {"phase": phase, "save": "s1"}) == ChangeEvent("p1", save="s1")
     assert decode(envelope(BODY, phase=phase)) == ChangeEvent("p1")
 
 
-def test_attributes_of_others_are_ignored():
+def test_unknown_attributes_are_ignored():
     assert decode(BODY, {"tenant": "t1", "Settle": "x"}) == ChangeEvent("p1")
     assert decode(envelope(BODY, tenant="t1")) == ChangeEvent("p1")
 
@@ -226,7 +226,7 @@ def test_attributes_of_others_are_ignored():
 @pytest.mark.parametrize(
     "settle", ["0", "-1", "3600.5", "nan", "inf", "1e9", "", "5 s", "x" * 1000]
 )
-def test_a_settle_window_that_nobody_can_wait_for_is_malformed(settle):
+def test_a_settle_window_out_of_its_range_is_malformed(settle):
     for body, said in ((BODY, {"settle": settle}), (envelope(BODY, settle=settle), None)):
         with pytest.raises(
             DecodeError, match="the attribute settle must be seconds, up to 3600, not "
@@ -235,14 +235,14 @@ def test_a_settle_window_that_nobody_can_wait_for_is_malformed(settle):
         assert len(str(caught.value)) < 120
 
 
-def test_the_longest_settle_window_can_be_waited_for():
+def test_the_longest_settle_window_is_an_hour():
     assert decode(BODY, {"settle": "3600"}).settle == 3600.0
 
 
 @pytest.mark.parametrize(
     "odd", [None, [], "text", {"phase": "saved"}, {"phase": {"Type": "String"}}, {"phase": None}]
 )
-def test_odd_attributes_in_an_envelope_say_nothing(odd):
+def test_invalid_attributes_of_an_envelope_are_ignored(odd):
     assert decode(
         json.dumps({"Type": "Notification", "Message": BODY, "MessageAttributes": odd})
     ) == ChangeEvent("p1")

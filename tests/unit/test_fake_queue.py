@@ -1,7 +1,4 @@
-"""
-The queue in memory does what a queue on the wire does, and a worker can't tell them apart but by
-the time it takes.
-"""
+"""The queue in memory behaves as a queue on the wire, for a test and for a worker."""
 
 from __future__ import annotations
 
@@ -110,7 +107,7 @@ def hide(queue, handle, seconds):
 
 
 def count(queue):
-    """How many messages are visible, in someone's hands, and delayed."""
+    """Return how many messages are visible, held and delayed."""
     names = [f"ApproximateNumberOfMessages{where}" for where in ("", "NotVisible", "Delayed")]
     attributes = queue.client.get_queue_attributes(QueueUrl=queue.url, AttributeNames=names)[
         "Attributes"
@@ -148,7 +145,7 @@ def test_a_message_has_what_a_worker_reads(queue):
         (["All"], {"phase": "saved", "settle": "9", "tenant": "t1"}),
     ],
 )
-def test_a_message_tells_the_attributes_that_were_asked_for(queue, asked, told):
+def test_a_message_has_the_attributes_that_the_receive_names(queue, asked, told):
     queue.send("one", {"phase": "saved", "settle": "9", "tenant": "t1"})
 
     (message,) = receive(queue, attributes=asked)
@@ -179,7 +176,7 @@ def test_a_message_is_invisible_until_its_timeout_is_over(queue):
     assert second["Attributes"]["ApproximateReceiveCount"] == "2"
 
 
-def test_a_message_is_visible_when_somebody_says_so(queue):
+def test_a_visibility_timeout_can_be_changed(queue):
     queue.send("one")
     (first,) = receive(queue)
 
@@ -206,7 +203,7 @@ def test_a_delayed_message_can_be_received_when_the_delay_is_over(make_queue):
 
 def test_a_long_poll_ends_when_a_message_comes(queue):
     queue.send("one")
-    receive(queue, visibility=10)  # of which the poll may expect something
+    receive(queue, visibility=10)  # so that the poll has a message to wait for
     timer = threading.Timer(0.1, queue.send, ["two"])
     timer.start()
 
@@ -218,7 +215,7 @@ def test_a_long_poll_ends_when_a_message_comes(queue):
     timer.join()
 
 
-def test_a_long_poll_ends_when_a_message_is_given_back(queue):
+def test_a_long_poll_ends_when_a_message_is_handed_back(queue):
     queue.send("one")
     (held,) = receive(queue, visibility=15)
     timer = threading.Timer(0.1, hide, [queue, held["ReceiptHandle"], 0])
@@ -232,7 +229,7 @@ def test_a_long_poll_ends_when_a_message_is_given_back(queue):
     timer.join()
 
 
-def test_a_deleted_message_is_gone_whichever_delivery_was_named(queue):
+def test_a_message_can_be_deleted_with_the_handle_of_any_delivery(queue):
     queue.publish(events("p1", "p2"))
     earlier, kept = receive(queue, visibility=0)
     later = next(
@@ -255,7 +252,7 @@ def test_a_deleted_message_is_gone_whichever_delivery_was_named(queue):
     assert len(receive(queue)) == 1
 
 
-def test_a_receipt_handle_that_nobody_got_fails_alone(queue):
+def test_of_a_batch_only_the_unknown_receipt_handle_fails(queue):
     queue.send("one")
     (message,) = receive(queue)
 
@@ -281,7 +278,7 @@ def test_a_message_that_was_received_too_often_is_a_dead_letter(make_queue):
     assert queue.dead_letters == ["poison"]
 
 
-def test_another_queue_is_an_error(queue):
+def test_another_queues_url_is_an_error(queue):
     for ask in (
         lambda url: queue.client.receive_message(QueueUrl=url),
         lambda url: queue.client.get_queue_attributes(
@@ -357,7 +354,7 @@ def test_a_worker_drains_a_queue_with_delay(make_queue, entities_and_fetcher):
     assert len(sink) == 1
 
 
-def test_a_worker_leaves_what_is_malformed_to_the_redrive_policy(make_queue):
+def test_a_worker_leaves_malformed_messages_to_the_redrive_policy(make_queue):
     queue = make_queue(max_receive_count=1)
     worker = Worker(
         queue.url,
@@ -392,7 +389,7 @@ def make_worker(queue, **settings):
     )
 
 
-def test_a_queue_is_a_publisher_of_its_own_also_while_others_are_recorded(fake):
+def test_a_queue_publishes_into_itself_even_while_broadcasts_are_recorded(fake):
     @broadcasts_before_save(fake)
     def save(id):
         assert fake.bodies == [json.dumps({"id": id})]
@@ -403,7 +400,7 @@ def test_a_queue_is_a_publisher_of_its_own_also_while_others_are_recorded(fake):
     assert broadcasts.events == []
 
 
-def test_it_all_takes_no_time_worth_mentioning(fake):
+def test_five_saves_and_drains_take_less_than_half_of_their_polls_on_the_wire(fake):
     source, sink = FakeSource(), MemorySink()
 
     @broadcasts_before_save(fake)
@@ -417,10 +414,10 @@ def test_it_all_takes_no_time_worth_mentioning(fake):
         worker.drain()
 
     assert dict(sink.items()) == dict(source)
-    assert time.monotonic() - started < 2.5  # on the wire the five polls for nothing alone take 5 s
+    assert time.monotonic() - started < 2.5  # on the wire, the last poll of each drain takes 1 s
 
 
-def test_a_worker_that_runs_is_stopped_without_waiting_for_its_poll(fake):
+def test_a_running_worker_stops_without_waiting_for_its_poll(fake):
     sink, seen = MemorySink(), threading.Event()
     worker = make_worker(fake, sink=sink, on_outcome=lambda *_: seen.set())
     thread = threading.Thread(target=worker.run)
@@ -436,7 +433,7 @@ def test_a_worker_that_runs_is_stopped_without_waiting_for_its_poll(fake):
     assert fake.bodies == []
 
 
-def test_a_look_that_failed_comes_again_when_time_has_passed(fake):
+def test_the_event_of_a_failed_look_comes_back_after_advance(fake):
     source = FakeSource({"p1": {"id": "p1"}})
     source.fail(times=1)
     sink = MemorySink()
@@ -450,11 +447,11 @@ def test_a_look_that_failed_comes_again_when_time_has_passed(fake):
     assert sink.get("p1") == {"id": "p1"}
 
 
-def test_time_that_passes_ends_delays_and_polls():
+def test_advance_ends_delays_and_polls():
     queue = FakeQueue(delay_seconds=900)
     queue.publish(events("p1"))
 
-    assert receive(queue, wait=20) == []  # nothing that it could wait for
+    assert receive(queue, wait=20) == []  # no message becomes visible within the poll
     queue.advance(885)
     timer = threading.Timer(0.05, queue.advance, [15])
     timer.start()
@@ -465,7 +462,7 @@ def test_time_that_passes_ends_delays_and_polls():
 
 
 @pytest.mark.parametrize("duplicated", [False, True])
-def test_a_long_poll_ends_when_what_it_waits_for_comes_at_once_or_never(fake, duplicated):
+def test_a_long_poll_ends_when_the_message_it_waits_for_is_duplicated_or_deleted(fake, duplicated):
     fake.send("one")
     (held,) = receive(fake, visibility=15)
     timer = threading.Timer(
@@ -479,7 +476,7 @@ def test_a_long_poll_ends_when_what_it_waits_for_comes_at_once_or_never(fake, du
     timer.join()
 
 
-def test_the_attributes_of_a_broadcast_are_those_of_the_message(fake):
+def test_a_message_has_the_attributes_of_its_broadcast(fake):
     publisher = SNSPublisher(TOPIC_ARN, client=_Topic(fake._messages), attributes={"tenant": "t1"})
 
     publisher.publish(events("p1"))
@@ -489,7 +486,7 @@ def test_the_attributes_of_a_broadcast_are_those_of_the_message(fake):
     assert attributes == [{"tenant": {"DataType": "String", "StringValue": "t1"}}] * 3
 
 
-def test_what_is_held_can_be_delivered_once_more(fake):
+def test_duplicate_delivers_a_held_message_once_more(fake):
     fake.publish(events("p1"))
     (held,) = receive(fake)
     fake.duplicate()
@@ -502,7 +499,7 @@ def test_what_is_held_can_be_delivered_once_more(fake):
     assert fake.bodies == []
 
 
-def test_what_nobody_holds_can_be_delivered_twice_even_if_it_is_deleted_in_between(fake):
+def test_duplicate_delivers_a_visible_message_twice_even_if_it_is_deleted_in_between(fake):
     fake.publish(events("p1"))
     fake.duplicate()
 
@@ -515,7 +512,7 @@ def test_what_nobody_holds_can_be_delivered_twice_even_if_it_is_deleted_in_betwe
     assert fake.bodies == []
 
 
-def test_a_worker_does_not_mind_duplicates(fake):
+def test_a_worker_handles_duplicates(fake):
     source, sink = FakeSource({"p1": {"id": "p1"}}), MemorySink()
     worker = make_worker(fake, fetcher=source, sink=sink)
     fake.publish(events("p1"))
@@ -528,7 +525,7 @@ def test_a_worker_does_not_mind_duplicates(fake):
     assert fake.bodies == []
 
 
-def test_what_a_fake_does_not_know_is_an_error_and_no_guess(fake):
+def test_an_unknown_parameter_or_attribute_is_an_error(fake):
     fake.send("one")
 
     with pytest.raises(KeyError, match="QueueArn"):

@@ -1,4 +1,4 @@
-"""A source in memory answers as a real HTTP server does through the production fetcher."""
+"""A source in memory answers like an HTTP server behind the production fetcher."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from verification.chaos.wire import Answer
 
 
 class WireSource:
-    """The server of the tests, with the interface of a FakeSource."""
+    """The tests' HTTP server, with the interface of a FakeSource."""
 
     def __init__(self, source):
         self._source = source
@@ -48,7 +48,7 @@ def either(request, source):
 # On the wire and in memory
 
 
-def test_what_is_there_is_found_with_an_etag(either):
+def test_an_existing_entity_is_found_with_an_etag(either):
     either["p1"] = {"id": "p1", "tags": ["a", None], "price": 1.5}
 
     found = either.fetch("p1")
@@ -58,7 +58,7 @@ def test_what_is_there_is_found_with_an_etag(either):
     assert found.etag.endswith('"')
 
 
-def test_what_is_as_it_was_is_unchanged(either):
+def test_an_entity_with_the_same_etag_is_unchanged(either):
     either["p1"] = {"id": "p1", "n": 1}
     etag = either.fetch("p1").etag
 
@@ -66,7 +66,7 @@ def test_what_is_as_it_was_is_unchanged(either):
     assert either.fetch("p1") == Found({"id": "p1", "n": 1}, etag)
 
 
-def test_what_was_changed_is_found_with_another_etag(either):
+def test_a_changed_entity_is_found_with_another_etag(either):
     either["p1"] = {"id": "p1", "n": 1}
     first = either.fetch("p1")
     either["p1"]["n"] = 2  # in place, too
@@ -78,7 +78,7 @@ def test_what_was_changed_is_found_with_another_etag(either):
     assert len({found.etag for found in (first, second, third)}) == 3
 
 
-def test_what_is_not_there_is_gone(either):
+def test_a_missing_entity_is_gone(either):
     assert either.fetch("p1") == Gone()
     either["p1"] = {"id": "p1"}
     etag = either.fetch("p1").etag
@@ -86,7 +86,7 @@ def test_what_is_not_there_is_gone(either):
     assert either.fetch("p1", etag=etag) == Gone()
 
 
-def test_what_no_fetcher_takes_for_an_answer_decides_nothing(either):
+def test_an_entity_that_http_fetcher_would_refuse_decides_nothing(either):
     either["p1"] = {"id": "p2"}
     either["p3"] = {"id": "p3", "n": float("nan")}
 
@@ -96,7 +96,7 @@ def test_what_no_fetcher_takes_for_an_answer_decides_nothing(either):
         assert caught.value.status == 200
 
 
-def test_a_failure_says_what_the_source_said_and_was_asked_all_the_same(either):
+def test_a_failed_get_raises_the_status_and_counts_as_fetched(either):
     either["p1"] = {"id": "p1"}
     either.fail(status=429, retry_after=7)
     with pytest.raises(FetchError, match="GET 'p1' answered 429") as caught:
@@ -117,7 +117,7 @@ def fake():
 
 
 def answers(source, *ids):
-    """For each GET the status that it failed with, or 200."""
+    """GET each id; return the status of its error, or 200."""
 
     def ask(id):
         try:
@@ -129,7 +129,7 @@ def answers(source, *ids):
     return [ask(id) for id in ids]
 
 
-def test_it_is_a_mapping(fake):
+def test_a_fake_source_is_a_mapping(fake):
     assert dict(fake) == {"p1": {"id": "p1"}, "p2": {"id": "p2"}}
     assert len(fake) == 2
     assert "p3" not in fake
@@ -138,7 +138,7 @@ def test_it_is_a_mapping(fake):
         fake["p1"]
 
 
-def test_gets_fail_until_they_are_told_otherwise(fake):
+def test_gets_fail_until_recover_is_called(fake):
     fake.fail()
     fake.fail("p1")
     assert answers(fake, "p1", "p2", "p3") == [503, 503, 503]
@@ -147,7 +147,7 @@ def test_gets_fail_until_they_are_told_otherwise(fake):
     assert fake.fetched == ["p1", "p2", "p3"] * 2
 
 
-def test_so_many_gets_fail_of_all_or_of_one(fake):
+def test_a_number_of_gets_can_fail_of_one_entity_or_of_all(fake):
     fake.fail(times=2)
     assert answers(fake, "p1", "p2", "p1") == [503, 503, 200]
 
@@ -165,14 +165,14 @@ def test_an_answer_is_a_copy(fake):
     assert fake["p1"] == {"id": "p1"}
 
 
-def test_what_can_be_no_json_is_refused_where_it_is_saved(fake):
+def test_an_entity_that_cannot_be_json_is_refused_when_it_is_saved(fake):
     with pytest.raises(TypeError, match="Decimal"):
         fake["p1"] = {"id": "p1", "price": Decimal("1.5")}
 
     assert fake["p1"] == {"id": "p1"}
 
 
-def test_threads_may_share_it(fake):
+def test_threads_can_share_a_fake_source(fake):
     fake.fail(times=50)
     failed = []
 

@@ -27,7 +27,7 @@ USABLE = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max
 
 @pytest.fixture
 def recorder():
-    """Keeps what it was given; what reaches SNS is tested in test_publishers.py."""
+    """A publisher that records; test_publishers.py tests what reaches SNS."""
     return Broadcasts()
 
 
@@ -37,7 +37,7 @@ class Product:
 
 
 @given(USABLE)
-def test_usable_text_is_an_id_as_it_is(text):
+def test_valid_text_is_an_id_without_a_change(text):
     assert checked_id(text) == text
 
 
@@ -101,7 +101,7 @@ def test_an_id_of_none_says_where_to_make_ids(recorder):
 
 
 @pytest.mark.parametrize(("value", "message"), [*UNUSABLE.values(), (None, "not None")])
-def test_broadcasting_refuses_the_same_ids(recorder, value, message):
+def test_broadcasting_refuses_every_unusable_id(recorder, value, message):
     with pytest.raises(IdResolutionError, match=message):
         broadcasting(recorder, "fine", value)
 
@@ -121,7 +121,7 @@ def test_by_default_the_parameter_named_id_is_the_id(recorder):
     assert recorder.ids == ["7"]
 
 
-def test_by_default_else_the_first_parameters_own_id(recorder):
+def test_without_a_parameter_named_id_the_first_parameters_own_id_is_the_id(recorder):
     class Repository:
         @broadcasts_before_save(recorder)
         def save(self, product, reason="none"):
@@ -193,7 +193,7 @@ def test_a_callable_gets_the_arguments_it_names(recorder):
     assert recorder.ids == ["t-s0", "t-s1"]
 
 
-def test_a_callables_own_defaults_stay_its_own(recorder):
+def test_a_callable_keeps_its_own_default_values(recorder):
     @broadcasts_before_save(recorder, id=lambda product, prefix="x": prefix + product.id)
     def save(product):
         pass
@@ -203,7 +203,7 @@ def test_a_callables_own_defaults_stay_its_own(recorder):
     assert recorder.ids == ["xp1"]
 
 
-def test_a_callable_may_name_nothing(recorder):
+def test_a_callable_can_have_no_parameters(recorder):
     @broadcasts_before_save(recorder, id=lambda: "settings")
     def save_settings():
         pass
@@ -238,7 +238,7 @@ def test_several_ids_come_from_a_callable_or_a_path_and_each_is_sent_once(record
     assert recorder.ids == ["p1", "p2", "3", "4"]
 
 
-def test_an_iterator_that_is_not_read_for_its_ids_is_none_of_our_business(recorder):
+def test_an_iterator_is_accepted_if_it_is_not_read_for_ids(recorder):
     @broadcasts_before_save(recorder, ids="ids")
     def save_rows(rows, ids):
         return list(rows)
@@ -247,7 +247,7 @@ def test_an_iterator_that_is_not_read_for_its_ids_is_none_of_our_business(record
     assert recorder.ids == ["p1"]
 
 
-def test_no_ids_are_no_broadcast_and_the_save_runs(recorder):
+def test_without_ids_nothing_is_broadcast_and_the_save_runs(recorder):
     @broadcasts_before_save(recorder, ids="ids")
     def delete_all(ids):
         return "ran"
@@ -277,7 +277,7 @@ def test_no_ids_are_no_broadcast_and_the_save_runs(recorder):
         (itertools.chain(["p1"]), "'ids' is a chain"),
     ],
 )
-def test_ids_that_are_unusable_raise_and_save_nothing(recorder, ids, message):
+def test_unusable_ids_raise_and_save_nothing(recorder, ids, message):
     @broadcasts_before_save(recorder, ids="ids")
     def delete_all(ids):
         pytest.fail("saved")
@@ -317,9 +317,9 @@ MISTAKES = {
     "misspelt in a callable": (save, {"id": lambda prodcut: prodcut.id}, "did you mean 'product'"),
     "misspelt in ids": (save, {"ids": lambda products: products}, "did you mean 'product'"),
     "id with ids": (save, {"id": "product.id", "ids": "product.ids"}, "id= or ids=, not both"),
-    "empty path": (save, {"id": ""}, "id='' is no path"),
-    "hole in a path": (save, {"id": "product..id"}, "is no path; write it like 'product.id'"),
-    "neither path nor callable": (save, {"id": 5}, "takes a path or a callable, not 5"),
+    "empty path": (save, {"id": ""}, "id='' is not a path"),
+    "hole in a path": (save, {"id": "product..id"}, "is not a path; write it like 'product.id'"),
+    "neither path nor callable": (save, {"id": 5}, "must be a path or a callable, not 5"),
     "any argument": (
         save,
         {"id": lambda *args: args[0]},
@@ -345,7 +345,10 @@ MISTAKES = {
     "generator": (
         generator,
         {},
-        r"generator\(\) is a generator function.* called\. Decorate what iterates it, or use .* inside$",
+        (
+            r"generator\(\) is a generator function: .* called\. "
+            r"Decorate what iterates it, or use .* inside$"
+        ),
     ),
     "asynchronous generator": (async_generator, {}, r"async_generator\(\) is a generator function"),
     "static method": (staticmethod(save), {}, "put @broadcasts_before_save below @staticmethod"),
@@ -369,12 +372,12 @@ def test_a_mistake_is_an_error_at_decoration(function, settings, message):
         (lambda *args: args[0], r"publisher= must name the parameters that it wants, not \*args"),
     ],
 )
-def test_a_publisher_that_is_none_is_an_error_at_decoration(publisher, message):
+def test_an_object_that_is_not_a_publisher_is_an_error_at_decoration(publisher, message):
     with pytest.raises(ConfigurationError, match=message):
         broadcasts_before_save(publisher)(save)
 
 
-def test_a_publisher_that_is_missing_at_the_call_is_its_own_error(recorder):
+def test_a_publisher_that_is_missing_at_the_call_raises_the_callables_error(recorder):
     @broadcasts_before_save(lambda self: self.publisher)
     def save(self, product):
         pytest.fail("saved")
@@ -383,7 +386,7 @@ def test_a_publisher_that_is_missing_at_the_call_is_its_own_error(recorder):
         save(SimpleNamespace(), Product())
 
 
-def test_a_publisher_may_come_from_the_call(recorder):
+def test_a_publisher_can_come_from_the_call(recorder):
     class Repository:
         def __init__(self):
             self.publisher = recorder

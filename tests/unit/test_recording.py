@@ -22,14 +22,14 @@ TOPIC = "arn:aws:sns:eu-west-1:123456789012:products"
 
 @pytest.fixture(autouse=True)
 def no_aws(monkeypatch, free_port):
-    """Whoever would send finds nobody, and no topic in the environment."""
+    """Nothing answers at the endpoint, and the environment has no topic and no credentials."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port}")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name)
 
 
 class Silent(SNSPublisher):
-    """A user's own kind."""
+    """A user's subclass."""
 
     def publish(self, events, /):
         super().publish(events)
@@ -47,10 +47,7 @@ PUBLISHERS = {
 
 @pytest.fixture(params=PUBLISHERS)
 def save(request):
-    """
-    A save that was decorated long before anything is recorded. It returns what was broadcast before
-    it.
-    """
+    """A save that was decorated before the recording; it returns the ids broadcast so far."""
 
     @broadcasts_before_save(PUBLISHERS[request.param])
     def save(id, broadcasts):
@@ -59,7 +56,7 @@ def save(request):
     return save
 
 
-def test_every_publisher_that_ships_is_recorded(save):
+def test_every_publisher_of_the_library_is_recorded(save):
     with recording() as broadcasts:
         assert save("p1", broadcasts) == ["p1"]
         assert save("p2", broadcasts) == ["p1", "p2"]
@@ -67,7 +64,7 @@ def test_every_publisher_that_ships_is_recorded(save):
     assert broadcasts.events == [ChangeEvent("p1"), ChangeEvent("p2")]
 
 
-def test_a_publisher_of_ones_own_is_used_as_always():
+def test_a_users_own_publisher_is_not_recorded():
     own = Broadcasts()
     assert isinstance(own, Publisher)
 
@@ -109,7 +106,7 @@ def test_broadcasts_of_other_threads_are_recorded_and_can_be_waited_for():
         timer.join()
 
 
-def test_what_was_recorded_can_be_forgotten(save):
+def test_clear_forgets_the_events_so_far(save):
     with recording() as broadcasts:
         save("p1", broadcasts)
         broadcasts.clear()
@@ -129,7 +126,7 @@ def test_a_broadcast_that_fails_prevents_the_save_and_is_not_recorded(save):
     assert caught.value.ids == ("p1",)
 
 
-def test_broadcasts_fail_until_they_are_told_otherwise():
+def test_broadcasts_fail_until_recover_is_called():
     with recording() as broadcasts:
         broadcasts.fail()
         for _ in range(3):
@@ -143,7 +140,7 @@ def test_broadcasts_fail_until_they_are_told_otherwise():
     assert broadcasts.ids == ["p2"]
 
 
-def test_subscribers_get_what_is_broadcast_from_then_on():
+def test_a_subscriber_gets_the_broadcasts_after_its_subscription():
     subscriber = Broadcasts()
     with recording() as broadcasts:
         asyncio.run(save_async("p1"))
@@ -157,7 +154,7 @@ def test_subscribers_get_what_is_broadcast_from_then_on():
     assert subscriber.ids == ["p2"]
 
 
-def test_however_it_is_left_publishers_send_again():
+def test_publishers_send_again_after_a_recording_even_if_it_raised():
     def is_real():
         with (
             pytest.raises(PublishError, match="to arn:aws:sns"),

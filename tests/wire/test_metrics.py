@@ -200,7 +200,7 @@ def test_a_pause_that_has_not_ended_is_counted_by_the_heartbeat(
 
 
 def test_what_is_broadcast_beside_is_counted(channel, sns, prometheus, monkeypatch):
-    monkeypatch.setattr(broadcasting._renewals, "meter", Meter())
+    monkeypatch.setattr(renewal_module.process_renewals.tally, "meter", Meter())
     measure_broadcasts(prometheus.metrics)
 
     with broadcasting(SNSPublisher(channel.topic_arn, client=sns), "p1", settle=2.0):

@@ -51,7 +51,7 @@ def test_many_events_arrive_each_as_a_message_of_its_own(channel, publisher, cou
     assert sorted(channel.bodies()) == sorted(f'{{"id": "p{number}"}}' for number in range(count))
 
 
-def test_many_events_take_a_call_for_every_ten(channel):
+def test_many_events_need_one_call_for_every_ten(channel):
     client = boto3.client("sns")
     calls = []
     client.meta.events.register(
@@ -75,7 +75,7 @@ def test_attributes_travel_with_every_event(channel):
     assert attributes == ["products"] * 3
 
 
-def test_attributes_may_come_from_the_context_of_the_save(channel):
+def test_attributes_can_come_from_the_context_of_the_save(channel):
     trace = contextvars.ContextVar("trace")
     publisher = SNSPublisher(channel.topic_arn, attributes=lambda: {"traceparent": trace.get()})
     trace.set("00-abc-01")
@@ -111,8 +111,8 @@ def test_attributes_that_would_not_arrive_are_refused(attributes, message):
         "https://example.com",
     ],
 )
-def test_what_is_no_topics_arn_is_refused(arn):
-    with pytest.raises(ConfigurationError, match="is no topic's ARN"):
+def test_an_invalid_topic_arn_is_refused(arn):
+    with pytest.raises(ConfigurationError, match="is not a topic's ARN"):
         SNSPublisher(arn)
 
 
@@ -139,7 +139,7 @@ def test_on_a_fifo_topic_the_group_is_the_id_and_no_broadcast_is_a_duplicate(mak
 
 
 @pytest.mark.parametrize("id", ["two words", "Übergröße", "x" * 129])
-def test_an_id_that_can_be_no_group_gets_one_of_its_own(make_channel, id):
+def test_an_id_that_cannot_be_a_group_is_hashed(make_channel, id):
     channel = make_channel(fifo=True)
     publisher = SNSPublisher(channel.topic_arn)
 
@@ -153,11 +153,11 @@ def test_an_id_that_can_be_no_group_gets_one_of_its_own(make_channel, id):
     assert len(groups[0]) == 64
 
 
-# Failures: each is a PublishError, and nothing is saved
+# Failures: each raises a PublishError, and nothing is saved
 
 
 def must_not_save(publisher, ids):
-    """Save the ids behind the publisher; return the error."""
+    """Save the ids; the publisher must prevent it. Return the error."""
     saved = []
 
     @broadcasts_before_save(publisher, ids="ids")
@@ -195,7 +195,7 @@ def test_missing_credentials_prevent_the_save(monkeypatch):
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 
-    client = boto3.Session().client("sns")  # the default session remembers what it has found
+    client = boto3.Session().client("sns")  # the default session remembers its credentials
 
     error = must_not_save(SNSPublisher(TOPIC, client=client), ["p1"])
 
@@ -229,11 +229,7 @@ def test_one_failed_entry_of_a_batch_prevents_the_save():
 
         error = must_not_save(SNSPublisher(TOPIC, client=client), ids)
 
-    assert error.ids == (
-        "p10",
-        "p20",
-        "p21",
-    )  # refused, and not even tried; the others were accepted
+    assert error.ids == ("p10", "p20", "p21")  # refused, or not tried; the others were accepted
     assert "'p10', 'p20', 'p21' to" in str(error)
     assert "InternalError: try again" in str(error)
 
@@ -298,18 +294,18 @@ def test_a_required_variable_that_is_missing_or_wrong_prevents_the_save(monkeypa
 
     with pytest.raises(
         ConfigurationError,
-        match=r"PRODUCT_EVENTS_TOPIC_ARN is not set|'products' is no topic's ARN",
+        match=r"PRODUCT_EVENTS_TOPIC_ARN is not set|'products' is not a topic's ARN",
     ):
         save({"id": "p1"})
 
 
-def test_the_topic_may_come_from_a_callable(channel):
+def test_the_topic_can_come_from_a_callable(channel):
     SNSPublisher(lambda: channel.topic_arn).publish(events("p1"))
 
     assert channel.ids() == ["p1"]
 
 
-def test_its_own_client_is_of_the_topics_region_and_keeps_no_save_waiting(sns):
+def test_the_default_client_has_the_topics_region_and_short_timeouts(sns):
     topics = [
         boto3.client("sns", region_name=region).create_topic(Name="t")["TopicArn"]
         for region in ("us-west-2", "eu-west-3")

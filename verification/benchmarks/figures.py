@@ -132,11 +132,11 @@ def renewal_threads(settle: float, saves: int = 10_000) -> None:
         asked += threading.current_thread().name == "change-events-renewals"
         return time.monotonic()
 
-    broadcasting._renewals = Renewals(clock=clock)  # noqa: SLF001  # of its own, so that nothing is under way
+    renewals = Renewals(clock=clock)  # with no saves of others under way
     before = threading.active_count()
     started = time.monotonic()
     for _ in range(saves):
-        with broadcasting(NullPublisher(), "p1", settle=settle):
+        with broadcasting(NullPublisher(), "p1", settle=settle, renewals=renewals):
             pass
     took = time.monotonic() - started
     print(

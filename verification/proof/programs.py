@@ -43,7 +43,7 @@ from change_events._consumer.queue import Queue
 from change_events._consumer.run import Run, Threads
 from change_events._consumer.settings import Settings
 from change_events._consumer.stats import Tally
-from change_events._producer.renewals import Renewals
+from change_events._producer.renewals import Renewals, Senders
 
 ID = "p1"
 TOPIC = "arn:aws:sns:eu-west-1:123456789012:products"
@@ -340,17 +340,18 @@ class Saver(Process):
             clock=lambda: self.now,
             sleep=lambda _: None,
             in_thread=lambda _: None,
-            submit=self._jobs.append,
+            senders=Senders(self._jobs.append),
+            new_save_id=lambda: "s",  # the explorer distinguishes savers
         )
         slow = Sns(
             slow=lambda: setup.slow_publish and greenlet.getcurrent() is self.running.get("save")
         )
         self._publisher = SNSPublisher(TOPIC, client=slow)
         self._begun = False
-        self._answers: list[Any] = []  # since the start, or since the save was to commit
+        self._answers: list[Any] = []  # since the start, or since the save wanted to commit
         self._asked_at: dict[str, int] = {}
         self._saving_since = 0
-        self._relies_on = 0  # when the last broadcast that was accepted began
+        self._relies_on = 0  # when the last accepted broadcast began
         self._over = False
 
     def go_on(self, actor: str, answer: Any = None) -> None:
@@ -373,10 +374,12 @@ class Saver(Process):
 
     def _save(self) -> None:
         broadcast = broadcasting(
-            self._publisher, ID, settle=float(SETTLE), confirm=self._setup.confirm
+            self._publisher,
+            ID,
+            settle=float(SETTLE),
+            confirm=self._setup.confirm,
+            renewals=self._renewals,
         )
-        broadcast._renewals = self._renewals
-        broadcast._save_id = "s" if self._setup.confirm else None  # the explorer tells savers apart
         with suppress(SaveFailed, PublishError), broadcast:
             self._saving_since = self.now
             self._answers.clear()

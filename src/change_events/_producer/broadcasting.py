@@ -4,98 +4,53 @@ from __future__ import annotations
 
 import functools
 import inspect
-import uuid
 from contextvars import copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from change_events._event import DEFAULT_SETTLE, MAX_SETTLE, ChangeEvent
 from change_events._ids import Arguments, checked_id, id_resolver, reader
-from change_events._producer.renewals import renewals
+from change_events._producer.renewals import process_renewals
 from change_events.exceptions import ConfigurationError, IdResolutionError, PublishError
 from change_events.typing import Publisher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
     from types import TracebackType
 
     from change_events._event import Phase
-    from change_events._producer.renewals import Save
+    from change_events._producer.renewals import OnUnsettled, Renewals, Save
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
-OnUnsettled: TypeAlias = "Callable[[Sequence[str], Exception], object]"
 
-
-class broadcasting:  # a context manager, named like one  # noqa: N801
+class _AnnouncedSave:
     """
-    Broadcast ids, then run the block; `with` it or, in asynchronous code, `async with` it.
+    The broadcasts before, during and after a save, as `broadcasting` describes them.
 
-    No broadcast, no save: if the publisher raises, the block does not run. In `async with` the
-    publisher runs in a thread, within the caller's context variables, and the event loop goes on.
-
-    A block that takes longer than half of `settle` is broadcast again, and again, in the
-    background: whenever it commits, its consumers have heard of it less than `settle` seconds
-    before. If that can't be done in time, it is broadcast once more after the block, whether the
-    block has returned or raised; the caller waits for that. The background needs a process that
-    runs: where it may be frozen in mid-save, or threads are switched off (uWSGI without
-    `enable-threads`), only the broadcast after the block is left.
-
-    Args:
-        publisher: What broadcasts.
-        ids: The ids of the entities that the block is about to save: text, integers or UUIDs. None
-            at all: nothing to say.
-        settle: The settle window in seconds, up to 3600: how old the last broadcast may be when the
-            block commits. Other than the default it travels with the event, and consumers wait for
-            so long, or for their own window if that is longer.
-        confirm: Broadcast a second time once the block has returned, in the background. Consumers
-            then don't look before that, and need not wait for the settle window after it: it saves
-            them a GET and seconds, and costs a publish. An exception is not confirmed, as it does
-            not prove that nothing was committed.
-
-            Only where a GET reads the latest commit: consumers don't wait for a replica that lags.
-            Only if the commit is inside the block. Of no use on a FIFO topic, where SQS holds the
-            second event back until the first is acknowledged, nor in AWS Lambda, which freezes a
-            process once its handler has returned, and the background with it: the second event then
-            comes with the next invocation, or never, and consumers wait for the window.
-        on_unsettled: Called with the ids and the error if a block took too long and the broadcast
-            after it failed, too: caches may then be stale until the next change. A plain function;
-            called in the thread that broadcast. It is logged and counted in any case, and what it
-            raises is logged, too.
-
-    Raises:
-        ConfigurationError: `settle` is out of its range.
-        IdResolutionError: An id is None, empty, `.` or `..`, over 512 characters, or has control
-            characters or lone surrogates.
-        PublishError: On entering: the broadcast was not accepted, or only so slowly, twice, that
-            the settle window was over.
-        RuntimeError: On entering: it has been entered before.
+    Checks nothing: its callers check `ids` and `settle`, once each.
     """
-
-    _renewals = renewals
 
     def __init__(
         self,
         publisher: Publisher,
-        /,
-        *ids: object,
-        settle: float = DEFAULT_SETTLE,
-        confirm: bool = False,
-        on_unsettled: OnUnsettled | None = None,
+        ids: Iterable[str],
+        *,
+        settle: float,
+        confirm: bool,
+        on_unsettled: OnUnsettled | None,
+        renewals: Renewals | None,
     ) -> None:
-        _require_settle(settle)
-        try:
-            self._ids = list(dict.fromkeys(map(checked_id, ids)))
-        except ValueError as error:
-            raise IdResolutionError(str(error)) from None
         self._publisher = publisher
+        self._ids = list(dict.fromkeys(ids))
         self._settle = settle
         self._confirm = confirm
         self._on_unsettled = on_unsettled
+        self._renewals = renewals or process_renewals
         self._first_phase: Phase | None = "saving" if confirm else None
-        self._save_id = uuid.uuid4().hex if confirm else None
+        self._save_id = self._renewals.new_save_id() if confirm else None
         self._entered = False
         self._save: Save | None = None
 
@@ -135,13 +90,14 @@ class broadcasting:  # a context manager, named like one  # noqa: N801
         self._entered = True
 
     def _broadcast(self) -> float:
-        """Broadcast; return when the broadcast started that the save can rely on."""
+        """Broadcast; return when the broadcast started on which the save can rely."""
         started, took = self._broadcast_timed()
-        if took > self._settle / 2:  # it may have been accepted long ago
+        if took > self._settle / 2:  # SNS can have accepted it long ago
             started, took = self._broadcast_timed()
         if took >= self._settle:
             raise PublishError(
-                f"the broadcast took {took:.1f} s, longer than settle={self._settle}; nothing saved",
+                f"the broadcast took {took:.1f} s, longer than settle={self._settle}; "
+                "nothing saved",
                 ids=self._ids,
             )
         return started
@@ -157,7 +113,7 @@ class broadcasting:  # a context manager, named like one  # noqa: N801
         self._publisher.publish([ChangeEvent(id, settle, phase, save) for id in self._ids])
 
     def _publish_elsewhere(self, phase: Phase | None) -> Callable[[], None]:
-        """Return a broadcast for another thread to make, within the context variables of now."""
+        """Return a broadcast for another thread. It runs within the caller's context variables."""
         context = copy_context()
         return lambda: context.run(self._publish, phase)
 
@@ -168,14 +124,9 @@ class broadcasting:  # a context manager, named like one  # noqa: N801
         )
 
     def _ends_late(self, *, returned: bool) -> Callable[[], None] | None:
-        """
-        End the save; return what else is to be done, which takes a while, if that was too long
-        after its broadcast.
-        """
-        save, self._save = (
-            self._save,
-            None,
-        )  # no cycle stays behind, which would keep the caller's context alive
+        """End the save. If it was late, return the slow rest: the broadcast that it still needs."""
+        # Break the cycle of the two, which would keep the caller's context alive.
+        save, self._save = self._save, None
         if save is None:
             return None
         confirmation: Phase | None = "saved" if self._confirm and returned else None
@@ -191,6 +142,77 @@ class broadcasting:  # a context manager, named like one  # noqa: N801
         return None
 
 
+class broadcasting(_AnnouncedSave):  # a context manager, named like one  # noqa: N801
+    """
+    Broadcast ids, then run the block. Use it with `with` or, in asynchronous code, `async with`.
+
+    No broadcast, no save: if the publisher raises, the block does not run. In `async with` the
+    publisher runs in a thread, within the caller's context variables, and the event loop goes on.
+
+    While the block runs, its ids are broadcast again in the background whenever half of `settle`
+    has passed. So whenever the block commits, its consumers have heard of it less than `settle`
+    seconds before. If that could not be done in time, the ids are broadcast once more after the
+    block has returned or raised, and the caller waits for that. The background needs a process
+    that runs. Where a process can be frozen in mid-save, or threads are switched off (uWSGI without
+    `enable-threads`), only the broadcast after the block is left.
+
+    Args:
+        publisher: What broadcasts.
+        ids: The ids of the entities that the block is about to save: text, integers or UUIDs.
+            Without any, nothing is broadcast.
+        settle: The settle window in seconds, up to 3600: the greatest age of the last broadcast
+            when the block commits. Unless it is the default, it travels with the event. Consumers
+            wait for the longer of it and their own window.
+        confirm: Broadcast a second time, in the background, when the block has returned. Consumers
+            look only then, and do not wait for the settle window. That saves them a GET and
+            seconds, and costs a publish. A block that raises is not confirmed, because its
+            exception does not prove that nothing was committed.
+
+            Use it only where a GET reads the latest commit, because consumers do not wait for a
+            replica that lags; and only if the commit is inside the block. It is useless on a FIFO
+            topic, where SQS holds the second event back until the first is acknowledged; and in
+            AWS Lambda, which freezes the process when its handler has returned: the second event
+            then comes with the next invocation, or never, and consumers wait for the window.
+        on_unsettled: A plain function, called with the ids and the error if a block took too long
+            and the broadcast after it failed, too. Caches can then be stale until the next change.
+            The thread that broadcast calls it. The failure is also logged and counted. What
+            `on_unsettled` raises is logged.
+        renewals: What broadcasts slow saves again. Default: the one that this process has.
+
+    Raises:
+        ConfigurationError: `settle` is out of its range.
+        IdResolutionError: An id is None, empty, `.` or `..`, over 512 characters, or has control
+            characters or lone surrogates.
+        PublishError: On entering: the broadcast was not accepted; or two broadcasts were, but so
+            slowly that the settle window was over.
+        RuntimeError: On entering: it has been entered before.
+    """
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        /,
+        *ids: object,
+        settle: float = DEFAULT_SETTLE,
+        confirm: bool = False,
+        on_unsettled: OnUnsettled | None = None,
+        renewals: Renewals | None = None,
+    ) -> None:
+        _require_settle(settle)
+        try:
+            checked = list(map(checked_id, ids))
+        except ValueError as error:
+            raise IdResolutionError(str(error)) from None
+        super().__init__(
+            publisher,
+            checked,
+            settle=settle,
+            confirm=confirm,
+            on_unsettled=on_unsettled,
+            renewals=renewals,
+        )
+
+
 def broadcasts_before_save(
     publisher: Publisher | Callable[..., Publisher],
     *,
@@ -199,12 +221,12 @@ def broadcasts_before_save(
     settle: float = DEFAULT_SETTLE,
     confirm: bool = False,
     on_unsettled: OnUnsettled | None = None,
+    renewals: Renewals | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """
-    Decorate a function that saves, updates or deletes entities: it broadcasts their ids before it
-    runs.
+    Decorate a function that saves, updates or deletes entities: broadcast their ids, then call it.
 
-    No broadcast, no save: if the publisher raises, the function does not run. The function may be
+    No broadcast, no save: if the publisher raises, the function does not run. The function can be
     asynchronous; then the publisher runs in a thread, within the caller's context variables.
 
     Args:
@@ -214,22 +236,29 @@ def broadcasts_before_save(
             or mapping keys), or a callable that names the parameters it needs (`lambda product:
             product.id`). Default: the parameter named `id`, else the first parameter's own `id`
             (`self` and `cls` don't count).
-        ids: Where a call has the ids of several entities, likewise; for a function that saves them
-            all.
-        settle: The settle window in seconds; see `broadcasting` for this one and the next two.
-        confirm: Broadcast a second time once the function has returned, so the function must
+        ids: Where a call has the ids of several entities, likewise; for a function that saves all
+            of them.
+        settle: The settle window in seconds. This and the next three are as for `broadcasting`.
+        confirm: Broadcast a second time when the function has returned, so the function must
             commit, not only flush.
         on_unsettled: Called if a save took too long and could not be broadcast after it.
+        renewals: What broadcasts slow saves again.
 
     Raises:
         ConfigurationError: At decoration: a parameter that the function doesn't have; `id` with
             `ids`; a generator function (it runs when it is iterated, not when it is called); no
             publisher; `settle` out of its range.
-        IdResolutionError: At the call: no id there, or one that can't be used. Nothing is sent or
-            saved.
+        IdResolutionError: At the call: no id there, or an unusable one. Nothing is sent or saved.
         PublishError: At the call: the broadcast was not accepted, or too slowly. Nothing is saved.
     """
     _require_settle(settle)
+    around_save = partial(
+        _AnnouncedSave,
+        settle=settle,
+        confirm=confirm,
+        on_unsettled=on_unsettled,
+        renewals=renewals,
+    )
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         _require_plain_function(function)
@@ -237,29 +266,23 @@ def broadcasts_before_save(
         find_publisher = _publisher_finder(function, publisher)
         resolve = id_resolver(function, id=id, ids=ids)
 
-        def announce(args: tuple[Any, ...], kwargs: dict[str, Any]) -> broadcasting:
+        def announced(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _AnnouncedSave:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
-            return broadcasting(
-                find_publisher(bound.arguments),
-                *resolve(bound.arguments),
-                settle=settle,
-                confirm=confirm,
-                on_unsettled=on_unsettled,
-            )
+            return around_save(find_publisher(bound.arguments), resolve(bound.arguments))
 
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
             async def save_async(*args: P.args, **kwargs: P.kwargs) -> Any:
-                async with announce(args, kwargs):
+                async with announced(args, kwargs):
                     return await function(*args, **kwargs)
 
             return save_async  # type: ignore[return-value]  # R is the coroutine, which no checker can see from here
 
         @functools.wraps(function)
         def save(*args: P.args, **kwargs: P.kwargs) -> R:
-            with announce(args, kwargs):
+            with announced(args, kwargs):
                 return function(*args, **kwargs)
 
         return save
@@ -268,12 +291,14 @@ def broadcasts_before_save(
 
 
 async def _in_thread(job: Callable[[], T]) -> T:
-    """Run it in a thread, within the caller's context variables, while the event loop goes on."""
-    import asyncio  # an asynchronous caller has it already; a synchronous one need not pay for it
+    """Run a job in a thread, within the caller's context variables; the event loop goes on."""
+    import asyncio  # not above: a synchronous caller does not need it
 
     try:
         done = asyncio.get_running_loop().run_in_executor(None, copy_context().run, job)
-    except RuntimeError:  # no threads any more, as the interpreter is shutting down: better a blocked loop than a lost save
+    except RuntimeError:
+        # The interpreter is shutting down and starts no threads. A blocked loop is better than a
+        # lost save.
         return job()
     return await done
 
@@ -296,8 +321,9 @@ def _require_plain_function(function: object) -> None:
         )
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise ConfigurationError(
-            f"{function.__qualname__}() is a generator function: it runs when it is iterated, not when it is called. "
-            "Decorate what iterates it, or use `with broadcasting(publisher, id):` inside"
+            f"{function.__qualname__}() is a generator function: it runs when it is iterated, not "
+            "when it is called. Decorate what iterates it, or use "
+            "`with broadcasting(publisher, id):` inside"
         )
 
 
@@ -309,5 +335,5 @@ def _publisher_finder(
     if callable(publisher):
         return reader(function, publisher, setting="publisher")
     raise ConfigurationError(
-        f"{function.__qualname__}(): {publisher!r} has no publish(events), nor is it a callable"
+        f"{function.__qualname__}(): {publisher!r} has no publish(events) and is not a callable"
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from change_events._codec import attributes as own_attributes
@@ -16,34 +16,46 @@ from change_events._codec import encode, parsed_arn
 from change_events.exceptions import ConfigurationError, PublishError
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import TypedDict
+
+    from typing_extensions import NotRequired, Self
 
     from change_events._event import ChangeEvent
+
+    class Message(TypedDict):
+        """A message as `Publish` and, with an `Id`, `PublishBatch` expect it."""
+
+        Message: str
+        MessageAttributes: NotRequired[Mapping[str, Mapping[str, str]]]
+        MessageGroupId: NotRequired[str]
+        MessageDeduplicationId: NotRequired[str]
+
+    class Refusal(TypedDict):
+        """An entry of `Failed` in the answer to `PublishBatch`."""
+
+        Id: str
+        Code: NotRequired[str]
+        Message: NotRequired[str]
+
 
 log = logging.getLogger("change_events")
 
 BATCH_SIZE = 10
-"""Entries in one `PublishBatch` call, at the most (Amazon SNS API Reference, PublishBatch)."""
+"""Most entries in one `PublishBatch` call (Amazon SNS API Reference, PublishBatch)."""
 
 MAX_ATTRIBUTES = 7
-"""
-With raw delivery a message of more than ten attributes is dropped; three are kept for the protocol.
-"""
+"""With raw delivery SNS drops a message of more than ten; the protocol keeps three for itself."""
 
 RESERVED_ATTRIBUTES = frozenset({"phase", "save", "settle"})
 
 _GROUP_ID = re.compile(r"[!-~]{1,128}")
-"""
-Alphanumerics and punctuation, 128 at the most (Amazon SNS API Reference, Publish, MessageGroupId).
-"""
+"""Letters, digits and punctuation (Amazon SNS API Reference, Publish, MessageGroupId)."""
 
 Attributes = Mapping[str, str] | Callable[[], Mapping[str, str]]
 
 
 class NullPublisher:
-    """
-    Broadcasts nothing and lets every save run: for tests, scripts and machines without a topic.
-    """
+    """Broadcasts nothing, so every save runs: for tests, scripts and machines without a topic."""
 
     def publish(self, events: Sequence[ChangeEvent], /) -> None:
         """Do nothing."""
@@ -51,27 +63,27 @@ class NullPublisher:
 
 class SNSPublisher:
     """
-    Broadcasts events to an SNS topic, standard or FIFO. May be shared between threads.
+    Broadcasts events to an SNS topic, standard or FIFO. Threads can share it.
 
-    On a FIFO topic (`.fifo`) the message group is the id (its SHA-256 where SNS would refuse the id
-    itself), so that one entity's events stay in order, and the deduplication id is new for each
-    broadcast. (Content-based deduplication would swallow the second change of an entity within five
-    minutes.)
+    On a FIFO topic (`.fifo`) the message group is the id, so that the events of one entity stay in
+    order. Where SNS would refuse the id as a group, the group is its SHA-256. The deduplication id
+    is new for each broadcast: content-based deduplication would drop the second change of an entity
+    within five minutes.
 
     Args:
-        topic_arn: The topic's ARN, or a callable that is asked for it at each broadcast; its None
-            broadcasts nothing.
-        client: A boto3 SNS client. Default: one made at the first broadcast, in the topic's region,
-            that gives up after three attempts of at most 2 s to connect and 3 s to answer each, as
-            a save is waiting.
+        topic_arn: The topic's ARN, or a callable that returns it, called at each broadcast. If it
+            returns None, nothing is broadcast.
+        client: A boto3 SNS client. Default: one made at the first broadcast, in the topic's region.
+            It gives up after three attempts of at most 2 s to connect and 3 s to answer each,
+            because a save is waiting.
         attributes: Message attributes to send with every event, as text; or a callable that returns
-            them, called in the context of the save (for a trace context, say). Seven at the most:
+            them, called in the context of the save (for a trace context, say). At most seven:
             with raw delivery SNS drops a message of more than ten, and three (`phase`, `save`,
             `settle`) are the protocol's own.
 
     Raises:
-        ConfigurationError: `topic_arn` is no topic's ARN; `attributes` are too many, reserved, or
-            not text.
+        ConfigurationError: `topic_arn` is not a topic's ARN; `attributes` are too many, reserved,
+            or not text.
     """
 
     def __init__(
@@ -83,7 +95,7 @@ class SNSPublisher:
     ) -> None:
         self._topic_arn = topic_arn
         self._client = client
-        self._clients: dict[str, Any] = {}  # our own, by Region
+        self._clients: dict[str, Any] = {}  # made here, by region
         self._clients_lock = threading.Lock()
         self._attributes = attributes
         if isinstance(topic_arn, str):
@@ -101,11 +113,11 @@ class SNSPublisher:
         attributes: Attributes | None = None,
     ) -> Self:
         """
-        Make a publisher that reads its topic's ARN from the environment, anew at each broadcast.
+        Make a publisher that reads its topic's ARN from the environment at each broadcast.
 
         Args:
-            name: The environment variable, say `PRODUCT_EVENTS_TOPIC_ARN`. Unset or empty: nothing
-                is broadcast, every save runs, and one warning is logged.
+            name: The environment variable, say `PRODUCT_EVENTS_TOPIC_ARN`. If it is unset or empty,
+                nothing is broadcast, every save runs, and one warning is logged.
             client: As for the class.
             required: If the variable is unset or empty, raise `ConfigurationError` at the
                 broadcast, before the save.
@@ -118,10 +130,10 @@ class SNSPublisher:
         Broadcast the events: one by `Publish`, several by a `PublishBatch` for every ten.
 
         Raises:
-            PublishError: SNS did not accept all of them. Those accepted stay sent; each costs the
-                consumers a look.
-            ConfigurationError: The environment variable is required and missing, or holds no
-                topic's ARN.
+            PublishError: SNS did not accept all of them. Those that it accepted stay sent, and cost
+                the consumers a look each.
+            ConfigurationError: The environment variable is required and missing, or its value is
+                not a topic's ARN.
         """
         topic_arn = self._topic_arn() if callable(self._topic_arn) else self._topic_arn
         if topic_arn is None:
@@ -148,9 +160,7 @@ class SNSPublisher:
                     )
         except PublishError:
             raise
-        except (
-            Exception
-        ) as error:  # whatever it was: not known to be accepted, so nothing may be saved
+        except Exception as error:  # of any kind: SNS is not known to have accepted the events
             ids = [event.id for event in events[accepted:]]
             raise PublishError(
                 f"no broadcast of {_shown(ids)} to {topic_arn}: {error}", ids=ids
@@ -177,7 +187,7 @@ def _make_client(region: str) -> Any:
 
 
 class _Variable:
-    """An environment variable that is read anew each time, and warned of once."""
+    """Reads an environment variable at each call. Warns once if it is not set."""
 
     def __init__(self, name: str, *, required: bool) -> None:
         self._name = name
@@ -219,39 +229,29 @@ def _checked_attributes(attributes: Attributes | None) -> Mapping[str, str]:
     return values
 
 
-def _message(event: ChangeEvent, users: Mapping[str, str], *, fifo: bool) -> dict[str, Any]:
-    message: dict[str, Any] = {"Message": encode(event)}
+def _message(event: ChangeEvent, users: Mapping[str, str], *, fifo: bool) -> Message:
+    message: Message = {"Message": encode(event)}
     if attributes := {**users, **own_attributes(event)}:
         message["MessageAttributes"] = {
             name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()
         }
     if fifo:
-        group = (
-            event.id
-            if _GROUP_ID.fullmatch(event.id)
-            else hashlib.sha256(event.id.encode()).hexdigest()
-        )
-        message |= {"MessageGroupId": group, "MessageDeduplicationId": uuid.uuid4().hex}
+        is_group = _GROUP_ID.fullmatch(event.id)
+        message["MessageGroupId"] = event.id if is_group else sha256(event.id.encode()).hexdigest()
+        message["MessageDeduplicationId"] = uuid.uuid4().hex
     return message
 
 
-def _publish_batch(
-    client: Any, topic_arn: str, messages: list[dict[str, Any]]
-) -> dict[int, dict[str, Any]]:
-    """
-    Publish up to ten messages; return what the answer says of the refused ones, by their positions.
-    """
+def _publish_batch(client: Any, topic_arn: str, messages: list[Message]) -> dict[int, Refusal]:
+    """Publish up to ten messages; return the entries of those refused, by their positions."""
     entries = [{"Id": str(position), **message} for position, message in enumerate(messages)]
-    failed = client.publish_batch(TopicArn=topic_arn, PublishBatchRequestEntries=entries).get(
-        "Failed", []
-    )
-    return {int(entry["Id"]): entry for entry in failed}
+    answer = client.publish_batch(TopicArn=topic_arn, PublishBatchRequestEntries=entries)
+    return {int(entry["Id"]): entry for entry in answer.get("Failed", [])}
 
 
-def _reasons(refused: dict[int, dict[str, Any]]) -> str:
-    return "; ".join(
-        sorted({f"{entry.get('Code')}: {entry.get('Message')}" for entry in refused.values()})
-    )
+def _reasons(refused: dict[int, Refusal]) -> str:
+    reasons = {f"{entry.get('Code')}: {entry.get('Message')}" for entry in refused.values()}
+    return "; ".join(sorted(reasons))
 
 
 def _shown(ids: list[str]) -> str:

@@ -1,11 +1,9 @@
 """
-What the tests of a service need, producer or consumer: no AWS, no network, no environment,
-milliseconds.
+Test doubles for a service, producer or consumer: no AWS, no network, no environment, milliseconds.
 
-The doubles stand behind the production code, not in its place: events are encoded, decoded, looked
-at and acknowledged as they are in production. With pytest there are fixtures, too:
-`change_events_broadcasts`, `change_events_queue` and `change_events_source`. `SinkContract` is what
-any sink must pass.
+The doubles stand behind the production code, not in its place: it encodes, decodes, looks at and
+acknowledges events as in production. pytest also has fixtures: `change_events_broadcasts`,
+`change_events_queue` and `change_events_source`. `SinkContract` tests any sink.
 """
 
 from __future__ import annotations
@@ -26,14 +24,11 @@ for _value in (Broadcasts, FakeQueue, FakeSource, recording):
 
 
 def __getattr__(name: str) -> object:
-    # Not above: the contract takes pytest, which the rest does not.
     if name != "SinkContract":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import pytest
+    import pytest  # not above: only the contract needs it
 
-    pytest.register_assert_rewrite(
-        "change_events.testing._sinks"
-    )  # so that a failure shows both sides
+    pytest.register_assert_rewrite("change_events.testing._sinks")  # a failure shows both sides
     from change_events.testing._sinks import SinkContract
 
     SinkContract.__module__ = __name__

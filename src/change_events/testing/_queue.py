@@ -23,37 +23,32 @@ TOPIC_ARN = "arn:aws:sns:eu-west-1:123456789012:fake-topic"
 
 EMPTY_POLL = 0.005
 """
-Seconds of a long poll that nothing can end but a new message. Not none: a worker that runs would
-poll without a pause.
+Seconds of a long poll that only a new message can end. Not 0, or a running worker would poll
+without a pause.
 """
 
 Attributes = Mapping[str, Mapping[str, str]]
-"""
-Message attributes, as SNS and SQS have them: `{"settle": {"DataType": "Number", "StringValue":
-"9"}}`.
-"""
+"""Message attributes of SNS and SQS: `{"settle": {"DataType": "Number", "StringValue": "9"}}`."""
 
 _send = SNSPublisher.publish
-"""The real one, kept: while broadcasts are recorded, another is in its place."""
+"""The real method, because `recording()` replaces it."""
 
 
 class FakeQueue:
     """
-    A standard SQS queue in memory, subscribed to a topic with raw delivery. May be shared between
-    threads.
+    A standard SQS queue in memory, subscribed to a topic with raw delivery. Threads can share it.
 
-    Give a worker `url` and `client`. The queue is a `Publisher`, too: what it is told to publish is
-    in it, encoded as for SNS. It knows visibility timeouts, receive counts, the queue's delay,
-    message attributes and a redrive policy, and keeps messages in order, which a real one does not
-    promise.
+    Give a worker `url` and `client`. The queue is a `Publisher`, too: it contains what it
+    publishes, encoded as for SNS. It has visibility timeouts, receive counts, the queue's delay,
+    message attributes and a redrive policy. It keeps messages in order, which SQS does not promise.
 
     It differs from SQS in one point on purpose: a long poll that can only time out does so after 5
     ms, not 20 s. So `Worker.drain()` takes milliseconds, and `stop()` need not wait for the poll. A
-    poll that sees a message become visible within its time waits for that.
+    poll does wait for a message that becomes visible within the poll's time.
 
     Args:
         delay_seconds: `DelaySeconds`: how long each message waits before it can be received.
-        max_receive_count: After so many receives a message moves to the dead letters. None: never.
+        max_receive_count: The receives after which a message becomes a dead letter. None: no limit.
     """
 
     def __init__(self, *, delay_seconds: int = 0, max_receive_count: int | None = None) -> None:
@@ -67,7 +62,7 @@ class FakeQueue:
         _send(self._publisher, events)
 
     def send(self, body: str, attributes: Mapping[str, str] | None = None) -> None:
-        """Put any message into the queue, such as one that is no change event."""
+        """Put any message into the queue, such as one that is not a change event."""
         texts = {
             name: {"DataType": "String", "StringValue": text}
             for name, text in (attributes or {}).items()
@@ -76,36 +71,26 @@ class FakeQueue:
 
     def duplicate(self) -> None:
         """
-        Deliver each message that is in the queue now once more than needed, as a real one does at
-        times.
+        Deliver each message that is in the queue now once more than needed, as SQS sometimes does.
 
-        A message that somebody holds is visible again at once; one that nobody holds will be
-        delivered twice. To delete it in between is in vain: of SQS's servers, one that missed the
-        delete has a copy.
+        A message that somebody holds becomes visible again at once. Another one will be delivered
+        twice, even if it is deleted in between: in SQS, a server that missed the delete still has a
+        copy.
         """
         self._messages.duplicate()
 
     def advance(self, seconds: float) -> None:
-        """
-        Let time pass for the queue: delays and visibility timeouts end. A worker's settle window is
-        none of its business.
-        """
+        """Let time pass for the queue's delays and visibility timeouts, but not for workers."""
         self._messages.advance(seconds)
 
     @property
     def bodies(self) -> list[str]:
-        """
-        The bodies of the messages in the queue: visible, delayed, or in somebody's hands; not
-        acknowledged.
-        """
+        """The bodies of all unacknowledged messages: visible, delayed or held by a worker."""
         return self._messages.bodies()
 
     @property
     def dead_letters(self) -> list[str]:
-        """
-        The bodies of the messages that were received too often. They move when they would be
-        received once more.
-        """
+        """The bodies of messages that were received too often. The next receive moves them here."""
         return self._messages.dead_letters()
 
 
@@ -117,7 +102,7 @@ class _Message:
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     sent: float = field(default_factory=time.time)
     receives: int = 0
-    owed: int = 0  # deliveries to come before a delete counts
+    owed: int = 0  # deliveries that must come before a delete works
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +113,7 @@ class _Delivery:
 
 
 class _Messages:
-    """What is in the queue."""
+    """The messages of the queue."""
 
     def __init__(self, delay: int, max_receives: float) -> None:
         self.delay = delay
@@ -137,7 +122,7 @@ class _Messages:
         self._advanced = 0.0
         self._present: list[_Message] = []
         self._dead: list[_Message] = []
-        self._delivered: dict[str, _Message] = {}  # by receipt handle, those that were deleted, too
+        self._delivered: dict[str, _Message] = {}  # by receipt handle, deleted ones included
 
     def add(self, body: str, attributes: Attributes) -> None:
         with self._changed:
@@ -167,7 +152,7 @@ class _Messages:
             return [message.body for message in self._dead]
 
     def counts(self) -> dict[str, int]:
-        """Count the messages by SQS's own names for where they are."""
+        """Count the messages, with SQS's names."""
         with self._changed:
             hidden = [message for message in self._present if message.visible_at > self._now()]
             delayed = sum(not message.receives for message in hidden)
@@ -178,7 +163,7 @@ class _Messages:
             }
 
     def receive(self, *, most: int, wait: float, visibility: float) -> list[_Delivery]:
-        """Long-poll for messages; see `FakeQueue` for how long that takes. Times are in seconds."""
+        """Long-poll for messages, as `FakeQueue` describes it. Times are in seconds."""
         with self._changed:
             started = now = self._now()
             while not (visible := self._visible(now)[:most]):
@@ -191,10 +176,7 @@ class _Messages:
             return [self._deliver(message, visibility) for message in visible]
 
     def _visible(self, now: float) -> list[_Message]:
-        """
-        Return the messages that can be received, once those that may not be any more are dead
-        letters.
-        """
+        """Move messages that were received too often; return the other visible ones."""
         visible = [message for message in self._present if message.visible_at <= now]
         spent = [message for message in visible if message.receives >= self._max_receives]
         self._dead += spent
@@ -210,9 +192,7 @@ class _Messages:
         return _Delivery(message, receipt_handle, message.receives)
 
     def delete(self, receipt_handle: str) -> bool:
-        """
-        Return False if there never was such a delivery; to delete a message again is no mistake.
-        """
+        """Delete a message, or do nothing if it is deleted. Return False for an unknown handle."""
         with self._changed:
             message = self._delivered.get(receipt_handle)
             if message in self._present and not message.owed:
@@ -221,7 +201,7 @@ class _Messages:
             return message is not None
 
     def hide(self, receipt_handle: str, seconds: float) -> bool:
-        """Return False if no message in the queue had such a delivery."""
+        """Hide a message; return False if no message in the queue has the handle."""
         with self._changed:
             message = self._delivered.get(receipt_handle)
             if message is None or message not in self._present:
@@ -235,10 +215,7 @@ class _Messages:
 
 
 class _Topic:
-    """
-    boto3's SNS client, as far as `SNSPublisher` uses it, of a topic to which the queue is
-    subscribed.
-    """
+    """The SNS client of the queue's topic, as far as `SNSPublisher` uses it."""
 
     def __init__(self, messages: _Messages) -> None:
         self._messages = messages
@@ -246,7 +223,7 @@ class _Topic:
     def publish(
         self, *, TopicArn: str, Message: str, MessageAttributes: Attributes | None = None
     ) -> None:
-        del TopicArn  # there is but one
+        del TopicArn  # there is only one
         self._messages.add(Message, MessageAttributes or {})
 
     def publish_batch(
@@ -261,8 +238,8 @@ class _Topic:
 
 class _Client:
     """
-    boto3's SQS client, as far as `Worker` uses it. What it does not know is a `TypeError` or a
-    `KeyError`, and no guess.
+    The queue's SQS client, as far as `Worker` uses it. Anything else is a `TypeError` or a
+    `KeyError`.
     """
 
     meta = SimpleNamespace(config=SimpleNamespace(read_timeout=60))

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 class Broadcasts:
     """
-    What has been broadcast, in the order of the `publish()` calls. May be shared between threads.
+    What has been broadcast, in the order of the `publish()` calls. Threads can share it.
 
-    It is a publisher itself, for code that is given one.
+    It is a publisher, too, for code that is given one.
     """
 
     def __init__(self) -> None:
@@ -33,27 +33,26 @@ class Broadcasts:
 
     @property
     def events(self) -> list[ChangeEvent]:
-        """The events that were accepted since the start or the last `clear()`."""
+        """The events that were accepted since the start, or since the last `clear()`."""
         with self._changed:
             return self._events.copy()
 
     @property
     def ids(self) -> list[str]:
-        """Their ids; one that was broadcast twice stands there twice."""
+        """The ids of these events; an id that was broadcast twice is listed twice."""
         return [event.id for event in self.events]
 
     def clear(self) -> None:
-        """Forget the events so far. Subscribers and failures to come stay."""
+        """Forget the events so far. Subscribers and future failures stay."""
         with self._changed:
             self._events.clear()
 
     def fail(self, *, times: int | None = None) -> None:
         """
-        Refuse broadcasts with a `PublishError`, as SNS might. What is refused is not recorded.
+        Refuse broadcasts with a `PublishError`, as SNS can. What is refused is not recorded.
 
         Args:
-            times: How many `publish()` calls to refuse, from now on; None for all until
-                `recover()`.
+            times: How many `publish()` calls to refuse, from now on; None: all until `recover()`.
         """
         with self._changed:
             self._failures = math.inf if times is None else times
@@ -63,7 +62,7 @@ class Broadcasts:
         self.fail(times=0)
 
     def subscribe(self, subscriber: Publisher, /) -> None:
-        """Give what is broadcast from now on to this publisher, too: to a `FakeQueue`, say."""
+        """Publish further broadcasts to this publisher, too: to a `FakeQueue`, say."""
         with self._changed:
             self._subscribers.append(subscriber)
 
@@ -72,28 +71,29 @@ class Broadcasts:
         Wait for events that another thread broadcasts.
 
         Args:
-            count: How many events there should be, those of the past included.
-            timeout: Seconds to wait at the most.
+            count: How many events to wait for, past ones included.
+            timeout: At most so many seconds.
 
         Returns:
             The events, as in `events`.
 
         Raises:
-            TimeoutError: There were fewer by then.
+            TimeoutError: There were fewer.
         """
         with self._changed:
             if not self._changed.wait_for(lambda: len(self._events) >= count, timeout):
                 raise TimeoutError(
-                    f"{len(self._events)} of {count} events were broadcast in {timeout} s: {self._events}"
+                    f"{len(self._events)} of {count} events were broadcast in {timeout} s: "
+                    f"{self._events}"
                 )
             return self._events.copy()
 
     def publish(self, events: Sequence[ChangeEvent], /) -> None:
         """
-        Record the events, and give them to the subscribers.
+        Publish the events to the subscribers, then record them.
 
         Raises:
-            PublishError: It was told to `fail()`, or a subscriber raised it. Nothing is recorded.
+            PublishError: After `fail()`, or raised by a subscriber. Nothing is recorded.
         """
         with self._changed:
             if self._failures > 0:
@@ -114,15 +114,14 @@ def recording() -> Iterator[Broadcasts]:
     """
     Record the broadcasts of this process, in all its threads, instead of sending them.
 
-    Every `SNSPublisher` takes part, wherever the code under test holds it and whatever the
-    environment says: neither its topic, nor a client, nor credentials are asked for. So does
-    `NullPublisher`, which may stand in for it in tests: what a save *would* broadcast is what a
-    test wants to see. A publisher of your own does not, unless it calls one of the two: it is
-    called as always.
+    Every `SNSPublisher` is recorded, wherever the code under test holds it and whatever the
+    environment says: it needs no topic, no client and no credentials. So is `NullPublisher`, which
+    can replace it in tests, because a test wants to see what a save *would* broadcast. A publisher
+    of your own works as always, unless it calls one of the two.
 
-    May be nested; then the innermost records. However it is left, publishers do again what they did
-    before: wait for what other threads have yet to broadcast (`Broadcasts.wait_for`), or it is
-    sent.
+    Recordings can be nested; then the innermost one records. Afterwards publishers send again, also
+    after an exception. So first wait for what other threads still broadcast
+    (`Broadcasts.wait_for`), or they send it.
     """
     broadcasts = Broadcasts()
 

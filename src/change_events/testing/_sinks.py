@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from change_events._event import Entry, Found, Gone, Unchanged
+from change_events.testing._contention import contend_in_processes, contend_in_threads, opened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from threading import Barrier
+    from collections.abc import Callable
 
+    from change_events.testing._contention import Win
     from change_events.typing import Sink
 
 DAY = 24 * 3600.0
@@ -24,37 +22,16 @@ DAY = 24 * 3600.0
 THREADS = 6
 PROCESSES = 3
 ROUNDS = 15
-"""How many looks each thread or process gets through."""
-
-MOST_LOST = 10_000
-"""So many looks in a row are lost to no number of others, but to a sink that refuses everything."""
+"""How many changes each thread or process applies."""
 
 AWKWARD_IDS = (
     *("a", "A", " a", "a ", "01", "1"),
     *("\u00e4", "a\u0308", "\u200b", "\U0001f40d"),
-    *(
-        "'",
-        '"',
-        "a'; DROP TABLE entities; --",
-        "\\",
-        "%",
-        "%s",
-        "{}",
-        "?",
-        ":a",
-        "$1",
-        "_",
-        "/",
-        "a/b",
-        "../a",
-        "#",
-    ),
+    *("'", '"', "a'; DROP TABLE entities; --", "\\", "%", "%s", "{}", "?", ":a", "$1", "_"),
+    *("/", "a/b", "../a", "#"),
     *("x" * 512, "x" * 511 + "y", "\U0001f40d" * 512),
 )
-"""
-Ids, from 1 to 512 characters, that some storage somewhere takes for each other, for syntax, or for
-too long.
-"""
+"""Ids, of 1 to 512 characters, that some storage confuses, reads as syntax, or finds too long."""
 
 HISTORIES = (
     "",
@@ -65,7 +42,7 @@ HISTORIES = (
     "found gone found",
     "gone found found gone gone",
 )
-"""What may have been applied to an id before."""
+"""The changes that were applied to an id before."""
 
 CHANGES = ("found", "found without ETag", "unchanged", "gone")
 
@@ -73,10 +50,9 @@ TURNS = [
     (history, change)
     for history in HISTORIES
     for change in CHANGES
-    if change != "unchanged"
-    or history.endswith(("found", "unchanged"))  # a look finds nothing unchanged but what is cached
+    if change != "unchanged" or history.endswith(("found", "unchanged"))  # only if it is cached
 ]
-"""What may be found, after what."""
+"""Every change that a look can find after each history."""
 
 
 class Clock:
@@ -85,7 +61,7 @@ class Clock:
 
     Attributes:
         now: Seconds since the epoch.
-        asked: True once somebody wanted to know.
+        asked: True after the first call.
     """
 
     def __init__(self) -> None:
@@ -93,39 +69,22 @@ class Clock:
         self.asked = False
 
     def __call__(self) -> float:
-        """Tell the time."""
+        """Return the time."""
         self.asked = True
         return self.now
 
 
-class SinkContract:
-    """
-    The tests that any sink must pass for the promise to hold. Inherit from it, and say how your
-    sink is made:
-
-        class TestMySink(SinkContract):
-            @pytest.fixture
-            def sink(self, tmp_path, clock):
-                with MySink(tmp_path / "cache.db", clock=clock) as sink:
-                    yield sink
-
-            @pytest.fixture
-            def open_again(self, tmp_path):
-                return functools.partial(MySink, tmp_path / "cache.db")
-
-    A new, empty sink is wanted for each test. What your sink does not have is skipped, and says so:
-    other processes without `open_again`, entities without `get()` and `items()` (or `stored` and
-    `listed`), old tombstones without `purge(older_than=seconds)`.
-    """
+class _SinkUnderTest:
+    """The sink, and what the tests do with it. `SinkContract` says what to override."""
 
     @pytest.fixture
     def clock(self) -> Clock:
-        """A clock that the tests of `purge()` move. Give it to the sink, if that takes one."""
+        """A clock that the tests of `purge()` move. Give it to a sink that accepts a clock."""
         return Clock()
 
     @pytest.fixture
     def sink(self) -> Sink[Any]:
-        """The sink to test, empty. To be overridden."""
+        """The sink to test, empty. Override it."""
         pytest.fail(
             f"{type(self).__name__} needs a fixture named 'sink' that makes the sink to test"
         )
@@ -133,19 +92,17 @@ class SinkContract:
     @pytest.fixture
     def open_again(self) -> Callable[[], Sink[Any]]:
         """
-        Return what opens the storage of `sink` once more: called in this process and, pickled, in
-        others. To be overridden for storage that can be shared. What it opens is closed, if it has
-        a `close()`.
+        Return a function that opens the storage of `sink` once more. It is called in this process
+        and, pickled, in others. If what it opens has a `close()`, that is called. Override it for
+        storage that can be shared.
         """
         pytest.skip(
-            "the sink's storage can't be shared, or the fixture 'open_again' is missing, which opens it once more"
+            "the sink's storage can't be shared, or the fixture 'open_again' is missing, "
+            "which opens it once more"
         )
 
     def entity(self, n: int) -> Any:
-        """
-        Return an entity, another for each number. To be overridden if the sink takes no JSON
-        objects.
-        """
+        """Return an entity, a different one for each number; JSON objects unless overridden."""
         return {
             "id": "p1",
             "n": n,
@@ -155,30 +112,43 @@ class SinkContract:
         }
 
     def stored(self, sink: Any, id: str) -> Any:
-        """
-        Return the cached entity, or None. To be overridden if the sink has no `get(id)`, by asking
-        its tables, say.
-        """
+        """Return the cached entity, or None. Override it if the sink has no `get(id)`."""
         get = getattr(sink, "get", None)
         if get is None:
             pytest.skip(
-                "nothing tells which entity is stored: the sink has no get(), and stored() is not overridden"
+                "the stored entity can't be read: the sink has no get(), "
+                "and stored() is not overridden"
             )
         return get(id)
 
     def listed(self, sink: Any) -> dict[str, Any]:
-        """
-        Return all cached entities by their ids. To be overridden like `stored`, if the sink has no
-        `items()`.
-        """
+        """Return all cached entities by id. Override it if the sink has no `items()`."""
         items = getattr(sink, "items", None)
         if items is None:
             pytest.skip(
-                "nothing tells which entities are stored: the sink has no items(), and listed() is not overridden"
+                "the stored entities can't be read: the sink has no items(), "
+                "and listed() is not overridden"
             )
         return dict(items())
 
-    # Versions
+    def _change(self, name: str, n: int) -> Found[Any] | Unchanged | Gone:
+        if name.startswith("found"):
+            return Found(self.entity(n), f'"{n}"' if name == "found" else None)
+        return Gone() if name == "gone" else Unchanged()
+
+    def _look(self, sink: Sink[Any], change: str, n: int, *, id: str = "p1") -> int:
+        """Apply a change to the current version; return the new version."""
+        assert sink.apply(id, self._change(change, n), if_version=sink.entry(id).version) is True
+        return sink.entry(id).version
+
+    def _live_through(self, sink: Sink[Any], history: str) -> list[int]:
+        """Apply the changes of a history to `p1`; return all versions, the first one included."""
+        versions = [sink.entry("p1").version]
+        return versions + [self._look(sink, change, n) for n, change in enumerate(history.split())]
+
+
+class _LookRules(_SinkUnderTest):
+    """What a look changes, and what it leaves as it was."""
 
     def test_an_id_never_touched_has_version_0(self, sink: Sink[Any]) -> None:
         assert sink.entry("p1") == Entry(version=0, present=False, etag=None)
@@ -213,8 +183,6 @@ class SinkContract:
         } - {before.version}:
             assert sink.apply("p1", self._change(change, 99), if_version=version) is False
             assert sink.entry("p1") == before
-
-    # What is kept
 
     @pytest.mark.parametrize(("history", "change"), TURNS)
     def test_the_entry_says_what_was_found(
@@ -266,65 +234,61 @@ class SinkContract:
         }
 
     def test_only_what_is_present_is_listed(self, sink: Sink[Any]) -> None:
-        for n, (id, *history) in enumerate(
-            [("p1", "found"), ("p2", "found"), ("p3", "found", "gone"), ("p4", "gone")]
-        ):
-            for change in history:
-                self._look(sink, change, n, id=id)
+        self._keep_two_of_four(sink)
 
-        assert self.listed(sink) == {"p1": self.entity(0), "p2": self.entity(1)}
+        assert self.listed(sink) == {"p1": self.entity(1), "p2": self.entity(2)}
 
     def test_only_what_is_present_is_counted(self, sink: Any) -> None:
         if not hasattr(sink, "__len__"):
             pytest.skip("the sink can't be counted: it has no len()")
-        for id, *history in [
-            ("p1", "found"),
-            ("p2", "found"),
-            ("p3", "found", "gone"),
-            ("p4", "gone"),
-        ]:
-            for change in history:
-                self._look(sink, change, 1, id=id)
+        self._keep_two_of_four(sink)
 
         assert len(sink) == 2
 
-    # Many at once
+    def _keep_two_of_four(self, sink: Sink[Any]) -> None:
+        histories = {1: ["found"], 2: ["found"], 3: ["found", "gone"], 4: ["gone"]}
+        for n, history in histories.items():
+            for change in history:
+                self._look(sink, change, n, id=f"p{n}")
+
+
+class _SharingRules(_SinkUnderTest):
+    """What many threads and processes see of one storage."""
 
     def test_of_many_threads_with_one_version_one_wins(self, sink: Sink[Any]) -> None:
-        with _threads_that_switch_often(), ThreadPoolExecutor(THREADS) as pool:
-            won = list(
-                pool.map(lambda number: _contend(sink, self._changes_of(number)), range(THREADS))
-            )
-
-        self._check_wins(sink, won)
+        self._check_wins(sink, contend_in_threads(sink, self._changes_of(THREADS)))
 
     def test_of_many_processes_with_one_version_one_wins(
         self, sink: Sink[Any], open_again: Callable[[], Sink[Any]]
     ) -> None:
-        spawn = multiprocessing.get_context(
-            "spawn"
-        )  # what a process inherits by fork hides what can't be pickled
-        start = spawn.Barrier(PROCESSES)
-        with ProcessPoolExecutor(
-            PROCESSES, mp_context=spawn, initializer=_wait_at, initargs=(start,)
-        ) as pool:
-            changes = [self._changes_of(number) for number in range(PROCESSES)]
-            won = list(pool.map(_contend_in_a_process, [open_again] * PROCESSES, changes))
-
-        self._check_wins(sink, won)
+        self._check_wins(sink, contend_in_processes(open_again, self._changes_of(PROCESSES)))
 
     def test_the_storage_is_one_however_often_it_is_opened(
         self, sink: Sink[Any], open_again: Callable[[], Sink[Any]]
     ) -> None:
         before = self._look(sink, "found", 1)
-        with _opened(open_again) as other:
+        with opened(open_again) as other:
             assert other.entry("p1") == sink.entry("p1")
             assert other.apply("p1", Gone(), if_version=before) is True
 
             assert sink.apply("p1", self._change("found", 2), if_version=before) is False
             assert sink.entry("p1") == other.entry("p1")
 
-    # Purging
+    def _changes_of(self, contenders: int) -> list[list[Found[Any]]]:
+        changes = [Found(self.entity(n), f'"{n}"') for n in range(contenders * ROUNDS)]
+        return [changes[number::contenders] for number in range(contenders)]
+
+    def _check_wins(self, sink: Sink[Any], wins: list[Win]) -> None:
+        versions = [version for version, _ in wins]
+        assert len(versions) == len(set(versions)), "two looks with the same version were applied"
+        _, last = max(wins, key=lambda win: win[0])
+        assert sink.entry("p1").etag == last.etag
+        with contextlib.suppress(pytest.skip.Exception):  # the rest of the test has been done
+            assert self.stored(sink, "p1") == last.value
+
+
+class _PurgeRules(_SinkUnderTest):
+    """What `purge()` forgets."""
 
     @pytest.mark.parametrize("days", [0.0, 13.9, -1.0])
     def test_purge_refuses_the_young(self, sink: Any, days: float) -> None:
@@ -332,7 +296,7 @@ class SinkContract:
         self._live_through(sink, "found gone")
         before = sink.entry("p1")
 
-        with pytest.raises(ValueError):  # noqa: PT011  # a ConfigurationError is one, and its words are the sink's own
+        with pytest.raises(ValueError):  # noqa: PT011  # also a ConfigurationError, with a text that the sink chooses
             sink.purge(older_than=days * DAY)
         assert sink.entry("p1") == before
 
@@ -363,41 +327,6 @@ class SinkContract:
                 sink.apply("p1", Gone(), if_version=version) is False for version in versions
             )
 
-    # How it is done
-
-    def _change(self, name: str, n: int) -> Found[Any] | Unchanged | Gone:
-        if name.startswith("found"):
-            return Found(self.entity(n), f'"{n}"' if name == "found" else None)
-        return Gone() if name == "gone" else Unchanged()
-
-    def _look(self, sink: Sink[Any], change: str, n: int, *, id: str = "p1") -> int:
-        """Apply on top of what is there, and return the version that makes."""
-        assert sink.apply(id, self._change(change, n), if_version=sink.entry(id).version) is True
-        return sink.entry(id).version
-
-    def _live_through(self, sink: Sink[Any], history: str) -> list[int]:
-        """Apply one after the other, and return all versions there were."""
-        versions = [sink.entry("p1").version]
-        return versions + [self._look(sink, change, n) for n, change in enumerate(history.split())]
-
-    def _changes_of(self, number: int) -> list[Found[Any]]:
-        return [
-            Found(self.entity(n), f'"{n}"') for n in range(number * ROUNDS, (number + 1) * ROUNDS)
-        ]
-
-    def _check_wins(self, sink: Sink[Any], won: list[list[tuple[int, Found[Any]]]]) -> None:
-        wins = [win for each in won for win in each]
-        versions = [version for version, _ in wins]
-        assert len(versions) == len(set(versions)), (
-            "two looks with the same version have both been applied"
-        )
-        _, last = max(wins, key=lambda win: win[0])
-        assert sink.entry("p1").etag == last.etag
-        with contextlib.suppress(
-            pytest.skip.Exception
-        ):  # what can't be read is no reason to call the rest skipped
-            assert self.stored(sink, "p1") == last.value
-
     def _require_purge(self, sink: object) -> None:
         if not hasattr(sink, "purge"):
             pytest.skip("the sink keeps its tombstones for ever: it has no purge()")
@@ -405,56 +334,29 @@ class SinkContract:
     def _let_pass(self, clock: Clock, seconds: float) -> None:
         if not clock.asked:
             pytest.skip(
-                "the sink can't be made to grow old: it does not ask the fixture 'clock' for the time"
+                "the sink can't be made to grow old: it does not ask the fixture 'clock' for the "
+                "time"
             )
         clock.now += seconds
 
 
-def _contend(sink: Sink[Any], changes: list[Found[Any]]) -> list[tuple[int, Found[Any]]]:
+class SinkContract(_LookRules, _SharingRules, _PurgeRules):
     """
-    Apply each change as soon as no other look gets in between; return the versions they were
-    applied to.
+    The tests that a sink must pass for the promise to hold. Inherit from it, and say how to make
+    your sink:
+
+        class TestMySink(SinkContract):
+            @pytest.fixture
+            def sink(self, tmp_path, clock):
+                with MySink(tmp_path / "cache.db", clock=clock) as sink:
+                    yield sink
+
+            @pytest.fixture
+            def open_again(self, tmp_path):
+                return functools.partial(MySink, tmp_path / "cache.db")
+
+    Make a new, empty sink for each test. If your sink lacks something, the tests that need it are
+    skipped and say so: other processes need `open_again`, entities need `get()` and `items()` (or
+    `stored` and `listed`), old tombstones need `purge(older_than=seconds)`. Override `entity` if
+    the sink does not store JSON objects.
     """
-    won: list[tuple[int, Found[Any]]] = []
-    for change in changes:
-        for _ in range(MOST_LOST):
-            version = sink.entry("p1").version
-            if sink.apply("p1", change, if_version=version):
-                won.append((version, change))
-                break
-        else:
-            pytest.fail(f"{type(sink).__name__} has refused {MOST_LOST} looks in a row")
-    return won
-
-
-def _contend_in_a_process(
-    open_again: Callable[[], Sink[Any]], changes: list[Found[Any]]
-) -> list[tuple[int, Found[Any]]]:  # pragma: no cover  # coverage does not see into other processes
-    with _opened(open_again) as sink:
-        return _contend(sink, changes)
-
-
-@contextlib.contextmanager
-def _opened(open_again: Callable[[], Sink[Any]]) -> Iterator[Sink[Any]]:
-    sink: Any = open_again()
-    try:
-        yield sink
-    finally:
-        if hasattr(sink, "close"):
-            sink.close()
-
-
-def _wait_at(start: Barrier) -> None:  # pragma: no cover  # as above
-    start.wait(60)
-
-
-@contextlib.contextmanager
-def _threads_that_switch_often() -> Iterator[None]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(
-        1e-6
-    )  # the default, 5 ms, seldom ends between a check and the write that follows it
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)

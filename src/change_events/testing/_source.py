@@ -26,14 +26,13 @@ class _Failure:
 
 class FakeSource(MutableMapping[str, Entity]):
     """
-    A source in memory: a mapping of ids to entities, and a `Fetcher` of them. May be shared between
-    threads.
+    A source in memory: a mapping of ids to entities, and a `Fetcher` of them. Threads can share it.
 
-    Entities are JSON objects; a GET answers with a copy, as over HTTP, and with an `ETag` made of
-    the content. What is not there is `Gone`.
+    Entities are JSON objects. A GET answers with a copy, as over HTTP, and with an `ETag` made from
+    the content. A missing entity is `Gone`.
 
     Args:
-        entities: What it has at first.
+        entities: The entities at the start.
     """
 
     def __init__(self, entities: Mapping[str, Entity] | None = None) -> None:
@@ -51,9 +50,9 @@ class FakeSource(MutableMapping[str, Entity]):
         Save the entity.
 
         Raises:
-            TypeError: Something in it can't be JSON.
+            TypeError: A value in it can't be JSON.
         """
-        json.dumps(entity)  # or a worker's thread would stumble on it, far from the test's line
+        json.dumps(entity)  # otherwise a worker's thread would fail, far from the test's line
         with self._lock:
             self._entities[id] = entity
 
@@ -70,7 +69,7 @@ class FakeSource(MutableMapping[str, Entity]):
 
     @property
     def fetched(self) -> list[str]:
-        """The ids of the GETs so far, in order, those that failed included."""
+        """The ids of the GETs so far, in order, failed ones included."""
         with self._lock:
             return self._fetched.copy()
 
@@ -86,10 +85,10 @@ class FakeSource(MutableMapping[str, Entity]):
         Answer GETs with a `FetchError`, so that they decide nothing.
 
         Args:
-            id: The entity whose GETs fail; None for all.
-            times: How many GETs fail, from now on; None for all until `recover()`.
-            status: The HTTP status to answer with; None: no answer at all.
-            retry_after: Seconds that the answer asks to be left alone.
+            id: The entity whose GETs fail; None: all entities.
+            times: How many GETs fail, from now on; None: all until `recover()`.
+            status: The HTTP status of the answer; None: no answer at all.
+            retry_after: The seconds that the answer asks to wait.
         """
         with self._lock:
             self._failures[id] = _Failure(math.inf if times is None else times, status, retry_after)
@@ -104,8 +103,8 @@ class FakeSource(MutableMapping[str, Entity]):
         GET the entity.
 
         Raises:
-            FetchError: It was told to `fail()`; or the entity is one that no `HTTPFetcher` would
-                take for an answer, as it has another `"id"`, say.
+            FetchError: After `fail()`; or an `HTTPFetcher` would not accept the entity, because it
+                has another `"id"`, say.
         """
         with self._lock:
             self._fetched.append(id)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from change_events import PublishError, SNSPublisher, broadcasting
-from change_events._producer.renewals import Renewals
+from change_events._producer.renewals import Renewals, Senders
 from verification.proof.simulation._aws import SAVE, TOPIC_ARN, SNSClient
 from verification.proof.simulation._kernel import Alarm, Killed
 from verification.proof.simulation._world import SaveFailed
@@ -22,22 +22,19 @@ if TYPE_CHECKING:
 
 
 class Service:
-    """A process that saves, within the production `broadcasting`."""
+    """A process that saves, inside the production `broadcasting`."""
 
     def __init__(self, world: World, name: str) -> None:
         self._world = world
         kernel = world.kernel
         self.process = kernel.process(name)
         offset = world.random() * 1e4  # no two machines have the same monotonic clock
-        renewals = Renewals(
+        self._renewals = Renewals(
             clock=lambda: kernel.now + offset,
             sleep=kernel.pause,
             in_thread=self._in_thread,
-            submit=lambda job: cast(None, kernel.spawn(self.process, job)),
-        )
-        renewals._earlier = cast(Any, Alarm(kernel, cast(Any, renewals._lock)))
-        self._broadcasting = cast(
-            "type[broadcasting]", type("broadcasting", (broadcasting,), {"_renewals": renewals})
+            senders=Senders(lambda job: cast(None, kernel.spawn(self.process, job))),
+            condition=lambda lock: cast(Any, Alarm(kernel, lock)),
         )
         self._publisher = SNSPublisher(TOPIC_ARN, client=SNSClient(world))
 
@@ -47,18 +44,19 @@ class Service:
         self._world.kernel.spawn(self.process, target)
 
     def save(self, save: Save) -> None:
-        """Broadcast and save; to be called by a task of the process."""
+        """Broadcast and save. A task of the process calls this."""
         world = self._world
         SAVE.set(save)
         how = "returned"
         confirm = world.setup.confirm > 0 and world.random() < world.setup.confirm
         try:
-            with self._broadcasting(
+            with broadcasting(
                 self._publisher,
                 *save.ids,
                 settle=world.setup.settle,
                 confirm=confirm,
                 on_unsettled=partial(self._unsettled, save),
+                renewals=self._renewals,
             ):
                 world.commit_all(save)
         except (PublishError, SaveFailed) as error:
@@ -70,6 +68,6 @@ class Service:
             world.over(save, how)
 
     def _unsettled(self, save: Save, ids: Sequence[str], _: Exception) -> None:
-        """Do what the hook is for: keep the ids, and broadcast them when that is possible again."""
+        """Do what a user does here: keep the ids, and broadcast them when that is possible."""
         save.unsettled = True
         self._world.repair(ids)

@@ -1,25 +1,34 @@
+"""`broadcasting` and `broadcasts_before_save`: what is broadcast, and which saves then run."""
+
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 import threading
-import time
+from time import monotonic
 
 import pytest
+from virtual_time import attributes_of, saver, time
 
 from change_events import (
+    ConfigurationError,
     NullPublisher,
     PublishError,
     SNSPublisher,
+    broadcast_stats,
     broadcasting,
     broadcasts_before_save,
 )
+from change_events._producer.renewals import process_renewals
+
+# ruff: noqa: F401, F811  # fixtures are imported, and arguments have their names
 
 ARN = "PRODUCT_EVENTS_TOPIC_ARN"
 
 
 class Repository:
-    """Saves products in a dictionary, and notes what had been broadcast by then."""
+    """Saves products in a dictionary, and notes what was broadcast before."""
 
     publisher = SNSPublisher.from_env(ARN)
 
@@ -61,7 +70,7 @@ def repository(channel, monkeypatch):
     return Repository(channel)
 
 
-# The specification that the article gives
+# The rules that the article gives
 
 
 def test_the_message_goes_to_the_configured_topic_and_is_the_id_and_nothing_else(repository):
@@ -104,10 +113,10 @@ def test_if_the_broadcast_fails_nothing_is_saved_and_the_caller_sees_why(reposit
     assert repository.broadcast_before == []
 
 
-# Beyond it
+# Further rules
 
 
-def test_a_save_that_fails_has_been_broadcast_and_its_error_is_the_callers(channel):
+def test_a_save_that_fails_has_been_broadcast_and_its_error_reaches_the_caller(channel):
     @broadcasts_before_save(SNSPublisher(channel.topic_arn))
     def save(id):
         raise ZeroDivisionError
@@ -130,7 +139,7 @@ def test_arguments_that_do_not_fit_are_a_type_error_and_nothing_is_broadcast(rep
     assert channel.bodies() == []
 
 
-def test_broadcasting_wraps_any_block(channel):
+def test_a_block_is_broadcast_once_for_each_of_its_ids(channel):
     publisher = SNSPublisher(channel.topic_arn)
 
     with broadcasting(publisher, "p1", 2, "p1"):
@@ -142,14 +151,14 @@ def test_broadcasting_wraps_any_block(channel):
     assert channel.ids() == []
 
 
-def test_broadcasting_lets_the_blocks_error_through(channel):
+def test_the_error_of_a_block_reaches_the_caller(channel):
     with pytest.raises(ZeroDivisionError), broadcasting(SNSPublisher(channel.topic_arn), "p1"):
         raise ZeroDivisionError
 
     assert channel.ids() == ["p1"]
 
 
-def test_broadcasting_does_not_run_the_block_if_the_broadcast_fails(channel, sns):
+def test_a_block_does_not_run_if_its_broadcast_fails(channel, sns):
     sns.delete_topic(TopicArn=channel.topic_arn)
 
     with pytest.raises(PublishError), broadcasting(SNSPublisher(channel.topic_arn), "p1"):
@@ -159,7 +168,7 @@ def test_broadcasting_does_not_run_the_block_if_the_broadcast_fails(channel, sns
 # Asynchronous
 
 
-def test_an_asynchronous_save_broadcasts_before_it_too(repository):
+def test_an_asynchronous_save_is_broadcast_before_it_runs(repository):
     assert asyncio.run(repository.save_all([{"id": "p1"}, {"id": "p2"}])) == 2
     assert sorted(repository.broadcast_before[0]) == ['{"id": "p1"}', '{"id": "p2"}']
     assert list(repository.rows) == ["p1", "p2"]
@@ -174,7 +183,7 @@ def test_an_asynchronous_save_does_not_run_if_the_broadcast_fails(repository, ch
     assert repository.rows == {}
 
 
-def test_the_asynchronous_block_is_broadcast_before_it_runs(channel):
+def test_an_asynchronous_block_is_broadcast_before_it_runs(channel):
     async def main():
         async with broadcasting(SNSPublisher(channel.topic_arn), "p1"):
             before = channel.ids()
@@ -186,7 +195,7 @@ def test_the_asynchronous_block_is_broadcast_before_it_runs(channel):
 
 def test_an_asynchronous_save_never_blocks_the_event_loop():
     class Waiting:
-        """Publishes until the event loop has turned; that it does is the point."""
+        """Waits until the event loop has gone on."""
 
         def __init__(self):
             self.turned = threading.Event()
@@ -237,10 +246,11 @@ def test_context_variables_reach_the_publisher():
 
 
 def test_a_save_that_is_cancelled_while_it_is_broadcast_does_not_run():
-    release = threading.Event()
+    begun, release = threading.Event(), threading.Event()
 
     class Slow:
         def publish(self, events, /):
+            begun.set()
             assert release.wait(10)
 
     @broadcasts_before_save(Slow())
@@ -249,12 +259,72 @@ def test_a_save_that_is_cancelled_while_it_is_broadcast_does_not_run():
 
     async def main():
         task = asyncio.create_task(save("p1"))
-        await asyncio.sleep(0.01)
+        assert await asyncio.to_thread(begun.wait, 10)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         release.set()
 
-    started = time.monotonic()
+    started = monotonic()
     asyncio.run(main())
-    assert time.monotonic() - started < 5
+    assert monotonic() - started < 5
+
+
+# Settings and misuse
+
+
+@pytest.mark.parametrize(
+    ("settle", "text"), [(0.5, "0.5"), (30, "30"), (3600.0, "3600.0"), (5, None), (5.0, None)]
+)
+def test_another_settle_window_travels_with_the_event(channel, time, saver, settle, text):
+    saver.save(SNSPublisher(channel.topic_arn), lambda: None, "p1", "p2", settle=settle)
+
+    assert attributes_of(channel.messages(), "settle", "phase") == [(text, None)] * 2
+
+
+@pytest.mark.parametrize("settle", [0, -1, 3600.1, math.nan, math.inf, None, "5"])
+def test_a_settle_window_out_of_its_range_is_refused(settle):
+    with pytest.raises(
+        ConfigurationError, match=r"settle must be seconds, more than 0 and up to 3600, not "
+    ):
+        broadcasts_before_save(NullPublisher(), settle=settle)
+    with pytest.raises(ConfigurationError, match=r"settle must be seconds"):
+        broadcasting(NullPublisher(), "p1", settle=settle)
+
+
+@pytest.mark.parametrize("ids", [(), ("p1",)])
+def test_entering_twice_is_an_error(time, ids):
+    block = time.broadcasting(NullPublisher(), *ids)
+    with block, pytest.raises(RuntimeError, match="has been entered before"), block:
+        pytest.fail("entered")
+    with pytest.raises(
+        RuntimeError, match=r"^this broadcasting\(\) has .* before; make a new one for each save$"
+    ):
+        block.__enter__()
+
+    async def main():
+        block = time.broadcasting(NullPublisher(), *ids)
+        results = await asyncio.gather(
+            *(block.__aenter__() for _ in range(2)), return_exceptions=True
+        )
+        await block.__aexit__(None, None, None)
+        return results
+
+    assert [type(result) for result in asyncio.run(main())] == [type(None), RuntimeError]
+    assert time.renewals._saves == {}
+
+
+def test_saves_use_the_renewals_of_this_process_by_default():
+    def under_way():
+        return [id for save in process_renewals._saves for id in save.ids]
+
+    @broadcasts_before_save(NullPublisher())
+    def save(id):
+        assert id in under_way()
+
+    save("p1")
+    with broadcasting(NullPublisher(), "p2"):
+        assert "p2" in under_way()
+
+    assert not {"p1", "p2"} & {*under_way()}
+    assert broadcast_stats() == process_renewals.tally.stats()

@@ -1,0 +1,91 @@
+"""Looks of many threads or processes at one id: what the contract of sinks does with them."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import sys
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import pytest
+
+from change_events._event import Found
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from threading import Barrier
+
+    from change_events.typing import Sink
+
+Win: TypeAlias = tuple[int, Found[Any]]
+"""A change that was applied, and the version that it was applied to."""
+
+MOST_LOST = 10_000
+"""Other looks cannot beat a change so often in a row: then the sink refuses everything."""
+
+
+def contend_in_threads(sink: Sink[Any], changes: list[list[Found[Any]]]) -> list[Win]:
+    """Apply each list of changes in a thread of its own."""
+    with _threads_that_switch_often(), ThreadPoolExecutor(len(changes)) as pool:
+        return list(chain(*pool.map(partial(_contend, sink), changes)))
+
+
+def contend_in_processes(
+    open_again: Callable[[], Sink[Any]], changes: list[list[Found[Any]]]
+) -> list[Win]:
+    """Apply each list of changes in a process of its own, which opens the sink."""
+    spawn = multiprocessing.get_context("spawn")  # a fork would inherit what can't be pickled
+    start = spawn.Barrier(len(changes))
+    with ProcessPoolExecutor(
+        len(changes), mp_context=spawn, initializer=_wait_at, initargs=(start,)
+    ) as pool:
+        return list(chain(*pool.map(partial(_open_and_contend, open_again), changes)))
+
+
+@contextlib.contextmanager
+def opened(open_again: Callable[[], Sink[Any]]) -> Iterator[Sink[Any]]:
+    """Open the sink; at the end close it, if it has a `close()`."""
+    sink: Any = open_again()
+    try:
+        yield sink
+    finally:
+        if hasattr(sink, "close"):
+            sink.close()
+
+
+def _contend(sink: Sink[Any], changes: list[Found[Any]]) -> list[Win]:
+    """Apply each change to `p1`, again and again until no other look gets in between."""
+    won: list[Win] = []
+    for change in changes:
+        for _ in range(MOST_LOST):
+            version = sink.entry("p1").version
+            if sink.apply("p1", change, if_version=version):
+                won.append((version, change))
+                break
+        else:
+            pytest.fail(f"{type(sink).__name__} refused {MOST_LOST} looks in a row")
+    return won
+
+
+def _open_and_contend(
+    open_again: Callable[[], Sink[Any]], changes: list[Found[Any]]
+) -> list[Win]:  # pragma: no cover  # coverage does not see other processes
+    with opened(open_again) as sink:
+        return _contend(sink, changes)
+
+
+def _wait_at(start: Barrier) -> None:  # pragma: no cover  # as above
+    start.wait(60)
+
+
+@contextlib.contextmanager
+def _threads_that_switch_often() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # the default, 5 ms, seldom ends between a check and its write
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)

@@ -1,0 +1,194 @@
+"""Saves when no thread can start, in the child of a fork, and while the interpreter shuts down."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import subprocess
+import sys
+
+import pytest
+from virtual_time import VirtualTime, flaky, time
+
+from change_events import SNSPublisher, broadcasting
+from change_events._producer.renewals import Renewals
+
+# ruff: noqa: F401, F811  # fixtures are imported, and arguments have their names
+
+
+def test_if_no_watcher_can_be_started_the_save_is_announced_late_and_the_next_save_tries_again(
+    channel, caplog
+):
+    caplog.set_level(logging.DEBUG, "change_events")
+    time = VirtualTime()
+    started = []
+
+    def in_thread(watch):
+        if not started:
+            started.append(None)
+            raise RuntimeError("can't start new thread")
+        started.append(watch)
+
+    renewals = Renewals(clock=lambda: time.now, sleep=time._sleep, in_thread=in_thread)
+    publisher = SNSPublisher(channel.topic_arn)
+
+    with broadcasting(publisher, "p1", renewals=renewals):
+        time.now += 6.0
+    with broadcasting(publisher, "p2", renewals=renewals):
+        pass
+
+    assert channel.ids() == ["p1", "p1", "p2"]
+    assert len(started) == 2
+    assert "can't start new thread" in caplog.text
+
+
+def test_an_asynchronous_save_broadcasts_in_the_event_loop_if_no_thread_can_start(
+    channel, time, flaky
+):
+    async def main():
+        await asyncio.get_running_loop().shutdown_default_executor()
+        async with time.broadcasting(flaky, "p1"):
+            time.now += 6.0
+
+    asyncio.run(main())
+
+    assert flaky.started == [0.0, 6.0]
+    assert channel.ids() == ["p1", "p1"]
+
+
+def test_a_save_that_began_before_a_fork_ends_in_the_child(time, flaky):
+    with time.broadcasting(flaky, "p1"):
+        time.renewals.start_over()  # as the child of a fork does
+
+    assert flaky.started == [0.0]
+
+
+SCRIPT = """
+import asyncio, atexit, os, sys, threading, traceback
+from change_events import BroadcastStats, ChangeEvent, SNSPublisher
+from change_events import broadcast_stats, broadcasting, broadcasts_before_save
+
+topic = SNSPublisher(sys.argv[1])
+topic.publish([ChangeEvent("first")])  # boto3 can't be imported while the interpreter shuts down
+
+
+class Counting:
+    def __init__(self):
+        self.sent = threading.Semaphore(0)
+
+    def publish(self, events, /):
+        topic.publish(events)
+        self.sent.release()
+
+
+def wait_for(publisher, broadcasts):
+    assert all(publisher.sent.acquire(timeout=20) for _ in range(broadcasts))
+
+
+"""
+
+
+def run_script(script, channel, *options):
+    process = subprocess.run(
+        [sys.executable, *options, "-c", SCRIPT + script, channel.topic_arn],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (process.returncode, process.stderr) == (0, "")
+    return channel.ids()
+
+
+def test_the_child_of_a_fork_forgets_the_saves_and_threads_of_its_parent(channel):
+    ids = run_script(
+        """
+parent = Counting()
+with broadcasting(parent, "parent", settle=0.4):
+    wait_for(parent, 3)
+    assert broadcast_stats().renewals
+    pid = os.fork()
+    if pid == 0:
+        try:
+            assert broadcast_stats() == BroadcastStats()
+            child = Counting()
+            with broadcasting(child, "child", settle=0.4, confirm=True):
+                wait_for(child, 3)
+            assert broadcast_stats().renewals
+            wait_for(child, 1)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    wait_for(parent, 2)
+""",
+        channel,
+        "-W",
+        "ignore::DeprecationWarning",  # a process with threads forks, on purpose
+    )
+
+    assert ids.count("child") >= 3
+    assert ids.count("parent") >= 4
+
+
+SHUTDOWN = {
+    "in an exit handler": """
+@atexit.register
+def save():
+    for id, settings in (("p1", {}), ("p2", {"confirm": True})):
+        with broadcasting(topic, id, **settings):
+            pass
+    with broadcasting(topic, "late", settle=0.5):
+        threading.Event().wait(0.6)
+""",
+    "in an exit handler, after others": """
+with broadcasting(topic, "p1", confirm=True):
+    pass
+
+@atexit.register
+def save():
+    with broadcasting(topic, "p2", confirm=True):
+        pass
+    with broadcasting(topic, "late", settle=0.5):
+        threading.Event().wait(0.6)
+""",
+    "in a thread, after the main thread has ended": """
+def save():
+    threading.main_thread().join()
+    for id, settings in (("p1", {}), ("p2", {"confirm": True})):
+        with broadcasting(topic, id, **settings):
+            pass
+    with broadcasting(topic, "late", settle=0.5):
+        threading.Event().wait(0.6)
+
+threading.Thread(target=save).start()
+""",
+    "in an event loop, after the main thread has ended": """
+@broadcasts_before_save(topic, confirm=True)
+async def save(id):
+    pass
+
+async def main():
+    await save("p1")
+    threading.main_thread().join()
+    await save("p2")
+    async with broadcasting(topic, "late", settle=0.5):
+        await asyncio.sleep(0.6)
+
+def run():
+    loop = asyncio.new_event_loop()  # asyncio.run starts a thread at its end: forbidden from 3.12
+    loop.run_until_complete(main())
+    loop.close()
+
+threading.Thread(target=run).start()
+""",
+}
+
+
+@pytest.mark.parametrize("script", SHUTDOWN.values(), ids=SHUTDOWN)
+def test_saves_during_the_shutdown_of_the_interpreter_neither_hang_nor_fail(channel, script):
+    ids = run_script(script, channel, "-W", "error")
+
+    assert {"p1", "p2"} <= set(ids)
+    assert ids.count("late") >= 2  # renewed, or broadcast after its end
