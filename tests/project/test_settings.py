@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 import inspect
 import re
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,7 +93,7 @@ def in_the_code() -> dict[str, dict[str, str | None]]:
 
 def is_value(value: object) -> bool:
     """Say whether the library makes objects of this class, so that users set nothing."""
-    return is_dataclass(value) or (
+    return "__dataclass_fields__" in getattr(value, "__dict__", {}) or (
         inspect.isclass(value) and issubclass(value, (Exception, enum.Enum))
     )
 
