@@ -93,8 +93,9 @@ class Consumer:
                 if self._desk.full:
                     self.pauses.begin(FULL)
                 self._room.wait_for(self._may_receive)
-            self.pauses.end(FULL)
-            return not self._stopping
+            stopping = self._stopping
+        self.pauses.end(FULL)
+        return not stopping
 
     def wait_for_backlog(self) -> bool:
         """Wait until one receive at a time is not enough; False once the consumer is stopped."""
