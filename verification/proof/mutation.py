@@ -1,9 +1,10 @@
 """
-Change the code in small ways, and see whether the tests notice: `python -m
-verification.proof.mutation`, or `make mutate`.
+Change the code in small ways, and see whether the tests notice.
 
-mutmut makes the mutants and runs, for each, the tests that call its function; what it leaves out,
-and why, stands in pyproject.toml. A mutant that lives must be explained in survivors.py.
+    python -m verification.proof.mutation      (or `make mutate`)
+
+mutmut makes the mutants. For each, it runs the tests that call its function. What it leaves out is
+in pyproject.toml, with the reason. A mutant that lives must be explained in survivors.py.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ class Mutant:
     @property
     def change(self) -> Change:
         method, owner = orig_function_and_class_names_from_key(self.name)
-        diff = get_diff_for_mutant(self.name, path=SOURCE / f"{self.module}.py").splitlines()[2:]
+        diff = get_diff_for_mutant(
+            self.name, path=SOURCE / f"{self.module.replace('.', '/')}.py"
+        ).splitlines()[2:]
         was, now = (
             " ".join(_code(line[1:]) for line in diff if line.startswith(sign)) for sign in "-+"
         )
@@ -81,7 +84,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "modules", nargs="*", help="as in `_inbox _renewal`; default: all that pyproject.toml names"
+        "modules",
+        nargs="*",
+        help="as in `_consumer.desk _codec`; default: all that pyproject.toml names",
     )
     parser.add_argument(
         "--processes",
@@ -144,15 +149,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _results() -> list[Mutant]:
     return [
-        Mutant(name, meta.name.removesuffix(".py.meta"), status_by_exit_code[code])
-        for meta in sorted((WORK / SOURCE).glob("*.meta"))
+        Mutant(name, _module(meta), status_by_exit_code[code])
+        for meta in sorted((WORK / SOURCE).rglob("*.meta"))
         for name, code in json.loads(meta.read_text())["exit_code_by_key"].items()
     ]
 
 
+def _module(meta: Path) -> str:
+    path = meta.relative_to(WORK / SOURCE).as_posix()
+    return path.removesuffix(".py.meta").replace("/", ".")
+
+
 def _print_table(mutants: list[Mutant], seconds: float) -> bool:
     """Return whether each module reaches the goal."""
-    print(f"\n{'module':<14}{'mutants':>9}{'killed':>9}{'(hung)':>9}{'survived':>10}{'score':>9}")
+    print(f"\n{'module':<28}{'mutants':>9}{'killed':>9}{'(hung)':>9}{'survived':>10}{'score':>9}")
     good = bool(mutants)
     modules = sorted({mutant.module for mutant in mutants})
     for title, members in [*((module, {module}) for module in modules), ("total", set(modules))]:
@@ -161,7 +171,7 @@ def _print_table(mutants: list[Mutant], seconds: float) -> bool:
         score = 100 * killed / counts.total()
         good &= score >= GOAL
         print(
-            f"{title:<14}{counts.total():>9}{killed:>9}{killed - counts['killed']:>9}"
+            f"{title:<28}{counts.total():>9}{killed:>9}{killed - counts['killed']:>9}"
             f"{counts.total() - killed:>10}{score:>8.1f}%"
         )
     print(f"{seconds:.0f} s; the goal is {GOAL:.0f} % for each module")
@@ -175,7 +185,7 @@ def _print_survivors(mutants: list[Mutant]) -> bool:
     for change, why in known.items():
         if change in alive:
             print(f"\nlives: {change}\n  {why}")
-        elif change.function.partition(".")[0] in {mutant.module for mutant in mutants}:
+        elif any(change.function.startswith(f"{mutant.module}.") for mutant in mutants):
             print(f"\nexplained, but killed or gone: {change}")
     unexplained = [change for change in alive if change not in known]
     for change in unexplained:
