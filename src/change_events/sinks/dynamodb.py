@@ -104,7 +104,7 @@ class DynamoDBSink:
 
         Raises:
             botocore.exceptions.BotoCoreError, ClientError: DynamoDB can't be reached, or refuses.
-            TypeError, ValueError: JSON has no form for the entity, or an item's 400 KB no room.
+            TypeError, ValueError: JSON can't hold the entity, or an item's 400 KB can't.
         """
         now = self._clock()
         version = if_version + 1 if if_version else first_version(now)
