@@ -85,7 +85,7 @@ class Queue:
                 its end.
         """
         try:
-            self._client = self._client or self._make_client()
+            self._client = self._client or self._new_client()
             attributes = self._attributes("DelaySeconds")
         # boto3 has no common root for what can be wrong here, from the Region to DNS.
         except Exception as error:
@@ -115,7 +115,7 @@ class Queue:
         if could_be_credentials(error):
             # While, say, a credentials file is rewritten, no client can be made: keep the old one.
             with contextlib.suppress(Exception):
-                self._client = self._make_client(new_session())
+                self._client = self._new_client(new_session())
 
     def delayed(self) -> int:
         """Return about how many messages wait for the queue's delay to pass."""
@@ -202,7 +202,7 @@ class Queue:
         attributes: dict[str, str] = response["Attributes"]
         return attributes
 
-    def _make_client(self, session: Any = None) -> Any:
+    def _new_client(self, session: Any = None) -> Any:
         from change_events._aws import make_client  # not above: it imports boto3
 
         host = _AWS_HOST.match(self.url)
