@@ -1,11 +1,11 @@
-"""Records as Lambda passes them on, for tests."""
+"""Records of an SQS event for Lambda, for tests."""
 
 from __future__ import annotations
 
 import json
 
 EPOCH = 1_800_000_000
-"""What time it is, where no real queue is asked."""
+"""The time, in tests that ask no real queue."""
 
 
 def record(
@@ -22,10 +22,10 @@ def record(
     **attributes,
 ):
     """
-    A record of AWS's documentation, with another body, and other times.
+    Return a record like the one in AWS's documentation, with the given body and times.
 
-    `age` says how many seconds ago the message was sent, and `waited` how long after that it was
-    first received.
+    The message was sent `age` seconds before `now`, and first received `waited` seconds after it
+    was sent.
     """
     sent = round((now - age) * 1000)
     return {

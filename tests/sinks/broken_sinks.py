@@ -83,7 +83,7 @@ class ChecksThenWrites(MemorySink):
     def apply(self, id, change, /, *, if_version):
         if self.entry(id).version != if_version:
             return False
-        time.sleep(0.001)  # a network takes as long
+        time.sleep(0.001)  # as long as a network
         return super().apply(id, change, if_version=self.entry(id).version)
 
 
@@ -185,11 +185,11 @@ class RefusesAll(MemorySink):
         return False
 
 
-# These break none.
+# These break no rule.
 
 
 class Plain:
-    """As little as a sink can do."""
+    """The smallest possible sink."""
 
     def __init__(self, **settings):
         sink = MemorySink()

@@ -1,4 +1,4 @@
-"""The contract of sinks fails every sink that breaks one of its rules, and names the rule."""
+"""The sinks' contract fails each sink that breaks a rule, and names the rule."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ NOTHING = """
 
 @pytest.fixture
 def run_contract(pytester):
-    """Run the contract, of which a subclass's body is given, in a pytest of its own."""
+    """Run the contract in a pytest of its own, with the body of the subclass given."""
     pytester.syspathinsert(Path(__file__).parent)
 
     def run(body):
@@ -113,7 +113,7 @@ def test_a_sink_that_is_wrong_only_when_shared_fails(run_contract, body, rule):
     result.stdout.fnmatch_lines(f"FAILED *::{rule}*")
 
 
-def test_of_the_plainest_sink_only_what_it_lacks_is_skipped(run_contract):
+def test_for_the_smallest_sink_only_tests_of_missing_methods_are_skipped(run_contract):
     result = run_contract(IN_MEMORY.format(name="Plain"))
 
     outcomes = result.parseoutcomes()
@@ -130,14 +130,14 @@ def test_of_the_plainest_sink_only_what_it_lacks_is_skipped(run_contract):
     )
 
 
-def test_a_sink_that_asks_no_clock_can_not_be_made_old(run_contract):
+def test_tests_that_need_old_entries_are_skipped_for_a_sink_without_the_clock(run_contract):
     result = run_contract(IN_MEMORY.format(name="OwnClock"))
 
     assert result.parseoutcomes()["skipped"] == 4
     result.stdout.fnmatch_lines("*does not ask the fixture 'clock' for the time*")
 
 
-def test_a_contract_without_a_sink_says_what_is_missing(run_contract):
+def test_a_contract_without_a_sink_fixture_says_what_is_missing(run_contract):
     result = run_contract(NOTHING)
 
     assert "passed" not in result.parseoutcomes()

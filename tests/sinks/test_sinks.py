@@ -1,3 +1,5 @@
+"""MemorySink and SQLiteSink."""
+
 from __future__ import annotations
 
 import json
@@ -50,7 +52,7 @@ class TestSQLiteSink(SinkContract):
 
 
 class Looks(RuleBasedStateMachine):
-    """Any sequence of looks, current and stale, against a model in three lines."""
+    """Any sequence of looks, current and stale, compared with a model of three attributes."""
 
     make = staticmethod(MemorySink)
 
@@ -98,7 +100,7 @@ class Looks(RuleBasedStateMachine):
 @pytest.mark.parametrize(
     "make", [MemorySink, partial(SQLiteSink, ":memory:")], ids=["memory", "sqlite"]
 )
-def test_any_sequence_of_looks_is_what_the_contract_says(make):
+def test_any_sequence_of_looks_matches_a_model(make):
     run_state_machine_as_test(
         type("Looks", (Looks,), {"make": staticmethod(make)}),
         settings=settings(max_examples=40, stateful_step_count=20),
@@ -108,7 +110,7 @@ def test_any_sequence_of_looks_is_what_the_contract_says(make):
 # SQLite
 
 
-def test_the_table_is_as_documented_and_open_to_sql(path):
+def test_the_table_is_as_documented_and_can_be_queried(path):
     with SQLiteSink(path, clock=lambda: 7.0) as sink:
         sink.apply("p1", Found({"name": "Ü", "n": [1, None, True]}, '"one"'), if_version=0)
         sink.apply("p2", Gone(), if_version=0)
@@ -138,16 +140,16 @@ def test_a_commit_reaches_the_disk_before_it_returns(path):
 
 @contextmanager
 def held_up(sink):
-    """Let all writes of the sink wait for each other; yields what SQLite is told meanwhile."""
+    """Let ten writes of the sink wait for each other; yield the statements that SQLite gets."""
     told = []
     with ThreadPoolExecutor(10) as pool, sink._lock:
         sink._connection.set_trace_callback(told.append)
         yield pool, told
         while len(sink._waiting) < 10:
-            time.sleep(0.001)  # nothing tells when a thread waits for a lock
+            time.sleep(0.001)  # no event tells when a thread waits for a lock
 
 
-def test_writes_that_wait_for_each_other_share_one_trip_to_the_disk(path):
+def test_writes_that_wait_for_each_other_share_one_commit(path):
     with SQLiteSink(path) as sink:
         sink.apply("p1", FOUND, if_version=0)
         with held_up(sink) as (pool, told):
@@ -158,12 +160,11 @@ def test_writes_that_wait_for_each_other_share_one_trip_to_the_disk(path):
         assert len(sink) == 10
 
 
-def test_a_write_that_fails_fails_alone(path):
+def test_a_write_that_fails_does_not_fail_the_writes_it_waited_with(path):
     with SQLiteSink(path) as sink:
         with held_up(sink) as (pool, _):
-            changes = [
-                Found({"n": n}, "\ud800" if n == 3 else None) for n in range(10)
-            ]  # no text that SQLite could store
+            # SQLite can't store a lone surrogate.
+            changes = [Found({"n": n}, "\ud800" if n == 3 else None) for n in range(10)]
             applied = [
                 pool.submit(sink.apply, f"p{n}", change, if_version=0)
                 for n, change in enumerate(changes)
@@ -192,7 +193,7 @@ def test_one_file_can_hold_several_tables(path):
 
 
 @pytest.mark.parametrize("value", [object(), float("inf"), float("nan")])
-def test_an_entity_that_is_no_json_is_refused_and_nothing_is_written(path, value):
+def test_an_entity_that_json_can_not_hold_is_not_written(path, value):
     with SQLiteSink(path) as sink:
         with pytest.raises((TypeError, ValueError), match="JSON"):
             sink.apply("p1", Found({"value": value}), if_version=0)
@@ -200,20 +201,20 @@ def test_an_entity_that_is_no_json_is_refused_and_nothing_is_written(path, value
         assert sink.entry("p1") == Entry()
 
 
-def test_a_database_that_stays_locked_is_an_error_and_the_cache_goes_on_after_it(path):
+def test_writing_to_a_locked_database_is_an_error_until_it_is_unlocked(path):
     other = sqlite3.connect(path, isolation_level=None)
     with SQLiteSink(path, timeout=0.05) as sink:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(sqlite3.OperationalError, match="locked"):
             sink.apply("p1", FOUND, if_version=0)
-        assert sink.entry("p1") == Entry()  # reading goes on
+        assert sink.entry("p1") == Entry()  # a read still works
 
         other.execute("COMMIT")
         assert sink.apply("p1", FOUND, if_version=0)
     other.close()
 
 
-def test_a_file_may_be_made_by_many_at_once(tmp_path):
+def test_many_sinks_can_create_one_file_at_once(tmp_path):
     for round in range(30):
         meet = threading.Barrier(8)
 
@@ -226,10 +227,10 @@ def test_a_file_may_be_made_by_many_at_once(tmp_path):
                 made.result()
 
 
-def test_while_another_makes_the_file_it_is_waited_for(path, monkeypatch):
+def test_a_sink_waits_while_another_creates_the_file(path, monkeypatch):
     """
-    A stub: SQLite refuses at once, and only now and then, when two switch a new file to its journal
-    at the same moment.
+    A stub: SQLite refuses at once, but only sometimes, if two connections switch a new file to WAL
+    mode at the same moment.
     """
     refusals = iter(["database is locked"] * 3)
 
@@ -249,8 +250,8 @@ def directory(path):
     path.mkdir()
 
 
-def no_database(path):
-    path.write_text("this is no database, but it is long enough to look like one" * 20)
+def not_a_database(path):
+    path.write_text("not a database, but long enough to be one" * 20)
 
 
 def another_table(path):
@@ -269,12 +270,12 @@ def locked(path):
     ("prepare", "reason"),
     [
         (directory, "unable to open"),
-        (no_database, "not a database"),
+        (not_a_database, "not a database"),
         (another_table, "no such column"),
         (locked, "locked"),
     ],
 )
-def test_a_file_that_can_be_no_cache_is_an_error_at_start(path, prepare, reason):
+def test_a_file_that_can_not_be_a_cache_is_an_error_at_the_start(path, prepare, reason):
     holder = prepare(path)
 
     with pytest.raises(
@@ -286,16 +287,16 @@ def test_a_file_that_can_be_no_cache_is_an_error_at_start(path, prepare, reason)
         holder.close()
 
 
-def test_a_directory_that_is_missing_is_an_error_at_start(tmp_path):
+def test_a_missing_directory_is_an_error_at_the_start(tmp_path):
     with pytest.raises(ConfigurationError, match=r"unable to open.*must exist"):
         SQLiteSink(tmp_path / "missing" / "cache.db")
 
 
-def test_a_file_that_can_only_be_read_is_an_error_at_start(path, monkeypatch):
+def test_a_read_only_file_is_an_error_at_the_start(path, monkeypatch):
     SQLiteSink(path).close()
     connect = sqlite3.connect
-    # Tests run as root in places, whom no permission stops; SQLite's own read-only mode stops
-    # everybody.
+    # Some machines run tests as root, and no permission stops root. SQLite's own read-only mode
+    # stops everybody.
     monkeypatch.setattr(
         sqlite3,
         "connect",
@@ -307,6 +308,6 @@ def test_a_file_that_can_only_be_read_is_an_error_at_start(path, monkeypatch):
 
 
 @pytest.mark.parametrize("table", ["", "a b", "entities; --", "1st", "a-b"])
-def test_a_table_needs_a_plain_name(path, table):
+def test_a_table_name_that_sql_would_quote_is_refused(path, table):
     with pytest.raises(ConfigurationError, match="can't be a table's name"):
         SQLiteSink(path, table=table)

@@ -83,7 +83,7 @@ def test_an_item_is_as_documented(table, dynamodb):
     assert [(name, *value) for name, value in sorted(items["p1"].items())] == sorted(documented)
 
 
-def test_attributes_of_yours_stay(table, dynamodb):
+def test_attributes_of_the_user_are_kept(table, dynamodb):
     sink = DynamoDBSink(table)
     sink.apply("p1", FOUND, if_version=0)
     dynamodb.update_item(
@@ -101,7 +101,7 @@ def test_attributes_of_yours_stay(table, dynamodb):
     }
 
 
-def test_an_item_of_yours_may_be_there_before_the_entity(table, dynamodb):
+def test_an_item_of_the_user_can_exist_before_the_entity(table, dynamodb):
     dynamodb.put_item(TableName=table, Item={"id": {"S": "p1"}, "shelf": {"N": "7"}})
     sink = DynamoDBSink(table)
 
@@ -113,7 +113,7 @@ def test_an_item_of_yours_may_be_there_before_the_entity(table, dynamodb):
 def test_all_pages_are_read(table):
     now = 0.0
     sink = DynamoDBSink(table, clock=lambda: now)
-    large = {"text": "x" * 300_000}  # a page has 1 MB at the most
+    large = {"text": "x" * 300_000}  # a page has at most 1 MB
     for n in range(8):
         sink.apply(f"p{n}", Found(large), if_version=0)
         sink.apply(f"gone{n}", Gone(), if_version=0)
@@ -142,7 +142,7 @@ def test_reads_are_consistent(table):
     assert all(call["ConsistentRead"] is True for call in calls)
 
 
-def test_a_purge_leaves_a_tombstone_that_is_looked_at_meanwhile(table):
+def test_a_purge_keeps_a_tombstone_that_gets_a_look_meanwhile(table):
     now = 0.0
     sink = DynamoDBSink(table, clock=lambda: now)
     for id in ("p1", "p2"):
@@ -161,7 +161,7 @@ def test_a_purge_leaves_a_tombstone_that_is_looked_at_meanwhile(table):
     assert sink.entry("p2") == Entry()
 
 
-def test_a_write_whose_answer_is_lost_is_no_harm(table):
+def test_a_write_whose_answer_is_lost_counts_as_a_lost_compare_and_set(table):
     client = boto3.client(
         "dynamodb", config=Config(retries={"mode": "standard", "total_max_attempts": 2})
     )
@@ -182,7 +182,7 @@ def test_a_write_whose_answer_is_lost_is_no_harm(table):
 
 
 @pytest.mark.parametrize("value", [object(), float("inf"), float("nan")])
-def test_an_entity_that_is_no_json_is_refused_and_nothing_is_written(table, value):
+def test_an_entity_that_json_can_not_hold_is_not_written(table, value):
     sink = DynamoDBSink(table)
     with pytest.raises((TypeError, ValueError), match="JSON"):
         sink.apply("p1", Found({"value": value}), if_version=0)
@@ -190,7 +190,7 @@ def test_an_entity_that_is_no_json_is_refused_and_nothing_is_written(table, valu
     assert sink.entry("p1") == Entry()
 
 
-def test_an_entity_may_be_as_large_as_an_item_and_no_larger(table):
+def test_an_entity_can_be_as_large_as_an_item_but_not_larger(table):
     sink = DynamoDBSink(table)
     room = dynamodb_sink.MAX_BODY - len('{"text": ""}')
     id = "\U0001f40d" * 512
@@ -203,10 +203,10 @@ def test_an_entity_may_be_as_large_as_an_item_and_no_larger(table):
     assert sink.entry("p1") == Entry()
 
 
-# What is wrong is said at start
+# Errors at the start
 
 
-def test_a_missing_table_is_an_error_at_start(aws):
+def test_a_missing_table_is_an_error_at_the_start(aws):
     with pytest.raises(
         ConfigurationError,
         match=r"'nowhere' can't be used: .*not found.*dynamodb:GetItem and UpdateItem",
@@ -220,15 +220,15 @@ def test_a_missing_table_is_an_error_at_start(aws):
         [("product", "S", "HASH")],
         [("id", "S", "HASH"), ("sort", "S", "RANGE")],
     ],
-    ids=["another name", "two keys"],  # the emulator takes text for a number; DynamoDB does not
+    ids=["another name", "two keys"],  # the emulator does not check the key's type
 )
-def test_another_key_is_an_error_at_start(make_table, keys):
+def test_a_table_with_another_key_is_an_error_at_the_start(make_table, keys):
     with pytest.raises(ConfigurationError, match=r"Check .* that its key is 'id', a string, alone"):
         DynamoDBSink(make_table(*keys))
 
 
 @pytest.mark.parametrize("operation", ["GetItem", "UpdateItem"])
-def test_a_missing_permission_is_an_error_at_start(table, operation):
+def test_a_missing_permission_is_an_error_at_the_start(table, operation):
     client = boto3.client("dynamodb")
     denied = {
         "Error": {
@@ -240,15 +240,14 @@ def test_a_missing_permission_is_an_error_at_start(table, operation):
     def deny(**_):
         raise ClientError(denied, operation)
 
-    client.meta.events.register(
-        f"before-call.dynamodb.{operation}", deny
-    )  # the emulator permits everything
+    # The emulator itself permits everything.
+    client.meta.events.register(f"before-call.dynamodb.{operation}", deny)
 
     with pytest.raises(ConfigurationError, match=f"not authorized to perform dynamodb:{operation}"):
         DynamoDBSink(table, client=client)
 
 
-def test_a_missing_region_is_an_error_at_start(monkeypatch):
+def test_a_missing_region_is_an_error_at_the_start(monkeypatch):
     monkeypatch.delenv("AWS_DEFAULT_REGION")
 
     with pytest.raises(ConfigurationError, match="specify a region"):

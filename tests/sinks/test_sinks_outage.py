@@ -1,8 +1,7 @@
 """
-A database that goes away under a worker and comes back: no event is lost, and the cache is right
-afterwards.
+A worker's database goes away and comes back: no event is lost, and the cache is right afterwards.
 
-MemorySink has no such test: its storage goes away with the worker, and only with it.
+MemorySink needs no such test: its storage goes away only together with the worker.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ connection.execute("COMMIT")
 
 
 class SQLite:
-    """Another process writes, for longer than the sink waits."""
+    """Another process holds the write lock for longer than the sink waits."""
 
     def __init__(self, path):
         self._path = path
@@ -56,9 +55,7 @@ class SQLite:
 
 
 class Postgres:
-    """
-    The server is stopped, which ends all connections and refuses new ones, and is started again.
-    """
+    """The server stops, which ends all connections and refuses new ones, and starts again."""
 
     def __init__(self, server):
         self._server = server
@@ -71,7 +68,7 @@ class Postgres:
 
 class DynamoDB:
     """
-    The endpoint refuses connections. The emulator's tables are this process's, so that they outlive
+    The endpoint refuses connections. The emulator keeps its tables in this process, so they outlive
     its servers.
     """
 
@@ -80,7 +77,7 @@ class DynamoDB:
         self.come_back()
 
     def come_back(self):
-        # It ends each connection after one answer, so that none is left for a server that is gone.
+        # It ends each connection after one answer, so none is left to a server that is gone.
         app = OneAtATime(DomainDispatcherApplication(create_backend_app))
         self._server = make_server("127.0.0.1", self._port, app, threaded=True)
         self._port = self._server.port
@@ -127,12 +124,11 @@ def sink(database):
     getattr(sink, "close", lambda: None)()
 
 
-def test_a_cache_is_right_once_its_database_is_back(
+def test_a_cache_is_right_again_after_an_outage_of_its_database(
     channel, source, sink, database, make_worker, outcomes, monkeypatch
 ):
-    monkeypatch.setattr(
-        consumer_module, "MAX_PAUSE", 0.4
-    )  # the pauses would double, up to five minutes
+    # The pauses would double, up to five minutes.
+    monkeypatch.setattr(consumer_module, "MAX_PAUSE", 0.4)
     worker = make_worker()
     source.entities |= {f"p{n}": {"id": f"p{n}", "n": 1} for n in range(4)}
     channel.announce(*source.entities)

@@ -30,7 +30,7 @@ def database(postgres):
 
 @pytest.fixture
 def sql(database):
-    """Run a statement, with no help of the sink's, and return its rows."""
+    """Run a statement without the sink, and return its rows."""
     with psycopg.connect(database, autocommit=True) as connection:
 
         def run(statement):
@@ -42,7 +42,7 @@ def sql(database):
 
 @pytest.fixture
 def role(database, sql):
-    """A connection string of a role that may do nothing in the schema but look around."""
+    """A role that can only read in the schema: a connection string, and its name."""
     role = f"role_{uuid.uuid4().hex}"
     ((schema,),) = sql("SELECT current_schema")
     sql(f"CREATE ROLE {role} LOGIN")
@@ -66,7 +66,8 @@ def delete(connection, id):
 @pytest.fixture
 def products(sql):
     sql(
-        "CREATE TABLE products (id text PRIMARY KEY, name text NOT NULL CHECK (name <> ''), n integer NOT NULL)"
+        "CREATE TABLE products (id text PRIMARY KEY, name text NOT NULL CHECK (name <> ''), "
+        "n integer NOT NULL)"
     )
     return lambda: sql("SELECT id, name, n FROM products ORDER BY id")
 
@@ -101,7 +102,7 @@ class TestPostgresSinkWithTablesOfYourOwn(TestPostgresSink):
         return self.listed(sink).get(id)
 
 
-def test_the_table_is_as_documented_and_open_to_sql(database, sql):
+def test_the_table_is_as_documented_and_can_be_queried(database, sql):
     with PostgresSink(database, clock=lambda: 7.0) as sink:
         sink.apply("p1", Found({"name": "Ü", "n": [1, None, True]}, '"one"'), if_version=0)
         sink.apply("p2", Gone(), if_version=0)
@@ -135,7 +136,7 @@ def test_the_cache_survives_the_process(database):
         assert sink.get("p1") == FOUND.value
 
 
-def test_one_schema_can_hold_several_tables_of_any_plain_name(database):
+def test_one_schema_can_hold_several_tables_even_with_reserved_words_as_names(database):
     with (
         PostgresSink(database, table="order") as orders,
         PostgresSink(database, table="Order") as others,
@@ -154,7 +155,7 @@ def test_one_schema_can_hold_several_tables_of_any_plain_name(database):
         ("\ud800", psycopg.DataError),
     ],
 )
-def test_an_entity_that_is_no_jsonb_is_refused_and_nothing_is_written(database, value, error):
+def test_an_entity_that_jsonb_can_not_hold_is_not_written(database, value, error):
     with PostgresSink(database) as sink:
         with pytest.raises(error):
             sink.apply("p1", Found({"value": value}), if_version=0)
@@ -171,7 +172,7 @@ def sink(database, products):
         yield sink
 
 
-def test_the_version_and_your_tables_change_together_or_not_at_all(sink, products):
+def test_the_version_and_the_users_tables_change_together_or_not_at_all(sink, products):
     assert sink.apply("p1", Found({"name": "Anvil", "n": 1}, '"one"'), if_version=0)
     entry = sink.entry("p1")
 
@@ -182,7 +183,7 @@ def test_the_version_and_your_tables_change_together_or_not_at_all(sink, product
     assert products() == [("p1", "Anvil", 1)]
 
 
-def test_what_a_hook_did_before_it_failed_is_undone(database, products):
+def test_a_failing_hook_is_rolled_back(database, products):
     def fail(connection, id, value=None):
         upsert(connection, id, {"name": "half", "n": 0})
         raise LookupError("no such shelf")
@@ -196,7 +197,7 @@ def test_what_a_hook_did_before_it_failed_is_undone(database, products):
         assert products() == []
 
 
-def test_a_look_that_lost_calls_nothing(database):
+def test_a_look_that_lost_calls_no_hook(database):
     called = []
     with PostgresSink(
         database,
@@ -211,7 +212,7 @@ def test_a_look_that_lost_calls_nothing(database):
     assert called == ["upsert"]
 
 
-def test_what_your_tables_held_before_is_deleted_though_the_sink_never_saw_it(sink, sql, products):
+def test_an_entity_that_the_sink_never_saw_is_deleted_from_the_users_tables(sink, sql, products):
     sql("INSERT INTO products VALUES ('old', 'Rope', 1)")
 
     assert sink.apply("old", Gone(), if_version=0)
@@ -219,14 +220,14 @@ def test_what_your_tables_held_before_is_deleted_though_the_sink_never_saw_it(si
     assert products() == []
 
 
-def test_what_is_in_your_tables_is_yours_to_read(sink):
+def test_entities_in_the_users_tables_can_not_be_read_through_the_sink(sink):
     for read in (sink.items, partial(sink.get, "p1")):
         with pytest.raises(ConfigurationError, match="in tables of your own; query those"):
             read()
 
 
 @pytest.mark.parametrize("hooks", [{"upsert": upsert}, {"delete": delete}])
-def test_tables_of_your_own_take_both_hooks(hooks):
+def test_one_hook_without_the_other_is_refused(hooks):
     with pytest.raises(ConfigurationError, match="both upsert= and delete="):
         PostgresSink("", **hooks)
 
@@ -235,7 +236,7 @@ def test_tables_of_your_own_take_both_hooks(hooks):
 
 
 @pytest.mark.parametrize("autocommit", [False, True])
-def test_a_pool_of_yours_may_be_as_you_like_it_and_stays_open(database, sql, autocommit):
+def test_a_given_pool_can_have_any_settings_and_stays_open(database, sql, autocommit):
     settings = {"row_factory": dict_row, "autocommit": autocommit}
     with ConnectionPool(database, kwargs=settings, min_size=1, open=True) as pool:
         with PostgresSink(pool) as sink:
@@ -251,17 +252,18 @@ def test_a_pool_of_yours_may_be_as_you_like_it_and_stays_open(database, sql, aut
         assert sql("SELECT id FROM entities") == [("p1",)]
 
 
-def test_connections_that_have_died_cost_no_look(database, sql):
+def test_dead_connections_are_replaced_before_a_look(database, sql):
     with PostgresSink(database) as sink:
         sink.apply("p1", FOUND, if_version=0)
         sql(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname IS NOT NULL"
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE pid <> pg_backend_pid() AND datname IS NOT NULL"
         )
 
         assert sink.entry("p1").present
 
 
-def test_threads_may_be_more_than_connections(database):
+def test_more_threads_than_connections_can_share_a_sink(database):
     with PostgresSink(database, connections=1) as sink, ThreadPoolExecutor(8) as pool:
         assert all(pool.map(lambda n: sink.apply(f"p{n}", FOUND, if_version=0), range(50)))
 
@@ -276,11 +278,11 @@ def test_threads_may_be_more_than_connections(database):
         ("postgresql://a/b?connect_timeout=7", "7"),
     ],
 )
-def test_a_connection_string_may_say_how_patient_to_be(given, kept):
+def test_timeouts_in_the_connection_string_are_kept(given, kept):
     assert f"connect_timeout={kept} " in postgres_sink._conninfo(given, 0.5) + " "
 
 
-def test_many_can_start_at_once(database):
+def test_many_sinks_can_start_at_once(database):
     start = Barrier(8)
 
     def begin(_):
@@ -291,7 +293,7 @@ def test_many_can_start_at_once(database):
         list(pool.map(begin, range(8)))
 
 
-def test_a_role_that_may_make_no_table_can_use_one_that_is_there(database, sql, role):
+def test_a_role_that_can_not_create_a_table_can_use_an_existing_one(database, sql, role):
     conninfo, name = role
     PostgresSink(database).close()
     sql(f"GRANT SELECT, INSERT, UPDATE, DELETE ON entities TO {name}")
@@ -300,18 +302,18 @@ def test_a_role_that_may_make_no_table_can_use_one_that_is_there(database, sql, 
         assert sink.apply("p1", FOUND, if_version=0)
 
 
-# What is wrong is said at start
+# Errors at the start
 
 
-def test_a_role_that_may_make_no_table_is_an_error_at_start(role):
+def test_a_missing_table_that_the_role_can_not_create_is_an_error_at_the_start(role):
     with pytest.raises(
         ConfigurationError,
-        match=r"(?s)'entities' can't be used: permission denied.*may make the table",
+        match=r"(?s)'entities' can't be used: permission denied.*role can create the table",
     ):
         PostgresSink(role[0])
 
 
-def test_a_table_that_can_only_be_read_is_an_error_at_start(database, role):
+def test_a_table_that_the_role_can_only_read_is_an_error_at_the_start(database, role):
     PostgresSink(database).close()
 
     with pytest.raises(ConfigurationError, match="permission denied for table entities"):
@@ -323,12 +325,17 @@ def test_a_table_that_can_only_be_read_is_an_error_at_start(database, role):
     [
         ("CREATE TABLE entities (id integer, name text)", 'column "version" .*does not exist'),
         (
-            "CREATE TABLE entities (id text, version bigint, present boolean, body jsonb, etag text, applied_at timestamptz)",
+            (
+                "CREATE TABLE entities (id text, version bigint, present boolean, body jsonb, "
+                "etag text, applied_at timestamptz)"
+            ),
             "no unique or exclusion constraint",
         ),
     ],
 )
-def test_another_table_is_an_error_at_start(database, sql, table, reason):
+def test_a_table_with_other_columns_or_no_key_is_an_error_at_the_start(
+    database, sql, table, reason
+):
     sql(table)
 
     with pytest.raises(ConfigurationError, match=reason):
@@ -339,26 +346,26 @@ def test_another_table_is_an_error_at_start(database, sql, table, reason):
     ("database", "reason"),
     [("host=127.0.0.1 port={port} user=nobody", "refused"), ("no such thing", 'missing "="')],
 )
-def test_a_database_that_can_not_be_reached_is_an_error_at_start(database, reason, free_port):
+def test_a_database_that_can_not_be_reached_is_an_error_at_the_start(database, reason, free_port):
     with pytest.raises(
         ConfigurationError, match=f"(?s)can't be used: .*{reason}.*Check the connection string"
     ):
         PostgresSink(database.format(port=free_port))
 
 
-def test_a_pool_that_is_closed_is_an_error_at_start(database):
+def test_a_closed_pool_is_an_error_at_the_start(database):
     with pytest.raises(ConfigurationError, match=r"pool.* is not open yet"):
         PostgresSink(ConnectionPool(database, open=False))
 
 
 @pytest.mark.parametrize("table", ["", "a b", "entities; --", "1st", 'a"b'])
-def test_a_table_needs_a_plain_name(table):
+def test_a_table_name_that_sql_would_quote_is_refused(table):
     with pytest.raises(ConfigurationError, match="can't be a table's name"):
         PostgresSink("", table=table)
 
 
 @pytest.mark.parametrize("missing", ["psycopg", "psycopg_pool"])
-def test_without_psycopg_it_says_what_to_install(monkeypatch, missing):
+def test_without_psycopg_the_error_says_what_to_install(monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)
 
     with pytest.raises(ConfigurationError, match=r"pip install 'change-events\[postgres\]'"):

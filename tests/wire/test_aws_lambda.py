@@ -1,5 +1,5 @@
 """
-The Lambda handler: with the events of AWS's documentation, and behind a poller that treats a real
+The Lambda handler: with the events in AWS's documentation, and behind a poller that handles a real
 queue as Lambda's does.
 """
 
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from change_events import ConfigurationError, FetchError, Gone, HTTPFetcher, MemorySink
 from change_events._consumer import consumer as consumer_module
-from change_events.integrations.aws_lambda import SPARE, _Function, make_handler
+from change_events.integrations.aws_lambda import CLOCK_SLACK, _Function, make_handler
 from lambda_records import EPOCH, record
 from verification.chaos.wire import Answer
 
@@ -39,7 +39,7 @@ def make(fetcher, sink):
 
 @pytest.fixture
 def make_still(fetcher, sink):
-    """As `make`, for a machine so quick that no time passes."""
+    """Like `make`, with a clock that stands still."""
 
     def make(**settings):
         given = {
@@ -57,7 +57,7 @@ def make_still(fetcher, sink):
 
 
 class Context:
-    """What Lambda gives a handler, as far as it matters: how much time is left."""
+    """Lambda's context: how much time is left."""
 
     def __init__(self, seconds=10.0):
         self._ends = time.monotonic() + seconds
@@ -120,18 +120,17 @@ class EventSourceMapping:
         }
 
     def invoke(self, event):
-        """Returns the bodies of the records that come back."""
+        """Invoke the handler; return the bodies of the records that come back."""
         answer = self.handler(event, Context())
         assert json.loads(json.dumps(answer)) == answer
         assert list(answer) == ["batchItemFailures"]
         failed = [failure["itemIdentifier"] for failure in answer["batchItemFailures"]]
-        received = {record["messageId"]: record for record in event["Records"]}
-        assert set(failed) <= set(received)  # or Lambda would take the whole batch for failed
-        for message_id, record in received.items():
-            if message_id not in failed:
-                self.sqs.delete_message(
-                    QueueUrl=self.queue_url, ReceiptHandle=record["receiptHandle"]
-                )
+        received = {each["messageId"]: each for each in event["Records"]}
+        assert set(failed) <= set(received)  # or Lambda would treat the whole batch as failed
+        for message_id in set(received) - set(failed):
+            self.sqs.delete_message(
+                QueueUrl=self.queue_url, ReceiptHandle=received[message_id]["receiptHandle"]
+            )
         return [received[message_id]["body"] for message_id in failed]
 
     def poll(self):
@@ -149,7 +148,7 @@ FIFO = "arn:aws:sqs:eu-west-1:123456789012:fifo.fifo"
 
 
 def back(handler, *records, context=None):
-    """The message ids that the handler reports."""
+    """Return the message ids that the handler reports as failed."""
     return [
         failure["itemIdentifier"]
         for failure in handler({"Records": list(records)}, context)["batchItemFailures"]
@@ -157,10 +156,7 @@ def back(handler, *records, context=None):
 
 
 class SQS:
-    """
-    A client that takes note of what it is asked for, where no queue on the wire could have such
-    messages.
-    """
+    """A client that records its calls, for messages that no emulated queue could have."""
 
     class meta:  # noqa: N801  # boto3's
         endpoint_url = "https://sqs.eu-west-1.amazonaws.com"
@@ -202,7 +198,7 @@ def client():
 
 @dataclass
 class World:
-    """An event's life at SQS and Lambda, in true seconds, and what the handler is told of it."""
+    """The true time, in seconds; how far SQS's `Date` is off; and a source whose GETs take time."""
 
     now: float = 0.0
     skew: float = 0.0
@@ -215,7 +211,7 @@ class World:
         return Gone()
 
 
-# The main job
+# With a real queue, and with documented events
 
 
 @pytest.mark.parametrize("fifo", [False, True], ids=["standard", "FIFO"])
@@ -226,7 +222,7 @@ def test_the_cache_follows_the_source(make_channel, source, sink, make, fifo, ra
 
     source.entities["p1"] = {"id": "p1", "n": 1}
     channel.announce("p1", "p2", "p1", "never")
-    assert len(lambda_.poll()) == 4  # looked at, and not settled
+    assert len(lambda_.poll()) == 4  # looked at, but not settled
     assert dict(sink.items()) == {"p1": {"id": "p1", "n": 1}}
 
     source.entities |= {"p1": None, "p2": {"id": "p2"}}  # the saves commit only now
@@ -236,7 +232,7 @@ def test_the_cache_follows_the_source(make_channel, source, sink, make, fifo, ra
     assert source.ids().count("p2") == 2  # a look at once, and one when the window was over
 
 
-def test_an_event_comes_back_once(channel, source, make):
+def test_a_young_event_is_received_twice(channel, source, make):
     lambda_ = EventSourceMapping(channel.queue_url, make(settle=1.2))
     channel.announce("p1")
 
@@ -249,7 +245,7 @@ def test_an_event_comes_back_once(channel, source, make):
     assert channel.count() == {}
 
 
-def test_a_queue_with_a_delay_of_the_window_needs_one_visit_and_no_call(
+def test_with_a_queue_delay_of_the_window_an_event_needs_one_receive_and_no_call_to_sqs(
     make_channel, source, sink, make
 ):
     channel = make_channel(DelaySeconds="2")
@@ -267,11 +263,8 @@ def test_a_queue_with_a_delay_of_the_window_needs_one_visit_and_no_call(
 
 
 @pytest.mark.parametrize("age", [4.0, 60.0])
-def test_the_age_is_told_by_sqs_over_the_wire(make, source, age):
-    """
-    SQS's clock is the emulator's, which runs here; so the message can say that it was sent long
-    ago.
-    """
+def test_an_events_age_is_measured_by_the_date_that_sqs_answers(make, source, age):
+    """The emulator's clock is this machine's; so the message's timestamps can be in the past."""
     queue_url = boto3.client("sqs").create_queue(QueueName="told-by-sqs")["QueueUrl"]
 
     message_ids = back(make(), record(age=age, now=time.time(), arn=arn_of(queue_url)))
@@ -350,7 +343,9 @@ ENVELOPE = json.dumps(
 
 @pytest.mark.parametrize("body", [RAW, ENVELOPE], ids=["raw", "envelope"])
 @pytest.mark.parametrize("event", [STANDARD_EVENT, FIFO_EVENT], ids=["standard", "FIFO"])
-def test_the_events_of_the_documentation(source, sink, make, client, event, body):
+def test_the_example_events_of_the_documentation_are_handled(
+    source, sink, make, client, event, body
+):
     source.entities["p1"] = {"id": "p1"}
 
     answer = make(client=client)(json.loads(event % json.dumps(body)), Context())
@@ -361,14 +356,14 @@ def test_the_events_of_the_documentation(source, sink, make, client, event, body
     assert url.startswith("https://sqs.eu-west-1.amazonaws.com/123456789012/")
 
 
-def test_a_batch_of_none(make):
+def test_an_empty_batch_is_answered_with_no_failures(make):
     assert back(make()) == []
 
 
 @pytest.mark.parametrize(
     "event", [{}, None, {"Records": {}}, {"Records": [{"EventSource": "aws:sns", "Sns": {}}]}]
 )
-def test_an_event_of_another_kind_is_refused_as_no_answer_could_save_it(make, event):
+def test_an_event_from_another_source_than_sqs_is_refused(make, event):
     with pytest.raises(
         ConfigurationError, match="Subscribe a queue to the topic, not the function itself"
     ):
@@ -376,7 +371,7 @@ def test_an_event_of_another_kind_is_refused_as_no_answer_could_save_it(make, ev
 
 
 @pytest.mark.parametrize("settle", [-1, 3601, "5", float("nan")])
-def test_the_window_must_be_one(make, settle):
+def test_settle_must_be_from_0_to_3600(make, settle):
     with pytest.raises(ConfigurationError, match="settle must be from 0 to 3600"):
         make(settle=settle)
 
@@ -384,28 +379,26 @@ def test_the_window_must_be_one(make, settle):
 # The settle window
 
 
-def test_a_young_event_is_looked_at_and_comes_back_when_its_window_is_over(
-    make_still, source, client
-):
+def test_a_young_event_gets_a_look_and_comes_back_after_its_window(make_still, source, client):
     assert back(make_still(client=client), record()) == ["message of p1"]
 
     assert source.ids() == ["p1"]
-    assert client.changed == [SETTLE + SPARE]
+    assert client.changed == [SETTLE + CLOCK_SLACK]
 
 
-def test_without_an_early_look_it_only_comes_back(make_still, source, client):
+def test_without_early_looks_a_young_event_comes_back_without_a_look(make_still, source, client):
     assert back(make_still(client=client, early_look=False), record()) == ["message of p1"]
 
-    assert (source.ids(), client.changed) == ([], [SETTLE + SPARE])
+    assert (source.ids(), client.changed) == ([], [SETTLE + CLOCK_SLACK])
 
 
-def test_what_it_has_waited_in_the_queue_counts(make_still, client):
+def test_the_time_in_the_queue_counts_towards_the_window(make_still, client):
     handler = make_still(client=client)
 
     assert back(handler, record(age=5, waited=SETTLE)) == []
     assert client.asked == 0
     assert back(handler, record(age=3, waited=3)) == ["message of p1"]
-    assert client.changed == [SETTLE - 3 + SPARE]
+    assert client.changed == [SETTLE - 3 + CLOCK_SLACK]
 
 
 @pytest.mark.parametrize(
@@ -413,51 +406,53 @@ def test_what_it_has_waited_in_the_queue_counts(make_still, client):
     [(0, False), (5.0, False), (5.999, False), (6.0, True), (3600, True)],
     ids=str,
 )
-def test_sqs_is_asked_for_the_time_and_given_a_second(make, client, age, settled):
+def test_the_age_is_sqs_time_less_one_second(make, client, age, settled):
     assert (back(make(client=client), record(age=age, receives=2)) == []) == settled
     assert client.asked == 1
 
 
-def test_many_receives_say_nothing_about_the_age(make, client):
-    """Lambda's poller receives and may then invoke nobody, as the function is throttled."""
+def test_many_receives_do_not_settle_a_young_event(make, client):
+    """Lambda's poller can receive without invoking anybody, because the function is throttled."""
     assert back(make(client=client), record(age=1, receives=99)) == ["message of p1"]
 
 
-def test_the_clock_of_the_machine_says_nothing_about_the_age(make, client, monkeypatch):
+def test_the_machines_clock_does_not_settle_a_young_event(make, client, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: EPOCH + 3600)
 
     assert back(make(client=client), record()) == ["message of p1"]
 
 
-def test_times_that_cannot_be_make_an_event_young(make_still, client):
+def test_an_event_with_impossible_times_is_young(make_still, client):
     assert back(make_still(client=client), record(age=-3600, waited=-7200)) == ["message of p1"]
-    assert client.changed == [SETTLE + SPARE]
+    assert client.changed == [SETTLE + CLOCK_SLACK]
 
 
 @pytest.mark.parametrize(("settle", "said", "window"), [(5, "30", 30), (30, "5", 30), (5, "1", 5)])
-def test_the_window_is_the_larger_of_the_two(make_still, client, settle, said, window):
+def test_the_window_is_the_larger_of_the_handlers_and_the_events(
+    make_still, client, settle, said, window
+):
     handler = make_still(client=client, settle=settle)
 
     assert back(handler, record(age=window + 3, settle=said)) == []
     assert back(handler, record(settle=said)) == ["message of p1"]
-    assert client.changed == [window + SPARE]
+    assert client.changed == [window + CLOCK_SLACK]
 
 
-def test_saved_needs_no_window(make, source, client):
+def test_a_saved_event_is_settled_by_its_first_look(make, source, client):
     assert back(make(client=client), record(phase="saved", save="s1")) == []
     assert (source.ids(), client.asked) == (["p1"], 0)
 
 
-def test_saving_is_not_looked_at_before_its_window_is_over(make_still, source, client):
+def test_a_saving_event_gets_no_look_before_its_window_is_over(make_still, source, client):
     handler = make_still(client=client)
 
     assert back(handler, record(phase="saving", save="s1")) == ["message of p1"]
-    assert (source.ids(), client.changed) == ([], [SETTLE + SPARE])
+    assert (source.ids(), client.changed) == ([], [SETTLE + CLOCK_SLACK])
     assert back(handler, record(phase="saving", save="s1", age=60)) == []
     assert source.ids() == ["p1"]
 
 
-def test_saved_releases_the_saving_of_its_save_in_the_same_batch(make, source, client):
+def test_a_saved_event_ends_the_window_of_its_saving_event_in_the_same_batch(make, source, client):
     records = [
         record(name="saving 1", phase="saving", save="s1"),
         record(name="saving 2", phase="saving", save="s2"),
@@ -484,11 +479,11 @@ def test_records_of_one_id_share_a_look(make, source, client):
     assert source.ids() == ["p1", "p2"]
 
 
-def test_a_message_that_is_in_a_batch_twice_is_reported_once(make, client):
+def test_a_message_that_is_twice_in_a_batch_is_reported_once(make, client):
     assert back(make(client=client), record(), record()) == ["message of p1"]
 
 
-def test_a_window_that_ends_during_the_batch_has_ended(sink, client):
+def test_a_window_can_end_while_the_batch_is_handled(sink, client):
     world = World(takes=3.0)
     function = _Function(
         world, sink, SETTLE, early_look=True, client=client, clock=lambda: world.now
@@ -514,10 +509,7 @@ VISIT = st.tuples(st.floats(0.05, 0.5), st.booleans(), st.sampled_from([-0.999, 
     said=st.none() | st.floats(1, 5),
 )
 def test_no_event_is_settled_by_a_look_that_began_too_early(sent, waited, visits, settle, said):
-    """
-    Whatever the poller does: throttled, delivered twice, at any time; and however SQS's clock for
-    `Date` is off.
-    """
+    """Visits come at any time, some of them throttled, and SQS's `Date` is off by up to 1 s."""
     frozen = 0.0
     world = World(now=sent + waited)
     client = SQS(clock=lambda: EPOCH + world.now + world.skew)
@@ -537,16 +529,13 @@ def test_no_event_is_settled_by_a_look_that_began_too_early(sent, waited, visits
         frozen += pause / 2
         world.skew = skew
         if not throttled and back(function.handle, message) == []:
-            assert (
-                world.gets[-1] >= sent + max(settle, said or 0.0) - 0.002
-            )  # what whole milliseconds leave out
+            rounding = 0.002  # timestamps are whole milliseconds
+            assert world.gets[-1] >= sent + max(settle, said or 0.0) - rounding
             break
 
 
-def test_an_event_that_is_sent_back_is_old_enough_when_it_returns():
-    """
-    At any fraction of a second; and with SQS's clocks a little apart, as a visit takes a moment.
-    """
+def test_an_event_that_was_sent_back_is_old_enough_when_it_returns():
+    """At any fraction of a second, and with SQS's clocks a little apart."""
     for tenths in range(100):
         for before, after in [(0.0, 0.0), (0.01, -0.01), (-0.01, 0.01)]:
             world = World(now=tenths / 10, takes=0.02)
@@ -569,10 +558,10 @@ def test_an_event_that_is_sent_back_is_old_enough_when_it_returns():
             assert back(function.handle, message) == []
 
 
-# What goes wrong
+# Failures
 
 
-def test_a_look_that_fails_fails_no_other(make_still, source, sink, client, caplog):
+def test_a_failed_look_does_not_fail_other_records(make_still, source, sink, client, caplog):
     source.entities["p2"] = {"id": "p2"}
     source.answer = lambda id: Answer(503, b"{}", {"Retry-After": "77"}) if id == "p1" else None
 
@@ -582,11 +571,13 @@ def test_a_look_that_fails_fails_no_other(make_still, source, sink, client, capl
 
     assert dict(sink.items()) == source.entities
     assert client.changed == [77]
-    (said,) = [each for each in caplog.records if getattr(each, "outcome", None) == "failed"]
-    assert (said.levelno, said.id, said.exc_info) == (logging.WARNING, "p1", False)
+    (logged,) = [each for each in caplog.records if getattr(each, "outcome", None) == "failed"]
+    assert (logged.levelno, logged.id, logged.exc_info) == (logging.WARNING, "p1", False)
 
 
-def test_pauses_grow_with_each_delivery(make_still, source, client, monkeypatch):
+def test_the_pause_after_a_failed_look_doubles_with_each_receive(
+    make_still, source, client, monkeypatch
+):
     monkeypatch.setattr(consumer_module.random, "uniform", lambda low, high: high)
     source.answer = lambda id: Answer(503, b"{}")
 
@@ -606,7 +597,7 @@ def test_a_young_event_whose_look_failed_does_not_come_back_while_it_is_young(
     assert client.changed == [62]
 
 
-def test_a_sink_that_fails_is_like_a_source_that_fails(make_still, client, caplog):
+def test_a_message_comes_back_if_the_sink_fails(make_still, client, caplog):
     class Full(MemorySink):
         def apply(self, id, change, /, *, if_version):
             raise OSError("no space left on device")
@@ -629,7 +620,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("malformed", MALFORMED.values(), ids=MALFORMED)
-def test_what_is_no_change_event_is_reported_logged_once_and_left_to_the_redrive_policy(
+def test_a_malformed_message_is_logged_once_and_left_to_the_redrive_policy(
     make, sink, source, client, caplog, malformed
 ):
     source.entities["p1"] = {"id": "p1"}
@@ -640,11 +631,11 @@ def test_what_is_no_change_event_is_reported_logged_once_and_left_to_the_redrive
 
     assert dict(sink.items()) == source.entities
     assert client.changed == []
-    (said,) = [each for each in caplog.records if getattr(each, "action", None) == "decode"]
-    assert (said.levelno, said.message_id) == (logging.ERROR, "message of p0")
+    (logged,) = [each for each in caplog.records if getattr(each, "action", None) == "decode"]
+    assert (logged.levelno, logged.message_id) == (logging.ERROR, "message of p0")
 
 
-def test_the_redrive_policy_takes_it(make_channel, make):
+def test_the_redrive_policy_moves_a_malformed_message_to_the_dead_letter_queue(make_channel, make):
     dead = make_channel()
     channel = make_channel(
         RedrivePolicy=json.dumps(
@@ -662,7 +653,7 @@ def test_the_redrive_policy_takes_it(make_channel, make):
     assert dead.bodies() == ["no event"]
 
 
-def test_an_error_of_our_own_deletes_nothing_and_is_logged(make, client, caplog):
+def test_an_error_of_the_handler_deletes_nothing_and_is_logged(make, client, caplog):
     class Broken:
         def get_remaining_time_in_millis(self):
             raise ValueError("no such thing")
@@ -678,7 +669,7 @@ def test_an_error_of_our_own_deletes_nothing_and_is_logged(make, client, caplog)
 # FIFO queues
 
 
-def test_after_a_failure_the_rest_of_its_group_goes_back_too_without_a_look(
+def test_after_a_failed_look_the_rest_of_its_group_goes_back_without_a_look(
     make_still, source, client
 ):
     source.answer = lambda id: Answer(503, b"{}", {"Retry-After": "77"}) if id == "p2" else None
@@ -699,7 +690,7 @@ def test_after_a_failure_the_rest_of_its_group_goes_back_too_without_a_look(
     assert client.changed == [77, 77, 77]
 
 
-def test_after_a_young_event_the_rest_of_its_group_goes_back_too(make_still, source, client):
+def test_after_a_young_event_the_rest_of_its_group_goes_back(make_still, source, client):
     records = [
         record("p1", name="slow", group="p1", settle="60", arn=FIFO),
         record("p1", name="quick", group="p1", age=60, arn=FIFO),
@@ -710,7 +701,7 @@ def test_after_a_young_event_the_rest_of_its_group_goes_back_too(make_still, sou
     assert client.changed == [62, 62]
 
 
-def test_after_a_malformed_message_the_rest_of_its_group_goes_back_too(make_still, source, client):
+def test_after_a_malformed_message_the_rest_of_its_group_goes_back(make_still, source, client):
     records = [
         record("p1", group="g", body="{}", arn=FIFO),
         record("p2", group="g", age=60, arn=FIFO),
@@ -721,8 +712,8 @@ def test_after_a_malformed_message_the_rest_of_its_group_goes_back_too(make_stil
     assert (source.ids(), client.changed) == (["p3"], [])
 
 
-def test_the_groups_of_a_standard_queue_keep_no_order(make, source, client):
-    """Fair queues have them, too."""
+def test_on_a_standard_queue_a_failed_look_does_not_send_its_group_back(make, source, client):
+    """Fair queues have message groups, too."""
     source.answer = lambda id: Answer(503, b"{}") if id == "p1" else None
 
     assert back(
@@ -733,7 +724,7 @@ def test_the_groups_of_a_standard_queue_keep_no_order(make, source, client):
 # Time and permissions
 
 
-def test_in_the_second_half_of_its_time_it_begins_no_look(sink, client, caplog):
+def test_no_look_begins_in_the_second_half_of_the_time(sink, client, caplog):
     seconds = 0.0
 
     class Slow:
@@ -755,13 +746,11 @@ def test_in_the_second_half_of_its_time_it_begins_no_look(sink, client, caplog):
 
     assert seconds == 6.0  # begun at 0, 2 and 4
     assert client.calls == [6]
-    assert all(
-        1 <= pause <= 2 for pause in client.changed[3:]
-    )  # a pause like any other's, not a hot loop
+    assert all(1 <= pause <= 2 for pause in client.changed[3:])  # never a hot loop
     assert "before 3 of 6 records" in caplog.text
 
 
-def test_in_the_last_quarter_it_calls_nobody(sink, client):
+def test_sqs_is_not_called_in_the_last_quarter_of_the_time(sink, client):
     seconds = 0.0
 
     class Slow:
@@ -791,9 +780,7 @@ def test_visibility_is_changed_in_batches_of_ten(make, client):
     assert client.asked == 1
 
 
-def test_without_the_permission_to_change_visibility_messages_come_back_later_and_it_is_said_once(
-    make, caplog
-):
+def test_a_missing_permission_to_change_visibility_is_logged_once(make, caplog):
     client = SQS(no_change=PermissionError("AccessDenied"))
     handler = make(client=client)
 
@@ -801,16 +788,16 @@ def test_without_the_permission_to_change_visibility_messages_come_back_later_an
         assert back(handler, record()) == ["message of p1"]
 
     assert len(client.calls) == 3
-    (said,) = [
+    (logged,) = [
         each for each in caplog.records if getattr(each, "action", None) == "change_visibility"
     ]
-    assert (said.levelno, "sqs:ChangeMessageVisibility" in said.getMessage()) == (
+    assert (logged.levelno, "sqs:ChangeMessageVisibility" in logged.getMessage()) == (
         logging.WARNING,
         True,
     )
 
 
-def test_without_a_way_to_sqs_nothing_young_is_settled_and_it_is_said_each_time(
+def test_without_a_route_to_sqs_young_events_are_not_settled_and_each_time_is_logged(
     make, source, caplog
 ):
     client = SQS(no_time=TimeoutError("Connect timeout"), no_change=TimeoutError("Connect timeout"))
@@ -820,11 +807,11 @@ def test_without_a_way_to_sqs_nothing_young_is_settled_and_it_is_said_each_time(
     assert back(handler, record("p1", age=60)) == ["message of p1"]
 
     assert source.ids() == ["p1", "p2", "p1"]
-    said = [each for each in caplog.records if getattr(each, "action", None) == "ask_time"]
-    assert [each.levelno for each in said] == [logging.ERROR, logging.ERROR]
+    logged = [each for each in caplog.records if getattr(each, "action", None) == "ask_time"]
+    assert [each.levelno for each in logged] == [logging.ERROR, logging.ERROR]
 
 
-def test_the_client_is_made_for_the_queues_region(make, monkeypatch, free_port):
+def test_the_client_is_made_when_first_needed_for_the_queues_region(make, monkeypatch, free_port):
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port}")
     made = []
     make_client = boto3.client
@@ -836,13 +823,12 @@ def test_the_client_is_made_for_the_queues_region(make, monkeypatch, free_port):
     handler = make()
 
     assert back(handler, record(age=60, waited=60)) == []
-    assert made == []  # it takes time, and is not needed
+    assert made == []  # this event needs no client
     for _ in range(2):
         assert back(handler, record(arn="arn:aws:sqs:us-east-2:123456789012:my-queue")) == [
             "message of p1"
         ]
     (client,) = made
     assert client.meta.region_name == "us-east-2"
-    assert (
-        client.meta.config.connect_timeout + client.meta.config.read_timeout <= 3
-    )  # so it can't take all of the time
+    config = client.meta.config
+    assert config.connect_timeout + config.read_timeout <= 3  # a part of the function's time

@@ -1,4 +1,4 @@
-"""How a worker says that it is: to its caller, and to the probes of a container, over real HTTP."""
+"""A worker's health: as its caller reads it, and as a container's probes do, over real HTTP."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def polled(worker):
     wait_until(lambda: worker.health().last_poll is not None)
 
 
-# What it says
+# Health
 
 
 def test_a_worker_that_does_not_run_is_not_alive(make_worker):
@@ -85,7 +85,7 @@ def test_an_idle_queue_is_healthy(make_worker, ask):
     assert worker.health() == NOT_RUNNING
 
 
-def test_what_it_holds_and_does_is_told(channel, source, make_worker, ask):
+def test_health_counts_held_events_and_running_looks(channel, source, make_worker, ask):
     source.gate.clear()
     channel.announce("p1", "p2")
     worker = make_worker(threads=1)
@@ -99,7 +99,7 @@ def test_what_it_holds_and_does_is_told(channel, source, make_worker, ask):
     assert body["oldest_held"] >= 0.0
 
 
-def test_the_age_of_the_oldest_event_is_that_of_its_receipt(channel, make_worker, outcomes):
+def test_oldest_held_is_measured_from_the_receipt(channel, make_worker, outcomes):
     channel.announce("p1")
     worker = make_worker(settle=30.0)
     with running(worker):
@@ -111,7 +111,7 @@ def test_the_age_of_the_oldest_event_is_that_of_its_receipt(channel, make_worker
         assert worker.health().oldest_held > before
 
 
-def test_an_outage_of_the_source_is_survived_alive(channel, source, make_worker, ask):
+def test_a_worker_is_alive_in_an_outage_of_the_source(channel, source, make_worker, ask):
     source.entities["p1"] = {"id": "p1"}
     channel.announce("p1")
     source.answer = lambda id: Answer(503)
@@ -122,7 +122,7 @@ def test_an_outage_of_the_source_is_survived_alive(channel, source, make_worker,
         assert ask("/healthz")[0] == 200
 
 
-def test_an_outage_of_sqs_is_survived_alive_but_not_ready(make_worker, ask, monkeypatch):
+def test_a_worker_is_alive_but_not_ready_in_an_outage_of_sqs(make_worker, ask, monkeypatch):
     monkeypatch.setattr(worker_module, "pause_after", lambda failures, most: 0.01)
     client = boto3.client("sqs")
     away = threading.Event()
@@ -145,7 +145,7 @@ def test_an_outage_of_sqs_is_survived_alive_but_not_ready(make_worker, ask, monk
         assert ask("/readyz")[0] == 200
 
 
-def test_a_full_worker_is_busy_and_ready(channel, source, make_worker):
+def test_a_full_worker_is_ready(channel, source, make_worker):
     source.gate.clear()
     worker = make_worker(prefetch=10, threads=1)
     with running(worker):
@@ -159,7 +159,7 @@ def test_a_full_worker_is_busy_and_ready(channel, source, make_worker):
         assert worker.health().ready
 
 
-def test_it_is_not_ready_before_its_first_poll_and_alive_while_it_starts(channel, make_worker):
+def test_a_starting_worker_is_alive_and_not_ready(channel, make_worker):
     asked, go_on = threading.Event(), threading.Event()
     client = boto3.client("sqs")
 
@@ -176,7 +176,7 @@ def test_it_is_not_ready_before_its_first_poll_and_alive_while_it_starts(channel
         polled(worker)
 
 
-def test_while_it_stops_it_is_alive_and_not_ready(channel, source, make_worker, ask):
+def test_a_stopping_worker_is_alive_and_not_ready(channel, source, make_worker, ask):
     source.gate.clear()
     channel.announce("p1")
     worker = make_worker()
@@ -196,7 +196,7 @@ def test_while_it_stops_it_is_alive_and_not_ready(channel, source, make_worker, 
 def test_a_worker_that_has_lost_a_thread_is_not_alive(
     channel, source, make_worker, ask, monkeypatch, broken
 ):
-    source.gate.clear()  # a look that goes on: stopping waits for it, and meanwhile probes are answered
+    source.gate.clear()  # stopping waits for a look, so that the endpoint still answers
     channel.announce("p1")
     dying = threading.Event()
 
@@ -211,7 +211,7 @@ def test_a_worker_that_has_lost_a_thread_is_not_alive(
     else:
         monkeypatch.setattr(worker_module.Consumer, "extend", die)
     worker = make_worker(visibility_timeout=3, prefetch=100)
-    with pytest.raises(SystemError, match="out of luck"), running(worker):  # noqa: PT012  # raised at its end
+    with pytest.raises(SystemError, match="out of luck"), running(worker):  # noqa: PT012  # `running` raises it at the end
         assert source.arrived.acquire(timeout=10)
         assert ask("/healthz")[0] == 200
         dying.set()
@@ -223,7 +223,7 @@ def test_a_worker_that_has_lost_a_thread_is_not_alive(
 
 
 def _after(calls, then, first):
-    """Return a method that does what it did so many times, and then something else."""
+    """Return a method that calls `first` so many times, and `then` after that."""
     left = [calls]
 
     def method(*arguments):
@@ -236,7 +236,7 @@ def _after(calls, then, first):
 # The endpoint
 
 
-def test_head_is_get_without_the_body(make_worker, free_port):
+def test_head_answers_like_get_without_the_body(make_worker, free_port):
     worker = make_worker()
     with running(worker):
         polled(worker)
@@ -250,7 +250,7 @@ def test_head_is_get_without_the_body(make_worker, free_port):
         connection.close()
 
 
-def test_there_is_nothing_else_and_it_can_only_be_read(make_worker, ask):
+def test_other_paths_and_methods_are_refused(make_worker, ask):
     worker = make_worker()
     with running(worker):
         polled(worker)
@@ -259,10 +259,10 @@ def test_there_is_nothing_else_and_it_can_only_be_read(make_worker, ask):
             assert ask(path) == (404, None), path
         for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
             assert ask("/healthz", method) == (405, None), method
-        assert ask("/healthz", "BREW")[0] == 501  # nobody's method (RFC 9110, 15.6.2)
+        assert ask("/healthz", "BREW")[0] == 501  # an unknown method (RFC 9110, 15.6.2)
 
 
-def test_a_client_that_dawdles_or_hangs_up_is_in_nobodys_way(
+def test_a_client_that_is_slow_or_hangs_up_does_not_disturb_a_probe(
     make_worker, ask, free_port, capfd, caplog
 ):
     caplog.set_level(logging.DEBUG, "change_events")
@@ -270,13 +270,12 @@ def test_a_client_that_dawdles_or_hangs_up_is_in_nobodys_way(
     with running(worker):
         polled(worker)
         with (
-            socket.create_connection(("127.0.0.1", free_port)) as dawdler,
+            socket.create_connection(("127.0.0.1", free_port)) as slow,
             socket.create_connection(("127.0.0.1", free_port)) as other,
         ):
-            dawdler.sendall(b"GET /healthz HTTP/1.1\r\n")
-            other.setsockopt(
-                socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0"
-            )  # a reset, not a farewell
+            slow.sendall(b"GET /healthz HTTP/1.1\r\n")
+            # Close with a reset.
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             other.sendall(b"GET /")
             other.close()
 
@@ -288,7 +287,7 @@ def test_a_client_that_dawdles_or_hangs_up_is_in_nobodys_way(
     assert capfd.readouterr().err == ""
 
 
-def test_a_request_without_end_is_refused(make_worker, free_port):
+def test_an_endless_request_is_refused(make_worker, free_port):
     worker = make_worker()
     with running(worker):
         polled(worker)
@@ -298,7 +297,7 @@ def test_a_request_without_end_is_refused(make_worker, free_port):
             assert b" 414 " in client.recv(100)
 
 
-def test_without_an_address_nobody_listens(make_worker):
+def test_without_an_address_no_endpoint_is_served(make_worker):
     before = {thread.name for thread in threading.enumerate()}
     worker = make_worker(health_address=None)
     with running(worker):
@@ -309,12 +308,12 @@ def test_without_an_address_nobody_listens(make_worker):
         )
 
 
-def test_draining_is_not_probed(make_worker, channel, free_port):
-    with socket.create_server(("127.0.0.1", free_port)):  # it could not listen there
+def test_drain_serves_no_endpoint(make_worker, channel, free_port):
+    with socket.create_server(("127.0.0.1", free_port)):  # so an endpoint would be an error
         assert make_worker().drain() == 0
 
 
-def test_an_address_that_is_taken_is_said_at_once(make_worker, free_port):
+def test_an_address_in_use_is_an_error_at_the_start(make_worker, free_port):
     with (
         socket.create_server(("127.0.0.1", free_port)),
         pytest.raises(ConfigurationError, match=f"{free_port}.*in use"),
@@ -322,7 +321,7 @@ def test_an_address_that_is_taken_is_said_at_once(make_worker, free_port):
         make_worker().run()
 
 
-def test_it_listens_on_ipv6_too(make_worker, free_port):
+def test_the_endpoint_can_be_served_on_ipv6(make_worker, free_port):
     worker = make_worker(health_address=("::1", free_port))
     with running(worker):
         polled(worker)
@@ -335,12 +334,12 @@ def test_it_listens_on_ipv6_too(make_worker, free_port):
 @pytest.mark.parametrize(
     "address", [8080, "0.0.0.0:8080", ("0.0.0.0",), ("0.0.0.0", "8080"), ("", -1), ("", 65_536)]
 )
-def test_an_address_is_a_host_and_a_port(make_worker, address):
+def test_an_address_must_be_a_host_and_a_port(make_worker, address):
     with pytest.raises(ConfigurationError, match="health_address must be a host and a port"):
         make_worker(health_address=address)
 
 
-def test_after_ctrl_c_the_port_is_free_again(make_worker, outcomes, channel, free_port):
+def test_the_port_is_free_after_ctrl_c(make_worker, outcomes, channel, free_port):
     channel.announce("p1")
     thread = signalled(signal.SIGINT, when=lambda: outcomes.wait_for(("p1", "never_saved")))
 
@@ -351,11 +350,11 @@ def test_after_ctrl_c_the_port_is_free_again(make_worker, outcomes, channel, fre
     assert "change-events-health" not in {thread.name for thread in threading.enumerate()}
 
 
-# Pauses, by a clock of the test's
+# Pauses, with a clock of the test
 
 
 class Seconds:
-    """Metrics that sum up what they are told."""
+    """Metrics that add up the seconds of each reason."""
 
     def __init__(self):
         self.by_reason = {}
@@ -365,10 +364,10 @@ class Seconds:
         self.by_reason[reason] = self.by_reason.get(reason, 0) + value
 
 
-def test_reasons_come_and_go_independently():
+def test_reasons_begin_and_end_independently():
     now = 10.0
-    told = Seconds()
-    pauses = Pauses(Meter(told), clock=lambda: now)
+    metrics = Seconds()
+    pauses = Pauses(Meter(metrics), clock=lambda: now)
     assert pauses.why is None
 
     pauses.begin("source down")
@@ -381,17 +380,17 @@ def test_reasons_come_and_go_independently():
     pauses.end("full")
     pauses.end("never begun")
     assert pauses.why == "source down"
-    assert told.by_reason == {"full": 3.0}
+    assert metrics.by_reason == {"full": 3.0}
 
     pauses.count()
-    assert told.by_reason == {"full": 3.0, "source down": 5.0}
+    assert metrics.by_reason == {"full": 3.0, "source down": 5.0}
     now = 16.0
     pauses.end("source down")
-    assert told.by_reason == {"full": 3.0, "source down": 6.0}
+    assert metrics.by_reason == {"full": 3.0, "source down": 6.0}
     assert pauses.why is None
 
 
-def test_only_room_is_waited_for_in_readiness():
+def test_a_worker_is_ready_after_a_poll_if_it_is_not_paused_or_only_full():
     assert is_ready(None, 1.0)
     assert is_ready(FULL, 1.0)
     assert not is_ready(None, None)
@@ -399,7 +398,7 @@ def test_only_room_is_waited_for_in_readiness():
     assert not is_ready("source down, full", 1.0)
 
 
-def test_a_receive_that_failed_once_leaves_nothing_behind(make_worker, monkeypatch):
+def test_a_worker_is_ready_again_after_a_failed_receive(make_worker, monkeypatch):
     monkeypatch.setattr(worker_module, "pause_after", lambda failures, most: 0.01)
     client, left = failing("ReceiveMessage", ConnectionError("reset"))
     worker = make_worker(client=client)

@@ -1100,5 +1100,5 @@ def test_a_setting_out_of_range_is_refused_by_name(make_worker, setting):
 def test_a_queue_that_can_not_be_read_is_an_error_at_start(make_worker, aws):
     with pytest.raises(ConfigurationError, match="can't be read"):
         make_worker(f"{aws}/123456789012/missing").run()
-    with pytest.raises(ConfigurationError, match="is no queue's URL"):
+    with pytest.raises(ConfigurationError, match="is not a queue's URL"):
         make_worker("products")

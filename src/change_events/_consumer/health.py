@@ -1,4 +1,4 @@
-"""How a worker is, for who asks; and why it receives nothing, when it does not."""
+"""A worker's health, and why it receives nothing."""
 
 from __future__ import annotations
 
@@ -13,38 +13,36 @@ if TYPE_CHECKING:
     from change_events._meter import Meter
 
 FULL = "full"
-"""It holds as many events as it may. That is no trouble: it is busy, and goes on by itself."""
+"""The worker holds `prefetch` events. It is only busy: it goes on by itself."""
 
 RECEIVE_FAILED = "receive failed"
-"""SQS does not answer, or refuses."""
+"""SQS does not answer a receive, or refuses it."""
 
 SOURCE_DOWN = "source down"
-"""Looks in a row have decided nothing, and not for the fault of one or two entities."""
+"""Looks in a row have failed, and one or two broken entities can't be the reason."""
 
 MASS_DELETION = "mass deletion"
-"""Too many looks at cached entities saw them gone; `Worker.resume()` ends it."""
+"""Too many looks found cached entities gone; `Worker.resume()` ends the pause."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
     """
-    How a worker is at the moment. An idle queue is healthy, and so is an outage that a restart
-    would not end.
+    A worker's health. A worker with an idle queue is alive, and so is one in an outage that a
+    restart would not end.
 
     Attributes:
-        alive: It runs, starts or stops, and none of its threads has died. If not, only a new
-            process helps.
-        ready: It does its work: it has polled the queue, and receives, or would if it were not
-            `full`. Not while it starts or stops, nor while SQS or the source is away.
-        paused: Why it receives nothing: `not running`, `starting`, `stopping`, `full` (it holds
-            `prefetch` events), `receive failed`, `source down`, `mass deletion`; of several
-            reasons, all. None: it receives.
-        last_poll: How many seconds ago SQS last answered a receive, with messages or without; None:
-            never yet.
-        oldest_held: For how many seconds it has had the oldest event that it holds; None: it holds
-            none.
-        held: Events in its hands.
-        in_flight: Looks under way.
+        alive: The worker runs, starts or stops, and none of its threads has died. If False, only a
+            new process helps.
+        ready: SQS has answered a poll, and the worker receives or is only `full`. So not while it
+            starts or stops, nor while SQS or the source is down.
+        paused: Why the worker receives nothing: `not running`, `starting`, `stopping`, `full` (it
+            holds `prefetch` events), `receive failed`, `source down`, `mass deletion`; all reasons,
+            if there are several. None: it receives.
+        last_poll: Seconds since SQS last answered a receive, with messages or without. None: never.
+        oldest_held: Seconds since the oldest held event was received. None: the worker holds none.
+        held: The number of held events.
+        in_flight: The number of looks that are running.
     """
 
     alive: bool
@@ -61,37 +59,37 @@ NOT_RUNNING = Health(alive=False, ready=False, paused="not running")
 
 class Pauses:
     """
-    Why a worker receives nothing, and since when. Reasons come and go independently of each other,
-    from any thread.
+    The reasons why a worker receives nothing, and since when. Any thread can begin and end any
+    reason.
 
-    A reason is a constant of the code, never an error's text: it is a metric's label, and told to
-    whoever can reach the endpoint.
+    A reason is a constant of the code, never an error's text: it labels a metric, and everybody who
+    reaches the endpoint can read it.
 
     Args:
-        meter: Where the seconds are counted, by reason.
-        clock: Tells monotonic seconds.
+        meter: Counts the seconds, by reason.
+        clock: Returns monotonic seconds.
     """
 
     def __init__(self, meter: Meter, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._meter = meter
         self._clock = clock
         self._lock = threading.Lock()
-        self._counted: dict[str, float] = {}  # until when, for each reason
+        self._counted: dict[str, float] = {}  # by reason: the time up to which it is counted
 
     def begin(self, why: str) -> None:
-        """Note a reason; one that is known already counts once."""
+        """Add a reason. One that has begun already goes on."""
         with self._lock:
             self._counted.setdefault(why, self._clock())
 
     def end(self, why: str) -> None:
-        """Forget a reason, known or not."""
+        """Remove a reason, if it has begun."""
         with self._lock:
             now, since = self._clock(), self._counted.pop(why, None)
         if since is not None:
             self._meter.count("paused_seconds", now - since, reason=why)
 
     def count(self) -> None:
-        """Count the seconds until now, so that a long pause is seen before it is over."""
+        """Count the seconds up to now, so that metrics show a long pause before its end."""
         with self._lock:
             now = self._clock()
             seconds = {why: now - since for why, since in self._counted.items()}
@@ -101,14 +99,11 @@ class Pauses:
 
     @property
     def why(self) -> str | None:
-        """All reasons, in the order in which they came; None without any."""
+        """All reasons, in the order in which they began. None: there is none."""
         with self._lock:
             return ", ".join(self._counted) or None
 
 
 def is_ready(paused: str | None, last_poll: float | None) -> bool:
-    """
-    Say whether a worker does its work: what it waits for is room, or nothing, and SQS has answered
-    it.
-    """
+    """Return whether SQS has answered a poll and the worker is not paused, or only `full`."""
     return last_poll is not None and paused in {None, FULL}

@@ -1,4 +1,4 @@
-"""The endpoint that a container's probes ask."""
+"""The HTTP endpoint for a container's probes."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ log = logging.getLogger("change_events")
 @contextmanager
 def serving(address: tuple[str, int], health: Callable[[], Health]) -> Iterator[None]:
     """
-    Answer probes at that address: `/healthz` with 200 while alive, `/readyz` with 200 while ready,
-    else with 503.
+    Answer probes while the block runs: `/healthz` with 200 if the worker is alive, `/readyz` with
+    200 if it is ready, else with 503.
 
     Raises:
-        ConfigurationError: Nobody can listen there.
+        ConfigurationError: The address can't be listened on.
     """
     server = _listen(address, health)
     threading.Thread(
@@ -59,8 +59,8 @@ def _listen(address: tuple[str, int], health: Callable[[], Health]) -> _Server:
 
 class _Server(ThreadingHTTPServer):
     """
-    A thread for each connection, as one that dawdles must not make a probe fail. Each ends with its
-    answer.
+    Answers each connection in a thread of its own, so that a slow client can't make a probe fail. A
+    connection ends with its answer.
     """
 
     daemon_threads = True
@@ -71,12 +71,11 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, _Probe)
 
     def server_bind(self) -> None:
-        TCPServer.server_bind(
-            self
-        )  # HTTPServer's own asks DNS for a name that nobody needs, which may take seconds
+        # HTTPServer's own asks DNS for a name that is not needed, which can take seconds.
+        TCPServer.server_bind(self)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Note what went wrong, which is mostly a client that hung up in mid-answer."""
+        """Log an error at debug level: mostly the client has hung up in mid-answer."""
         del request
         log.debug(
             "no answer for a probe: %s",
@@ -86,8 +85,8 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Probe(BaseHTTPRequestHandler):
-    server: _Server  # pyright: ignore[reportIncompatibleVariableOverride]  # no other makes it
-    server_version, sys_version = "change-events", ""  # nobody's business
+    server: _Server  # pyright: ignore[reportIncompatibleVariableOverride]  # only `_Server` makes it
+    server_version, sys_version = "change-events", ""  # don't tell the Python version
     timeout = 5.0  # of each read and write; the standard library limits how much is read
 
     def do_GET(self) -> None:
@@ -111,16 +110,12 @@ class _Probe(BaseHTTPRequestHandler):
 
     def _send(self, status: int, body: bytes, **headers: str) -> None:
         self.send_response(status)
-        for name, value in {
-            "Content-Type": "application/json",
-            "Cache-Control": "no-store",
-            **headers,
-        }.items():
+        standard = {"Content-Type": "application/json", "Cache-Control": "no-store"}
+        for name, value in {**standard, **headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Do nothing: probes ask every few seconds."""
+        """Log nothing: probes come every few seconds."""

@@ -1,4 +1,4 @@
-"""The queue, in batches; and every batch's `Failed` list is read."""
+"""An SQS queue: its messages in batches, and what SQS refuses of a batch."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("change_events")
 
 BATCH_SIZE = 10
-"""
-Entries in one batch call, and messages in one receive, at the most (Amazon SQS API Reference).
-"""
+"""The most entries in one batch call, and messages in one receive (Amazon SQS API Reference)."""
 
 MAX_VISIBILITY = 43_200
 """Seconds: twelve hours (Amazon SQS API Reference, ChangeMessageVisibility)."""
@@ -37,8 +35,8 @@ class Message:
     A delivery of a message.
 
     Attributes:
-        sent: When SQS accepted the message, in seconds since the epoch, by SQS's clock; None if it
-            did not say.
+        sent: When SQS accepted the message, in seconds since the epoch, by SQS's clock; None if
+            unknown.
     """
 
     message_id: str
@@ -55,48 +53,50 @@ class Queue:
 
     Args:
         url: The queue's URL.
-        client: A boto3 SQS client, or None to make one for the region in the URL.
+        client: A boto3 SQS client. Default: `open` makes one for the Region in the URL.
 
     Raises:
-        ConfigurationError: `url` is no queue's URL.
+        ConfigurationError: `url` is not a queue's URL.
     """
 
     def __init__(self, url: str, client: Any = None) -> None:
         if not _QUEUE_URL.match(url):
             raise ConfigurationError(
-                f"{url!r} is no queue's URL; one looks like https://sqs.eu-west-1.amazonaws.com/123456789012/name"
+                f"{url!r} is not a queue's URL; "
+                "one looks like https://sqs.eu-west-1.amazonaws.com/123456789012/name"
             )
         self.url = url
         self._client = client
-        self._own = client is None
+        self._own_client = client is None
 
     def open(self, *, wait: int) -> float:
         """
-        Ask the queue for its delay, which shows that it exists and may be read.
+        Ask the queue for its delay, which shows that it exists and can be read.
 
         Args:
-            wait: Seconds that a long poll will take.
+            wait: How long a receive waits for messages, in seconds.
 
         Returns:
-            `DelaySeconds`: how old every message is, at the least, when it is received.
+            `DelaySeconds`: the least age of a message when it is received.
 
         Raises:
-            ConfigurationError: It can't be asked: no such queue, no credentials, no permission, no
-                route to it; or the client would give up a long poll before its end.
+            ConfigurationError: The queue can't be asked (it does not exist; credentials, a
+                permission or a route are missing), or the client would give up a long poll before
+                its end.
         """
         try:
-            self._client = self._client or _make_client(self.url)
+            self._client = self._client or self._new_client()
             attributes = self._attributes("DelaySeconds")
-        except (
-            Exception
-        ) as error:  # boto3 has no common root for what can be wrong here, from region to DNS
+        # boto3 has no common root for what can be wrong here, from the Region to DNS.
+        except Exception as error:
             raise ConfigurationError(
-                f"the queue {self.url} can't be read: {error}. Check the URL, the credentials and region that boto3 finds, "
-                "and that they allow sqs:GetQueueAttributes, ReceiveMessage, DeleteMessage and ChangeMessageVisibility"
+                f"the queue {self.url} can't be read: {error}. Check the URL, the credentials and "
+                "region that boto3 finds, and that they allow sqs:GetQueueAttributes, "
+                "ReceiveMessage, DeleteMessage and ChangeMessageVisibility"
             ) from error
         patience = self._client.meta.config.read_timeout
-        # The messages that an abandoned poll was given would be nobody's until their visibility
-        # timeout is over.
+        # SQS can give messages to a poll that the client has abandoned. They would stay invisible
+        # until their visibility timeout ends.
         if patience is not None and patience <= wait:
             raise ConfigurationError(
                 f"the client's read_timeout ({patience} s) must be longer than wait_time ({wait} s)"
@@ -105,42 +105,32 @@ class Queue:
 
     def renew(self, error: Exception) -> None:
         """
-        Make a new client, if this one is our own and its credentials may be why a call has failed.
+        Make a new client, with credentials that are looked for again, if a call's error could be
+        due to expired ones. A client that the user gave is kept.
         """
-        if self._own and _may_be_credentials(error):
-            with contextlib.suppress(
-                Exception
-            ):  # a file that is being rewritten, say: there is the old one until then
-                self._client = _make_client(self.url, anew=True)
+        if not self._own_client:
+            return
+        from change_events._aws import could_be_credentials, new_session
+
+        if could_be_credentials(error):
+            # While, say, a credentials file is rewritten, no client can be made: keep the old one.
+            with contextlib.suppress(Exception):
+                self._client = self._new_client(new_session())
 
     def delayed(self) -> int:
         """Return about how many messages wait for the queue's delay to pass."""
-        return int(
-            self._attributes("ApproximateNumberOfMessagesDelayed")[
-                "ApproximateNumberOfMessagesDelayed"
-            ]
-        )
+        name = "ApproximateNumberOfMessagesDelayed"
+        return int(self._attributes(name)[name])
 
     def now(self) -> float:
-        """
-        Return what time it is by SQS's own clock, in seconds since the epoch, rounded down to a
-        whole one.
-        """
+        """Return the time by SQS's own clock, in whole seconds since the epoch, rounded down."""
         response = self._client.get_queue_attributes(QueueUrl=self.url, AttributeNames=["QueueArn"])
-        # Every answer over HTTP is dated (RFC 9110, 6.6.1); AWS's SDKs correct a computer's clock
-        # by it.
-        return parsedate_to_datetime(
-            response["ResponseMetadata"]["HTTPHeaders"]["date"]
-        ).timestamp()
-
-    def _attributes(self, *names: str) -> dict[str, str]:
-        attributes: dict[str, str] = self._client.get_queue_attributes(
-            QueueUrl=self.url, AttributeNames=list(names)
-        )["Attributes"]
-        return attributes
+        # Every response has a date (RFC 9110, 6.6.1); AWS's SDKs correct a computer's clock by it.
+        date = response["ResponseMetadata"]["HTTPHeaders"]["date"]
+        return parsedate_to_datetime(date).timestamp()
 
     def receive(self, *, most: int, wait: int, visibility: int) -> list[Message]:
-        """Long-poll for messages. Times are in seconds."""
+        """Long-poll for at most `most` messages. `wait` and `visibility` are in seconds."""
         response = self._client.receive_message(
             QueueUrl=self.url,
             MaxNumberOfMessages=most,
@@ -166,50 +156,70 @@ class Queue:
 
     def delete(self, receipt_handles: Sequence[str]) -> tuple[int, list[str]]:
         """
-        Acknowledge up to ten deliveries.
+        Acknowledge at most ten deliveries.
 
         Returns:
-            How many were deleted, and the receipt handles that may be tried again. Those that SQS
-            refuses for good, as they have expired say, are logged and in neither.
+            How many were deleted, and the receipt handles to try again. Handles that SQS refuses
+            for good (they have expired, say) are logged and in neither.
         """
-        # Positions as entry ids: one message delivered twice may stand twice in a batch, and its id
-        # then only once.
+        # Positions as entry ids: a message that was delivered twice can be in a batch twice, and
+        # its own id only once.
         entries = [
             {"Id": str(position), "ReceiptHandle": handle}
             for position, handle in enumerate(receipt_handles)
         ]
-        failed = self._client.delete_message_batch(QueueUrl=self.url, Entries=entries).get(
-            "Failed", []
-        )
-        retriable = _retriable(failed, "acknowledge")
-        return len(entries) - len(failed), [
-            receipt_handles[int(entry["Id"])] for entry in retriable
-        ]
+        response = self._client.delete_message_batch(QueueUrl=self.url, Entries=entries)
+        failed = response.get("Failed", [])
+        retriable = _log_failed(failed, "acknowledge")
+        return len(entries) - len(failed), [receipt_handles[position] for position in retriable]
 
     def change_visibility(
         self, deliveries: Sequence[tuple[str, float]]
     ) -> tuple[list[str], list[str]]:
         """
-        Make up to ten deliveries invisible for so many seconds from now, rounded up.
+        Make at most ten deliveries visible after their number of seconds from now, rounded up.
 
-        What fails is logged: the message becomes visible by itself, sooner or later than asked.
+        Failures are logged: the message becomes visible by itself, sooner or later than asked.
 
         Returns:
-            The receipt handles that SQS refuses for good, as they have expired say; and those that
-            may be tried again.
+            The receipt handles that SQS refuses for good (they have expired, say), and those to
+            try again.
         """
         entries = [
             {"Id": str(position), "ReceiptHandle": handle, "VisibilityTimeout": math.ceil(seconds)}
             for position, (handle, seconds) in enumerate(deliveries)
         ]
-        failed = self._client.change_message_visibility_batch(
-            QueueUrl=self.url, Entries=entries
-        ).get("Failed", [])
+        response = self._client.change_message_visibility_batch(QueueUrl=self.url, Entries=entries)
+        failed = response.get("Failed", [])
         retriable = [
-            deliveries[int(entry["Id"])][0] for entry in _retriable(failed, "change_visibility")
+            deliveries[position][0] for position in _log_failed(failed, "change_visibility")
         ]
         handles = [deliveries[int(entry["Id"])][0] for entry in failed]
         return [handle for handle in handles if handle not in retriable], retriable
+
+    def _attributes(self, *names: str) -> dict[str, str]:
+        response = self._client.get_queue_attributes(QueueUrl=self.url, AttributeNames=list(names))
+        attributes: dict[str, str] = response["Attributes"]
+        return attributes
+
+    def _new_client(self, session: Any = None) -> Any:
+        from change_events._aws import make_client  # not above: it imports boto3
+
+        host = _AWS_HOST.match(self.url)
+        client = make_client(
+            "sqs",
+            region=(host["new"] or host["old"]) if host else None,
+            connect_timeout=5,
+            # The longest poll takes 20 s. With much more, a lost packet would hold up the
+            # heartbeat for a minute.
+            read_timeout=30,
+            # One for each thread that a worker can have: boto3 closes the others after each call.
+            connections=400,
+            validate=False,  # our parameters are right; a check costs a twentieth of each call
+            session=session,
+        )
+        client.meta.events.register("before-parse.sqs.*", _require_complete)
+        return client
 
 
 def batches(items: Sequence[Any]) -> list[Sequence[Any]]:
@@ -217,7 +227,8 @@ def batches(items: Sequence[Any]) -> list[Sequence[Any]]:
     return [items[start : start + BATCH_SIZE] for start in range(0, len(items), BATCH_SIZE)]
 
 
-def _retriable(failed: list[dict[str, Any]], action: str) -> list[dict[str, Any]]:
+def _log_failed(failed: list[dict[str, Any]], action: str) -> list[int]:
+    """Log a batch's failed entries; return the positions of those to try again."""
     if failed:
         codes = ", ".join(sorted({str(entry.get("Code")) for entry in failed}))
         log.warning(
@@ -227,84 +238,21 @@ def _retriable(failed: list[dict[str, Any]], action: str) -> list[dict[str, Any]
             codes,
             extra={"action": action, "code": codes},
         )
-    return [entry for entry in failed if not entry.get("SenderFault")]
-
-
-def _may_be_credentials(error: Exception) -> bool:
-    """
-    Credentials that have expired have many names; so anything that is SQS's refusal, or went wrong
-    before it was asked.
-    """
-    from botocore import exceptions as botocore
-
-    if isinstance(error, botocore.ClientError):
-        return bool(
-            400 <= error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400) < 500
-        )
-    no_answer = isinstance(error, (botocore.HTTPClientError, botocore.ConnectionError))
-    return isinstance(error, botocore.BotoCoreError) and not no_answer
+    return [int(entry["Id"]) for entry in failed if not entry.get("SenderFault")]
 
 
 def _seconds(milliseconds: str | None) -> float | None:
     return None if milliseconds is None else int(milliseconds) / 1000
 
 
-def _make_client(url: str, *, anew: bool = False) -> Any:
+def _require_complete(response_dict: dict[str, Any], **_: Any) -> None:
     """
-    Make a client, `anew` with credentials that are looked for again, in the environment, files or
-    wherever they are.
-    """
-    import boto3
-    from botocore.config import Config
-
-    host = _AWS_HOST.match(url)
-    region = (host["new"] or host["old"]) if host else None
-    # As many connections as a worker can have threads, or some would be thrown away after each
-    # call. Patience enough for the longest poll, 20 s, and no more: a lost packet must not hold up
-    # the heartbeat for a minute. And no validation: what is sent is ours, and checking it takes a
-    # twentieth of each call.
-    config = Config(
-        connect_timeout=5,
-        read_timeout=30,
-        retries={"mode": "standard"},
-        max_pool_connections=400,
-        parameter_validation=False,
-    )
-    session = _new_session() if anew else boto3
-    client = session.client("sqs", region_name=region, config=config)
-    client.meta.events.register("before-parse.sqs.*", _require_whole)
-    return client
-
-
-def _require_whole(response_dict: dict[str, Any], **_: Any) -> None:
-    """
-    Refuse an answer that broke off: botocore takes the half of one for an empty one, and a poll
-    would spin.
+    Refuse an incomplete response. botocore reads one to a poll as an empty response, and the worker
+    would poll again at once, without a pause.
     """
     from botocore.exceptions import IncompleteReadError
 
-    expected, actual = (
-        int(response_dict["headers"].get("Content-Length", 0)),
-        len(response_dict["body"]),
-    )
+    expected = int(response_dict["headers"].get("Content-Length", 0))
+    actual = len(response_dict["body"])
     if actual < expected:
         raise IncompleteReadError(actual_bytes=actual, expected_bytes=expected)
-
-
-def _new_session() -> Any:
-    """
-    Return a session that has found nothing yet, but else is like the default one, which remembers
-    what it has found.
-    """
-    import boto3
-    from boto3.session import Session
-
-    old = boto3.DEFAULT_SESSION
-    if old is None:
-        return Session()
-    credentials = old.get_credentials()
-    if (
-        credentials is not None and credentials.method == "explicit"
-    ):  # the user's own, not to be exchanged for others
-        return old
-    return Session(profile_name=None if old.profile_name == "default" else old.profile_name)

@@ -1,8 +1,8 @@
 """
-SNS's signature on an envelope, by the Amazon SNS Developer Guide, "Verifying the signatures of
-Amazon SNS messages".
+Verify SNS's signature on an envelope (Amazon SNS Developer Guide, "Verifying the signatures of
+Amazon SNS messages").
 
-Only a worker that checks signatures imports this module, as it needs `cryptography`.
+Only a worker that verifies signatures imports this module: it needs `cryptography`.
 """
 
 from __future__ import annotations
@@ -23,61 +23,59 @@ from cryptography.x509 import load_pem_x509_certificate
 from urllib3.exceptions import HTTPError
 
 from change_events._codec import parsed_arn
-from change_events._source.http import body_of
+from change_events._source.http import read_body
 from change_events.exceptions import ConfigurationError, DecodeError, FetchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 TIMEOUT = 3.0
-"""
-Seconds that fetching a certificate may take. Meanwhile the thread that asks for it receives
-nothing.
-"""
+"""The most seconds for fetching a certificate. Meanwhile the thread that needs it can't receive."""
 
 PAUSE = 10.0
 """
-Seconds that no certificate is asked for after one could not be had: neither an outage nor a forger
-may stop the polling.
+Seconds without another fetch after one has failed. Neither an outage nor a forger must be able to
+stop the polling.
 """
 
 MAX_BYTES = 64 * 1024
-"""Of a certificate; SNS's have about 2 KB."""
+"""The longest certificate to accept. SNS's have about 2 KB."""
 
 MAX_CERTIFICATES = 16
-"""Kept at once. SNS uses one at a time, and another every year or so."""
+"""The most certificates to keep. SNS uses one at a time, and a new one every year or so."""
 
 _DOMAINS = {"aws": "amazonaws.com", "aws-us-gov": "amazonaws.com", "aws-cn": "amazonaws.com.cn"}
 
-_HASHES = {"1": SHA1(), "2": SHA256()}  # noqa: S303  # SNS's default; each topic can be set to version 2
+_HASHES = {"1": SHA1(), "2": SHA256()}  # noqa: S303  # version 1 is SNS's default for a topic
 
 _SIGNED = ("Message", "MessageId", "Subject", "Timestamp", "TopicArn", "Type")
-"""In this order. Message attributes are not among them."""
+"""The signed fields, in this order. Message attributes are not signed."""
 
 
 class SignatureVerifier:
     """
-    Tells envelopes that SNS has made from others. May be shared between threads.
+    Verifies that SNS signed an envelope. Threads can share one verifier.
 
-    SNS signs for every topic of every account, so a signature means something only together with
-    the topic's ARN, which it covers. A certificate counts if it comes, over TLS, from the SNS
-    endpoint of the topic's Region, from the very path where SNS has its certificates. (Anybody can
-    make the endpoint answer something at other paths.) It is fetched once and kept.
+    SNS signs for every topic of every account. So a signature proves something only together with
+    the topic's ARN, which is among the signed fields. A certificate counts if it comes, over TLS,
+    from the SNS endpoint of the topic's Region, and from the path where SNS keeps its certificates.
+    (At other paths, anybody can make the endpoint answer something.) It is fetched once and kept.
 
     Args:
-        topic_arn: The topic.
-        clock: Tells the time in seconds since the epoch, for the certificates' validity.
+        topic_arn: The topic's ARN.
+        clock: Returns the time in seconds since the epoch, for the certificates' validity.
 
     Raises:
-        ConfigurationError: It is no topic's ARN, or of a partition whose SNS endpoints are not
-            known here.
+        ConfigurationError: `topic_arn` is not a topic's ARN, or its partition's SNS endpoints are
+            not known here.
     """
 
     def __init__(self, topic_arn: str, *, clock: Callable[[], float] = time.time) -> None:
         topic = parsed_arn(topic_arn)
         if topic["partition"] not in _DOMAINS:
             raise ConfigurationError(
-                f"verify_signatures=True works in {', '.join(_DOMAINS)}, and not in {topic['partition']}"
+                f"verify_signatures=True works in {', '.join(_DOMAINS)}, "
+                f"and not in {topic['partition']}"
             )
         self._host = f"sns.{topic['region']}.{_DOMAINS[topic['partition']]}"
         self._url = re.compile(
@@ -86,15 +84,15 @@ class SignatureVerifier:
         self._clock = clock
         self._pool = urllib3.PoolManager()
         self._certificate = lru_cache(MAX_CERTIFICATES)(self._fetch)  # errors are not kept
-        self._not_before = 0.0
+        self._next_fetch = 0.0
 
     def verify(self, envelope: Mapping[str, object]) -> None:
         """
-        Return if SNS has signed the envelope.
+        Return if SNS signed the envelope.
 
         Raises:
-            DecodeError: It has not, or not like this.
-            FetchError: Nobody knows, as the certificate could not be fetched.
+            DecodeError: SNS did not sign the envelope, or signed another content.
+            FetchError: The certificate could not be fetched, so the signature is unverified.
         """
         names = [name for name in _SIGNED if name != "Subject" or envelope.get(name) is not None]
         signed = "".join(f"{name}\n{_text(envelope, name)}\n" for name in names)
@@ -104,29 +102,32 @@ class SignatureVerifier:
                 f"its signature has the version {version!r:.40}; known are {' and '.join(_HASHES)}"
             )
         if not self._url.fullmatch(url):
-            raise DecodeError(f"its SigningCertURL is no certificate of {self._host}: {url!r:.300}")
+            raise DecodeError(
+                f"its SigningCertURL is not a certificate of {self._host}: {url!r:.300}"
+            )
         certificate = self._certificate(url)
         if not certificate.begins <= self._clock() <= certificate.ends:
-            raise DecodeError(f"the certificate {url} is out of date, or not valid yet")
+            raise DecodeError(f"the certificate {url} has expired, or is not valid yet")
         try:
             signature = base64.b64decode(_text(envelope, "Signature"), validate=True)
             certificate.key.verify(signature, signed.encode(), PKCS1v15(), _HASHES[version])
         except (InvalidSignature, ValueError):
             raise DecodeError("its signature is wrong") from None
-        except UnsupportedAlgorithm as error:  # some systems' OpenSSL is set to refuse SHA-1
+        except UnsupportedAlgorithm as error:  # some systems configure OpenSSL to refuse SHA-1
             raise DecodeError(
                 f"signatures of version {version} can't be checked on this system: {error}"
             ) from None
 
     def _fetch(self, url: str) -> _Certificate:
-        if time.monotonic() < self._not_before:
+        if time.monotonic() < self._next_fetch:
             raise FetchError(
-                f"the certificate {url} is not fetched, as one has just failed", retry_after=PAUSE
+                f"the certificate {url} is not fetched yet: a fetch has just failed",
+                retry_after=PAUSE,
             )
         try:
             return _parsed(self._get(url))
         except FetchError as error:
-            self._not_before = time.monotonic() + PAUSE
+            self._next_fetch = time.monotonic() + PAUSE
             raise FetchError(
                 f"the certificate {url}: {error}", status=error.status, retry_after=PAUSE
             ) from error
@@ -142,12 +143,12 @@ class SignatureVerifier:
         with response:
             if response.status != 200:
                 raise FetchError(f"GET answered {response.status}", status=response.status)
-            return body_of(response, MAX_BYTES, deadline)
+            return read_body(response, MAX_BYTES, deadline)
 
 
 @dataclass(frozen=True, slots=True)
 class _Certificate:
-    """A public key, and from when to when it is valid, in seconds since the epoch."""
+    """A public key, and when it begins and ends to be valid, in seconds since the epoch."""
 
     key: RSAPublicKey
     begins: float
@@ -159,9 +160,9 @@ def _parsed(pem: bytes) -> _Certificate:
         certificate = load_pem_x509_certificate(pem)
         key = certificate.public_key()
     except (UnsupportedAlgorithm, ValueError) as error:
-        raise FetchError(f"what came is no certificate: {error}") from error
+        raise FetchError(f"the answer is not a certificate: {error}") from error
     if not isinstance(key, RSAPublicKey):
-        raise FetchError("its key is no RSA key")
+        raise FetchError("its key is not an RSA key")
     return _Certificate(
         key,
         certificate.not_valid_before_utc.timestamp(),

@@ -169,21 +169,17 @@ class SNSPublisher:
     def _own_client(self, region: str) -> Any:
         with self._clients_lock:
             if region not in self._clients:
-                self._clients[region] = _make_client(region)
+                from change_events._aws import make_client  # not above: it imports boto3
+
+                self._clients[region] = make_client(
+                    "sns",
+                    region=region,
+                    connect_timeout=2,
+                    read_timeout=3,
+                    attempts=3,
+                    connections=100,  # a web server has more threads than boto3 keeps connections
+                )
             return self._clients[region]
-
-
-def _make_client(region: str) -> Any:
-    import boto3  # not above: a service that imports this library pays for boto3 when it first broadcasts
-    from botocore.config import Config
-
-    config = Config(
-        connect_timeout=2,
-        read_timeout=3,
-        retries={"mode": "standard", "total_max_attempts": 3},
-        max_pool_connections=100,  # a web server has more threads than boto3 keeps connections, which is 10
-    )
-    return boto3.client("sns", region_name=region, config=config)
 
 
 class _Variable:

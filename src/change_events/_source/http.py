@@ -1,8 +1,8 @@
 """
-GET over HTTP, and know whether an answer is all there.
+GET over HTTP, and know whether the response is complete.
 
-`http.client` writes and reads, on connections that are kept; urllib3 decodes what is unusual. Its
-own way to a connection and through a response costs half as much again as the rest of a look.
+`http.client` sends and reads, on connections that are kept; urllib3 decodes what is encoded. A GET
+by `http.client` costs half of one by urllib3.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ _CHUNK = 64 * 1024
 @dataclass(frozen=True, slots=True)
 class Answer:
     """
-    A response that is all there.
+    A complete response.
 
     Attributes:
         status: Its status.
-        headers: By name, whatever its case; those of one name joined by commas (RFC 9110, 5.3).
+        headers: By name, in any case. Values of one name are joined by commas (RFC 9110, 5.3).
         body: Decoded.
-        hides_headers: A line that is no header hides those behind it: the media type and the
-            length, maybe.
+        has_malformed_headers: One line among the headers is not a header. The headers below it are
+            lost; the media type and the length can be among them.
     """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
-    hides_headers: bool
+    has_malformed_headers: bool
 
 
 class Transport(Protocol):
-    """A way to GET."""
+    """Sends GETs to one origin."""
 
     def get(
         self, target: str, headers: Mapping[str, str], *, deadline: float, max_bytes: int
@@ -62,29 +62,28 @@ class Transport(Protocol):
 
         Args:
             target: Path and query.
-            headers: The request's.
-            deadline: Until when, in monotonic seconds; a source that stalls in mid-body can stretch
-                what is left to twice that.
-            max_bytes: A longer body is refused.
+            headers: The request's headers.
+            deadline: When to give up, in monotonic seconds. If the source stalls in mid-body, the
+                call can take twice the time that is left.
+            max_bytes: The longest body to accept, decoded.
 
         Raises:
-            FetchError: No answer came, or half of one.
+            FetchError: No response came, or an incomplete one.
         """
         ...
 
 
-class Connections:
+class KeepAliveTransport:
     """
-    Kept connections to one origin, one for each thread that GETs at the same time.
+    Keeps connections to one origin, one for each thread that GETs at the same time.
 
     Args:
         origin: Scheme, host and port.
     """
 
     def __init__(self, origin: Url) -> None:
-        self._host = (origin.host or "").strip(
-            "[]"
-        )  # of an IPv6 address, which http.client encloses itself
+        # http.client adds the brackets of an IPv6 address by itself.
+        self._host = (origin.host or "").strip("[]")
         self._port = origin.port
         self._context = ssl.create_default_context() if origin.scheme == "https" else None
         self._idle: list[HTTPConnection] = []
@@ -95,38 +94,40 @@ class Connections:
     ) -> Answer:
         """See `Transport`."""
         try:
-            kept = self._kept()
-            if kept is not None:
-                # The source may just have closed it. A GET may be repeated (RFC 9110, 9.2.2).
+            idle = self._take_idle()
+            if idle is not None:
+                # The source can close a connection at any time. A GET can be repeated (RFC 9110,
+                # 9.2.2).
                 with contextlib.suppress(ConnectionError):
-                    return self._ask(kept, target, headers, deadline, max_bytes)
-            return self._ask(self._new(deadline), target, headers, deadline, max_bytes)
+                    return self._exchange(idle, target, headers, deadline, max_bytes)
+            return self._exchange(self._connect(deadline), target, headers, deadline, max_bytes)
         except (OSError, HTTPException, HTTPError) as error:
             raise FetchError(_text(error)) from error
 
-    def _kept(self) -> HTTPConnection | None:
-        """Return the connection that was used last and is silent."""
+    def _take_idle(self) -> HTTPConnection | None:
+        """Return the connection that was used last and has nothing to read."""
         with contextlib.suppress(IndexError):
             while True:
                 connection = self._idle.pop()
-                # What comes unasked is the end, or more than the last answer should have had: the
-                # next one would begin with it.
-                if _is_silent(connection.sock):
+                # Unread data is the connection's end, or surplus of the last response. The next
+                # response would begin with the surplus.
+                if not _has_unread_data(connection.sock):
                     return connection
                 connection.close()
         return None
 
-    def _new(self, deadline: float) -> HTTPConnection:
+    def _connect(self, deadline: float) -> HTTPConnection:
+        timeout = _seconds_left(deadline)
         if self._context is None:
-            connection = HTTPConnection(self._host, self._port, timeout=_left(deadline))
+            connection = HTTPConnection(self._host, self._port, timeout=timeout)
         else:
             connection = HTTPSConnection(
-                self._host, self._port, timeout=_left(deadline), context=self._context
+                self._host, self._port, timeout=timeout, context=self._context
             )
         connection.connect()
         return connection
 
-    def _ask(
+    def _exchange(
         self,
         connection: HTTPConnection,
         target: str,
@@ -135,28 +136,29 @@ class Connections:
         max_bytes: int,
     ) -> Answer:
         try:
-            connection.sock.settimeout(_left(deadline))
+            connection.sock.settimeout(_seconds_left(deadline))
             connection.request("GET", target, headers=headers)
             with connection.getresponse() as response:
-                body = _body(response, max_bytes, deadline)
+                body = _read_plain_body(response, max_bytes, deadline)
         except BaseException:
             connection.close()
             raise
-        # After an interim answer, which http.client takes for the last (but for 100), that comes
-        # which is meant.
+        # http.client returns an interim response (1xx, except 100) like a final one, which then is
+        # still to come on this connection.
         if response.will_close or response.status < 200:
             connection.close()
         else:
             self._idle.append(connection)
-        return Answer(response.status, _joined(response), body, _hides_headers(response.headers))
+        malformed = _has_malformed_headers(response.headers)
+        return Answer(response.status, _headers_of(response), body, malformed)
 
 
-class Pooled:
+class PoolTransport:
     """
-    A urllib3 pool of the user's.
+    Sends GETs through a urllib3 pool.
 
     Args:
-        pool: It.
+        pool: A pool that the user configured.
         origin: Scheme, host and port.
     """
 
@@ -171,23 +173,21 @@ class Pooled:
         try:
             try:
                 response = self._send(target, headers, deadline)
-            except ProtocolError:  # a kept connection that the source has just closed
+            except ProtocolError:  # the source has just closed a kept connection
                 response = self._send(target, headers, deadline)
         except HTTPError as error:
             raise FetchError(_text(error)) from error
         try:
-            if response.status < 200:  # as above
+            if response.status < 200:  # the final response would answer the connection's next GET
                 raise FetchError(f"it answered {response.status}", status=response.status)
-            body = body_of(response, max_bytes, deadline)
+            body = read_body(response, max_bytes, deadline)
         except BaseException:
-            response.close()  # half-read: the connection can't be used again
+            response.close()  # the rest of the body would answer the connection's next GET
             raise
-        # urllib3 logs a line that is no header and goes on, so that only the message which
-        # http.client has read knows of it.
+        # urllib3 only logs a malformed header; the message that http.client parsed records it.
         message = getattr(getattr(response, "_original_response", None), "msg", None)
-        return Answer(
-            response.status, response.headers, body, message is not None and _hides_headers(message)
-        )
+        malformed = message is not None and _has_malformed_headers(message)
+        return Answer(response.status, response.headers, body, malformed)
 
     def _send(
         self, target: str, headers: Mapping[str, str], deadline: float
@@ -196,28 +196,24 @@ class Pooled:
             "GET",
             self._origin + target,
             headers=headers,
-            timeout=_left(deadline),
+            timeout=_seconds_left(deadline),
             retries=False,
             redirect=False,
             preload_content=False,
         )
 
 
-def _is_silent(connection: socket) -> bool:
-    undelivered = (
-        connection.pending() if isinstance(connection, ssl.SSLSocket) else 0
-    )  # decrypted already
-    return not undelivered and not wait_for_read(connection, timeout=0)
-
-
-def body_of(response: urllib3.BaseHTTPResponse, max_bytes: int, deadline: float) -> bytes:
+def read_body(response: urllib3.BaseHTTPResponse, max_bytes: int, deadline: float) -> bytes:
     """
-    Read a body to its end; a `FetchError` if it is longer, breaks off, or is not there by the
-    (monotonic) deadline.
+    Read a whole body and decode it.
+
+    Raises:
+        FetchError: The body is longer than `max_bytes`, breaks off, or does not end by the
+            (monotonic) deadline.
     """
     chunks, size = [], 0
     try:
-        # Not read(n): it waits for n bytes, so that a trickle would outlast any timeout.
+        # Not read(n): it waits for n bytes, so a trickle would outlast any timeout.
         while chunk := response.read1(_CHUNK):
             chunks.append(chunk)
             size += len(chunk)
@@ -228,15 +224,16 @@ def body_of(response: urllib3.BaseHTTPResponse, max_bytes: int, deadline: float)
     return b"".join(chunks)
 
 
-def _body(response: HTTPResponse, max_bytes: int, deadline: float) -> bytes:
+def _read_plain_body(response: HTTPResponse, max_bytes: int, deadline: float) -> bytes:
+    """Read a body as `read_body` does; without urllib3 if it is not encoded and has one length."""
     lengths = response.headers.get_all("Content-Length", [])
     if response.length is None or len(lengths) > 1 or "Content-Encoding" in response.headers:
-        return body_of(_decoding(response), max_bytes, deadline)
+        return read_body(_decoding(response), max_bytes, deadline)
     _require_size(response.length, max_bytes, response.status)
     chunks = []
     try:
         while response.length:
-            # Not just read(): it waits for all, so that a trickle would outlast any timeout.
+            # Not read() alone: it waits for the whole body, so a trickle would outlast any timeout.
             ready = min(len(response.peek()), response.length)
             if not ready:
                 raise FetchError(f"the body broke off, {response.length} bytes before its end")
@@ -248,11 +245,11 @@ def _body(response: HTTPResponse, max_bytes: int, deadline: float) -> bytes:
 
 
 def _decoding(response: HTTPResponse) -> urllib3.HTTPResponse:
-    """Return a response that decodes what it reads, and knows where its end should be."""
-    raw: Any = response  # which urllib3's own connections pass, too
+    """Wrap a response in one that decodes the body and knows where it must end."""
+    raw: Any = response  # urllib3's own connections pass the same
     return urllib3.HTTPResponse(
         raw,
-        headers=_joined(response),
+        headers=_headers_of(response),
         status=response.status,
         preload_content=False,
         original_response=raw,
@@ -260,26 +257,28 @@ def _decoding(response: HTTPResponse) -> urllib3.HTTPResponse:
     )
 
 
-def _joined(response: HTTPResponse) -> urllib3.HTTPHeaderDict:
+def _has_unread_data(connection: socket) -> bool:
+    decrypted = connection.pending() if isinstance(connection, ssl.SSLSocket) else 0
+    return decrypted > 0 or wait_for_read(connection, timeout=0)
+
+
+def _headers_of(response: HTTPResponse) -> urllib3.HTTPHeaderDict:
     return urllib3.HTTPHeaderDict(response.getheaders())
 
 
-def _text(error: Exception) -> str:
-    """
-    Say what went wrong, but not what came in an answer's place: it may be a line of an entity's
-    body.
-    """
-    causes = [cause for cause in (error, *error.args) if isinstance(cause, BadStatusLine)]
-    if causes and not isinstance(causes[0], ConnectionError):  # as it is where nothing came
-        return "what came is no answer"
-    return str(error) or type(error).__name__
-
-
-def _hides_headers(message: Message) -> bool:
+def _has_malformed_headers(message: Message) -> bool:
     return any(isinstance(defect, MissingHeaderBodySeparatorDefect) for defect in message.defects)
 
 
-def _left(deadline: float) -> float:
+def _text(error: Exception) -> str:
+    """Describe an error without quoting bytes that are not HTTP: they can be an entity's body."""
+    causes = [cause for cause in (error, *error.args) if isinstance(cause, BadStatusLine)]
+    if causes and not isinstance(causes[0], ConnectionError):  # RemoteDisconnected: nothing came
+        return "the response is not HTTP"
+    return str(error) or type(error).__name__
+
+
+def _seconds_left(deadline: float) -> float:
     return max(deadline - time.monotonic(), 0.001)
 
 

@@ -15,42 +15,40 @@ if TYPE_CHECKING:
 
 MAX_BODY = 400 * 1024 - 8192
 """
-Bytes: an item has 400 KB at the most (Amazon DynamoDB Developer Guide, Quotas). An id takes 2 KB of
-that at the most, the names of the attributes, the numbers and an `ETag` take less than the rest.
+Bytes. An item has at most 400 KB (Amazon DynamoDB Developer Guide, Quotas). An id takes at most 2
+KB of it; the attributes' names, the numbers and an `ETag` take less than the rest.
 """
 
 
 class DynamoDBSink:
     """
-    Keeps JSON objects in a DynamoDB table. Many threads may share one sink, and many processes one
-    table.
+    Keeps JSON objects in a DynamoDB table. Threads can share one sink, and processes one table.
 
-    The table is yours to make. Its key is `id`, a string, alone (`AttributeName: id, AttributeType:
-    S, KeyType: HASH`); an item has
+    You create the table. Its key is `id` alone, a string (`AttributeName: id, AttributeType: S,
+    KeyType: HASH`). An item has
 
         id          S      the entity's id
-        version     N      grows with every look; begins at the time, in microseconds since the epoch
-        present     BOOL   false where the entity is gone (a tombstone)
-        body        S      the entity as JSON; missing where it is gone
+        version     N      grows with every look; begins at the time, in µs since the epoch
+        present     BOOL   false if the entity is gone (a tombstone)
+        body        S      the entity as JSON; missing if it is gone
         etag        S      missing if the source sent none
-        applied_at  N      when it was last looked at, in seconds since the epoch
+        applied_at  N      the time of the last look, in seconds since the epoch
 
-    and what other attributes you give it: they stay. Reads are consistent. It takes the permissions
-    `dynamodb:GetItem` and `UpdateItem`; for `items()` and `len()` `Scan`, and for `purge()`
-    `DeleteItem`, too. No time to live: it would delete tombstones while events of theirs are still
-    in a queue.
+    and any attributes that you add: the sink keeps them. Reads are consistent. The sink needs the
+    permissions `dynamodb:GetItem` and `UpdateItem`; `items()` and `len()` need `Scan`, too, and
+    `purge()` needs `Scan` and `DeleteItem`. Don't set a time to live: it would delete tombstones
+    while their events are still in a queue.
 
     Args:
         table: The table's name or ARN.
-        client: A boto3 DynamoDB client (not a resource's). Default: one that boto3 makes from its
-            own settings, and that gives up after three attempts of at most 2 s to connect and 5 s
-            to answer each.
-        clock: Tells the time in seconds since the epoch: when an entry was last looked at, and its
-            first version.
+        client: A boto3 DynamoDB client (not a resource's). Default: one with boto3's own settings
+            that gives up after three attempts of at most 2 s to connect and 5 s to answer each.
+        clock: Returns the time in seconds since the epoch, for `applied_at` and new versions.
 
     Raises:
-        ConfigurationError: The table can't be read or written: there is none, its key is another, a
-            permission, a region or credentials are missing, or DynamoDB can't be reached.
+        ConfigurationError: The table can't be read or written: it does not exist, its key is
+            another, a permission, a Region or credentials are missing, or DynamoDB can't be
+            reached.
     """
 
     def __init__(
@@ -59,27 +57,31 @@ class DynamoDBSink:
         self._table = table
         self._clock = clock
         try:
-            self._client = client or _make_client()
+            if client is None:
+                from change_events._aws import make_client  # not above: it imports boto3
+
+                client = make_client(
+                    "dynamodb", connect_timeout=2, read_timeout=5, attempts=3, connections=100
+                )
+            self._client = client
             self._check()
-        except (
-            Exception
-        ) as error:  # boto3 has no common root for what can be wrong here, from region to DNS
+        # boto3 has no common root for what can be wrong here, from the Region to DNS.
+        except Exception as error:
             raise ConfigurationError(
-                f"the table {table!r} can't be used: {error}. Check that it is there, that its key is 'id', a string, alone, "
-                "and that the credentials and region that boto3 finds allow dynamodb:GetItem and UpdateItem on it"
+                f"the table {table!r} can't be used: {error}. Check that it exists, that its key "
+                "is 'id', a string, alone, and that the credentials and region that boto3 finds "
+                "allow dynamodb:GetItem and UpdateItem on it"
             ) from error
 
     def _check(self) -> None:
-        """
-        Read, and write what can't be written: says now, not at the first event, what is wrong.
-        """
+        """Read, and try a write that changes nothing: errors come now, not at the first event."""
         self._read("change-events", "version")
         self._update(
             "change-events", {"body": None}, "attribute_exists(id) AND attribute_not_exists(id)", {}
         )
 
     def entry(self, id: str, /) -> Entry:
-        """Return the entry's version and what is known of the entity."""
+        """Return what the sink knows of the id."""
         item = self._read(id, "version, present, etag")
         if not item:
             return Entry()
@@ -96,18 +98,17 @@ class DynamoDBSink:
         Store what a look found, unless another worker got there first.
 
         Returns:
-            False if the entry's version is another by now; nothing is written. Also if DynamoDB's
-            answer was lost, and boto3 asked again and was told of its own write: the look begins
-            again, and finds the cache as it should be.
+            False if the entry has changed since; nothing is written. Also False if DynamoDB's
+            answer was lost and boto3 sent the write again, which then found its own first write:
+            the look is repeated, and finds the cache as it should be.
 
         Raises:
             botocore.exceptions.BotoCoreError, ClientError: DynamoDB can't be reached, or refuses.
-            TypeError, ValueError: The entity is not made of what JSON knows, or takes more than an
-                item's 400 KB.
+            TypeError, ValueError: JSON can't hold the entity, or an item's 400 KB can't.
         """
         now = self._clock()
         version = if_version + 1 if if_version else first_version(now)
-        item = {"version": _number(version), "applied_at": _number(now), **_described(id, change)}
+        item = {"version": _number(version), "applied_at": _number(now), **_attributes(id, change)}
         if if_version == 0 and not isinstance(change, Unchanged):
             return self._update(id, item, "attribute_not_exists(version)", {})
         return self._update(id, item, "version = :if_version", {":if_version": _number(if_version)})
@@ -119,24 +120,24 @@ class DynamoDBSink:
 
     def items(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """
-        Iterate over the cached entities and their ids, in no order, page by page. It reads, and
-        costs, the whole table.
+        Iterate over the cached entities, with their ids, page by page, in no order. This reads (and
+        costs) the whole table.
         """
         for page in self._scan("attribute_exists(body)"):
             for item in page["Items"]:
                 yield item["id"]["S"], json.loads(item["body"]["S"])
 
     def __len__(self) -> int:
-        """Return how many entities are cached. It reads, and costs, the whole table."""
+        """Return how many entities are cached. This reads (and costs) the whole table."""
         return sum(page["Count"] for page in self._scan("attribute_exists(body)", Select="COUNT"))
 
     def purge(self, *, older_than: float = MAX_EVENT_AGE) -> int:
         """
-        Forget the tombstones that were last looked at longer ago than that. It reads, and costs,
-        the whole table.
+        Forget the tombstones whose last look is older than that. This reads (and costs) the whole
+        table.
 
         Args:
-            older_than: Seconds, at least 14 days, the longest an event can live in a queue.
+            older_than: Seconds; at least 14 days, the longest that an event can stay in a queue.
 
         Returns:
             How many were forgotten.
@@ -154,8 +155,8 @@ class DynamoDBSink:
         )
 
     def _read(self, id: str, attributes: str) -> dict[str, Any]:
-        # None of the attributes is among DynamoDB's reserved words, so that they can stand in
-        # expressions as they are.
+        # The attributes' names are not reserved words of DynamoDB, so expressions can use them
+        # directly.
         answer = self._client.get_item(
             TableName=self._table,
             Key={"id": {"S": id}},
@@ -168,17 +169,14 @@ class DynamoDBSink:
     def _update(
         self, id: str, item: Mapping[str, Any], condition: str, values: dict[str, Any]
     ) -> bool:
-        """
-        Set the attributes, remove those that are None; unless the condition fails, which makes it
-        False.
-        """
+        """Set the attributes, and remove those that are None; return False if `condition` fails."""
         given = {name: value for name, value in item.items() if value is not None}
         changes = {
             "SET": [f"{name} = :{name}" for name in given],
             "REMOVE": [name for name in item if name not in given],
         }
         values |= {f":{name}": value for name, value in given.items()}
-        return self._unless_refused(
+        return self._write_if(
             self._client.update_item,
             id,
             condition,
@@ -189,11 +187,11 @@ class DynamoDBSink:
         )
 
     def _delete(self, id: str, condition: str, values: dict[str, Any]) -> bool:
-        return self._unless_refused(
+        return self._write_if(
             self._client.delete_item, id, condition, ExpressionAttributeValues=values
         )
 
-    def _unless_refused(
+    def _write_if(
         self, write: Callable[..., object], id: str, condition: str, **settings: Any
     ) -> bool:
         try:
@@ -215,17 +213,17 @@ class DynamoDBSink:
         return pages
 
 
-def _described(id: str, change: Found[Mapping[str, Any]] | Unchanged | Gone) -> dict[str, Any]:
-    """Return the attributes that the change sets, or removes."""
+def _attributes(id: str, change: Found[Mapping[str, Any]] | Unchanged | Gone) -> dict[str, Any]:
+    """Return the attributes that the change sets; those that it removes are None."""
     if isinstance(change, Unchanged):
         return {}
     if isinstance(change, Gone):
         return {"present": {"BOOL": False}, "body": None, "etag": None}
     body = json.dumps(change.value, allow_nan=False)
-    if len(body) > MAX_BODY:  # ASCII, so that characters are bytes
+    if len(body) > MAX_BODY:  # the text is ASCII, so its characters are bytes
         raise ValueError(
-            f"{id!r} has {len(body)} bytes as JSON, and DynamoDB takes {MAX_BODY} with what belongs to it: let the fetcher "
-            "leave out what the cache does not need, or choose another sink"
+            f"{id!r} has {len(body)} bytes as JSON, and a DynamoDB item has room for {MAX_BODY}: "
+            "let the fetcher leave out what the cache does not need, or choose another sink"
         )
     return {
         "present": {"BOOL": True},
@@ -236,16 +234,3 @@ def _described(id: str, change: Found[Mapping[str, Any]] | Unchanged | Gone) -> 
 
 def _number(value: float) -> dict[str, str]:
     return {"N": str(value)}
-
-
-def _make_client() -> Any:
-    import boto3  # not above: a service that has another sink does not pay for it
-    from botocore.config import Config
-
-    config = Config(
-        connect_timeout=2,
-        read_timeout=5,
-        retries={"mode": "standard", "total_max_attempts": 3},
-        max_pool_connections=100,
-    )
-    return boto3.client("dynamodb", config=config)

@@ -28,11 +28,10 @@ _UNTOUCHED: _Row[None] = _Row(Entry(), None, 0.0)
 
 class MemorySink(Generic[T]):
     """
-    Keeps entities in a dictionary: for tests, and for caches that may start empty with the process.
+    Keeps entities in a dictionary: for tests, and for caches that can start empty with the process.
 
     Args:
-        clock: Tells the time in seconds since the epoch: when an entry was last looked at, and its
-            first version.
+        clock: Returns the time in seconds since the epoch, for new versions and `purge`.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
@@ -41,12 +40,12 @@ class MemorySink(Generic[T]):
         self._rows: dict[str, _Row[T]] = {}
 
     def entry(self, id: str, /) -> Entry:
-        """Return the entry's version and what is known of the entity."""
+        """Return what the sink knows of the id."""
         return self._rows.get(id, _UNTOUCHED).entry
 
     def apply(self, id: str, change: Found[T] | Unchanged | Gone, /, *, if_version: int) -> bool:
         """
-        Store what a look found; False, and nothing written, if the version is no longer
+        Store what a look found; or return False and write nothing if the version is no longer
         `if_version`.
         """
         with self._lock:
@@ -65,14 +64,14 @@ class MemorySink(Generic[T]):
             return True
 
     def get(self, id: str, /) -> T | None:
-        """Return the cached entity itself, which is not to be changed, or None."""
+        """Return the cached entity itself, which you must not change, or None."""
         return self._rows.get(id, _UNTOUCHED).value
 
     def items(self) -> Iterator[tuple[str, T]]:
-        """Iterate over the cached entities and their ids, as they are now."""
+        """Iterate over a snapshot of the cached entities, with their ids."""
         with self._lock:
             rows = list(self._rows.items())
-        return ((id, row.value) for id, row in rows if row.entry.present)  # type: ignore[misc]  # present: has a value
+        return ((id, row.value) for id, row in rows if row.entry.present)  # type: ignore[misc]  # what is present has a value
 
     def __len__(self) -> int:
         """Return how many entities are cached."""
@@ -81,10 +80,10 @@ class MemorySink(Generic[T]):
 
     def purge(self, *, older_than: float = MAX_EVENT_AGE) -> int:
         """
-        Forget the tombstones that were last looked at longer ago than that.
+        Forget the tombstones whose last look is older than that.
 
         Args:
-            older_than: Seconds, at least 14 days, the longest an event can live in a queue.
+            older_than: Seconds; at least 14 days, the longest that an event can stay in a queue.
 
         Returns:
             How many were forgotten.

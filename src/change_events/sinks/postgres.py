@@ -22,53 +22,66 @@ if TYPE_CHECKING:
 
 COLUMNS = "id, version, present, body, etag, applied_at"
 
+_INSERT = (
+    f"INSERT INTO {{table}} ({COLUMNS}) VALUES (%(id)s, %(first)s, %(present)s, "
+    "%(body)s::jsonb, %(etag)s, to_timestamp(%(now)s)) ON CONFLICT DO NOTHING"
+)
+_UPDATE = (
+    "UPDATE {table} SET version = version + 1, present = %(present)s, body = %(body)s::jsonb, "
+    "etag = %(etag)s, applied_at = to_timestamp(%(now)s) "
+    "WHERE id = %(id)s AND version = %(if_version)s"
+)
+_TOUCH = (
+    "UPDATE {table} SET version = version + 1, applied_at = to_timestamp(%(now)s) "
+    "WHERE id = %(id)s AND version = %(if_version)s"
+)
+
 
 class PostgresSink:
     """
-    Keeps JSON objects in a table of a PostgreSQL database, or entities in tables of your own. Many
-    threads may share one sink, and many processes one table. Install it with `pip install
+    Keeps JSON objects in a table of a PostgreSQL database, or entities in tables of your own.
+    Threads can share one sink, and processes one table. Needs `pip install
     'change-events[postgres]'`.
 
-    The table is made if there is none (if the role may not, make it in a migration), and is yours
-    to query:
+    The sink creates the table if there is none (if its role can't, create it in a migration). You
+    can query it:
 
         CREATE TABLE entities (
             id         text COLLATE "C" PRIMARY KEY,
-            version    bigint NOT NULL,       -- grows with every look; begins at the time, in microseconds since the epoch
-            present    boolean NOT NULL,      -- false where the entity is gone (a tombstone)
-            body       jsonb,                 -- the entity; NULL where it is gone, or kept in tables of your own
+            version    bigint NOT NULL,      -- grows with every look; begins at the time, in µs
+            present    boolean NOT NULL,     -- false if the entity is gone (a tombstone)
+            body       jsonb,                -- the entity; NULL if gone, or in a table of your own
             etag       text,
-            applied_at timestamptz NOT NULL   -- when it was last looked at
+            applied_at timestamptz NOT NULL  -- the time of the last look
         )
 
     With `upsert` and `delete` the entities are in tables of your own, and `entities` holds the
-    rest. They run in the transaction that raises the version, after it was raised and only if no
-    other look was quicker: both happen, or neither does. What they raise rolls all of it back, and
-    the look is tried again later.
+    rest. The two run in the transaction that raises the version, after it was raised, and only if
+    no other look was faster. So both changes happen, or neither. If one raises, everything is
+    rolled back, and the look is tried again later.
 
-    An event is acknowledged once the look's commit has returned. If the database then loses the
+    An event is acknowledged once its look's commit has returned. If the database then loses the
     commit after all (`synchronous_commit = off`, a failover to a replica that was behind), no event
     brings the change back.
 
     Args:
-        database: A connection string (`"postgresql://user@host/name"`, or `"host=... dbname=..."`),
-            or a pool that is open and stays yours to close. A pool should check its connections
-            (`check=ConnectionPool.check_connection`), or each one that died with a server costs a
-            look that fails.
-        table: The table's name, so that one schema can hold several kinds of entities.
-        upsert: Stores an entity in your tables: `upsert(connection, id, value)`. It must not mind
-            what is there already.
-        delete: Deletes an entity from your tables: `delete(connection, id)`. It must not mind if
-            there is none.
-        connections: How many connections to keep at the most. A worker's look takes one for the
-            time of a statement or two. Of no effect on a pool of yours; nor is the next.
-        timeout: How many seconds to wait for a connection.
-        clock: Tells the time in seconds since the epoch: when an entry was last looked at, and its
-            first version.
+        database: A connection string (`"postgresql://user@host/name"`, or `"host=...
+            dbname=..."`), or an open pool, which you close yourself. A pool should check its
+            connections (`check=ConnectionPool.check_connection`): otherwise each connection that
+            died with a server makes one look fail.
+        table: The table's name. One schema can hold several kinds of entities.
+        upsert: Stores an entity in your tables: `upsert(connection, id, value)`. It must work
+            whether the entity exists or not.
+        delete: Deletes an entity from your tables: `delete(connection, id)`. It must work whether
+            the entity exists or not.
+        connections: The most connections to keep. A look needs one for a statement or two. Not used
+            with a pool of your own.
+        timeout: The most seconds to wait for a connection. Not used with a pool of your own.
+        clock: Returns the time in seconds since the epoch, for `applied_at` and new versions.
 
     Raises:
         ConfigurationError: psycopg is not installed; the database can't be reached; the table can't
-            be made or written, or has other columns; only one of `upsert` and `delete` is given.
+            be created or written, or has other columns; only one of `upsert` and `delete` is given.
     """
 
     def __init__(
@@ -85,40 +98,39 @@ class PostgresSink:
         check_table_name(table)
         if (upsert is None) != (delete is None):
             raise ConfigurationError(
-                "tables of your own take both upsert= and delete=, or else they can't follow the source"
+                "tables of your own need both upsert= and delete= to follow the source"
             )
         self._table = table
         self._upsert = upsert
         self._delete = delete
         self._clock = clock
         psycopg = _psycopg()
-        self._row_factory = psycopg.rows.tuple_row  # a pool of yours may have another
+        self._row_factory = psycopg.rows.tuple_row  # the user's pool can have another
         try:
-            # Not by a pool of our own: it would say that it has no connection, and leave the reason
-            # to its log.
-            with _one_of(database, timeout) as connection:
+            # Without a pool of our own: it would only raise that it has no connection, and log why.
+            with _connection_to(database, timeout) as connection:
                 self._prepare(connection)
         except psycopg.Error as error:
             raise _unusable(table, error) from error
-        self._pool_is_ours = isinstance(database, str)
+        self._own_pool = isinstance(database, str)
         self._pool = (
             _pool(database, connections, timeout) if isinstance(database, str) else database
         )
 
     def _prepare(self, connection: Connection[Any]) -> None:
         with connection.transaction():
-            # One at a time: of two CREATE TABLE IF NOT EXISTS at once, one can fail.
+            # One sink at a time: of two CREATE TABLE IF NOT EXISTS at once, one can fail.
             self._execute(connection, "SELECT pg_advisory_xact_lock(hashtext('change_events'))")
-            # Not IF NOT EXISTS: that asks for the permission to create even if there is nothing to
-            # create.
+            # IF NOT EXISTS would need the permission to create even if the table exists.
             if self._execute(connection, "SELECT to_regclass('{table}')").fetchone() == (None,):
                 self._execute(
                     connection,
-                    'CREATE TABLE {table} (id text COLLATE "C" PRIMARY KEY, version bigint NOT NULL, present boolean NOT NULL, '
-                    "body jsonb, etag text, applied_at timestamptz NOT NULL)",
+                    'CREATE TABLE {table} (id text COLLATE "C" PRIMARY KEY, '
+                    "version bigint NOT NULL, present boolean NOT NULL, body jsonb, etag text, "
+                    "applied_at timestamptz NOT NULL)",
                 )
-            # A write that changes nothing: says now, not at the first event, that the table can't
-            # be written.
+            # A write that changes nothing. It fails now, and not at the first event, if the table
+            # can't be written.
             self._execute(
                 connection,
                 f"INSERT INTO {{table}} ({COLUMNS}) SELECT {COLUMNS} FROM {{table}} WHERE false "
@@ -126,8 +138,8 @@ class PostgresSink:
             )
 
     def entry(self, id: str, /) -> Entry:
-        """Return the entry's version and what is known of the entity."""
-        row = self._one("SELECT version, present, etag FROM {table} WHERE id = %s", id)
+        """Return what the sink knows of the id."""
+        row = self._row("SELECT version, present, etag FROM {table} WHERE id = %s", id)
         return Entry(*row) if row else Entry()
 
     def apply(
@@ -137,14 +149,14 @@ class PostgresSink:
         Store what a look found, unless another worker got there first.
 
         Returns:
-            False if the entry's version is another by now; nothing is written, and neither `upsert`
-            nor `delete` is called.
+            False if the entry has changed since; nothing is written, and neither `upsert` nor
+            `delete` is called.
 
         Raises:
             psycopg.Error: The database can't be reached, or refuses the entity: JSONB has no NUL
                 character and no lone surrogate.
-            TypeError, ValueError: The entity is not made of what JSON knows.
-            Exception: What `upsert` or `delete` raised; nothing is written.
+            TypeError, ValueError: JSON can't hold the entity.
+            Exception: `upsert` or `delete` raised it; nothing is written.
         """
         with self._pool.connection() as connection, connection.transaction():
             if not self._compare_and_set(connection, id, change, if_version):
@@ -162,32 +174,19 @@ class PostgresSink:
         change: Found[Mapping[str, Any]] | Unchanged | Gone,
         if_version: int,
     ) -> bool:
+        store = _UPDATE if if_version else _INSERT
+        statement = _TOUCH if isinstance(change, Unchanged) else store
         now = self._clock()
-        if isinstance(change, Unchanged):
-            statement = (
-                "UPDATE {table} SET version = version + 1, applied_at = to_timestamp(%(now)s) "
-                "WHERE id = %(id)s AND version = %(if_version)s"
-            )
-        elif if_version == 0:
-            statement = (
-                f"INSERT INTO {{table}} ({COLUMNS}) VALUES "
-                "(%(id)s, %(first)s, %(present)s, %(body)s::jsonb, %(etag)s, to_timestamp(%(now)s)) ON CONFLICT DO NOTHING"
-            )
-        else:
-            statement = (
-                "UPDATE {table} SET version = version + 1, present = %(present)s, body = %(body)s::jsonb, etag = %(etag)s, "
-                "applied_at = to_timestamp(%(now)s) WHERE id = %(id)s AND version = %(if_version)s"
-            )
         values = {
             "id": id,
             "now": now,
             "first": first_version(now),
             "if_version": if_version,
-            **self._described(change),
+            **self._columns(change),
         }
         return self._execute(connection, statement, values).rowcount == 1
 
-    def _described(self, change: Found[Mapping[str, Any]] | Unchanged | Gone) -> dict[str, Any]:
+    def _columns(self, change: Found[Mapping[str, Any]] | Unchanged | Gone) -> dict[str, Any]:
         if not isinstance(change, Found):
             return {"present": False, "body": None, "etag": None}
         body = json.dumps(change.value, allow_nan=False) if self._upsert is None else None
@@ -201,12 +200,12 @@ class PostgresSink:
             ConfigurationError: The entities are in tables of your own.
         """
         self._require_bodies()
-        row = self._one("SELECT body::text FROM {table} WHERE id = %s AND present", id)
+        row = self._row("SELECT body::text FROM {table} WHERE id = %s AND present", id)
         return json.loads(row[0]) if row else None
 
     def items(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """
-        Iterate over the cached entities and their ids, in the order of the ids, as they are now.
+        Iterate over a snapshot of the cached entities, with their ids, in order of the ids.
 
         Raises:
             ConfigurationError: The entities are in tables of your own.
@@ -219,16 +218,16 @@ class PostgresSink:
         return ((id, json.loads(body)) for id, body in rows)
 
     def __len__(self) -> int:
-        """Return how many entities are cached, in tables of your own, too."""
-        row = self._one("SELECT count(*) FROM {table} WHERE present")
+        """Return how many entities are cached; with tables of your own, too."""
+        row = self._row("SELECT count(*) FROM {table} WHERE present")
         return int(row[0])
 
     def purge(self, *, older_than: float = MAX_EVENT_AGE) -> int:
         """
-        Forget the tombstones that were last looked at longer ago than that.
+        Forget the tombstones whose last look is older than that.
 
         Args:
-            older_than: Seconds, at least 14 days, the longest an event can live in a queue.
+            older_than: Seconds; at least 14 days, the longest that an event can stay in a queue.
 
         Returns:
             How many were forgotten.
@@ -244,10 +243,10 @@ class PostgresSink:
 
     def close(self) -> None:
         """
-        Close the connections, unless the pool is yours. `with PostgresSink(...) as sink:` does it,
-        too.
+        Close the connections, unless you gave the pool. `with PostgresSink(...) as sink:` closes
+        them at its end.
         """
-        if self._pool_is_ours:
+        if self._own_pool:
             self._pool.close()
 
     def __enter__(self) -> Self:
@@ -267,14 +266,14 @@ class PostgresSink:
                 "the entities are where upsert= put them, in tables of your own; query those"
             )
 
-    def _one(self, statement: str, *values: str) -> Any:
+    def _row(self, statement: str, *values: str) -> Any:
         with self._pool.connection() as connection:
             return self._execute(connection, statement, values).fetchone()
 
     def _execute(
         self, connection: Connection[Any], statement: str, values: Any = ()
     ) -> Cursor[Any]:
-        # As bytes, since type checkers want text to be a literal.
+        # As bytes: psycopg's types accept text only if it is a literal.
         query = statement.format(table=f'"{self._table}"').encode()
         return connection.cursor(row_factory=self._row_factory).execute(query, values)
 
@@ -282,7 +281,7 @@ class PostgresSink:
 def _psycopg() -> Any:
     try:
         import psycopg
-        import psycopg_pool  # noqa: F401  # missed now, not later
+        import psycopg_pool  # noqa: F401  # if it is missing, say so now
     except ImportError as error:
         raise ConfigurationError(
             f"PostgresSink needs psycopg ({error}): pip install 'change-events[postgres]'"
@@ -290,7 +289,7 @@ def _psycopg() -> Any:
     return psycopg
 
 
-def _one_of(
+def _connection_to(
     database: str | ConnectionPool[Any], timeout: float
 ) -> AbstractContextManager[Connection[Any]]:
     from psycopg import Connection
@@ -305,36 +304,38 @@ def _pool(database: str, connections: int, timeout: float) -> ConnectionPool[Any
 
     return ConnectionPool(
         _conninfo(database, timeout),
-        kwargs={"autocommit": True},  # transactions are begun by name
+        kwargs={"autocommit": True},  # transactions are explicit
         min_size=1,
         max_size=connections,
         timeout=timeout,
-        reconnect_timeout=timeout,  # a pause that doubles for longer would outlast the outage it is for
-        check=ConnectionPool.check_connection,  # a server that has come back costs no look, but each look a round trip
+        reconnect_timeout=timeout,  # its pauses double: longer ones would outlast the outage
+        # Each look costs a round trip more, so that none fails after the server was restarted.
+        check=ConnectionPool.check_connection,
         open=True,
     )
 
 
 def _conninfo(database: str, timeout: float) -> str:
     """
-    Add to the connection string, where it says nothing else, how soon a server that is gone is
-    given up: not in hours.
+    Add to the connection string, unless it sets them, timeouts for a server that is gone. The
+    defaults are hours.
     """
     from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-    seconds = max(2, math.ceil(timeout))  # libpq takes no less
-    patience = {
+    seconds = max(2, math.ceil(timeout))  # libpq's minimum
+    timeouts = {
         "connect_timeout": seconds,
         "keepalives_idle": seconds,
         "keepalives_interval": seconds,
         "keepalives_count": 3,
         "tcp_user_timeout": 4 * seconds * 1000,
     }
-    return make_conninfo("", **(patience | dict(conninfo_to_dict(database))))
+    return make_conninfo("", **(timeouts | dict(conninfo_to_dict(database))))
 
 
 def _unusable(table: str, error: Exception) -> ConfigurationError:
     return ConfigurationError(
-        f"the table {table!r} can't be used: {error}. Check the connection string, and that the role may make the table, or "
-        "else that it is there as PostgresSink's documentation shows it, and may be read and written"
+        f"the table {table!r} can't be used: {error}. Check the connection string, and that the "
+        "role can create the table; or else that the table is as PostgresSink's documentation "
+        "shows it, and that the role can read and write it"
     )

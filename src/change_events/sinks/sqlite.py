@@ -25,36 +25,35 @@ if TYPE_CHECKING:
 
 class SQLiteSink:
     """
-    Keeps JSON objects in a table of a SQLite file. Many threads may share one sink, and many
-    processes one file.
+    Keeps JSON objects in a table of a SQLite file. Threads can share one sink, and processes one
+    file.
 
-    The table is yours to query, from this process or another, with SQL:
+    You can query the table with SQL, from this process or another:
 
         CREATE TABLE entities (
             id         TEXT PRIMARY KEY,
-            version    INTEGER NOT NULL,  -- grows with every look; begins at the time, in microseconds since the epoch
-            body       TEXT,              -- the entity as JSON; NULL where it is gone (a tombstone)
+            version    INTEGER NOT NULL,  -- grows with every look; begins at the time, in µs
+            body       TEXT,              -- the entity as JSON; NULL if it is gone (a tombstone)
             etag       TEXT,
-            applied_at REAL NOT NULL      -- when it was last looked at, in seconds since the epoch
+            applied_at REAL NOT NULL      -- the time of the last look, in seconds since the epoch
         ) WITHOUT ROWID
 
     So `SELECT json_extract(body, '$.name') FROM entities WHERE body IS NOT NULL` lists the names of
-    what is cached.
+    all cached entities.
 
-    The file is in WAL mode, which needs a local disk (sqlite.org/wal.html), and every commit
-    reaches the disk before the event behind it is acknowledged: neither a crash nor a power cut
-    loses what SQS will not send again.
+    The file is in WAL mode, which needs a local disk (sqlite.org/wal.html). Every commit reaches
+    the disk before its event is acknowledged, so neither a crash nor a power cut loses what SQS
+    will not send again.
 
     Args:
-        path: The file; it is made if there is none. `":memory:"` keeps the table in memory.
-        table: The table's name, so that one file can hold several kinds of entities.
-        timeout: How many seconds to wait while another process writes.
-        clock: Tells the time in seconds since the epoch: when an entry was last looked at, and its
-            first version.
+        path: The file; it is created if it does not exist. `":memory:"` keeps the table in memory.
+        table: The table's name. One file can hold several kinds of entities.
+        timeout: The most seconds to wait while another process writes.
+        clock: Returns the time in seconds since the epoch, for `applied_at` and new versions.
 
     Raises:
-        ConfigurationError: The file can't be opened or written, or is no SQLite database; the table
-            has other columns.
+        ConfigurationError: The file can't be opened or written, or is not a SQLite database; or the
+            table has other columns.
     """
 
     def __init__(
@@ -68,8 +67,8 @@ class SQLiteSink:
         check_table_name(table)
         self._table = table
         self._clock = clock
-        # One connection behind a lock: SQLite lets one thread write at a time anyhow, and a read
-        # takes microseconds.
+        # One connection behind a lock: SQLite lets only one thread write at a time anyway, and a
+        # read takes microseconds.
         self._lock = threading.Lock()
         self._waiting: deque[_Write] = deque()
         try:
@@ -85,14 +84,14 @@ class SQLiteSink:
             self._connection.close()
             raise _unusable(path, error) from error
 
-    def _use_wal(self, patience: float) -> None:
-        deadline = time.monotonic() + patience
+    def _use_wal(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
         while True:
             try:
                 self._connection.execute("PRAGMA journal_mode = WAL")
             except sqlite3.OperationalError as error:
-                # Another process makes the file, too. For this lock alone SQLite does not always
-                # wait by itself.
+                # Another process creates the file at this moment. SQLite does not always wait for
+                # this one lock.
                 if "locked" not in str(error) or time.monotonic() > deadline:
                     raise
                 time.sleep(0.01)
@@ -103,17 +102,18 @@ class SQLiteSink:
         execute = self._connection.execute
         execute("PRAGMA synchronous = FULL")
         execute(
-            f"CREATE TABLE IF NOT EXISTS {self._table} (id TEXT PRIMARY KEY, version INTEGER NOT NULL, body TEXT, "
-            "etag TEXT, applied_at REAL NOT NULL) WITHOUT ROWID"
+            f"CREATE TABLE IF NOT EXISTS {self._table} (id TEXT PRIMARY KEY, "
+            "version INTEGER NOT NULL, body TEXT, etag TEXT, applied_at REAL NOT NULL) "
+            "WITHOUT ROWID"
         )
         execute(f"SELECT id, version, body, etag, applied_at FROM {self._table} LIMIT 0")
-        # A write that changes nothing, as no id is empty: says now, not at the first event, that
-        # the file can't be written.
+        # No id is empty, so this write changes nothing. It fails now, and not at the first event,
+        # if the file can't be written.
         execute(f"DELETE FROM {self._table} WHERE id = ''")
 
     def entry(self, id: str, /) -> Entry:
-        """Return the entry's version and what is known of the entity."""
-        row = self._one("SELECT version, body IS NOT NULL, etag FROM {table} WHERE id = ?", id)
+        """Return what the sink knows of the id."""
+        row = self._row("SELECT version, body IS NOT NULL, etag FROM {table} WHERE id = ?", id)
         return Entry(row[0], bool(row[1]), row[2]) if row else Entry()
 
     def apply(
@@ -123,42 +123,41 @@ class SQLiteSink:
         Store what a look found, unless another worker got there first.
 
         Returns:
-            False if the entry's version is another by now; nothing is written.
+            False if the entry has changed since; nothing is written.
 
         Raises:
             sqlite3.OperationalError: The database stayed locked for `timeout` seconds.
-            TypeError, ValueError: The entity is not made of what JSON knows.
+            TypeError, ValueError: JSON can't hold the entity.
         """
         now = self._clock()
         if isinstance(change, Unchanged):
             return self._write(
-                "UPDATE {table} SET version = version + 1, applied_at = ? WHERE id = ? AND version = ?",
+                "UPDATE {table} SET version = version + 1, applied_at = ? "
+                "WHERE id = ? AND version = ?",
                 (now, id, if_version),
             )
-        body, etag = (
-            (json.dumps(change.value, allow_nan=False), change.etag)
-            if isinstance(change, Found)
-            else (None, None)
-        )
+        body, etag = None, None
+        if isinstance(change, Found):
+            body, etag = json.dumps(change.value, allow_nan=False), change.etag
         if if_version == 0:
             return self._write(
-                "INSERT INTO {table} (id, version, body, etag, applied_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                "INSERT INTO {table} (id, version, body, etag, applied_at) VALUES (?, ?, ?, ?, ?) "
+                "ON CONFLICT DO NOTHING",
                 (id, first_version(now), body, etag, now),
             )
         return self._write(
-            "UPDATE {table} SET version = version + 1, body = ?, etag = ?, applied_at = ? WHERE id = ? AND version = ?",
+            "UPDATE {table} SET version = version + 1, body = ?, etag = ?, applied_at = ? "
+            "WHERE id = ? AND version = ?",
             (body, etag, now, id, if_version),
         )
 
     def get(self, id: str, /) -> dict[str, Any] | None:
         """Return the cached entity, or None."""
-        row = self._one("SELECT body FROM {table} WHERE id = ? AND body IS NOT NULL", id)
+        row = self._row("SELECT body FROM {table} WHERE id = ? AND body IS NOT NULL", id)
         return json.loads(row[0]) if row else None
 
     def items(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """
-        Iterate over the cached entities and their ids, in the order of the ids, as they are now.
-        """
+        """Iterate over a snapshot of the cached entities, with their ids, in order of the ids."""
         with self._lock:
             rows = self._connection.execute(
                 f"SELECT id, body FROM {self._table} WHERE body IS NOT NULL ORDER BY id"
@@ -167,15 +166,15 @@ class SQLiteSink:
 
     def __len__(self) -> int:
         """Return how many entities are cached."""
-        row = self._one("SELECT count(*) FROM {table} WHERE body IS NOT NULL")
+        row = self._row("SELECT count(*) FROM {table} WHERE body IS NOT NULL")
         return int(row[0])
 
     def purge(self, *, older_than: float = MAX_EVENT_AGE) -> int:
         """
-        Forget the tombstones that were last looked at longer ago than that.
+        Forget the tombstones whose last look is older than that.
 
         Args:
-            older_than: Seconds, at least 14 days, the longest an event can live in a queue.
+            older_than: Seconds; at least 14 days, the longest that an event can stay in a queue.
 
         Returns:
             How many were forgotten.
@@ -191,7 +190,7 @@ class SQLiteSink:
             ).rowcount
 
     def close(self) -> None:
-        """Close the file. `with SQLiteSink(...) as sink:` does it, too."""
+        """Close the file. `with SQLiteSink(...) as sink:` closes it at its end."""
         with self._lock:
             self._connection.close()
 
@@ -206,13 +205,13 @@ class SQLiteSink:
     ) -> None:
         self.close()
 
-    def _one(self, statement: str, *values: str) -> Any:
+    def _row(self, statement: str, *values: str) -> Any:
         with self._lock:
             return self._connection.execute(statement.format(table=self._table), values).fetchone()
 
     def _write(self, statement: str, values: tuple[object, ...]) -> bool:
-        # Getting a commit onto the disk costs far more than a write, so that those which wait for
-        # the lock share one.
+        # A commit to disk costs far more than a write, so the writes that wait for the lock share
+        # one.
         write = _Write(statement.format(table=self._table), values)
         self._waiting.append(write)
         with self._lock:
@@ -225,9 +224,8 @@ class SQLiteSink:
         others = [other for other in waiting if other is not write]
         if others:
             self._connection.execute("BEGIN IMMEDIATE")
-            with contextlib.suppress(
-                Exception
-            ):  # of any of them: each thread learns of its own when it writes alone
+            # After an error of one write, each thread writes alone and gets its own error.
+            with contextlib.suppress(Exception):
                 self._commit([write, *others])
                 return
         write.rowcount = self._connection.execute(write.statement, write.values).rowcount
@@ -238,9 +236,7 @@ class SQLiteSink:
             counts = [execute(write.statement, write.values).rowcount for write in writes]
             execute("COMMIT")
         except BaseException:
-            with contextlib.suppress(
-                sqlite3.Error
-            ):  # some errors have ended the transaction already
+            with contextlib.suppress(sqlite3.Error):  # some errors end the transaction themselves
                 execute("ROLLBACK")
             raise
         for write, count in zip(writes, counts, strict=True):
@@ -249,7 +245,7 @@ class SQLiteSink:
 
 @dataclass(slots=True, eq=False)
 class _Write:
-    """A statement that waits, and how many rows it has changed once it is committed."""
+    """A statement that waits; once it is committed, `rowcount` is the number of changed rows."""
 
     statement: str
     values: tuple[object, ...]
@@ -258,6 +254,7 @@ class _Write:
 
 def _unusable(path: object, error: sqlite3.Error) -> ConfigurationError:
     return ConfigurationError(
-        f"the cache file {str(path)!r} can't be used: {error}. Its directory must exist and be writable by this user, and "
-        "the file, if there is one, must be a SQLite database whose table this sink made"
+        f"the cache file {str(path)!r} can't be used: {error}. Its directory must exist and be "
+        "writable by this user, and an existing file must be a SQLite database whose table this "
+        "sink created"
     )

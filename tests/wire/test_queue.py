@@ -1,3 +1,5 @@
+"""The queue, against the emulator; and the client that it makes."""
+
 from __future__ import annotations
 
 import boto3
@@ -21,12 +23,12 @@ def receive(queue, most=10):
     return queue.receive(most=most, wait=1, visibility=30)
 
 
-def test_opening_tells_the_queues_delay(make_channel):
+def test_open_returns_the_queues_delay(make_channel):
     assert Queue(make_channel().queue_url).open(wait=20) == 0.0
     assert Queue(make_channel(DelaySeconds="7").queue_url).open(wait=20) == 7.0
 
 
-def test_what_is_received_can_be_received_again_until_it_is_deleted(queue, channel):
+def test_a_message_can_be_received_again_until_it_is_deleted(queue, channel):
     channel.send("one")
 
     (first,) = receive(queue)
@@ -39,7 +41,7 @@ def test_what_is_received_can_be_received_again_until_it_is_deleted(queue, chann
     assert channel.count() == {}
 
 
-def test_one_message_delivered_twice_may_stand_twice_in_a_batch(queue, channel):
+def test_two_deliveries_of_one_message_can_be_in_one_batch(queue, channel):
     channel.send("one")
     (first,) = receive(queue)
     queue.change_visibility([(first.receipt_handle, 0.0)])
@@ -56,7 +58,7 @@ def test_one_message_delivered_twice_may_stand_twice_in_a_batch(queue, channel):
 
 
 @pytest.mark.parametrize(("seconds", "asked"), [(0.0, 0), (0.1, 1), (1.0, 1), (1.5, 2)])
-def test_visibility_is_in_whole_seconds_rounded_up(queue, channel, seconds, asked):
+def test_visibility_is_rounded_up_to_whole_seconds(queue, channel, seconds, asked):
     channel.send("one")
     (message,) = receive(queue)
     entries = []
@@ -80,7 +82,7 @@ def test_delayed_messages_are_counted(make_channel):
     assert queue.delayed() == 1
 
 
-def test_failed_entries_are_read_and_told_apart(caplog):
+def test_failed_entries_are_split_into_final_and_retriable_ones(caplog):
     client = boto3.client("sqs")
     url = "https://sqs.eu-west-1.amazonaws.com/123456789012/q"
     queue = Queue(url, client)
@@ -88,7 +90,7 @@ def test_failed_entries_are_read_and_told_apart(caplog):
         {"Id": "1", "SenderFault": False, "Code": "InternalError"},
         {"Id": "2", "SenderFault": True, "Code": "ReceiptHandleIsInvalid"},
     ]
-    with Stubber(client) as stub:  # the emulator fails no single entry
+    with Stubber(client) as stub:  # the emulator never fails a single entry
         stub.add_response("delete_message_batch", {"Successful": [{"Id": "0"}], "Failed": failed})
         stub.add_response(
             "change_message_visibility_batch", {"Successful": [{"Id": "0"}], "Failed": failed}
@@ -103,12 +105,12 @@ def test_failed_entries_are_read_and_told_apart(caplog):
     ]
 
 
-def test_batches_are_of_ten():
+def test_batches_have_at_most_ten_items():
     assert [len(batch) for batch in batches(range(25))] == [10, 10, 5]
     assert batches([]) == []
 
 
-# A client of our own
+# The queue's own client
 
 
 REFUSED = ClientError(
@@ -132,7 +134,7 @@ FAILED = ClientError(
         (ValueError("a client of another kind"), False),
     ],
 )
-def test_a_new_client_is_made_if_the_credentials_may_be_why(queue, error, renewed):
+def test_a_new_client_is_made_if_expired_credentials_could_be_the_reason(queue, error, renewed):
     before = queue._client
 
     queue.renew(error)
@@ -141,7 +143,7 @@ def test_a_new_client_is_made_if_the_credentials_may_be_why(queue, error, renewe
     assert queue.delayed() == 0
 
 
-def test_a_client_that_was_given_is_kept(channel):
+def test_a_given_client_is_never_replaced(channel):
     client = boto3.client("sqs")
     queue = Queue(channel.queue_url, client)
 
@@ -150,7 +152,7 @@ def test_a_client_that_was_given_is_kept(channel):
     assert queue._client is client
 
 
-def test_where_no_new_client_can_be_made_there_is_the_old_one(queue, monkeypatch, tmp_path):
+def test_the_old_client_is_kept_if_no_new_one_can_be_made(queue, monkeypatch, tmp_path):
     (tmp_path / "config").write_text("half a fi")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     before = queue._client
@@ -177,7 +179,9 @@ def test_a_new_client_has_the_profile_of_the_default_session(channel, profile, m
     assert queue._client.meta.region_name == "eu-west-3"
 
 
-def test_credentials_that_the_user_has_set_are_not_exchanged_for_others(channel, monkeypatch):
+def test_a_new_client_keeps_credentials_that_the_user_gave_to_the_default_session(
+    channel, monkeypatch
+):
     monkeypatch.setattr(
         boto3,
         "DEFAULT_SESSION",
@@ -189,7 +193,7 @@ def test_credentials_that_the_user_has_set_are_not_exchanged_for_others(channel,
     assert queue._client._get_credentials().access_key == "mine"
 
 
-def test_without_a_default_session_a_new_client_finds_its_own(channel, monkeypatch):
+def test_a_new_client_needs_no_default_session(channel, monkeypatch):
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
     queue = Queue(channel.queue_url)
     queue.renew(REFUSED)
@@ -197,7 +201,7 @@ def test_without_a_default_session_a_new_client_finds_its_own(channel, monkeypat
     assert queue.delayed() == 0
 
 
-# What is wrong at start
+# Errors at the start
 
 
 @pytest.mark.parametrize(
@@ -210,12 +214,14 @@ def test_without_a_default_session_a_new_client_finds_its_own(channel, monkeypat
         "ftp://a/b",
     ],
 )
-def test_what_is_no_queues_url_is_refused(url):
-    with pytest.raises(ConfigurationError, match="is no queue's URL; one looks like https://sqs"):
+def test_a_url_that_is_not_a_queues_is_refused(url):
+    with pytest.raises(
+        ConfigurationError, match="is not a queue's URL; one looks like https://sqs"
+    ):
         Queue(url)
 
 
-def test_a_queue_that_does_not_exist_is_an_error_that_says_what_to_check(aws):
+def test_the_error_for_a_missing_queue_says_what_to_check(aws):
     with pytest.raises(
         ConfigurationError, match=r"missing can't be read: .*Check the URL.*sqs:GetQueueAttributes"
     ) as caught:
@@ -224,14 +230,14 @@ def test_a_queue_that_does_not_exist_is_an_error_that_says_what_to_check(aws):
     assert type(caught.value.__cause__).__name__ == "QueueDoesNotExist"
 
 
-def test_an_endpoint_that_does_not_answer_is_an_error(monkeypatch, free_port):
+def test_an_endpoint_that_does_not_answer_is_a_configuration_error(monkeypatch, free_port):
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port}")
 
     with pytest.raises(ConfigurationError, match="can't be read: Could not connect"):
         Queue("https://sqs.eu-west-1.amazonaws.com/123456789012/q").open(wait=20)
 
 
-def test_a_client_that_gives_up_a_long_poll_before_its_end_is_an_error(channel):
+def test_a_client_that_would_give_up_a_long_poll_is_a_configuration_error(channel):
     client = boto3.client("sqs", config=Config(read_timeout=20))
 
     with pytest.raises(
@@ -241,11 +247,11 @@ def test_a_client_that_gives_up_a_long_poll_before_its_end_is_an_error(channel):
     assert Queue(channel.queue_url, client).open(wait=19) == 0.0
 
 
-def test_missing_credentials_are_an_error(monkeypatch):
+def test_missing_credentials_are_a_configuration_error(monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it remembers what it has found
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it keeps the credentials that it found
 
     with pytest.raises(
         ConfigurationError,
@@ -263,7 +269,7 @@ def test_missing_credentials_are_an_error(monkeypatch):
         ("http://127.0.0.1:4566/123456789012/q", "eu-west-1"),  # the environment's
     ],
 )
-def test_the_region_is_the_urls(url, region):
+def test_the_clients_region_is_the_one_in_the_url(url, region):
     queue = Queue(url)
 
     with pytest.raises(ConfigurationError):

@@ -1,0 +1,80 @@
+"""
+Make boto3 clients.
+
+This module imports boto3, which takes longer than our whole package. So others import this module
+only where they make a client.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import boto3
+from boto3.session import Session
+from botocore import exceptions as botocore
+from botocore.config import Config
+
+
+def make_client(
+    service: str,
+    *,
+    region: str | None = None,
+    connect_timeout: float,
+    read_timeout: float,
+    attempts: int | None = None,
+    connections: int = 10,
+    validate: bool = True,
+    session: Any = None,
+) -> Any:
+    """
+    Make a client that retries in boto3's "standard" mode.
+
+    Args:
+        service: The service's name in boto3.
+        region: The service's Region. Default: the one that boto3 finds.
+        connect_timeout: Seconds that an attempt can take to connect.
+        read_timeout: Seconds that an attempt can wait for an answer.
+        attempts: The most attempts for a call. Default: as the environment says, or 3.
+        connections: The most connections to keep.
+        validate: Check a call's parameters before sending it.
+        session: A boto3 session. Default: boto3's default session.
+    """
+    retries = {"mode": "standard", "total_max_attempts": attempts}
+    config = Config(
+        connect_timeout=connect_timeout,
+        read_timeout=read_timeout,
+        retries={name: value for name, value in retries.items() if value is not None},
+        max_pool_connections=connections,
+        parameter_validation=validate,
+    )
+    return (session or boto3).client(service, region_name=region, config=config)
+
+
+def new_session() -> Any:
+    """
+    Return a session like boto3's default session, except that it looks for credentials again.
+
+    A session keeps the credentials that it found. If the user gave credentials to the default
+    session itself, return that session: no others must replace them.
+    """
+    old = boto3.DEFAULT_SESSION
+    if old is None:
+        return Session()
+    credentials = old.get_credentials()
+    if credentials is not None and credentials.method == "explicit":
+        return old
+    return Session(profile_name=None if old.profile_name == "default" else old.profile_name)
+
+
+def could_be_credentials(error: Exception) -> bool:
+    """
+    Return whether expired credentials could be why a call failed.
+
+    That error has many names. So this is true for every refusal by the service (4xx), and for every
+    error before the request was sent.
+    """
+    if isinstance(error, botocore.ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400)
+        return bool(400 <= status < 500)
+    no_answer = isinstance(error, (botocore.HTTPClientError, botocore.ConnectionError))
+    return isinstance(error, botocore.BotoCoreError) and not no_answer
