@@ -18,7 +18,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from werkzeug.serving import make_server
 
 from change_events import DynamoDBSink, PostgresSink, SQLiteSink
-from change_events._consumer import consumer as consumer_module
+from change_events._consumer import backoff
 from conftest import running, wait_until
 from demo_parts.emulator import OneAtATime
 
@@ -128,7 +128,7 @@ def test_a_cache_is_right_again_after_an_outage_of_its_database(
     channel, source, sink, database, make_worker, outcomes, monkeypatch
 ):
     # The pauses would double, up to five minutes.
-    monkeypatch.setattr(consumer_module, "MAX_PAUSE", 0.4)
+    monkeypatch.setattr(backoff, "MAX_PAUSE", 0.4)
     worker = make_worker()
     source.entities |= {f"p{n}": {"id": f"p{n}", "n": 1} for n in range(4)}
     channel.announce(*source.entities)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import time
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -17,7 +18,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from change_events import ConfigurationError, FetchError, Gone, HTTPFetcher, MemorySink
-from change_events._consumer import consumer as consumer_module
 from change_events.integrations.aws_lambda import CLOCK_SLACK, _Function, make_handler
 from lambda_records import EPOCH, record
 from verification.chaos.wire import Answer
@@ -578,7 +578,7 @@ def test_a_failed_look_does_not_fail_other_records(make_still, source, sink, cli
 def test_the_pause_after_a_failed_look_doubles_with_each_receive(
     make_still, source, client, monkeypatch
 ):
-    monkeypatch.setattr(consumer_module.random, "uniform", lambda low, high: high)
+    monkeypatch.setattr(random, "uniform", lambda low, high: high)
     source.answer = lambda id: Answer(503, b"{}")
 
     for receives in (1, 2, 3, 20):

@@ -14,8 +14,10 @@ import boto3
 import pytest
 
 from change_events import ConfigurationError, Health
-from change_events._consumer import worker as worker_module
+from change_events._consumer import intake
+from change_events._consumer.consumer import Consumer
 from change_events._consumer.health import FULL, Pauses, is_ready
+from change_events._consumer.visibility import Visibility
 from change_events._meter import Meter
 from conftest import failing, running, signalled, wait_until
 from verification.chaos.wire import Answer
@@ -123,7 +125,7 @@ def test_a_worker_is_alive_in_an_outage_of_the_source(channel, source, make_work
 
 
 def test_a_worker_is_alive_but_not_ready_in_an_outage_of_sqs(make_worker, ask, monkeypatch):
-    monkeypatch.setattr(worker_module, "pause_after", lambda failures, most: 0.01)
+    monkeypatch.setattr(intake, "pause_after", lambda failures, most: 0.01)
     client = boto3.client("sqs")
     away = threading.Event()
 
@@ -205,11 +207,9 @@ def test_a_worker_that_has_lost_a_thread_is_not_alive(
         raise SystemError("out of luck")
 
     if broken == "poll":
-        monkeypatch.setattr(
-            worker_module._Run, "_wait_for_room", _after(1, die, worker_module._Run._wait_for_room)
-        )
+        monkeypatch.setattr(Consumer, "wait_for_room", _after(1, die, Consumer.wait_for_room))
     else:
-        monkeypatch.setattr(worker_module.Consumer, "extend", die)
+        monkeypatch.setattr(Visibility, "extend", die)
     worker = make_worker(visibility_timeout=3, prefetch=100)
     with pytest.raises(SystemError, match="out of luck"), running(worker):  # noqa: PT012  # `running` raises it at the end
         assert source.arrived.acquire(timeout=10)
@@ -399,7 +399,7 @@ def test_a_worker_is_ready_after_a_poll_if_it_is_not_paused_or_only_full():
 
 
 def test_a_worker_is_ready_again_after_a_failed_receive(make_worker, monkeypatch):
-    monkeypatch.setattr(worker_module, "pause_after", lambda failures, most: 0.01)
+    monkeypatch.setattr(intake, "pause_after", lambda failures, most: 0.01)
     client, left = failing("ReceiveMessage", ConnectionError("reset"))
     worker = make_worker(client=client)
     with running(worker):

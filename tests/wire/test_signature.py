@@ -503,12 +503,12 @@ def test_messages_go_back_until_the_certificate_can_be_fetched(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"topic_arn": None}, "takes topic_arn=, too"),
-        ({"topic_arn": "products"}, "no topic's ARN"),
+        ({"topic_arn": None}, "needs topic_arn=, too"),
+        ({"topic_arn": "products"}, "not a topic's ARN"),
         # A subscription's ARN:
-        ({"topic_arn": f"{TOPIC}:c9135db0-26c4-47ec-8998-413945fb5a96"}, "no topic's ARN"),
+        ({"topic_arn": f"{TOPIC}:c9135db0-26c4-47ec-8998-413945fb5a96"}, "not a topic's ARN"),
         ({"topic_arn": "arn:aws-iso:sns:us-iso-east-1:123456789012:p"}, "not in aws-iso"),
-        ({"topic_arn": "products", "verify_signatures": False}, "no topic's ARN"),
+        ({"topic_arn": "products", "verify_signatures": False}, "not a topic's ARN"),
     ],
 )
 def test_a_worker_that_could_not_verify_signatures_is_refused(settings, message):
