@@ -141,6 +141,8 @@ def habits_in(path: Path) -> Iterator[Found]:
         tree = ast.parse(source)
         yield from (Found(path, *found) for found in _names(tree))
         read = [*_strings(tree), *_comments(source)]
+    elif path.suffix == ".yaml":
+        read = list(_yaml(source))
     else:
         read = list(prose(1, _without_code(source)))
     for paragraph in sorted(read, key=lambda each: each.lines):
@@ -215,7 +217,7 @@ def _comments(source: str) -> Iterator[Prose]:
 
 
 def _without_code(source: str) -> str:
-    """Blank the code blocks in Markdown, and the marks of comments in YAML."""
+    """Blank the code blocks in Markdown."""
     fence = ""
     lines = []
     for line in source.split("\n"):
@@ -224,8 +226,17 @@ def _without_code(source: str) -> str:
             fence = "" if fence else mark[1]
             lines.append("")
         else:
-            lines.append("" if fence else line.lstrip("# "))
+            lines.append("" if fence else line)
     return "\n".join(lines)
+
+
+def _yaml(source: str) -> Iterator[Prose]:
+    """Yield the comments of YAML, then its texts."""
+    lines = source.split("\n")
+    comments = [line.lstrip().startswith("#") for line in lines]
+    pairs = list(zip(lines, comments, strict=True))
+    yield from prose(1, "\n".join(line.lstrip("# ") if comment else "" for line, comment in pairs))
+    yield from prose(1, "\n".join("" if comment else line for line, comment in pairs))
 
 
 def files(paths: Iterable[Path]) -> list[Path]:

@@ -1,5 +1,5 @@
 """
-Draw the modules of the library and their imports, as the code has them: `make picture`.
+Draw the library's modules and their imports from the code: `make picture`.
 
     python -m verification.harness.picture
 
