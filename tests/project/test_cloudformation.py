@@ -3,10 +3,8 @@ from __future__ import annotations
 import ast
 import json
 import uuid
-import zipfile
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import boto3
@@ -21,7 +19,6 @@ from change_events._consumer.queue import Queue
 pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse AWS")
 
 REGION = "eu-west-1"
-ROOT = Path(__file__).parents[2]
 DIRECTORY = files("change_events") / "cloudformation"
 FILES = ["queue.yaml", "topic.yaml"]
 
@@ -195,18 +192,6 @@ def test_cfn_lint_finds_the_redrive_policy_key_that_the_article_had():
     body = text("queue.yaml").replace("deadLetterTargetArn", "DeadLetterTargetArn")
 
     assert any("DeadLetterTargetArn" in finding for finding in lint_findings(body))
-
-
-def test_a_built_wheel_contains_the_templates(tmp_path):
-    from hatchling.builders.wheel import WheelBuilder
-
-    (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
-
-    with zipfile.ZipFile(wheel) as archive:
-        packed = {
-            file: archive.read(f"change_events/cloudformation/{file}").decode() for file in FILES
-        }
-    assert packed == {file: text(file) for file in FILES}
 
 
 @pytest.mark.parametrize("file", FILES)
