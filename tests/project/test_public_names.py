@@ -38,7 +38,7 @@ def test_every_module_is_in_a_room(graph):
     assert rooms.modules_by_room(graph).keys() <= known | {"values"}
 
 
-def test_the_packages_own_module_is_imported_by_none(graph):
+def test_no_module_imports_the_package_itself(graph):
     assert graph.find_modules_that_directly_import("change_events") == set()
 
 
@@ -78,7 +78,7 @@ def test_imports_that_point_down_are_allowed(graph, importer, imported):
         ("testing", "pytest_plugin"),
     ],
 )
-def test_other_imports_are_not(graph, importer, imported):
+def test_imports_that_point_elsewhere_are_found(graph, importer, imported):
     graph.add_import(importer=f"change_events.{importer}", imported=f"change_events.{imported}")
 
     assert any(
@@ -92,7 +92,7 @@ def test_imports_are_absolute(path):
     assert not re.search(r"^\s*from \.", path.read_text(), re.MULTILINE)
 
 
-def test_the_public_names_are_sorted_and_all_there():
+def test_the_public_names_are_sorted_and_exist():
     assert change_events.__all__ == sorted(change_events.__all__)
     assert dir(change_events) == change_events.__all__
     for name in change_events.__all__:
@@ -106,7 +106,7 @@ def test_an_unknown_name_is_an_attribute_error():
         change_events.testing.SinkContrat  # noqa: B018
 
 
-def test_every_error_stands_in_the_drawn_tree():
+def test_every_error_is_in_the_drawn_tree():
     tree = {
         name: value
         for name, value in vars(exceptions).items()
@@ -125,7 +125,7 @@ def test_every_error_stands_in_the_drawn_tree():
         change_events.FetchError("503", status=503, retry_after=2.0),
     ],
 )
-def test_errors_survive_the_way_between_processes(error):
+def test_errors_can_be_sent_between_processes(error):
     copy = pickle.loads(pickle.dumps(error))
 
     assert (type(copy), copy.args, vars(copy)) == (type(error), error.args, vars(error))
