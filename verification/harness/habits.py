@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 
 DEFAULT = (ROOT / "src", ROOT / "docs", ROOT / "README.md")
-"""Where no habit is left."""
+"""Where the goal is no habit."""
 
 SUFFIXES = {".md", ".py", ".yaml"}
 
@@ -42,7 +42,7 @@ DURATION = (
     r"|(?:its |their |your )?(?:part|place|time|turns?)\b"
     r"|(?:a|the|no|its|this|that|each|both|any)(?: \w+)? locks?\b"
 )
-"""What "takes" can stand before in its plain senses."""
+"""The words after "takes" in its plain senses."""
 
 HOW_LONG = re.compile(
     r"\bhow (?:long|much time|many \w*(?:seconds|minutes))\b[^.;:]*\Z", re.IGNORECASE
@@ -66,7 +66,7 @@ LIKE = (
     r"| (?:\w+ )?(?:asked|asks|says|said|shows|(?:does|do|did)(?! not))\b"
     r"| (?:is|are|was|were|have|has)(?: (?:where|when|today)\b| ?[,.;:()]|\Z))"
 )
-"""Behind a subject, what makes "as" mean "like"."""
+"""The words after a subject if "as" means "like"."""
 
 HABITS: dict[str, re.Pattern[str]] = {
     name: re.compile(pattern, re.IGNORECASE)

@@ -1,9 +1,9 @@
 """
 The rooms of the library, and which of them can import which.
 
-A room is a package, or a module on its own. `LAYERS` has them from the top down: a room imports
-from the layers below its own, and from no other room of its own layer. Imports that only a type
-checker sees count, too.
+A room is a package, or a single module. `LAYERS` has the rooms from the top down: a room imports
+from lower layers only, and not from other rooms of its own layer. Imports that only a type checker
+sees count, too.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ APART = ("_consumer", "_producer")
 """They never import each other, though the producer's layer is below the consumer's."""
 
 ALTERNATIVES = ("integrations", "sinks")
-"""Rooms whose modules never import each other, except what the package itself has for all."""
+"""Rooms whose modules never import each other. All can import the package's own `__init__`."""
 
 
 def imports_of(package: str) -> grimp.ImportGraph:
