@@ -25,18 +25,18 @@ Starts, on loopback and free ports, each as a process of its own:
   - a product service, which broadcasts a product's id before it saves;
   - two downstream services, each with a cache of the products that its worker
     keeps in step. 'early look' has a queue without delay: it looks at a product
-    as soon as it hears of it, and again when the save must be over. 'one look'
+    as soon as an event arrives, and again when the save must be over. 'one look'
     has a queue with a delay, and looks only then.
 
 Then it changes products from several threads at once. Some changes are invalid:
-they must broadcast nothing. Some saves fail after their broadcast, and some take
-longer than an early look, which sees the past: the caches must cope.
+they must broadcast nothing. Some saves fail after their broadcast. Some take so
+long that an early look still finds the old state. The caches must come out right.
 
 In the end it compares both caches with the source, product by product.
 """
 
 EPILOG = """\
-exit status: 0 if both caches equal the source and all else is as it should be,
+exit status: 0 if both caches equal the source and all other findings are right,
 1 if not, 130 if stopped. Ctrl-C leaves no process behind.
 """
 
@@ -48,7 +48,7 @@ def main() -> int:
         signal.signal(number, lambda *_: stop.set())
     arguments = _parser().parse_args()
 
-    # Not above: they take a second, in which Ctrl-C should do what it does later.
+    # Not imported above: it takes a second, and Ctrl-C should already work then.
     from rich.console import Console
 
     from demo_parts.processes import Children
@@ -60,8 +60,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="change-events-demo-") as directory:
         children = Children(Path(directory), path=Path(__file__).parent)
         story = Story(Settings(**vars(arguments)), children, Path(directory))
-        # The story in a thread, and signals and the screen here: so a signal breaks off nothing at
-        # a bad moment.
+        # The story has its own thread; signals and the screen are here. So a signal interrupts no
+        # step of the story.
         threading.Thread(target=story.run, daemon=True).start()
         try:
             screen.follow(story, stop)
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     seed = random.randrange(10**6)  # noqa: S311  # no secret
     parser.add_argument(
-        "--seed", type=int, default=seed, help="what to draw the changes by (default: a new one)"
+        "--seed", type=int, default=seed, help="what to draw the changes from (default: random)"
     )
     return parser
 
@@ -105,6 +105,5 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
 if __name__ == "__main__":
     status = main()
     sys.stdout.flush()
-    os._exit(
-        status
-    )  # at once: when stopped, the story's threads may still wait for answers that will never come
+    # At once: after a stop, the story's threads can still wait for answers that never come.
+    os._exit(status)

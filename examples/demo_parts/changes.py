@@ -1,4 +1,4 @@
-"""Which changes are made to products, and making them, over HTTP, from several threads."""
+"""Draw changes to products, and make them over HTTP from several threads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from product_service.demo_faults import HEADER
 
 
 class Kind(Enum):
-    """What a request is after."""
+    """What a request asks for."""
 
     CREATE = "create"
     UPDATE = "update"
@@ -45,7 +45,7 @@ MIX = {
     (Kind.DELETE, Fault.SLOW): 2,
     (Kind.NONSENSE, Fault.NONE): 15,
 }
-"""Of a hundred changes, how many are of which sort."""
+"""How many of a hundred changes are of each sort."""
 
 HOSTS = ("images.example.com", "cdn.example.net", "static.example.org")
 
@@ -59,7 +59,7 @@ NONSENSE: tuple[tuple[str, str, object], ...] = (
     ("PATCH", "/products/nobody", [{"op": "replace", "path": "/name", "value": "nobody's"}]),
     ("DELETE", "/products/nobody", None),
 )
-"""Requests that are refused: not valid, not applicable, or for a product that never was."""
+"""Refused requests: not valid, not applicable, or for a product that never existed."""
 
 
 class UnexpectedAnswerError(Exception):
@@ -73,10 +73,10 @@ class Change:
 
     Attributes:
         number: Its place in the plan.
-        kind: What it is after.
-        fault: What shall happen to its save.
-        delay: How many seconds a slow save takes.
-        pick: From 0 to 1: which of the products there are at that time.
+        kind: What it asks for.
+        fault: What happens to its save.
+        delay: How long a slow save takes, in seconds.
+        pick: Which of the products that exist by then, from 0 to 1.
     """
 
     number: int
@@ -111,10 +111,7 @@ class Change:
         return {"Content-Type": content_type, HEADER: faults[self.fault]}
 
     def expected(self) -> set[int]:
-        """
-        Return the statuses that are right: 409 and 410 when another thread was faster, whichever
-        way.
-        """
+        """Return the right statuses; 409 and 410 if another thread changed the product first."""
         if self.kind is Kind.NONSENSE:
             return {404, 410, 422}
         if self.fault is Fault.FAIL:
@@ -128,9 +125,9 @@ def plan(seed: int, count: int, *, products: int, slowest: float) -> list[Change
 
     Args:
         seed: The same seed draws the same changes.
-        count: How many.
+        count: How many changes to draw.
         products: How many products to make first.
-        slowest: How many seconds the slowest save takes.
+        slowest: How long the slowest save takes, in seconds.
     """
     rng = random.Random(seed)  # noqa: S311  # no secret
     sorts = [(Kind.CREATE, Fault.NONE)] * min(products, count)
@@ -148,7 +145,7 @@ class Saved:
 
     Attributes:
         id: The product's id.
-        last_modified: The version that the change made, taken a moment before the commit.
+        last_modified: The version that the change made; the time just before the commit.
         deleted: True if the change was to delete the product.
     """
 
@@ -159,12 +156,12 @@ class Saved:
 
 class Driver:
     """
-    Makes the changes, from several threads, and counts what came of them.
+    Makes the changes from several threads, and counts their results.
 
     Attributes:
-        total: How many changes there are to make.
-        tally: How many were `saved`, of these `slow`; `failed` after the broadcast; in `conflict`,
-            found out after the broadcast; `rejected` before it.
+        total: How many changes to make.
+        tally: How many were `saved`, and how many of these were `slow`; how many `failed` or met a
+            `conflict` after their broadcast, and how many were `rejected` before it.
         saved: The changes that were committed.
         longest: Seconds that the slowest request took.
     """
@@ -178,7 +175,7 @@ class Driver:
         self._threads = threads
         self._pool = urllib3.PoolManager(maxsize=threads, retries=False, timeout=30)
         self._changes = iter(changes)
-        self._ids: list[str] = []  # of the products that there are
+        self._ids: list[str] = []  # of the products that exist
         self._errors: list[Exception] = []
         self._lock = threading.Lock()
 
@@ -189,7 +186,7 @@ class Driver:
 
     @property
     def broadcasts(self) -> int:
-        """How many changes have been announced: all that came as far as the save."""
+        """How many changes have been announced: all that reached the save."""
         return sum(self.tally[result] for result in ("saved", "failed", "conflict"))
 
     def run(self) -> None:
@@ -212,14 +209,11 @@ class Driver:
         while not self._errors and (task := self._next()) is not None:
             try:
                 self._make(*task)
-            except Exception as error:  # for run() to raise, in the caller's thread
+            except Exception as error:  # run() raises it in the caller's thread
                 self._errors.append(error)
 
     def _next(self) -> tuple[Change, str] | None:
-        """
-        Take the next change, and pick its product; one that is to be deleted is nobody else's to
-        pick.
-        """
+        """Take the next change and pick its product. No other change picks it if it is deleted."""
         with self._lock:
             change = next(self._changes, None)
             if change is None:

@@ -20,10 +20,10 @@ class OneAtATime:
     """
     Lets one request at a time into the emulator.
 
-    moto takes no locks: of two conditional writes at once both could succeed, a message that is
-    sent while another is deleted could get lost, and of two receives one could fail over a dead
-    letter that the other moves, and lose what it had found. AWS does none of that. Who waits in a
-    long poll lets others in.
+    moto has no locks. Two conditional writes at once could both succeed; a message that is sent
+    while another is deleted could get lost; a receive could fail over a dead letter that another
+    receive moves, and lose what it had found. None of that happens on AWS. A request that waits in
+    a long poll lets others in.
     """
 
     def __init__(self, app: WSGIApplication) -> None:
@@ -45,7 +45,7 @@ _wait = Queue.wait_for_messages
 
 
 def _wait_outside(queue: Queue, timeout: int) -> None:
-    """Wait for messages as moto does, but not in one's turn."""
+    """Wait for messages like moto does, but let other requests in meanwhile."""
     if not getattr(_mine, "turn", False):
         _wait(queue, timeout)
         return
@@ -60,16 +60,14 @@ Queue.wait_for_messages = _wait_outside  # type: ignore[assignment]
 
 
 class KeepAlive(WSGIRequestHandler):
-    """
-    Keeps connections, as AWS does; the default is a new one, and a new thread, for each request.
-    """
+    """Keeps connections like AWS. By default each request has a new connection and thread."""
 
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else a body waits until its headers are acknowledged
+    disable_nagle_algorithm = True  # otherwise a body waits until its headers are acknowledged
 
 
 def main() -> None:
-    """Serve on a free port until the process is ended."""
+    """Serve on a free port until the process ends."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request
     app = OneAtATime(DomainDispatcherApplication(create_backend_app))
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=KeepAlive)

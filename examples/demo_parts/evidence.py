@@ -1,6 +1,4 @@
-"""
-What came of the changes: how long a cache was stale, and whether it equals the source in the end.
-"""
+"""Measure how long a cache was stale, and whether it equals the source in the end."""
 
 from __future__ import annotations
 
@@ -28,11 +26,11 @@ Bodies = dict[str, dict[str, Any]]
 @dataclass(frozen=True, slots=True)
 class Staleness:
     """
-    How many seconds went by from a commit until the cache had it, or something newer.
+    Seconds from a commit until the cache had it, or something newer.
 
     Attributes:
-        p50: Half of all commits took no longer.
-        p99: 99 of a hundred took no longer.
+        p50: Half of all commits reached the cache within this time.
+        p99: 99 of a hundred did.
     """
 
     p50: float
@@ -41,10 +39,10 @@ class Staleness:
 
 def staleness(saved: Iterable[Saved], outcome_log: Path) -> Staleness:
     """
-    Measure by what a downstream's log says of each look. The processes share one clock.
+    Measure staleness from the log in which a downstream describes each look.
 
-    The clock starts at `lastModified`, which the service takes just before it commits, so the
-    figures err, by that write, on the honest side.
+    The processes share one clock. A delay is counted from `lastModified`, which the service sets
+    just before it commits. So it includes that write, and is a little too long, never too short.
     """
     looks: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for line in outcome_log.read_text().splitlines():
@@ -61,8 +59,9 @@ def staleness(saved: Iterable[Saved], outcome_log: Path) -> Staleness:
 
 def _delay(change: Saved, looks: list[dict[str, Any]], deleted_at: float) -> float:
     """
-    Infinite if no look had the change. A look that found nothing had it only if the product had
-    been deleted by then.
+    Return how long a change needed to reach the cache; infinity if no look found it.
+
+    A look that found nothing has found the change only if the product had been deleted by then.
     """
     for look in looks:
         version, time = look["lastModified"], look["time"]
@@ -91,7 +90,7 @@ def source_bodies(pool: urllib3.PoolManager, url: str) -> Bodies:
 
 
 def cached_bodies(cache: Path) -> Bodies:
-    """Read all products from a cache's table, as anybody may."""
+    """Read all products from a cache's table, with plain SQL."""
     with closing(sqlite3.connect(cache)) as database:
         return {
             id: json.loads(body)

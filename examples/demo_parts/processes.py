@@ -1,4 +1,4 @@
-"""Child processes that say where they listen, keep a log, and never outlive the demo."""
+"""Child processes: each prints its URL, has a log, and never outlives the demo."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 START_PATIENCE = 30.0
-"""Seconds that a child may take until it listens."""
+"""Seconds within which a child must listen."""
 
 STOP_PATIENCE = 5.0
-"""Seconds that a child may take to stop when asked; then it is killed."""
+"""Seconds within which a child must stop when asked, or it is killed."""
 
 
 class ChildError(Exception):
-    """
-    A child did not do what it was started for. The message ends with the last lines of its log.
-    """
+    """A child did not do its job. The message ends with the last lines of its log."""
 
 
 class Child:
@@ -31,7 +29,7 @@ class Child:
     A process.
 
     Attributes:
-        name: What people call it.
+        name: Its name, for people.
     """
 
     def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -41,10 +39,10 @@ class Child:
 
     def url(self) -> str:
         """
-        Wait until the child listens; return where.
+        Wait until the child listens; return its URL.
 
         Raises:
-            ChildError: It ended, or took too long.
+            ChildError: The child ended, or did not listen in time.
         """
         deadline = time.monotonic() + START_PATIENCE
         while (
@@ -54,13 +52,14 @@ class Child:
                 raise failure
             if time.monotonic() > deadline:
                 raise ChildError(
-                    f"{self.name} does not listen after {START_PATIENCE:.0f} s; {self._last_output()}"
+                    f"{self.name} does not listen after {START_PATIENCE:.0f} s; "
+                    f"{self._last_output()}"
                 )
             time.sleep(0.02)
         return match[1]
 
     def failure(self) -> ChildError | None:
-        """Say how the child ended, or None if it runs."""
+        """Return how the child ended, or None if it runs."""
         status = self._process.poll()
         return (
             None
@@ -73,7 +72,7 @@ class Child:
         self._process.terminate()
 
     def wait(self) -> None:
-        """Wait for the child's end, and help if it takes too long."""
+        """Wait for the child's end; kill it if it does not stop in time."""
         try:
             self._process.wait(STOP_PATIENCE)
         except subprocess.TimeoutExpired:
@@ -94,8 +93,8 @@ class Children:
     All child processes.
 
     Args:
-        directory: Where their logs go.
-        path: Where they find modules, beside the usual places.
+        directory: Where to write their logs.
+        path: A directory of modules that they can import.
     """
 
     def __init__(self, directory: Path, path: Path) -> None:
@@ -106,7 +105,7 @@ class Children:
         self._closed = False
 
     def set_environment(self, **variables: str) -> None:
-        """Set environment variables for the children to come."""
+        """Set environment variables for the children that start later."""
         self._environment.update(variables)
 
     def start(self, name: str, module: str, *arguments: str) -> Child:
@@ -127,20 +126,20 @@ class Children:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     env=self._environment,
-                    start_new_session=True,  # Ctrl-C is for the demo alone, which stops its children in good order
+                    start_new_session=True,  # Ctrl-C reaches the demo only, which stops them
                 )
             child = Child(name, process, log)
             self._children.append(child)
             return child
 
     def failure(self) -> ChildError | None:
-        """Say how one of them ended, or None if all run."""
+        """Return how one of them ended, or None if all run."""
         return next(
             (failure for child in self._children if (failure := child.failure()) is not None), None
         )
 
     def stop(self) -> None:
-        """Stop all, and let no other start. The first, on which the others depend, comes last."""
+        """Stop all, and start no more. The first one is last, because the others need it."""
         with self._lock:
             self._closed = True
             for tier in self._children[1:], self._children[:1]:

@@ -1,4 +1,4 @@
-"""What you see: a live table on a terminal, plain lines elsewhere."""
+"""Show the demo: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PLAIN_LINE_EVERY = 2.0
 """Seconds."""
 
 MEASURES = (
-    ("acknowledged", "events", "looked at and done with"),
+    ("acknowledged", "events", "looked at and acknowledged"),
     ("gets", "GETs", "requests to the product service"),
     ("created", "created", "looks: new to the cache"),
     ("updated", "updated", "looks: changed"),
@@ -65,7 +65,7 @@ class Screen:
         self._print_steps(story)
 
     def end(self, story: Story) -> int:
-        """Show what came of it; return the exit status."""
+        """Show the result; return the exit status."""
         if not story.done.is_set():
             self.say("stopped")
             return 130
@@ -77,17 +77,17 @@ class Screen:
         return 0 if story.equal and all(good for good, _ in story.findings) else 1
 
     def say(self, text: str, style: str = "") -> None:
-        """Print a line as it is, however long."""
+        """Print a line unchanged, however long."""
         self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
     def _print_findings(self, story: Story) -> None:
         if story.driver is not None:
             self.say(f"\n{_changes(story.driver)}")
+            elapsed = time.monotonic() - self._started
+            self.say(f"in {elapsed:.0f} s; the slowest took {story.driver.longest:.1f} s")
             self.say(
-                f"in {time.monotonic() - self._started:.0f} s; the slowest took {story.driver.longest:.1f} s"
-            )
-            self.say(
-                f"the settle window is {story.settings.settle} s: a save that takes longer is broadcast again"
+                f"the settle window is {story.settings.settle} s: "
+                "a save that takes longer is broadcast again"
             )
         self._console.print(_table(story.downstreams))
         self.say(f"GET /summary of {story.downstreams[0].name!r}, one SQL query on its cache:")

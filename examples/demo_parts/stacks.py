@@ -1,4 +1,4 @@
-"""The topic and the queues, deployed from the very templates that the package ships."""
+"""Deploy the topic and the queues from the templates that the package ships."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def deploy_queue(session: Any, name: str, *, topic_arn: str, delay: int, raw: bo
 
 
 def waiting(session: Any, queue_urls: list[str]) -> int:
-    """Count the messages in all of these queues, visible or not."""
+    """Count the messages in these queues, visible or not."""
     names = [f"ApproximateNumberOfMessages{kind}" for kind in ("", "NotVisible", "Delayed")]
     client = session.client("sqs")
     answers = [
@@ -63,10 +63,7 @@ def waiting(session: Any, queue_urls: list[str]) -> int:
 
 
 def _subscribe_for_moto(session: Any, topic_arn: str, queue: Outputs, delivery: str) -> None:
-    """
-    Make the subscription that the template describes: moto's CloudFormation passes over
-    `AWS::SNS::Subscription`.
-    """
+    """Make the template's subscription: moto's CloudFormation ignores `AWS::SNS::Subscription`."""
     sns = session.client("sns")
     known = sns.list_subscriptions_by_topic(TopicArn=topic_arn)["Subscriptions"]
     if queue["QueueArn"] not in {subscription["Endpoint"] for subscription in known}:

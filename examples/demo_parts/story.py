@@ -1,6 +1,7 @@
 """
-What happens, from the first process to the verdict. It runs in a thread of its own; the screen
-looks on.
+Tell the demo's story, from the first process to the verdict.
+
+It runs in its own thread; the screen reads its state.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ CREDENTIALS = {
     "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
-"""Nobody's: the emulator asks for some. The user's own are neither needed nor seen."""
+"""The emulator wants some. The user's own are neither needed nor read."""
 
 THREADS = 4
 PRODUCTS = 40
 SLOWEST_SAVE = 0.2
-"""As a share of the settle window: slower than an early look, and well within the promise."""
+"""As a share of the settle window: later than an early look, and well within the promise."""
 
 QUIET_PATIENCE = 60.0
 """Seconds to wait, after the last change, for the queues to be empty."""
@@ -45,11 +46,11 @@ QUIET_PATIENCE = 60.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """
-    What the user may choose.
+    What the user can choose.
 
     Attributes:
         changes: How many changes to make.
-        seed: What to draw them by.
+        seed: What to draw them from.
         settle: The settle window in whole seconds.
     """
 
@@ -63,9 +64,9 @@ class Downstream:
     A service that keeps a cache.
 
     Attributes:
-        name: What people call it.
+        name: Its name, for people.
         queue: Its stack's outputs.
-        stats: Its worker's counts, as far as is known.
+        stats: Its worker's latest known counts.
         staleness: How stale its cache was; known in the end.
     """
 
@@ -105,15 +106,15 @@ class Story:
     The demo, step by step.
 
     Attributes:
-        steps: What has been done, a line each.
-        driver: What makes the changes, once they begin.
-        downstreams: The services that keep caches, once they run.
+        steps: What has been done, in lines.
+        driver: Makes the changes; None before they begin.
+        downstreams: The services that keep caches; empty before they run.
         summary: The aggregation that a downstream answers from its cache.
-        findings: What the end shows, a line each, and whether it is as it should be.
+        findings: What the end shows, in lines; and for each whether it is right.
         verdict: The last line.
-        equal: Whether all is as promised.
-        error: What broke the story off.
-        done: Set when the story has ended, one way or the other.
+        equal: True if both caches equal the source.
+        error: What ended the story early.
+        done: Set when the story has ended.
     """
 
     def __init__(self, settings: Settings, children: Children, directory: Path) -> None:
@@ -134,16 +135,14 @@ class Story:
         self._source = ""
 
     def run(self) -> None:
-        """Tell the story; don't raise, but leave the error behind."""
+        """Tell the story. Don't raise: put an error into `error`."""
         try:
             self._set_up()
             threading.Thread(target=self._watch, daemon=True).start()
             driver = self._drive()
             self._wait_until_quiet()
             self._judge(driver)
-        except (
-            Exception
-        ) as error:  # whatever it is, the screen shows it, and the children must be stopped
+        except Exception as error:  # the screen shows any error, and stops the children
             self.error = self._children.failure() or error
         finally:
             self.done.set()
@@ -209,7 +208,7 @@ class Story:
         ):
             self._check_children()
             if time.monotonic() > deadline:
-                break  # the verdict will say it
+                break  # the verdict says it
             time.sleep(0.2)
 
     def _judge(self, driver: Driver) -> None:
@@ -237,28 +236,26 @@ class Story:
     def _all_announced(self, driver: Driver) -> tuple[bool, str]:
         events = {downstream.stats["acknowledged"] for downstream in self.downstreams}
         if events == {driver.broadcasts}:
-            return (
-                True,
-                f"{driver.broadcasts} saves begun, as many events: the {driver.tally['rejected']} rejected sent none",
+            return True, (
+                f"{driver.broadcasts} saves begun, as many events: "
+                f"the {driver.tally['rejected']} rejected sent none"
             )
-        return (
-            False,
-            f"{driver.broadcasts} saves begun, but {' and '.join(map(str, events))} events",
+        return False, (
+            f"{driver.broadcasts} saves begun, but {' and '.join(map(str, events))} events"
         )
 
     def _all_empty(self) -> tuple[bool, str]:
         urls = [url for downstream in self.downstreams for url in downstream.queue_urls()]
         left = waiting(self._session, urls)
-        return (
-            left == 0,
-            f"{left or 'no'} messages are left in the {len(urls)} queues, dead-letter queues included",
+        return left == 0, (
+            f"{left or 'no'} messages are left in the {len(urls)} queues, "
+            "dead-letter queues included"
         )
 
     def _watch(self) -> None:
-        """Keep the counts up to date, for the screen."""
-        with contextlib.suppress(
-            urllib3.exceptions.HTTPError
-        ):  # it stops: the story's own thread will notice
+        """Keep the counts up to date for the screen."""
+        # After an error this thread stops; the story's own thread meets the error, too.
+        with contextlib.suppress(urllib3.exceptions.HTTPError):
             while not self.done.wait(0.2):
                 for downstream in self.downstreams:
                     downstream.stats = self._get(f"{downstream.url}/stats")
@@ -272,7 +269,7 @@ class Story:
 
 
 class _Session:
-    """Clients for the emulator, each made once."""
+    """Makes each client for the emulator once."""
 
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint

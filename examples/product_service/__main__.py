@@ -33,20 +33,22 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "python -m product_service",
-        description="The service that owns products: keeps them in DynamoDB, and broadcasts a product's id before every save.",
-        epilog="PRODUCT_EVENTS_TOPIC_ARN names the SNS topic to broadcast to; unset, nothing is broadcast. boto3 finds "
-        "credentials, Region and endpoint (AWS_ACCESS_KEY_ID, AWS_DEFAULT_REGION, AWS_ENDPOINT_URL, ...).",
+        description="The service that owns products: keeps them in DynamoDB, and broadcasts a "
+        "product's id before every save.",
+        epilog="PRODUCT_EVENTS_TOPIC_ARN names the SNS topic to broadcast to; unset, nothing is "
+        "broadcast. boto3 finds credentials, Region and endpoint (AWS_ACCESS_KEY_ID, "
+        "AWS_DEFAULT_REGION, AWS_ENDPOINT_URL, ...).",
     )
     parser.add_argument(
         "--table", default="products", help="the DynamoDB table (default: %(default)s)"
     )
     parser.add_argument(
-        "--create-table", action="store_true", help="make the table if there is none"
+        "--create-table", action="store_true", help="make the table if it does not exist"
     )
     parser.add_argument(
         "--demo-faults",
         action="store_true",
-        help=f"let requests spoil their saves by {demo_faults.HEADER}",
+        help=f"let requests make their saves fail or slow, by {demo_faults.HEADER}",
     )
     add_serving_arguments(parser)
     return parser

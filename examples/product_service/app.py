@@ -1,8 +1,8 @@
 """
 The product service's HTTP side.
 
-What a client sends is checked before the repository is asked to save: a request that is refused
-broadcasts nothing.
+It checks what a client sends before it calls the repository, so a refused request broadcasts
+nothing.
 """
 
 import hashlib
@@ -100,10 +100,10 @@ def list_products(
     id: ProductIds = None,
 ) -> list[Product]:
     """
-    List the products, 25 a page; the header `Link` says where the next page is.
+    List the products, 25 a page; the header `Link` has the URL of the next page.
 
-    With `id`, which may be repeated up to a hundred times: their latest commits, of those that are
-    there, on one page.
+    With `id`, up to a hundred times: list the latest commits of these products, on one page. Those
+    that do not exist are left out.
     """
     if id is not None:
         return products.get_many(id)
@@ -118,7 +118,7 @@ def list_products(
 def create_product(
     new: NewProduct, request: Request, response: Response, products: Products
 ) -> Product:
-    """Make a product; the header `Location` says where it is."""
+    """Make a product; the header `Location` has its URL."""
     product = products.create(str(uuid.uuid4()), new)
     response.headers["Location"] = str(request.url_for("get_product", id=product.id))
     return product
@@ -128,7 +128,7 @@ def create_product(
 def get_product(
     id: ProductId, products: Products, if_none_match: Annotated[str, Header()] = ""
 ) -> Response:
-    """Read a product: its latest commit, or 304 if the client has that already."""
+    """Read a product's latest commit; 304 if the client already has it."""
     body = products.get(id).model_dump_json().encode()
     etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     if etag in {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}:
@@ -141,15 +141,16 @@ def patch_product(
     id: ProductId, patch: Annotated[list[dict[str, Any]], Body()], products: Products
 ) -> Product:
     """
-    Change a product by a JSON Patch (RFC 6902). 409 if somebody else changes it at the same time,
-    or a `test` fails.
+    Change a product by a JSON Patch (RFC 6902).
+
+    Answers 409 if somebody else changes the product at the same time, or a `test` fails.
     """
     return products.update(_patched(products.get(id), patch))
 
 
 @router.delete("/{id}")
 def delete_product(id: ProductId, products: Products) -> Product:
-    """Delete a product, and answer with the last of it. Afterwards its GET says 410."""
+    """Delete a product; answer with its last state. From then on, its GET answers 410."""
     return products.delete(products.get(id))
 
 
@@ -175,9 +176,9 @@ async def _answer_error(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _answer_invalid(_: Request, error: Exception) -> JSONResponse:
-    # Not FastAPI's own handler: it repeats the input, which may hold what can't be sent (a lone
-    # surrogate).
-    assert isinstance(error, RequestValidationError)  # noqa: S101  # what it is registered for
+    # Not FastAPI's own handler: it repeats the input, which can have text that can't be sent (a
+    # lone surrogate).
+    assert isinstance(error, RequestValidationError)  # noqa: S101  # registered for this one
     return JSONResponse({"detail": _reasons(error)}, 422)
 
 

@@ -1,8 +1,8 @@
 """
-Saves that go wrong on purpose, for demonstrations and tests: never served unless the service is
-started with --demo-faults.
+Saves that go wrong on purpose, for demonstrations and tests.
 
-A request may then say what shall happen to its save *after* the broadcast and *before* the commit:
+They need the option --demo-faults. A request then says what happens to its save, *after* the
+broadcast and *before* the commit:
 
     X-Demo-Fault: fail          the save raises; nothing is saved, though it was announced
     X-Demo-Fault: slow=0.5      the save takes half a second
@@ -29,7 +29,7 @@ class DemoFaultError(Exception):
 
 
 def before_commit() -> None:
-    """Do to the save what its request asked for."""
+    """Let the save fail or wait if its request asked for that."""
     fault = _fault.get()
     if fault == "fail":
         raise DemoFaultError("this save fails, as its request asked for")
@@ -38,9 +38,7 @@ def before_commit() -> None:
 
 
 class DemoFaults:
-    """
-    ASGI middleware that remembers a request's wish until the save, which runs in the same context.
-    """
+    """ASGI middleware that keeps a request's wish for its save, which runs in the same context."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,9 +1,8 @@
 """
-A service downstream: it needs to know how many products show images of which host, month by month,
-and asks nobody for it.
+A service downstream. It counts the products by image host and month.
 
-A worker keeps a cache of all products in step with the product service; a question is one SQL query
-on that cache.
+A worker keeps a cache of all products in step with the product service. The counts are one SQL
+query on that cache.
 """
 
 import argparse
@@ -32,10 +31,15 @@ log = logging.getLogger(__name__)
 SUMMARY = """
     WITH product AS (
         SELECT
-            substr(json_extract(body, '$.imageURL'), instr(json_extract(body, '$.imageURL'), '://') + 3) || '/' AS place,
-            substr(json_extract(body, '$.lastModified'), 1, 7) AS month
-        FROM entities
-        WHERE body IS NOT NULL
+            substr(url, instr(url, '://') + 3) || '/' AS place,
+            substr(modified, 1, 7) AS month
+        FROM (
+            SELECT
+                json_extract(body, '$.imageURL') AS url,
+                json_extract(body, '$.lastModified') AS modified
+            FROM entities
+            WHERE body IS NOT NULL
+        )
     )
     SELECT substr(place, 1, instr(place, '/') - 1) AS host, month, count(*) AS products
     FROM product
@@ -49,7 +53,7 @@ class Follower:
     Runs a worker in a thread of this process.
 
     Attributes:
-        error: What the worker died of, if it did.
+        error: Why the worker died; None if it did not.
     """
 
     def __init__(self, worker: Worker[dict[str, Any]]) -> None:
@@ -71,7 +75,7 @@ class Follower:
         try:
             self.worker.run()
         except Exception as error:
-            # A service whose cache no longer follows must not go on answering from it.
+            # The cache no longer follows the source, so the service must not answer from it.
             log.critical(
                 "the worker died: %s", error, exc_info=not isinstance(error, ConfigurationError)
             )
@@ -84,9 +88,9 @@ def create_app(worker: Worker[dict[str, Any]], cache: str, lifespan: Any = None)
     Make the service's application.
 
     Args:
-        worker: Whose counts to tell.
+        worker: The worker that has the counts for `/stats`.
         cache: The cache's SQLite file.
-        lifespan: What runs beside the application.
+        lifespan: Runs beside the application.
     """
     app = FastAPI(title="Products by image host", lifespan=lifespan)
 
@@ -101,7 +105,7 @@ def create_app(worker: Worker[dict[str, Any]], cache: str, lifespan: Any = None)
 
     @app.get("/stats")
     def stats() -> dict[str, int]:
-        """Tell what the worker has done."""
+        """Return the worker's counts."""
         return asdict(worker.stats())
 
     return app
@@ -109,11 +113,10 @@ def create_app(worker: Worker[dict[str, Any]], cache: str, lifespan: Any = None)
 
 class OutcomeLog:
     """
-    Writes what each look did to a file, a JSON object a line: `time`, `id`, `outcome`, and the
-    `lastModified` then cached.
+    Writes what each look did to a file.
 
-    Looks at one id come one after another, so what is cached when a look is reported is what that
-    look found.
+    Each line is a JSON object: `time`, `id`, `outcome`, and the cached `lastModified`. Looks at one
+    id run one after another, so this is what the reported look found.
     """
 
     def __init__(self, path: Path, cache: SQLiteSink) -> None:
@@ -122,7 +125,7 @@ class OutcomeLog:
         self._lock = threading.Lock()
 
     def write(self, id: str, outcome: Outcome) -> None:
-        """Append a line. May be called from many threads."""
+        """Append a line. Safe to call from many threads."""
         now = time.time()
         last_modified = (self._cache.get(id) or {}).get("lastModified")
         line = json.dumps(
@@ -151,7 +154,7 @@ def _serve(arguments: argparse.Namespace, cache: SQLiteSink) -> int:
         fetcher=HTTPFetcher(f"{products}/{{id}}", bulk_url=products),
         sink=cache,
         settle=arguments.settle,
-        wait_time=2,  # stopping waits for the poll under way, and nobody likes to wait after Ctrl-C
+        wait_time=2,  # after Ctrl-C the worker waits for the poll under way
         on_outcome=OutcomeLog(arguments.outcome_log, cache).write
         if arguments.outcome_log
         else None,
@@ -165,14 +168,16 @@ def _serve(arguments: argparse.Namespace, cache: SQLiteSink) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "python -m product_service.downstream",
-        description="A service that counts products by image host and month, from a cache that follows the product service.",
-        epilog="boto3 finds credentials, Region and endpoint (AWS_ACCESS_KEY_ID, AWS_DEFAULT_REGION, AWS_ENDPOINT_URL, ...).",
+        description="A service that counts products by image host and month, from a cache that "
+        "follows the product service.",
+        epilog="boto3 finds credentials, Region and endpoint (AWS_ACCESS_KEY_ID, "
+        "AWS_DEFAULT_REGION, AWS_ENDPOINT_URL, ...).",
     )
     parser.add_argument(
         "--queue-url", required=True, help="the SQS queue that is subscribed to the products' topic"
     )
     parser.add_argument(
-        "--source", required=True, help="where the product service is, say http://127.0.0.1:8000"
+        "--source", required=True, help="the product service's URL, such as http://127.0.0.1:8000"
     )
     parser.add_argument(
         "--cache", default="products.db", help="the cache's SQLite file (default: %(default)s)"

@@ -1,4 +1,4 @@
-"""Products, as clients send and get them."""
+"""The products that clients send and get."""
 
 from typing import Annotated
 
@@ -8,12 +8,12 @@ Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class NewProduct(BaseModel):
-    """What a client says of a product that is to be made. Anything more is refused."""
+    """What a client sends to make a product. Further fields are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Name
-    imageURL: HttpUrl  # noqa: N815  # the names of the wire
+    imageURL: HttpUrl  # noqa: N815  # its name on the wire
 
 
 class Product(BaseModel):
@@ -21,12 +21,12 @@ class Product(BaseModel):
     A product.
 
     Attributes:
-        id: A UUID, made by the service: an id has to be known before the save, so that it can be
+        id: A UUID. The service makes it, because an id must be known before the save to be
             broadcast.
         name: 1 to 200 characters.
         imageURL: An http(s) URL.
         lastModified: When it was last saved, in UTC, always of the same width. It grows with every
-            save: the version.
+            save, so it is the version.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

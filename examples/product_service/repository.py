@@ -1,6 +1,7 @@
 """
-Products in DynamoDB. Every method that saves is decorated: it broadcasts the product's id before it
-runs.
+Products in DynamoDB.
+
+Every method that saves is decorated: it broadcasts the product's id before it runs.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ if TYPE_CHECKING:
 
 PAGE_SIZE = 25
 MOST_AT_ONCE = 100
-"""Items that DynamoDB reads in one call."""
+"""Most items that DynamoDB reads in one call."""
 
 ATTEMPTS = 5
-"""So often DynamoDB is asked for what it has left unread, as it is busy."""
+"""How often to ask DynamoDB for items, if it is busy and leaves some unread."""
 
 THREADS = 40
-"""In how many threads FastAPI runs endpoints; each wants a connection of its own."""
+"""In how many threads FastAPI runs endpoints; each needs its own connection."""
 
 publisher = SNSPublisher.from_env("PRODUCT_EVENTS_TOPIC_ARN")
 
 
 class UnknownProductError(LookupError):
-    """There never was a product of that id."""
+    """No product ever had that id."""
 
 
 class DeletedProductError(LookupError):
@@ -40,7 +41,7 @@ class DeletedProductError(LookupError):
 
 
 class ConflictError(Exception):
-    """The product has been changed by somebody else since it was read."""
+    """Somebody else has changed the product since it was read."""
 
 
 class BusyError(Exception):
@@ -49,23 +50,22 @@ class BusyError(Exception):
 
 class ProductRepository:
     """
-    The products' table. May be shared between threads.
+    The products' table. Threads can share it.
 
     Args:
         table: The table's name. Its key is `id`, a string.
-        before_commit: Called between the broadcast and the write; demonstrations put faults there.
+        before_commit: Called between the broadcast and the write. Demonstrations put faults there.
     """
 
     def __init__(self, table: str, *, before_commit: Callable[[], None] = lambda: None) -> None:
         resource: Any = boto3.resource("dynamodb", config=Config(max_pool_connections=THREADS))
-        self._client = (
-            resource.meta.client
-        )  # speaks Python values and, other than the resource, may be shared by threads
+        # This client has Python values; and threads can share it, unlike the resource.
+        self._client = resource.meta.client
         self._table = table
         self._before_commit = before_commit
 
     def create_table(self) -> None:
-        """Make the table, unless it is there."""
+        """Make the table unless it exists."""
         try:
             self._client.create_table(
                 TableName=self._table,
@@ -79,11 +79,11 @@ class ProductRepository:
 
     def get(self, id: str) -> Product:
         """
-        Read the latest commit. (`ConsistentRead`: an eventually consistent one may answer with the
-        past.)
+        Read the latest commit. (`ConsistentRead`: other reads can return an earlier state.)
 
         Raises:
-            UnknownProductError, DeletedProductError: There is none.
+            UnknownProductError: The product never existed.
+            DeletedProductError: It has been deleted.
         """
         item = self._client.get_item(
             TableName=self._table, Key={"id": id}, ConsistentRead=True
@@ -96,10 +96,10 @@ class ProductRepository:
 
     def get_many(self, ids: list[str]) -> list[Product]:
         """
-        Read the latest commits of up to 100 products: of those that are there, in any order.
+        Read the latest commits of up to 100 products, in any order, without those that don't exist.
 
         Raises:
-            BusyError: Some could not be read. To leave them out would say that they are not there.
+            BusyError: Some could not be read. If they were left out, they would seem not to exist.
         """
         found: list[dict[str, Any]] = []
         asked: dict[str, Any] = {
@@ -120,7 +120,7 @@ class ProductRepository:
         Read up to 25 products.
 
         Args:
-            after: The last page's cursor.
+            after: The cursor that came with the page before; None: start with the first page.
 
         Returns:
             The products, and the cursor of the next page, or None if this is the last.
@@ -157,10 +157,10 @@ class ProductRepository:
         Save a change of the product.
 
         Args:
-            product: The new state. Its `lastModified` is that of the state it was made from.
+            product: The new state, with the `lastModified` of the state before.
 
         Returns:
-            What was saved: the same with a new `lastModified`.
+            The saved product, with a new `lastModified`.
 
         Raises:
             ConflictError: Somebody else has saved the product since; nothing is saved.
@@ -170,7 +170,7 @@ class ProductRepository:
     @broadcasts_before_save(publisher, id="product.id")
     def delete(self, product: Product) -> Product:
         """
-        Mark the product as deleted. Its row stays, so that its GET can say 410 and not just 404.
+        Mark the product as deleted. Its row stays, so that its GET can answer 410, not just 404.
 
         Raises:
             ConflictError: Somebody else has saved the product since; nothing is saved.
@@ -201,10 +201,7 @@ def _product(item: dict[str, Any]) -> Product:
 
 
 def _now(later_than: str | None = None) -> str:
-    """
-    Tell the time; a microsecond after `later_than` if the clock has not got that far, or has been
-    set back.
-    """
+    """Return the time; or a microsecond after `later_than`, if the clock is not yet there."""
     now = datetime.now(timezone.utc)
     if later_than is not None:
         now = max(now, datetime.fromisoformat(later_than) + timedelta(microseconds=1))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def add_serving_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that `serve` takes."""
+    """Add the options for `serve`."""
     group = parser.add_argument_group("serving")
     group.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: %(default)s)"
@@ -25,7 +25,7 @@ def add_serving_arguments(parser: argparse.ArgumentParser) -> None:
         "--port",
         type=int,
         default=8000,
-        help="port to listen on; 0 takes a free one (default: %(default)s)",
+        help="port to listen on; 0 for a free one (default: %(default)s)",
     )
     group.add_argument(
         "--log-level",
@@ -36,12 +36,12 @@ def add_serving_arguments(parser: argparse.ArgumentParser) -> None:
 
 def serve(app: FastAPI, *, host: str, port: int, log_level: str) -> bool:
     """
-    Serve until SIGTERM or Ctrl-C; print `listening on <url>` as soon as requests are answered.
+    Serve until SIGTERM or Ctrl-C. Print `listening on <url>` when requests are answered.
 
     Returns:
-        False if the application could not start; the log says why.
+        False if the application could not start; the log has the reason.
     """
-    # uvicorn ends its work at either signal and then raises it again, for the program to end, too.
+    # uvicorn stops at either signal, and then raises it again so that the program ends, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     listener = socket.create_server((host, port))
     server = _Server(uvicorn.Config(app, log_level=log_level))
@@ -56,4 +56,4 @@ class _Server(uvicorn.Server):
         for listener in sockets or []:
             if self.started:
                 host, port = listener.getsockname()[:2]
-                print(f"listening on http://{host}:{port}", flush=True)  # noqa: T201  # for people, and for the demo
+                print(f"listening on http://{host}:{port}", flush=True)  # noqa: T201  # people and the demo read it

@@ -3,10 +3,8 @@ from __future__ import annotations
 import ast
 import json
 import uuid
-import zipfile
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import boto3
@@ -17,11 +15,10 @@ from cfnlint.decode import decode_str
 from change_events import ChangeEvent, SNSPublisher
 from change_events._consumer.queue import Queue
 
-# What moto says of the resources that `Cloud` adds; as an error it would be its server's.
+# moto warns about the resources that `Cloud` adds. An error would end its server's request.
 pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse AWS")
 
 REGION = "eu-west-1"
-ROOT = Path(__file__).parents[2]
 DIRECTORY = files("change_events") / "cloudformation"
 FILES = ["queue.yaml", "topic.yaml"]
 
@@ -47,7 +44,7 @@ def lint_findings(body: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Stack:
-    """A deployed template. `resources` are physical ids by logical ones."""
+    """A deployed template. `resources` has the physical ids by the logical ids."""
 
     name: str
     parameters: dict[str, str]
@@ -56,7 +53,7 @@ class Stack:
 
 
 class Cloud:
-    """A moto server, by its clients."""
+    """A moto server, and clients for it."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -111,9 +108,9 @@ class Cloud:
     def add_what_moto_leaves_out(
         self, logical_id: str, resource: dict[str, Any], stack: Stack
     ) -> None:
-        # moto's CloudFormation knows neither queue policies nor subscriptions: it warns, and goes
-        # on without. They are made here from the template's own properties, by the calls that
-        # CloudFormation makes; SNS refuses unknown attributes.
+        # moto's CloudFormation has neither queue policies nor subscriptions: it warns and leaves
+        # them out. This makes them from the template's own properties, with the calls that
+        # CloudFormation makes. SNS refuses unknown attributes.
         if resource["Type"] == "AWS::SQS::QueuePolicy":
             properties = self.resolved(resource["Properties"], stack)
             for url in properties["Queues"]:
@@ -157,7 +154,7 @@ class Cloud:
         SNSPublisher(owner.outputs["TopicArn"], client=self.sns).publish([ChangeEvent(id)])
 
     def bodies(self, url: str) -> list[str]:
-        """Receive once, and leave what was received visible."""
+        """Receive once; the received messages stay visible."""
         messages = self.sqs.receive_message(
             QueueUrl=url, MaxNumberOfMessages=10, VisibilityTimeout=0
         ).get("Messages", [])
@@ -177,8 +174,8 @@ def owner(cloud):
 @pytest.fixture(scope="module")
 def consumer(cloud, owner):
     """
-    A stack of defaults, to look at. Its queue gets what all tests broadcast: those that receive
-    deploy their own.
+    A stack with the defaults, to look at. Its queue gets what all tests broadcast, so a test that
+    receives deploys its own stack.
     """
     return cloud.deploy("queue.yaml", TopicArn=owner.outputs["TopicArn"])
 
@@ -191,22 +188,10 @@ def test_cfn_lint_finds_nothing(file):
     assert lint_findings(text(file)) == []
 
 
-def test_cfn_lint_finds_the_redrive_policy_key_that_the_article_had():
+def test_cfn_lint_finds_the_wrong_redrive_policy_key_of_the_article():
     body = text("queue.yaml").replace("deadLetterTargetArn", "DeadLetterTargetArn")
 
     assert any("DeadLetterTargetArn" in finding for finding in lint_findings(body))
-
-
-def test_a_built_wheel_contains_the_templates(tmp_path):
-    from hatchling.builders.wheel import WheelBuilder
-
-    (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
-
-    with zipfile.ZipFile(wheel) as archive:
-        packed = {
-            file: archive.read(f"change_events/cloudformation/{file}").decode() for file in FILES
-        }
-    assert packed == {file: text(file) for file in FILES}
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -246,14 +231,14 @@ def test_the_task_may_publish_to_the_topic_and_do_nothing_else(cloud, owner):
 
     (name,) = cloud.iam.list_role_policies(RoleName=role)["PolicyNames"]
     document = cloud.iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]
-    # moto hands out an inline policy that CloudFormation made as Python writes it
+    # of an inline policy that CloudFormation made, moto returns Python's repr
     policy = ast.literal_eval(document) if isinstance(document, str) else document
 
     assert policy["Statement"] == [
         {"Effect": "Allow", "Action": "sns:Publish", "Resource": owner.outputs["TopicArn"]}
     ]
     assert cloud.iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"] == []
-    # AWS's own policies can't be seen there: moto attaches none that it does not know
+    # moto does not show AWS's own policies there: it attaches only policies that it has
     assert "ManagedPolicyArns" not in template("topic.yaml")["Resources"]["TaskRole"]["Properties"]
 
 
@@ -282,8 +267,8 @@ def test_the_container_finds_the_topic_in_its_environment(cloud, owner):
     ]
 
 
-def test_the_task_is_one_for_fargate_and_has_its_roles():
-    # moto's CloudFormation takes nothing but containers, volumes and memory from a task definition
+def test_the_task_runs_on_fargate_with_its_roles():
+    # moto's CloudFormation reads only containers, volumes and memory of a task definition
     properties = template("topic.yaml")["Resources"]["TaskDefinition"]["Properties"]
 
     assert properties["RequiresCompatibilities"] == ["FARGATE"]
@@ -296,7 +281,7 @@ def test_the_task_is_one_for_fargate_and_has_its_roles():
 # The consuming side
 
 
-def test_an_event_arrives_as_it_was_published(cloud, owner):
+def test_an_event_arrives_unchanged(cloud, owner):
     consumer = cloud.deploy("queue.yaml", TopicArn=owner.outputs["TopicArn"])
 
     cloud.broadcast(owner, "abc")
@@ -348,7 +333,7 @@ def test_by_default_the_queue_has_no_delay_and_ten_receives(cloud, consumer):
     }
 
 
-def test_dead_letter_queues_retain_for_longer_than_the_queue(cloud, consumer):
+def test_dead_letter_queues_retain_messages_for_longer_than_the_queue(cloud, consumer):
     retention = {
         output: int(cloud.queue(url)["MessageRetentionPeriod"])
         for output, url in consumer.outputs.items()
@@ -382,8 +367,8 @@ def test_no_topic_may_send_to_the_dead_letter_queue(cloud, consumer):
 
 
 @pytest.mark.parametrize("queue", ["Queue", "DeadLetterQueue", "SubscriptionDeadLetterQueue"])
-def test_the_queues_are_encrypted_so_that_sns_can_still_deliver(queue):
-    # moto says that every queue is encrypted
+def test_the_queues_are_encrypted_in_a_way_that_lets_sns_deliver(queue):
+    # for moto, every queue is encrypted
     properties = template("queue.yaml")["Resources"][queue]["Properties"]
 
     assert properties["SqsManagedSseEnabled"] is True
@@ -409,14 +394,14 @@ def test_the_subscription_is_raw_and_has_a_dead_letter_queue_of_its_own(cloud, o
 
 
 def test_the_subscription_waits_for_the_policies_that_let_it_deliver():
-    # moto enforces no queue policy
+    # moto does not enforce queue policies
     assert set(template("queue.yaml")["Resources"]["Subscription"]["DependsOn"]) == {
         "QueuePolicy",
         "SubscriptionDeadLetterQueuePolicy",
     }
 
 
-def test_the_worker_may_do_with_its_queue_what_it_does_and_nothing_else(cloud, owner):
+def test_the_worker_may_do_with_its_queue_what_it_needs_and_nothing_else(cloud, owner):
     consumer = cloud.deploy("queue.yaml", TopicArn=owner.outputs["TopicArn"])
     arn = consumer.outputs["WorkerPolicyArn"]
     version = cloud.iam.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]
@@ -433,8 +418,9 @@ def test_the_worker_may_do_with_its_queue_what_it_does_and_nothing_else(cloud, o
 
 def actions_of_a_worker(cloud: Cloud, url: str) -> set[str]:
     """
-    Do all that a worker does with a queue, and return the IAM actions it takes. A batch call takes
-    the single one's.
+    Make all calls that a worker makes to its queue, and return the IAM actions that they need.
+
+    A batch call needs the action of the single call.
     """
     calls = []
     client = cloud.client("sqs")
@@ -449,7 +435,7 @@ def actions_of_a_worker(cloud: Cloud, url: str) -> set[str]:
     return {f"sqs:{call.removesuffix('Batch')}" for call in calls}
 
 
-# What CloudFormation itself refuses, and moto does not check
+# Values that CloudFormation refuses, and moto does not
 
 
 def test_the_delay_is_one_that_sqs_accepts():

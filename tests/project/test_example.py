@@ -29,7 +29,7 @@ RENAMED = [{"op": "replace", "path": "/name", "value": "candle"}]
 
 @dataclass(frozen=True)
 class Shop:
-    """A client of the product service, and what stands behind it."""
+    """A client of the product service, and the service's application."""
 
     url: str
     app: FastAPI
@@ -76,7 +76,8 @@ def serving_app(app: FastAPI) -> Iterator[str]:
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"  # who connects before the server is ready waits
+        # A client that connects before the server is ready waits.
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join()
@@ -104,7 +105,7 @@ def shop(shop_channel: Any) -> Iterator[Shop]:
 
 @pytest.fixture
 def stock(shop: Shop) -> Iterator[Callable[..., ProductRepository]]:
-    """Give the service an empty table for the time of the test."""
+    """Give the service an empty table while the test runs."""
     usual = shop.app.state.products
 
     def make(**settings: Any) -> ProductRepository:
@@ -119,14 +120,14 @@ def stock(shop: Shop) -> Iterator[Callable[..., ProductRepository]]:
 
 @pytest.fixture
 def lamp(shop: Shop) -> dict[str, Any]:
-    """A product that is saved already."""
+    """A saved product."""
     product: dict[str, Any] = shop.post().json()
     return product
 
 
 @pytest.fixture
 def news(shop_channel: Any, lamp: Any) -> Any:
-    """What is broadcast from now on."""
+    """The channel, without what was broadcast so far."""
     shop_channel.messages()
     return shop_channel
 
@@ -321,7 +322,7 @@ def test_a_client_that_has_an_older_state_gets_the_new_one(shop, lamp):
 
 
 def test_every_read_is_consistent(shop, stock):
-    # On the emulator every read is, so the requests must say it.
+    # Every read of the emulator is consistent, so the test checks what the requests ask for.
     asked = []
     events = stock()._client.meta.events
     for operation in "GetItem", "Scan":
@@ -343,7 +344,7 @@ def test_every_read_is_consistent(shop, stock):
     assert asked == [True, True, True]
 
 
-def test_many_products_are_read_at_once_each_as_by_itself_without_the_deleted(shop, lamp):
+def test_many_products_read_at_once_equal_their_single_reads_without_the_deleted_ones(shop, lamp):
     ids = [shop.post().json()["id"] for _ in range(3)]
     shop.delete(ids[1])
 
@@ -359,7 +360,7 @@ def test_many_products_are_read_at_once_each_as_by_itself_without_the_deleted(sh
 
 
 @pytest.mark.parametrize("ids", [["p"] * 101, [""], ["x" * 513]], ids=["101", "empty", "too long"])
-def test_what_can_not_be_read_at_once_is_refused(shop, ids):
+def test_ids_that_cannot_be_read_at_once_are_refused(shop, ids):
     assert shop.ask("GET", "/products?" + "&".join(f"id={id}" for id in ids)).status == 422
 
 
@@ -372,7 +373,9 @@ def test_a_hundred_products_can_be_read_at_once(shop, lamp):
 
 
 @pytest.mark.parametrize(("busy", "status"), [(2, 200), (5, 503)])
-def test_what_dynamodb_leaves_unread_is_asked_for_again(shop, stock, monkeypatch, busy, status):
+def test_items_that_dynamodb_leaves_unread_are_asked_for_again(
+    shop, stock, monkeypatch, busy, status
+):
     pauses: list[float] = []
     monkeypatch.setattr(repository, "time", SimpleNamespace(sleep=pauses.append))
     products = stock()
@@ -414,9 +417,9 @@ def test_a_worker_reads_many_products_at_once(shop, shop_channel, lamp, monkeypa
     assert worker.stats().gets < worker.stats().received
 
 
-def test_products_are_listed_page_by_page_without_the_deleted(shop, stock, monkeypatch):
+def test_products_are_listed_page_by_page_without_the_deleted_ones(shop, stock, monkeypatch):
     stock()
-    monkeypatch.delenv("PRODUCT_EVENTS_TOPIC_ARN")  # faster, and nobody listens
+    monkeypatch.delenv("PRODUCT_EVENTS_TOPIC_ARN")  # faster, and this test reads no broadcast
     ids = [shop.post().json()["id"] for _ in range(28)]
     for id in ids[:2]:
         shop.delete(id)
@@ -465,7 +468,7 @@ def test_an_id_is_not_used_twice(stock):
     assert products.get("p1") == lamp
 
 
-def test_last_modified_grows_though_the_clock_does_not(stock):
+def test_last_modified_grows_even_if_the_clock_is_behind(stock):
     products = stock()
     ahead = Product.model_validate(
         {**NEW, "id": "p1", "lastModified": "2999-12-31T23:59:59.999999+00:00"}
@@ -490,14 +493,14 @@ def test_a_save_that_fails_on_request_has_been_broadcast(shop, news, lamp):
     assert shop.get(lamp["id"]).json() == lamp
 
 
-def test_a_save_dawdles_on_request_after_its_broadcast(shop, news, lamp):
+def test_a_save_is_slow_on_request_after_its_broadcast(shop, news, lamp):
     response = shop.patch(lamp["id"], X_Demo_Fault="slow=0.01")
 
     assert response.status == 200
     assert news.ids() == [lamp["id"]]
 
 
-def test_a_service_without_the_switch_ignores_such_requests(shop, stock):
+def test_a_service_without_the_option_ignores_requests_for_faults(shop, stock):
     stock()  # without before_commit
 
     assert shop.post(X_Demo_Fault="fail").status == 201

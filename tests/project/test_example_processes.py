@@ -67,7 +67,7 @@ def test_the_summary_is_answered_from_the_cache(source, channel, tmp_path):
     assert (stats["created"], stats["never_saved"]) == (3, 1)
 
 
-def test_the_outcome_log_tells_what_each_look_did(source, channel, tmp_path):
+def test_the_outcome_log_has_what_each_look_did(source, channel, tmp_path):
     source.entities["a"] = {"id": "a", "lastModified": "2026-01-01"}
     log = tmp_path / "looks.jsonl"
     with SQLiteSink(tmp_path / "cache.db") as sink:
@@ -127,7 +127,7 @@ def test_both_services_stop_cleanly(service_processes, channel, tmp_path, number
     assert "Traceback" not in "".join(log.read_text() for log in tmp_path.glob("*.log"))
 
 
-def test_a_downstream_whose_worker_dies_ends_and_says_why(service_processes, tmp_path):
+def test_a_downstream_ends_with_the_reason_when_its_worker_dies(service_processes, tmp_path):
     options = [
         "--queue-url",
         "http://127.0.0.1:1/1/nowhere",
@@ -145,7 +145,7 @@ def test_a_downstream_whose_worker_dies_ends_and_says_why(service_processes, tmp
     )
 
 
-def test_a_downstream_that_is_set_up_wrong_says_so(service_processes, tmp_path):
+def test_a_downstream_with_an_unusable_cache_ends_with_the_reason(service_processes, tmp_path):
     options = [
         "--queue-url",
         "nowhere",
@@ -164,7 +164,7 @@ def test_a_downstream_that_is_set_up_wrong_says_so(service_processes, tmp_path):
     assert "Traceback" not in str(caught.value)
 
 
-def test_a_child_that_does_not_start_is_told_of_with_its_last_output(service_processes):
+def test_a_child_that_does_not_start_is_reported_with_its_last_output(service_processes):
     child = service_processes.start("nothing", "no_such_module")
 
     with pytest.raises(
@@ -175,7 +175,7 @@ def test_a_child_that_does_not_start_is_told_of_with_its_last_output(service_pro
     assert service_processes.failure() is not None
 
 
-def test_no_child_starts_once_they_are_stopped(service_processes):
+def test_no_child_starts_after_all_were_stopped(service_processes):
     service_processes.stop()
 
     with pytest.raises(ChildError, match="stopped"):
@@ -223,7 +223,7 @@ def test_a_deletion_is_in_the_cache_once_a_look_has_found_nothing(tmp_path):
     assert (found.p50, found.p99) == pytest.approx((0.875, 1.2425))
 
 
-def test_a_difference_is_named():
+def test_a_difference_between_cache_and_source_is_named():
     source = {"a": {"name": "a"}, "b": {"name": "b"}}
 
     assert difference(source, dict(source)) == ""
@@ -247,15 +247,13 @@ def run_demo(*options: str, mark: str = "") -> subprocess.Popen[str]:
 
 
 def marked_processes(mark: str) -> list[str]:
-    """
-    Return the command lines of all processes that descend from one that was started with this mark.
-    """
+    """Return the command lines of the process with this mark and of its descendants."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if f"DEMO_MARK={mark}".encode() in (process / "environ").read_bytes():
                 found.append((process / "cmdline").read_text())
-        except OSError:  # it has just ended, or belongs to somebody else
+        except OSError:  # the process has just ended, or another user has it
             continue
     return found
 
@@ -286,7 +284,7 @@ def test_the_demo_ends_with_equal_caches():
 
 @pytest.mark.skipif(
     not Path("/proc/self/environ").exists(),
-    reason="needs /proc to find processes that were left behind",
+    reason="needs /proc to find the processes that are left",
 )
 @pytest.mark.parametrize(
     ("number", "moment"),

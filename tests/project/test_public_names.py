@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import ast
 import pickle
+import re
 import subprocess
 import sys
 from importlib.metadata import distribution, requires
@@ -12,113 +12,87 @@ import pytest
 import change_events
 import change_events.testing
 from change_events import exceptions
+from verification.harness import rooms
 
 PACKAGE = Path(change_events.__file__).parent
-
-# What a module may import from this package, from the bottom up. The two sides meet in the seams
-# and values only.
-BOTTOM = {"exceptions", "_event", "typing"}
-PRODUCER = {"_ids", "_codec", "_meter", "_publishers", "_renewal", "_decorator"}
-CONSUMER = {
-    "_ids",
-    "_codec",
-    "_meter",
-    "_health",
-    "_probe",
-    "_http",
-    "_fetch",
-    "_signature",
-    "sinks",
-    "sinks.dynamodb",
-    "sinks.memory",
-    "sinks.postgres",
-    "sinks.sqlite",
-    "_reconcile",
-    "_inbox",
-    "_breaker",
-    "_guard",
-    "_sqs",
-    "_consumer",
-    "_worker",
-    "aws_lambda",
-}
-MAY_IMPORT = {
-    "exceptions": set(),
-    "_event": set(),
-    "typing": {"_event"},
-    "_ids": BOTTOM,
-    "_codec": BOTTOM | {"_ids"},
-    "_publishers": BOTTOM | {"_ids", "_codec"},
-    "_meter": BOTTOM,
-    "_renewal": BOTTOM | {"_meter"},
-    "_decorator": BOTTOM | {"_ids", "_codec", "_publishers", "_renewal"},
-    "_http": BOTTOM,
-    "_fetch": BOTTOM | {"_http", "_ids"},
-    "_signature": BOTTOM | {"_codec", "_http"},
-    "sinks": BOTTOM,
-    "sinks.dynamodb": BOTTOM | {"sinks"},
-    "sinks.memory": BOTTOM | {"sinks"},
-    "sinks.postgres": BOTTOM | {"sinks"},
-    "sinks.sqlite": BOTTOM | {"sinks"},
-    "_reconcile": BOTTOM,
-    "_inbox": BOTTOM,
-    "_breaker": BOTTOM,
-    "_guard": BOTTOM,
-    "_sqs": BOTTOM,
-    "_health": BOTTOM | {"_meter"},
-    "_probe": BOTTOM | {"_health"},
-    "_consumer": BOTTOM
-    | {"_breaker", "_codec", "_guard", "_health", "_inbox", "_meter", "_reconcile", "_sqs"},
-    "_worker": BOTTOM | CONSUMER - {"aws_lambda"},
-    "aws_lambda": BOTTOM | {"_codec", "_consumer", "_reconcile", "_sqs"},
-    "metrics": BOTTOM,
-    # What tests are made of may stand on both sides.
-    "testing": {"testing._queue", "testing._recording", "testing._sinks", "testing._source"},
-    "testing._queue": BOTTOM | {"_publishers"},
-    "testing._recording": BOTTOM | {"_publishers"},
-    "testing._source": BOTTOM | {"_fetch"},
-    "pytest_plugin": {"testing"},
-    "testing._sinks": BOTTOM,
-}
 
 TEST_KIT = {"change_events.testing", "change_events.pytest_plugin", "pytest"}
 
 
-def module_name(path: Path) -> str:
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return ".".join(part for part in parts if part != "__init__")
+@pytest.fixture
+def graph():
+    return rooms.imports_of("change_events")
 
 
-def imports(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute here"
-            found.add(str(node.module))
-        elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-    return {
-        name.removeprefix("change_events.")
-        for name in found
-        if name.split(".")[0] == "change_events"
-    }
+def test_imports_point_down_only(graph):
+    assert rooms.broken_rules(graph) == []
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=module_name)
-def test_imports_point_down_only(path):
-    name = module_name(path)
-
-    if name:  # the package itself re-exports everything
-        assert imports(path) <= MAY_IMPORT[name]
+def test_no_modules_import_each_other_in_a_circle(graph):
+    assert rooms.circles(graph) == []
 
 
-def test_producer_and_consumer_never_import_each_other():
-    for one, other in ((PRODUCER, CONSUMER), (CONSUMER, PRODUCER)):
-        for name in one - other:
-            assert not MAY_IMPORT[name] & (other - one)
+def test_every_module_is_in_a_room(graph):
+    known = {room for layer in rooms.LAYERS if layer is not rooms.VALUES for room in layer}
+
+    assert rooms.modules_by_room(graph).keys() <= known | {"values"}
 
 
-def test_the_public_names_are_sorted_and_all_there():
+def test_no_module_imports_the_package_itself(graph):
+    assert graph.find_modules_that_directly_import("change_events") == set()
+
+
+@pytest.mark.parametrize(
+    ("importer", "imported"),
+    [
+        ("_event", "_ids"),
+        ("_producer.publishers", "_codec"),
+        ("_consumer.worker", "_source.http"),
+        ("sinks.memory", "sinks"),
+        ("integrations.aws_lambda", "_consumer.look"),
+        ("testing._queue", "_producer.publishers"),
+        ("testing._source", "_source.fetcher"),
+        ("pytest_plugin", "testing"),
+    ],
+)
+def test_imports_that_point_down_are_allowed(graph, importer, imported):
+    graph.add_import(importer=f"change_events.{importer}", imported=f"change_events.{imported}")
+
+    assert rooms.broken_rules(graph) == []
+
+
+@pytest.mark.parametrize(
+    ("importer", "imported"),
+    [
+        ("_event", "_source.http"),
+        ("_codec", "_consumer.consumer"),
+        ("_producer.publishers", "_consumer.queue"),
+        ("_consumer.queue", "_producer.publishers"),
+        ("_producer.publishers", "_source.http"),
+        ("_source.fetcher", "sinks.memory"),
+        ("sinks.memory", "_source.http"),
+        ("sinks.memory", "sinks.sqlite"),
+        ("sinks.memory", "_consumer.inbox"),
+        ("_consumer.worker", "integrations.aws_lambda"),
+        ("integrations.aws_lambda", "testing._queue"),
+        ("testing", "pytest_plugin"),
+    ],
+)
+def test_imports_that_point_elsewhere_are_found(graph, importer, imported):
+    graph.add_import(importer=f"change_events.{importer}", imported=f"change_events.{imported}")
+
+    assert any(
+        line.endswith(f"change_events.{importer} -> change_events.{imported}")
+        for line in rooms.broken_rules(graph)
+    )
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
+def test_imports_are_absolute(path):
+    assert not re.search(r"^\s*from \.", path.read_text(), re.MULTILINE)
+
+
+def test_the_public_names_are_sorted_and_exist():
     assert change_events.__all__ == sorted(change_events.__all__)
     assert dir(change_events) == change_events.__all__
     for name in change_events.__all__:
@@ -132,7 +106,7 @@ def test_an_unknown_name_is_an_attribute_error():
         change_events.testing.SinkContrat  # noqa: B018
 
 
-def test_every_error_stands_in_the_drawn_tree():
+def test_every_error_is_in_the_drawn_tree():
     tree = {
         name: value
         for name, value in vars(exceptions).items()
@@ -151,7 +125,7 @@ def test_every_error_stands_in_the_drawn_tree():
         change_events.FetchError("503", status=503, retry_after=2.0),
     ],
 )
-def test_errors_survive_the_way_between_processes(error):
+def test_errors_can_be_sent_between_processes(error):
     copy = pickle.loads(pickle.dumps(error))
 
     assert (type(copy), copy.args, vars(copy)) == (type(error), error.args, vars(error))
@@ -208,11 +182,11 @@ def test_an_import_brings_only_what_it_needs(statement, unwanted):
     assert not unwanted & set(loaded)
 
 
-def test_the_distribution_is_typed_and_needs_nothing_but_boto3_and_its_http_library():
+def test_the_distribution_is_typed_and_has_three_dependencies():
     needed = {
         need.split(">")[0] for need in requires("change-events") or [] if "extra ==" not in need
     }
 
-    assert needed == {"boto3", "urllib3"}
+    assert needed == {"boto3", "typing-extensions", "urllib3"}
     assert distribution("change-events").metadata["License-Expression"] == "MIT"
     assert (PACKAGE / "py.typed").exists()
