@@ -28,12 +28,7 @@ class Acknowledgements:
     """
     Events that wait to be acknowledged.
 
-    Args:
-        queue: The queue of their messages.
-        tally: Counts what is deleted.
-        throttled: Logs what fails.
-        pause: Waits for so many seconds, or less when the worker stops.
-        condition: Makes a condition on a lock.
+    `pause` waits for so many seconds, or less when the worker stops.
     """
 
     def __init__(

@@ -16,7 +16,6 @@ from change_events._consumer.health import FULL, MASS_DELETION, SOURCE_DOWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     from change_events._consumer.desk import Desk
     from change_events._consumer.health import Pauses
@@ -27,15 +26,7 @@ class Consumer:
     """
     One desk, for one thread at a time.
 
-    Args:
-        desk: The desk.
-        pauses: Gets the reasons for which nothing is received.
-        tally: Counts the events that are held.
-        clock: Returns monotonic seconds.
-        condition: Makes a condition on a lock. The proof has one in virtual time.
-
-    Attributes:
-        pauses: The same. It needs no lock of the consumer's.
+    Its `pauses` have a lock of their own. The proof has another `condition`, in virtual time.
     """
 
     def __init__(
@@ -65,12 +56,7 @@ class Consumer:
         self._lock.acquire()
         return self._desk
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._report()
         self._wake()
         self._lock.release()

@@ -1,7 +1,7 @@
 """
 What a worker decides. Pure: no clock, no thread, no I/O.
 
-The desk owns the four parts that decide together, and answers for them: what may be received
+The desk owns the four parts that decide together, and answers for them: what can be received
 (`inbox`, `breaker`, `guard`), which ids are looked at next (and `pace`), and what a success, a
 failure or a refused deletion means for the events in hand. Times are passed in, in monotonic
 seconds. `Consumer` calls a desk from one thread at a time.
@@ -10,8 +10,7 @@ seconds. `Consumer` calls a desk from one thread at a time.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from change_events._consumer.breaker import Breaker, Pace
 from change_events._consumer.inbox import Inbox
@@ -21,42 +20,20 @@ if TYPE_CHECKING:
 
     from change_events._consumer.guard import Guard
     from change_events._consumer.inbox import Held
+    from change_events._consumer.settings import Settings
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Settled(NamedTuple):
     """
-    How much at once.
-
-    Attributes:
-        prefetch: Events that can be held.
-        batch_size: Messages in one receive.
-        threads: GETs under way.
-        bulk_size: Ids in one GET. 1: the fetcher reads one entity at a time.
-    """
-
-    prefetch: int
-    batch_size: int
-    threads: int
-    bulk_size: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """
-    What a look that was stored means.
-
-    Attributes:
-        events: Events to acknowledge. They are no longer held.
-        first: Events that this look was the first to read.
+    What a look that was stored means: the events to acknowledge, which are no longer held, and the
+    events that this look was the first to read.
     """
 
     events: Sequence[Held]
     first: Sequence[Held]
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """
     What a look that failed means.
 
@@ -78,34 +55,30 @@ class Desk:
     Decides what a worker receives and looks at, and what a result means.
 
     Args:
-        limits: How much at once.
-        early_look: Look once as soon as an event arrives, not only when it is due.
+        settings: The worker's: how much at once.
         guard: Refuses a mass deletion. It outlives the desk.
         probe_pause: Returns the seconds to wait after `n` looks of an outage that failed.
-        max_gets_per_second: GETs a second. None: no limit.
+        bulk_size: Ids in one GET. 1: the fetcher reads one entity at a time.
 
     Attributes:
-        inbox: The events that are held.
-        breaker: Tells an outage.
-        guard: Tells a mass deletion.
         halted: Why the worker can't go on without help, since the last success. None: it can.
     """
 
     def __init__(
         self,
-        limits: Limits,
-        *,
-        early_look: bool,
+        settings: Settings[Any],
         guard: Guard,
+        *,
         probe_pause: Callable[[int], float],
-        max_gets_per_second: float | None = None,
+        bulk_size: int = 1,
     ) -> None:
-        self.inbox = Inbox(early_look=early_look)
+        self.inbox = Inbox(early_look=settings.early_look)
         self.breaker = Breaker(probe_pause)
         self.guard = guard
         self.halted: Exception | None = None
-        self._pace = Pace(max_gets_per_second)
-        self._limits = limits
+        self._pace = Pace(settings.max_gets_per_second)
+        self._settings = settings
+        self._bulk_size = bulk_size
         self._receiving = 0
         self._backlog = False
         self._bulk_at = -math.inf
@@ -117,15 +90,15 @@ class Desk:
     @property
     def full(self) -> bool:
         """True if one more batch, and those under way, could be more than can be held."""
-        coming = (self._receiving + 1) * self._limits.batch_size
-        return len(self.inbox) + coming > self._limits.prefetch
+        coming = (self._receiving + 1) * self._settings.batch_size
+        return len(self.inbox) + coming > self._settings.prefetch
 
     def may_receive(self) -> bool:
         """
         Return True if a receive can begin.
 
         In an outage, none does; but after each look there is one message if all ids in hand were
-        tried in vain: it may be these ids that are broken, and not the source.
+        tried in vain: perhaps these ids are broken, and not the source.
         """
         if self.guard.tripped or self.full:
             return False
@@ -145,7 +118,7 @@ class Desk:
         if self._receiving and self.full:
             return 0
         self._receiving += 1
-        return 1 if self.breaker.open else self._limits.batch_size
+        return 1 if self.breaker.open else self._settings.batch_size
 
     def end_receive(self, events: Sequence[Held], now: float, *, received: int) -> Sequence[Held]:
         """
@@ -161,7 +134,7 @@ class Desk:
             Events to hand back at once: all of them, if the desk is closed.
         """
         self._receiving -= 1
-        self._backlog = received == self._limits.batch_size > 1
+        self._backlog = received == self._settings.batch_size > 1
         if self._closed:
             return events
         for event in events:
@@ -172,7 +145,7 @@ class Desk:
     def _stop_resting(self, now: float) -> int:
         if not self._backlog:
             return self.inbox.stop_resting()
-        return self.inbox.make_room(self._limits.threads, now) if self.full else 0
+        return self.inbox.make_room(self._settings.threads, now) if self.full else 0
 
     # Looking
 
@@ -187,7 +160,7 @@ class Desk:
         self._pace.begin(now)
         if self.breaker.open or now < self._bulk_at:
             return [id]
-        return [id, *self.inbox.due_with(id, now, self._limits.bulk_size - 1)]
+        return [id, *self.inbox.due_with(id, now, self._bulk_size - 1)]
 
     def next_at(self) -> float | None:
         """Return when to ask for the next ids; None: once something has changed."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from change_events._codec import decode
 from change_events._consumer.backoff import MAX_POLL_PAUSE, pause_after, retry_pause
@@ -32,15 +32,10 @@ DELAY_CHECK = 60.0
 """Seconds after which the queue is asked for its delay again: it can have been lowered."""
 
 
-@dataclass(frozen=True, slots=True)
-class Polled:
+class Polled(NamedTuple):
     """
-    What came of a poll.
-
-    Attributes:
-        pause: Seconds to wait before the next one.
-        drained: True if the queue was empty and nothing was held. Only where that was asked for.
-        error: Why a drain is hopeless. None: it is not.
+    What came of a poll: the seconds to pause before the next, whether the queue is drained, and why
+    a drain is hopeless.
     """
 
     pause: float = 0.0
@@ -48,42 +43,25 @@ class Polled:
     error: Exception | None = None
 
 
+@dataclass(eq=False, kw_only=True)
 class Intake:
     """
     Receives messages, and holds their events.
-
-    Args:
-        settings: The worker's.
-        queue: The queue to receive from.
-        consumer: Gets the events.
-        visibility: Hands back what can't be held.
-        reader: Turns messages into events.
-        clock: Returns monotonic seconds.
 
     Attributes:
         last_poll: When SQS last answered a poll, in monotonic seconds. None: never yet.
     """
 
-    def __init__(
-        self,
-        settings: Settings[Any],
-        *,
-        queue: Queue,
-        consumer: Consumer,
-        visibility: Visibility,
-        reader: MessageReader,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.last_poll: float | None = None
-        self._settings = settings
-        self._queue = queue
-        self._consumer = consumer
-        self._visibility = visibility
-        self._reader = reader
-        self._clock = clock
-        self._delay = math.inf
-        self._asked_at = -math.inf
-        self._failures = 0
+    settings: Settings[Any]
+    queue: Queue
+    consumer: Consumer
+    visibility: Visibility
+    reader: MessageReader
+    clock: Callable[[], float] = time.monotonic
+    last_poll: float | None = field(default=None, init=False)
+    _delay: float = field(default=math.inf, init=False)
+    _asked_at: float = field(default=-math.inf, init=False)
+    _failures: int = field(default=0, init=False)
 
     def ask_delay(self) -> float:
         """
@@ -92,8 +70,8 @@ class Intake:
         Raises:
             ConfigurationError: The queue can't be read.
         """
-        self._asked_at = self._clock()
-        self._delay = min(self._delay, self._queue.open(wait=self._settings.wait_time))
+        self._asked_at = self.clock()
+        self._delay = min(self._delay, self.queue.open(wait=self.settings.wait_time))
         return self._delay
 
     def poll(self, *, until_empty: bool = False) -> Polled:
@@ -104,18 +82,18 @@ class Intake:
             until_empty: Find out whether the queue is empty, and give up after a few errors.
         """
         try:
-            if self._clock() - self._asked_at >= DELAY_CHECK:
+            if self.clock() - self._asked_at >= DELAY_CHECK:
                 self.ask_delay()
             # Asked before the receive, which then finds a message whose delay ends in between.
-            maybe_empty = until_empty and self._is_idle() and not self._queue.delayed()
-            received = self.receive(wait=1 if until_empty else self._settings.wait_time)
+            maybe_empty = until_empty and self._is_idle() and not self.queue.delayed()
+            received = self.receive(wait=1 if until_empty else self.settings.wait_time)
         except Exception as error:
             return self._failed(error, until_empty=until_empty)
         if self._failures:
             log.info("receiving again", extra={"action": "receive"})
         self._failures = 0
-        self.last_poll = self._clock()
-        self._consumer.pauses.end(RECEIVE_FAILED)
+        self.last_poll = self.clock()
+        self.consumer.pauses.end(RECEIVE_FAILED)
         return Polled(drained=maybe_empty and not received)
 
     def help(self) -> None:
@@ -124,13 +102,8 @@ class Intake:
             self.receive(wait=1)
 
     def receive(self, *, wait: int) -> int:
-        """
-        Long-poll once, and hold the events; return how many messages came.
-
-        Args:
-            wait: Seconds of the long poll.
-        """
-        with self._consumer as desk:
+        """Long-poll for `wait` seconds, hold the events; return how many messages came."""
+        with self.consumer as desk:
             most = desk.begin_receive()
         if not most:
             return 0
@@ -138,27 +111,27 @@ class Intake:
         events: Sequence[Held] = []
         undecided: list[tuple[str, float]] = []
         try:
-            messages = self._queue.receive(
-                most=most, wait=wait, visibility=self._settings.visibility_timeout
+            messages = self.queue.receive(
+                most=most, wait=wait, visibility=self.settings.visibility_timeout
             )
-            events, undecided = self._reader.read(messages, delay=self._delay)
+            events, undecided = self.reader.read(messages, delay=self._delay)
         finally:
-            with self._consumer as desk:
-                refused = desk.end_receive(events, self._clock(), received=len(messages))
+            with self.consumer as desk:
+                refused = desk.end_receive(events, self.clock(), received=len(messages))
         refused_now = [(event.receipt_handle, 0.0) for event in refused]
-        self._visibility.hand_back(undecided + refused_now)
+        self.visibility.hand_back(undecided + refused_now)
         return len(messages)
 
     def _is_idle(self) -> bool:
-        with self._consumer as desk:
+        with self.consumer as desk:
             return len(desk.inbox) == 0
 
     def _failed(self, error: Exception, *, until_empty: bool) -> Polled:
         self._failures += 1
-        self._queue.renew(error)
+        self.queue.renew(error)
         if until_empty and self._failures == DRAIN_ATTEMPTS:
             return Polled(error=error)
-        self._consumer.pauses.begin(RECEIVE_FAILED)
+        self.consumer.pauses.begin(RECEIVE_FAILED)
         pause = pause_after(self._failures, MAX_POLL_PAUSE)
         log.warning(
             "receive failed, next in %.1f s: %s",
@@ -169,58 +142,44 @@ class Intake:
         return Polled(pause)
 
 
+@dataclass(eq=False, kw_only=True)
 class MessageReader:
     """
     Turns messages into events that can be held.
 
-    Args:
-        settings: The worker's.
-        tally: Counts deliveries.
+    Attributes:
         verify: Raises for an envelope that SNS has not signed. None: signatures don't matter.
-        clock: Returns monotonic seconds.
     """
 
-    def __init__(
-        self,
-        settings: Settings[Any],
-        tally: Tally,
-        *,
-        verify: Callable[[Mapping[str, object]], object] | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._settings = settings
-        self._tally = tally
-        self._verify = verify
-        self._clock = clock
-        self._malformed = MalformedLog()
+    settings: Settings[Any]
+    tally: Tally
+    verify: Callable[[Mapping[str, object]], object] | None = None
+    clock: Callable[[], float] = time.monotonic
+    _malformed: MalformedLog = field(default_factory=MalformedLog, init=False)
 
     def read(
         self, messages: Sequence[Message], *, delay: float
     ) -> tuple[list[Held], list[tuple[str, float]]]:
         """
-        Decode messages.
-
-        Args:
-            messages: Messages that have just been received.
-            delay: The queue's delay in seconds, which is over for each of them.
+        Decode messages that have just been received.
 
         Returns:
             The events; and the deliveries about which nothing could be decided: their receipt
             handles, and for how many seconds to leave each alone.
         """
-        now = self._clock()
-        self._tally.add("received", len(messages))
+        now = self.clock()
+        self.tally.add("received", len(messages))
         events, undecided = [], []
         for message in messages:
             try:
                 event = decode(
                     message.body,
                     message.attributes,
-                    topic_arn=self._settings.topic_arn,
-                    verify=self._verify,
+                    topic_arn=self.settings.topic_arn,
+                    verify=self.verify,
                 )
             except DecodeError as error:
-                self._tally.add("malformed")
+                self.tally.add("malformed")
                 self._malformed.add(message.message_id, error)
             except FetchError as error:
                 undecided.append((message.receipt_handle, self._unverified(message, error)))
@@ -235,15 +194,15 @@ class MessageReader:
             receipt_handle=message.receipt_handle,
             receive_count=message.receive_count,
             received=now,
-            hold=max(0.0, window_of(event, self._settings.settle) - delay),
-            expires=now + self._settings.visibility_timeout,
+            hold=max(0.0, window_of(event, self.settings.settle) - delay),
+            expires=now + self.settings.visibility_timeout,
             phase=event.phase,
             save=event.save,
             sent=message.sent,
         )
 
     def _unverified(self, message: Message, error: FetchError) -> float:
-        self._tally.add("unverified")
+        self.tally.add("unverified")
         pause = retry_pause(error, message.receive_count)
         log.warning(
             "message %s can't be verified yet, again in %.0f s: %s",

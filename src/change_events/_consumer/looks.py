@@ -36,42 +36,24 @@ UNLIMITED = contextlib.nullcontext()
 """A slot for any number of GETs at once."""
 
 
+@dataclass(eq=False, kw_only=True)
 class Looks(Generic[T]):
     """
     Looks at ids that the desk has reserved, and tells the desk what came of it.
 
-    Args:
-        settings: The worker's.
-        consumer: Holds the events.
-        visibility: Hands back the events of looks that fail.
-        tally: Counts looks and GETs.
-        throttled: Logs bulk GETs that fail.
-        slot: Is held during each GET.
-        clock: Returns monotonic seconds.
-        wall_clock: Returns seconds since the epoch, for measurements only.
+    Attributes:
+        slot: Held during each GET.
+        wall_clock: For measurements only.
     """
 
-    def __init__(
-        self,
-        settings: Settings[T],
-        *,
-        consumer: Consumer,
-        visibility: Visibility,
-        tally: Tally,
-        throttled: ThrottledLog,
-        slot: AbstractContextManager[object] = UNLIMITED,
-        clock: Callable[[], float] = time.monotonic,
-        wall_clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._settings = settings
-        self._consumer = consumer
-        self._visibility = visibility
-        self._tally = tally
-        self._throttled = throttled
-        self._slot = slot
-        self._clock = clock
-        self._wall_clock = wall_clock
-        self._meter = tally.meter
+    settings: Settings[T]
+    consumer: Consumer
+    visibility: Visibility
+    tally: Tally
+    throttled: ThrottledLog
+    slot: AbstractContextManager[object] = UNLIMITED
+    clock: Callable[[], float] = time.monotonic
+    wall_clock: Callable[[], float] = time.time
 
     def look(self, ids: Sequence[str]) -> Iterator[Sequence[Held]]:
         """
@@ -88,22 +70,22 @@ class Looks(Generic[T]):
 
     def look_at(self, id: str) -> Sequence[Held]:
         """Look at one id; return the events to acknowledge, none if the look decided nothing."""
-        started = self._clock()
+        started = self.clock()
         try:
             done = self._look(id)
         except Exception as error:  # of the source, of the user's fetcher or sink
             self._failed(id, error)
             return []
         finally:
-            self._meter.observe("look_seconds", self._clock() - started)
+            self.tally.meter.observe("look_seconds", self.clock() - started)
         return [] if done is None else self._stored(id, done)
 
     def _look(self, id: str) -> Outcome | None:
         """Read the version, GET, ask the guard, store; None if the guard refuses."""
-        fetcher, sink = self._settings.fetcher, self._settings.sink
+        fetcher, sink = self.settings.fetcher, self.settings.sink
         for attempt in range(MAX_CONFLICTS):
             entry = sink.entry(id)
-            with self._slot:
+            with self.slot:
                 self._begin_get([id], again=attempt > 0)
                 with self._measured() as answer:
                     change = fetcher.fetch(id, etag=entry.etag)
@@ -125,7 +107,7 @@ class Looks(Generic[T]):
         Yields:
             As `look` does.
         """
-        started = self._clock()
+        started = self.clock()
         found = self._read_together(ids)
         self._look_alone([id for id in ids if id not in found])
         for id, (entry, change) in found.items():
@@ -133,18 +115,18 @@ class Looks(Generic[T]):
 
     def _read_together(self, ids: Sequence[str]) -> dict[str, tuple[Entry, Found[T]]]:
         """Read all versions, GET; what the answer lacks is undecided, and never gone."""
-        fetcher, sink = cast("BulkFetcher[T]", self._settings.fetcher), self._settings.sink
+        fetcher, sink = cast("BulkFetcher[T]", self.settings.fetcher), self.settings.sink
         try:
             entries = {id: sink.entry(id) for id in ids}
-            with self._slot:
+            with self.slot:
                 self._begin_get(ids)
                 with self._measured() as answer:
                     changes = fetcher.fetch_many(ids)
                     answer.name, answer.number = "found", sum(id in changes for id in ids)
         except Exception as error:  # the looks alone will tell what is broken
-            with self._consumer as desk:
-                desk.stop_bulk(self._clock() + max(BULK_PAUSE, asked_pause(error)))
-            self._throttled.warn(
+            with self.consumer as desk:
+                desk.stop_bulk(self.clock() + max(BULK_PAUSE, asked_pause(error)))
+            self.throttled.warn(
                 "looking at many ids at once failed, so each is looked at alone: %s",
                 error,
                 action="look_together",
@@ -158,11 +140,11 @@ class Looks(Generic[T]):
 
     def _store(self, id: str, entry: Entry, change: Found[T], started: float) -> Sequence[Held]:
         try:
-            stored = self._allowed(id, entry, change) and self._settings.sink.apply(
+            stored = self._allowed(id, entry, change) and self.settings.sink.apply(
                 id, change, if_version=entry.version
             )
         except Exception as error:
-            self._throttled.warn(
+            self.throttled.warn(
                 "storing what a bulk GET has found failed, so it is looked at alone: %s",
                 error,
                 action="look_together",
@@ -170,31 +152,31 @@ class Looks(Generic[T]):
             self._look_alone([id])
             return []
         if not stored:
-            self._tally.add("conflicts")
+            self.tally.add("conflicts")
             self._look_alone([id])
             return []
-        self._meter.observe("look_seconds", self._clock() - started)
+        self.tally.meter.observe("look_seconds", self.clock() - started)
         return self._stored(id, outcome(entry, change))
 
     def _begin_get(self, ids: Sequence[str], *, again: bool = False) -> None:
-        self._tally.add("gets")
+        self.tally.add("gets")
         if again:
-            self._tally.add("conflicts")
-        with self._consumer as desk:
-            desk.begin_get(ids, self._clock(), again=again)
+            self.tally.add("conflicts")
+        with self.consumer as desk:
+            desk.begin_get(ids, self.clock(), again=again)
 
     def _look_alone(self, ids: Sequence[str]) -> None:
         if ids:
-            with self._consumer as desk:
-                desk.look_alone(ids, self._clock())
+            with self.consumer as desk:
+                desk.look_alone(ids, self.clock())
 
     def _allowed(self, id: str, entry: Entry, change: Change[T]) -> bool:
         """Ask the guard about a look at a cached entity; False if it must not be stored."""
         if not entry.present:
             return True
-        with self._consumer as desk:
+        with self.consumer as desk:
             was_down, was_tripped = desk.breaker.open, desk.guard.tripped
-            if desk.allows(id, self._clock(), gone=isinstance(change, Gone)):
+            if desk.allows(id, self.clock(), gone=isinstance(change, Gone)):
                 return True
             error = MassDeletionError(
                 f"{desk.guard}. Nothing more is deleted or received. If the source is wrong, mend "
@@ -213,9 +195,9 @@ class Looks(Generic[T]):
         """Count a look that was stored; return the events that it settles."""
         log.debug("looked", extra={"action": "look", "id": id, "outcome": done.value})
         self._report(id, done)
-        with self._consumer as desk:
+        with self.consumer as desk:
             was_down = desk.breaker.open
-            settled = desk.succeeded(id, self._clock())
+            settled = desk.succeeded(id, self.clock())
         self._measure_staleness("first", settled.first)
         self._measure_staleness("last", settled.events)
         if was_down:
@@ -223,51 +205,53 @@ class Looks(Generic[T]):
         return settled.events
 
     def _failed(self, id: str, error: Exception) -> None:
-        self._tally.add("failed")
-        with self._consumer as desk:
+        self.tally.add("failed")
+        with self.consumer as desk:
             failure = desk.failed(
                 id,
-                self._clock(),
+                self.clock(),
                 error,
                 retry_after=asked_pause(error),
                 source_wide=is_source_wide(error),
             )
         if failure.events:
-            self._tally.add("retries", len(failure.events))
+            self.tally.add("retries", len(failure.events))
             pause = retry_pause(error, max(event.receive_count for event in failure.events))
             log_failed_look(id, error, pause)
-            self._visibility.hand_back([(each.receipt_handle, pause) for each in failure.events])
+            self.visibility.hand_back([(each.receipt_handle, pause) for each in failure.events])
         elif failure.outage:
             log_outage(error, failure.pause, begins=failure.begins)
 
     def _report(self, id: str, done: Outcome) -> None:
-        self._tally.add(done.value)
-        if self._settings.on_outcome is not None:
+        self.tally.add(done.value)
+        if self.settings.on_outcome is not None:
             try:
-                self._settings.on_outcome(id, done)
+                self.settings.on_outcome(id, done)
             except Exception:  # the user's; the look stands
                 log.exception("on_outcome failed", extra={"action": "report", "id": id})
 
     def _measure_staleness(self, which: str, events: Sequence[Held]) -> None:
-        if self._meter.on:
-            now = self._wall_clock()
+        if self.tally.meter.on:
+            now = self.wall_clock()
             for event in events:
                 if event.sent is not None:
-                    self._meter.observe("staleness_seconds", max(0.0, now - event.sent), look=which)
+                    self.tally.meter.observe(
+                        "staleness_seconds", max(0.0, now - event.sent), look=which
+                    )
 
     @contextlib.contextmanager
     def _measured(self) -> Iterator[_Answer]:
         """Measure a GET: how long it takes, and what comes of it."""
-        answer, started = _Answer(), self._clock()
+        answer, started = _Answer(), self.clock()
         try:
             yield answer
         except FetchError as error:
             answer.name = answer_of(error)
             raise
         finally:
-            self._meter.observe("get_seconds", self._clock() - started)
+            self.tally.meter.observe("get_seconds", self.clock() - started)
             if answer.number:
-                self._meter.count("answers", answer.number, answer=answer.name)
+                self.tally.meter.count("answers", answer.number, answer=answer.name)
 
 
 @dataclass(slots=True)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 from change_events._consumer.acknowledgements import Acknowledgements
 from change_events._consumer.backoff import probe_pause
 from change_events._consumer.consumer import Consumer
-from change_events._consumer.desk import Desk, Limits
+from change_events._consumer.desk import Desk
 from change_events._consumer.health import Health, Pauses, is_ready
 from change_events._consumer.intake import Intake, MessageReader
 from change_events._consumer.log import ThrottledLog, log
@@ -113,30 +113,32 @@ class Run(Generic[T]):
         self._state = "starting"
         clock, condition = threads.clock, threads.condition
         throttled = ThrottledLog(clock)
+        fetcher = settings.fetcher
+        bulk_size = fetcher.bulk_size if isinstance(fetcher, BulkFetcher) else 1
         self.consumer = Consumer(
-            _desk(settings, guard, probe_pause),
+            Desk(settings, guard, probe_pause=probe_pause, bulk_size=bulk_size),
             pauses=Pauses(tally.meter, clock=clock),
             tally=tally,
             clock=clock,
             condition=condition,
         )
         self.visibility = Visibility(
-            queue,
-            self.consumer,
+            queue=queue,
+            consumer=self.consumer,
             timeout=settings.visibility_timeout,
             throttled=throttled,
             clock=clock,
         )
         self.intake = Intake(
-            settings,
+            settings=settings,
             queue=queue,
             consumer=self.consumer,
             visibility=self.visibility,
-            reader=MessageReader(settings, tally, verify=verify, clock=clock),
+            reader=MessageReader(settings=settings, tally=tally, verify=verify, clock=clock),
             clock=clock,
         )
         self.looks = Looks(
-            settings,
+            settings=settings,
             consumer=self.consumer,
             visibility=self.visibility,
             tally=tally,
@@ -322,23 +324,6 @@ class Run(Generic[T]):
             self.visibility.beat()
             self.consumer.pauses.count()
         self.consumer.pauses.count()
-
-
-def _desk(settings: Settings[T], guard: Guard, probe_pause: Callable[[int], float]) -> Desk:
-    fetcher = settings.fetcher
-    limits = Limits(
-        prefetch=settings.prefetch,
-        batch_size=settings.batch_size,
-        threads=settings.threads,
-        bulk_size=fetcher.bulk_size if isinstance(fetcher, BulkFetcher) else 1,
-    )
-    return Desk(
-        limits,
-        early_look=settings.early_look,
-        guard=guard,
-        probe_pause=probe_pause,
-        max_gets_per_second=settings.max_gets_per_second,
-    )
 
 
 def _join(threads: Sequence[threading.Thread]) -> None:

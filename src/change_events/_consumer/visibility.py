@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from change_events._consumer.queue import MAX_VISIBILITY, batches
@@ -20,38 +21,25 @@ LONGEST_HOLD = MAX_VISIBILITY - 3600.0
 """Seconds after which a message is handed back. An hour later, SQS would extend it no more."""
 
 
+@dataclass(eq=False, kw_only=True)
 class Visibility:
-    """
-    Changes the visibility of messages.
+    """Changes the visibility of messages. `timeout` is the worker's visibility timeout."""
 
-    Args:
-        queue: Their queue.
-        consumer: Holds their events.
-        timeout: The worker's visibility timeout in seconds.
-        throttled: Logs what fails.
-        clock: Returns monotonic seconds.
-    """
+    queue: Queue
+    consumer: Consumer
+    timeout: float
+    throttled: ThrottledLog
+    clock: Callable[[], float] = time.monotonic
+    _period: float = field(init=False)
+    _next_beat: float = field(init=False)
 
-    def __init__(
-        self,
-        queue: Queue,
-        consumer: Consumer,
-        *,
-        timeout: float,
-        throttled: ThrottledLog,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._queue = queue
-        self._consumer = consumer
-        self._timeout = timeout
-        self._throttled = throttled
-        self._clock = clock
-        self._period = timeout / 3
-        self._next_beat = clock() + self._period
+    def __post_init__(self) -> None:
+        self._period = self.timeout / 3
+        self._next_beat = self.clock() + self._period
 
     def until_beat(self) -> float:
         """Return the seconds until the next beat."""
-        return max(0.0, self._next_beat - self._clock())
+        return max(0.0, self._next_beat - self.clock())
 
     def beat(self) -> None:
         """Extend what would become visible before the next beat but one."""
@@ -61,7 +49,7 @@ class Visibility:
     def extend(self, before: float) -> None:
         """Keep what would become visible before that time invisible for another timeout."""
         self._hand_back_what_is_held_too_long()
-        with self._consumer as desk:
+        with self.consumer as desk:
             expiring = desk.inbox.expiring(before)
         for batch in batches(expiring):
             if not self._extend(batch):
@@ -79,23 +67,23 @@ class Visibility:
 
     def hand_back_all(self) -> None:
         """Stop holding everything; each message becomes visible when its window is over."""
-        with self._consumer as desk:
+        with self.consumer as desk:
             held = desk.inbox.clear()
-        now = self._clock()
+        now = self.clock()
         self.hand_back([(event.receipt_handle, max(0.0, event.due - now)) for event in held])
 
     def _hand_back_what_is_held_too_long(self) -> None:
-        before = self._clock() - LONGEST_HOLD
+        before = self.clock() - LONGEST_HOLD
         dropped = self._drop(lambda event: event.received < before)
         self.hand_back([(event.receipt_handle, 0.0) for event in dropped])
 
     def _drop(self, unwanted: Callable[[Held], bool]) -> list[Held]:
-        with self._consumer as desk:
+        with self.consumer as desk:
             return desk.inbox.drop(filter(unwanted, desk.inbox.expiring(math.inf)))
 
     def _extend(self, events: Sequence[Held]) -> bool:
         """Return False if SQS did not answer."""
-        now = self._clock()
+        now = self.clock()
         seconds = {event.receipt_handle: self._extension(event, now) for event in events}
         failed = self._change(list(seconds.items()))
         if failed is None:
@@ -103,7 +91,7 @@ class Visibility:
         refused, again = failed
         if refused:  # other workers have received these messages since
             self._drop(lambda event: event.receipt_handle in refused)
-        with self._consumer:
+        with self.consumer:
             for event in events:
                 if event.receipt_handle in seconds and event.receipt_handle not in again:
                     event.expires = now + seconds[event.receipt_handle]
@@ -112,16 +100,14 @@ class Visibility:
     def _extension(self, event: Held, now: float) -> float:
         # A minute less than SQS allows, because SQS can have begun to count earlier.
         most = event.received + MAX_VISIBILITY - 60 - now
-        return max(0.0, min(self._timeout, most))
+        return max(0.0, min(self.timeout, most))
 
     def _change(
         self, deliveries: Sequence[tuple[str, float]]
     ) -> tuple[list[str], list[str]] | None:
         """As `Queue.change_visibility` returns it; None if SQS did not answer."""
         try:
-            return self._queue.change_visibility(deliveries)
+            return self.queue.change_visibility(deliveries)
         except Exception as error:  # the messages become visible by themselves
-            self._throttled.warn(
-                "changing visibility failed: %s", error, action="change_visibility"
-            )
+            self.throttled.warn("changing visibility failed: %s", error, action="change_visibility")
             return None
