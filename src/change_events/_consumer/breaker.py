@@ -60,16 +60,10 @@ class Breaker:
 
     def failed(self, id: str, now: float, retry_after: float, *, source_wide: bool = False) -> bool:
         """
-        Note that a look has failed.
+        Note that a look has failed; return True if it shows an outage.
 
-        Args:
-            id: The id it looked at.
-            now: The time.
-            retry_after: Seconds for which the source asked to be left alone.
-            source_wide: True if any other id's look would have failed, too.
-
-        Returns:
-            True if the look shows an outage; False if there is none, or the look began before it.
+        It does not if it began before the outage. `retry_after` is for how many seconds the source
+        asked to be left alone; `source_wide`, that any other id's look would have failed, too.
         """
         self._not_before = max(self._not_before, now + retry_after)
         self._in_a_row += 1
@@ -89,15 +83,7 @@ class Breaker:
 
 
 class Pace:
-    """
-    Spreads GETs evenly over time.
-
-    Args:
-        per_second: The number of GETs a second. None: no limit.
-
-    Attributes:
-        look_at: When the next look can begin, in monotonic seconds.
-    """
+    """Spreads GETs evenly over time. The next look can begin at `look_at`."""
 
     def __init__(self, per_second: float | None) -> None:
         self._gap = 1 / per_second if per_second else 0.0

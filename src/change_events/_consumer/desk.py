@@ -24,10 +24,7 @@ if TYPE_CHECKING:
 
 
 class Settled(NamedTuple):
-    """
-    What a look that was stored means: the events to acknowledge, which are no longer held, and the
-    events that this look was the first to read.
-    """
+    """A look that was stored: the events to acknowledge, and those that it read first."""
 
     events: Sequence[Held]
     first: Sequence[Held]
@@ -35,13 +32,8 @@ class Settled(NamedTuple):
 
 class Failure(NamedTuple):
     """
-    What a look that failed means.
-
-    Attributes:
-        events: Events to hand back to the queue. They are no longer held.
-        outage: True if the look shows that the source, or the cache, is down.
-        begins: True if nothing showed that before.
-        pause: Seconds until the next look, in an outage.
+    A look that failed: the events to hand back, whether it shows an outage, whether the outage
+    begins, and the seconds until the next look.
     """
 
     events: Sequence[Held]
@@ -54,14 +46,8 @@ class Desk:
     """
     Decides what a worker receives and looks at, and what a result means.
 
-    Args:
-        settings: The worker's: how much at once.
-        guard: Refuses a mass deletion. It outlives the desk.
-        probe_pause: Returns the seconds to wait after `n` looks of an outage that failed.
-        bulk_size: Ids in one GET. 1: the fetcher reads one entity at a time.
-
-    Attributes:
-        halted: Why the worker can't go on without help, since the last success. None: it can.
+    `probe_pause` is the breaker's, `bulk_size` the number of ids in one GET. `halted` is the error
+    for which the worker can't go on without help.
     """
 
     def __init__(
@@ -122,16 +108,9 @@ class Desk:
 
     def end_receive(self, events: Sequence[Held], now: float, *, received: int) -> Sequence[Held]:
         """
-        Hold what a receive brought.
+        Hold the events that a receive of so many messages brought; return those to hand back.
 
-        Args:
-            events: The change events among the messages.
-            now: The time.
-            received: How many messages there were. A full batch means that there are more; a batch
-                of one says nothing.
-
-        Returns:
-            Events to hand back at once: all of them, if the desk is closed.
+        A full batch means that the queue has more. A batch of one says nothing.
         """
         self._receiving -= 1
         self._backlog = received == self._settings.batch_size > 1
@@ -181,9 +160,7 @@ class Desk:
         """
         Ask the guard before a look at a cached entity is stored.
 
-        Returns:
-            False if that would be a mass deletion. The look is over then, and its events are held
-            until `resume`.
+        If it would be a mass deletion, the look is over, and its events are held until `resume`.
         """
         if self.guard.allows(gone=gone):
             return True
@@ -203,14 +180,9 @@ class Desk:
         self, id: str, now: float, error: Exception, *, retry_after: float, source_wide: bool
     ) -> Failure:
         """
-        Decide what becomes of the events of a look that failed: in an outage they are held.
+        Decide what becomes of the events of a look that failed. In an outage they are held.
 
-        Args:
-            id: The reserved id.
-            now: The time.
-            error: Why the look failed.
-            retry_after: Seconds for which the source asked to be left alone.
-            source_wide: True if any other entity's look would have failed, too.
+        `retry_after` and `source_wide` are as for `Breaker.failed`.
         """
         was_open = self.breaker.open
         outage = self.breaker.failed(id, now, retry_after, source_wide=source_wide)

@@ -33,8 +33,7 @@ class Guard:
     Refuses a mass deletion.
 
     Args:
-        max_share: The share of the last hundred looks at cached entities that can find the entity
-            gone. 1: all of them.
+        max_share: The share of the last hundred looks at cached entities that can see them gone.
         min_deleted: The number of such looks below which no deletion is refused.
     """
 

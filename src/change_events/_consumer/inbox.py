@@ -121,10 +121,7 @@ class Inbox:
         """
         Hold an event. If it is held already, it was delivered again, with a new receipt handle.
 
-        Args:
-            event: The event.
-            now: The time.
-            more: The queue seems to have more, perhaps of this id.
+        `more` says that the queue seems to have more, perhaps of this id.
         """
         group = self._groups.setdefault(event.id, _Group())
         known = group.events.get(event.message_id)
@@ -151,14 +148,10 @@ class Inbox:
 
     def make_room(self, looks: int, now: float) -> int:
         """
-        Make the resting ids with most events due now, because there is no room; return how many.
+        Make resting ids due now, because there is no room: at most `looks` at a time.
 
-        So few GETs make much room. The other ids rest on, because more of their events can come
-        meanwhile; so do ids whose look would settle nothing.
-
-        Args:
-            looks: How many such looks there can be at a time.
-            now: The time.
+        Ids with most events go first: so few GETs make much room. Ids whose look would settle
+        nothing rest on. Return how many are due.
         """
         events_of = {id: self._groups[id].events for id in self._rest.ids}
         settling = [id for id in events_of if next(iter(events_of[id].values())).due <= now]
@@ -237,10 +230,6 @@ class Inbox:
     def looking(self) -> int:
         """Return how many looks are under way."""
         return self._agenda.under_way()
-
-    def oldest(self) -> float | None:
-        """Return when the oldest event was received; None if none is held."""
-        return min((event.received for event in self._events()), default=None)
 
     def give_up(self, id: str) -> list[Held]:
         """Stop holding all events of the id, reserved or not; return them to be handed back."""

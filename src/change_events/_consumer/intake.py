@@ -33,10 +33,7 @@ DELAY_CHECK = 60.0
 
 
 class Polled(NamedTuple):
-    """
-    What came of a poll: the seconds to pause before the next, whether the queue is drained, and why
-    a drain is hopeless.
-    """
+    """A poll: the pause until the next, whether the queue is drained, why a drain is hopeless."""
 
     pause: float = 0.0
     drained: bool = False
@@ -45,12 +42,7 @@ class Polled(NamedTuple):
 
 @dataclass(eq=False, kw_only=True)
 class Intake:
-    """
-    Receives messages, and holds their events.
-
-    Attributes:
-        last_poll: When SQS last answered a poll, in monotonic seconds. None: never yet.
-    """
+    """Receives messages, and holds their events. `last_poll` is when SQS last answered a poll."""
 
     settings: Settings[Any]
     queue: Queue
@@ -78,8 +70,7 @@ class Intake:
         """
         Receive once. An error is logged and has its pause, because a poll loop must not end.
 
-        Args:
-            until_empty: Find out whether the queue is empty, and give up after a few errors.
+        `until_empty`: find out whether the queue is empty, and give up after a few errors.
         """
         try:
             if self.clock() - self._asked_at >= DELAY_CHECK:
@@ -144,12 +135,7 @@ class Intake:
 
 @dataclass(eq=False, kw_only=True)
 class MessageReader:
-    """
-    Turns messages into events that can be held.
-
-    Attributes:
-        verify: Raises for an envelope that SNS has not signed. None: signatures don't matter.
-    """
+    """Turns messages into events. `verify` raises for an envelope that SNS has not signed."""
 
     settings: Settings[Any]
     tally: Tally
@@ -161,11 +147,8 @@ class MessageReader:
         self, messages: Sequence[Message], *, delay: float
     ) -> tuple[list[Held], list[tuple[str, float]]]:
         """
-        Decode messages that have just been received.
-
-        Returns:
-            The events; and the deliveries about which nothing could be decided: their receipt
-            handles, and for how many seconds to leave each alone.
+        Return the events; and the receipt handles of messages about which nothing could be decided,
+        with the seconds for which to leave each alone.
         """
         now = self.clock()
         self.tally.add("received", len(messages))
@@ -215,9 +198,5 @@ class MessageReader:
 
 
 def window_of(event: ChangeEvent, settle: float) -> float:
-    """
-    Return the seconds that must pass before a look settles the event.
-
-    That is the larger of the worker's window and the publisher's; none for a *saved*.
-    """
+    """Return the larger of the worker's window and the event's own; 0 for a *saved*."""
     return 0.0 if event.phase == "saved" else max(settle, event.settle or 0.0)

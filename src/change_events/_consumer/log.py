@@ -23,12 +23,7 @@ REMEMBERED = 1000
 
 
 class ThrottledLog:
-    """
-    Warns at most once in 30 seconds. The lines between are logged at level DEBUG.
-
-    Args:
-        clock: Returns monotonic seconds.
-    """
+    """Warns at most once in 30 seconds. The lines between are logged at level DEBUG."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -8,8 +8,7 @@ written over it: whoever changed the entry in between has raised its version.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from change_events._event import Entry, Found, Gone, Outcome, Unchanged
 
@@ -29,15 +28,8 @@ so this many mean that the sink is broken.
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Looked:
-    """
-    A look that was stored.
-
-    Attributes:
-        outcome: What the look did to the cache.
-        get_started: When its GET started, by the clock given to `look`.
-    """
+class Looked(NamedTuple):
+    """A look that was stored: what it did to the cache, and when its GET started."""
 
     outcome: Outcome
     get_started: float
@@ -51,7 +43,7 @@ def look(
 
     Raises:
         FetchError: The GET decided nothing. The cache stays as it was.
-        RuntimeError: The sink or the fetcher breaks its contract.
+        RuntimeError: The sink, or the fetcher, breaks its contract.
     """
     for _ in range(MAX_CONFLICTS):
         entry = sink.entry(id)
@@ -63,12 +55,7 @@ def look(
 
 
 def checked(change: Change[T], id: str, entry: Entry, fetcher: Fetcher[T]) -> Change[T]:
-    """
-    Return what a GET found.
-
-    Raises:
-        RuntimeError: It is "unchanged", and nothing is cached that it could equal.
-    """
+    """Return what a GET found; an "unchanged" needs something cached that it can equal."""
     if isinstance(change, Unchanged) and not entry.present:
         raise RuntimeError(
             f"{type(fetcher).__name__} found {id!r} unchanged, but nothing is cached that it could "

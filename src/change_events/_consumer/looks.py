@@ -41,9 +41,7 @@ class Looks(Generic[T]):
     """
     Looks at ids that the desk has reserved, and tells the desk what came of it.
 
-    Attributes:
-        slot: Held during each GET.
-        wall_clock: For measurements only.
+    `slot` is held during each GET. `wall_clock` is for measurements only.
     """
 
     settings: Settings[T]
@@ -56,13 +54,7 @@ class Looks(Generic[T]):
     wall_clock: Callable[[], float] = time.time
 
     def look(self, ids: Sequence[str]) -> Iterator[Sequence[Held]]:
-        """
-        Look at the reserved ids.
-
-        Yields:
-            Events to acknowledge, for each look that was stored. They are no longer held, while the
-            next entity is stored.
-        """
+        """Look at the reserved ids; yield the events to acknowledge after each look."""
         if len(ids) == 1:
             yield self.look_at(*ids)
         else:
@@ -103,9 +95,6 @@ class Looks(Generic[T]):
 
         An id for which the GET decides nothing, or which another worker has changed meanwhile, is
         due again at once, for a look alone.
-
-        Yields:
-            As `look` does.
         """
         started = self.clock()
         found = self._read_together(ids)
@@ -263,11 +252,7 @@ class _Answer:
 
 
 def answer_of(error: FetchError) -> str:
-    """
-    Return a failed GET's status as text.
-
-    `none` without a response; `unusable` for a 200 whose body is not the entity.
-    """
+    """Return a failed GET's status; `none` without a response, `unusable` for a bad 200."""
     if error.status is None:
         return "none"
     if error.status == 200:

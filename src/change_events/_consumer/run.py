@@ -76,19 +76,10 @@ class Threads:
 
 class Run(Generic[T]):
     """
-    One run of a worker, from its start to its stop.
+    One run of a worker, from its start to its stop. What comes in at `control` ends it.
 
-    Args:
-        settings, queue, guard, tally: The worker's.
-        control: What comes in here ends the run.
-        verify: Raises for an envelope that SNS has not signed. None: signatures don't matter.
-        until_empty: End the run, too, once the queue is empty and nothing is held.
-        threads: Time and threads.
-        probe_pause: Returns the seconds to wait after `n` looks of an outage that failed.
-
-    Attributes:
-        consumer: What the threads share.
-        intake, looks, acknowledgements, visibility: What the threads do.
+    `until_empty` ends it, too, once the queue is empty and nothing is held. The threads share
+    `consumer`; what they do is in `intake`, `looks`, `acknowledgements` and `visibility`.
     """
 
     def __init__(
@@ -167,12 +158,7 @@ class Run(Generic[T]):
             raise why
 
     def ask_delay(self) -> None:
-        """
-        Ask the queue for its delay: nothing can be received before.
-
-        Raises:
-            ConfigurationError: The queue can't be read.
-        """
+        """Ask the queue for its delay, which shows that it can be read."""
         delay = self.intake.ask_delay()
         log.info(
             "started",
@@ -187,7 +173,7 @@ class Run(Generic[T]):
     def health(self) -> Health:
         """Return the run's health now."""
         with self.consumer as desk:
-            held, in_flight, oldest = len(desk.inbox), desk.inbox.looking(), desk.inbox.oldest()
+            events, in_flight = desk.inbox.expiring(math.inf), desk.inbox.looking()
         now, last_poll, paused = self._threads.clock(), self.intake.last_poll, self._why_paused()
         alive = self._state != "died"
         return Health(
@@ -195,8 +181,8 @@ class Run(Generic[T]):
             ready=alive and is_ready(paused, last_poll),
             paused=paused,
             last_poll=None if last_poll is None else now - last_poll,
-            oldest_held=None if oldest is None else now - oldest,
-            held=held,
+            oldest_held=max((now - event.received for event in events), default=None),
+            held=len(events),
             in_flight=in_flight,
         )
 

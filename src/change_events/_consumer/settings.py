@@ -27,12 +27,7 @@ half of its time.
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Settings(Generic[T]):
-    """
-    The settings of a worker. `Worker` describes each of them.
-
-    Raises:
-        ConfigurationError: A value is out of its range.
-    """
+    """The settings of a worker. `Worker` describes each of them."""
 
     queue_url: str
     _: KW_ONLY

@@ -56,12 +56,7 @@ class Stats:
 
 
 class Tally:
-    """
-    Counts for `Stats`, from any thread.
-
-    Args:
-        meter: Gets each count, too.
-    """
+    """Counts for `Stats`, from any thread. The meter gets each count, too."""
 
     def __init__(self, meter: Meter | None = None) -> None:
         self.meter = meter or Meter()

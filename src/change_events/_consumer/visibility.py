@@ -56,12 +56,7 @@ class Visibility:
                 return  # the other calls would take as long to fail; the next beat tries again
 
     def hand_back(self, deliveries: Sequence[tuple[str, float]]) -> None:
-        """
-        Make messages visible to all workers again.
-
-        Args:
-            deliveries: Receipt handles, and the seconds after which each becomes visible.
-        """
+        """Make messages visible again: receipt handles, each with the seconds to wait."""
         for batch in batches(deliveries):
             self._change(batch)
 
