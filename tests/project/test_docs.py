@@ -93,7 +93,7 @@ def test_every_block_runs_and_prints_what_it_says(
     for example in find_examples(document):
         names |= eval_example.run_print_check(example, module_globals=names)
     if "worker" in names:
-        names["worker"]._settings.sink.close()
+        names["worker"].sink.close()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=relative)
@@ -205,8 +205,8 @@ def test_the_code_in_the_readme_keeps_a_cache(eval_example: EvalExample, readers
 
     names = eval_example.run(consumer, module_globals=readers_world)
 
-    assert names["worker"]._settings.sink.get("p1") == {"id": "p1", "name": "Anvil"}
-    names["worker"]._settings.sink.close()
+    assert names["worker"].sink.get("p1") == {"id": "p1", "name": "Anvil"}
+    names["worker"].sink.close()
 
 
 def test_the_sink_of_the_how_to_passes_the_contract(readers_world, pytester):
@@ -276,7 +276,6 @@ def files_in_contributing():
     return set(re.findall(r"`(\w[\w/]*(?:/|\.py))`", table))
 
 
-@pytest.mark.xfail(reason="the worker is being cut into modules; remove this line once it is")
 def test_contributing_names_files_that_exist():
     for name in files_in_contributing():
         assert (PACKAGE / name).exists() or (ROOT / name).exists(), name

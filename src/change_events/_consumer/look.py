@@ -2,7 +2,7 @@
 One look at one entity: read the entry's version, GET the entity, store it by compare-and-set.
 
 The version is read *before* the GET. A state that is older than the entry can then never be
-written over it: whoever changed the entry in between has raised its version.
+written over it: any change to the entry in between has raised its version.
 """
 
 from __future__ import annotations

@@ -71,9 +71,9 @@ class Worker(Settings[T], Generic[T]):
         fetcher: Reads the source; many entities at once, if it can.
         sink: The cache.
         client: A boto3 SQS client. Default: one for the region in `queue_url`.
-        topic_arn: Accept only messages from this topic, as their SNS envelope names it. Every other
-            message counts as malformed, and so does a message without an envelope: switch off raw
-            message delivery.
+        topic_arn: Accept only messages whose SNS envelope names this topic. Every other message
+            counts as malformed, and so does one without an envelope: switch off raw message
+            delivery.
         verify_signatures: Accept only messages whose envelope SNS has signed. Needs `topic_arn`,
             and `pip install 'change-events[verify]'`. The certificate is fetched once, from SNS's
             endpoint in the topic's Region. Until it can be fetched, messages go back to the queue
