@@ -144,7 +144,7 @@ def _lines(graph: grimp.ImportGraph, modules: list[str], width: int) -> list[tup
         imported = ", ".join(sorted(names[each] for each in inside.successors(module)))
         indent = len(f"{name} → ")
         first, *more = textwrap.wrap(imported, int((width - 28) / CHARACTER) - indent) or [""]
-        lines.append((0, name, f" → {first}" if first else ""))
+        lines.append((0, name, f"\u00a0→ {first}" if first else ""))
         lines += [(indent, "", each) for each in more]
     return lines
 
