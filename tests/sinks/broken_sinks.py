@@ -96,7 +96,7 @@ class LocksThreadsOnly(SQLiteSink):
         with self._threads:
             if self.entry(id).version != if_version:
                 return False
-            time.sleep(0.001)
+            time.sleep(0.005)
             return super().apply(id, change, if_version=self.entry(id).version)
 
 
