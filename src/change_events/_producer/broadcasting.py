@@ -133,8 +133,8 @@ class broadcasting(_AnnouncedSave):  # a context manager, named like one  # noqa
     While the block runs, its ids are broadcast again in the background whenever half of `settle`
     has passed. So whenever the block commits, its consumers have heard of it less than `settle`
     seconds before. If that could not be done in time, the ids are broadcast once more after the
-    block has returned or raised, and the caller waits for that. Where a process can be frozen in
-    mid-save, or threads are switched off (uWSGI without `enable-threads`), only that is left.
+    block has returned or raised, and the caller waits for that. Only this last broadcast is left
+    where a process can be frozen in mid-save, or has no threads (uWSGI without `enable-threads`).
 
     Args:
         publisher: What broadcasts.
