@@ -74,38 +74,27 @@ __all__ = [
 
 __version__: str
 
-_HOMES = {
-    "BroadcastStats": "_producer.renewals",
-    "BulkFetcher": "typing",
-    "ChangeEvent": "_event",
-    "DynamoDBSink": "sinks.dynamodb",
-    "Entry": "_event",
-    "Fetcher": "typing",
-    "Found": "_event",
-    "Gone": "_event",
-    "HTTPFetcher": "_source.fetcher",
-    "Health": "_consumer.health",
-    "MemorySink": "sinks.memory",
-    "Metrics": "typing",
-    "NullPublisher": "_producer.publishers",
-    "Outcome": "_event",
-    "PostgresSink": "sinks.postgres",
-    "Publisher": "typing",
-    "SNSPublisher": "_producer.publishers",
-    "SQLiteSink": "sinks.sqlite",
-    "Sink": "typing",
-    "Stats": "_consumer.stats",
-    "Unchanged": "_event",
-    "Worker": "_consumer.worker",
-    "broadcast_stats": "_producer.renewals",
-    "broadcasting": "_producer.broadcasting",
-    "broadcasts_before_save": "_producer.broadcasting",
-    "measure_broadcasts": "_producer.renewals",
+_NAMES = {
+    "_consumer.health": ["Health"],
+    "_consumer.stats": ["Stats"],
+    "_consumer.worker": ["Worker"],
+    "_event": ["ChangeEvent", "Entry", "Found", "Gone", "Outcome", "Unchanged"],
+    "_producer.broadcasting": ["broadcasting", "broadcasts_before_save"],
+    "_producer.publishers": ["NullPublisher", "SNSPublisher"],
+    "_producer.renewals": ["BroadcastStats", "broadcast_stats", "measure_broadcasts"],
+    "_source.fetcher": ["HTTPFetcher"],
+    "sinks.dynamodb": ["DynamoDBSink"],
+    "sinks.memory": ["MemorySink"],
+    "sinks.postgres": ["PostgresSink"],
+    "sinks.sqlite": ["SQLiteSink"],
+    "typing": ["BulkFetcher", "Fetcher", "Metrics", "Publisher", "Sink"],
 }
 """
-The module of each name, loaded at the name's first use (PEP 562): a service that only broadcasts
-does not pay for urllib3 and SQLite.
+The names of each module, which is loaded at the first use of one (PEP 562): a service that only
+broadcasts does not pay for urllib3 and SQLite.
 """
+
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
 for _name in set(__all__) - set(_HOMES):  # the errors
     globals()[_name].__module__ = __name__  # neither a traceback nor a pickle names another module

@@ -1,8 +1,6 @@
 """
-Make boto3 clients.
-
-This module imports boto3, which takes longer than our whole package. So others import this module
-only where they make a client.
+Make boto3 clients. The import of boto3 lasts longer than that of our whole package, so others
+import this module only where they make a client.
 """
 
 from __future__ import annotations
@@ -31,13 +29,13 @@ def make_client(
 
     Args:
         service: The service's name in boto3.
-        region: The service's Region. Default: the one that boto3 finds.
-        connect_timeout: Seconds that an attempt can take to connect.
-        read_timeout: Seconds that an attempt can wait for an answer.
+        region: Default: the Region that boto3 finds.
+        connect_timeout: The most seconds for an attempt to connect.
+        read_timeout: The most seconds for an attempt to wait for an answer.
         attempts: The most attempts for a call. Default: as the environment says, or 3.
         connections: The most connections to keep.
         validate: Check a call's parameters before sending it.
-        session: A boto3 session. Default: boto3's default session.
+        session: Default: boto3's default session.
     """
     retries = {"mode": "standard", "total_max_attempts": attempts}
     config = Config(
@@ -68,10 +66,8 @@ def new_session() -> Any:
 
 def could_be_credentials(error: Exception) -> bool:
     """
-    Return whether expired credentials could be why a call failed.
-
-    That error has many names. So this is true for every refusal by the service (4xx), and for every
-    error before the request was sent.
+    Return whether expired credentials could be why a call failed: after every refusal by the
+    service (4xx) and every error before the request was sent, because that error has many names.
     """
     if isinstance(error, botocore.ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400)

@@ -95,14 +95,10 @@ def decode(
     if not isinstance(value, (str, int)):
         raise DecodeError('the body is not {"id": text or integer}')
     try:
-        return ChangeEvent(
-            checked_id(value),
-            _settle(said.get("settle")),
-            _phase(said.get("phase")),
-            said.get("save"),
-        )
+        id = checked_id(value)
     except ValueError as error:
         raise DecodeError(str(error)) from None
+    return ChangeEvent(id, _settle(said.get("settle")), _phase(said.get("phase")), said.get("save"))
 
 
 def _settle(text: str | None) -> float | None:

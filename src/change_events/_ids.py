@@ -16,6 +16,8 @@ MAX_ID_LENGTH = 512
 _COLLECTORS = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 
 Arguments = Mapping[str, Any]
+Function = Callable[..., Any]
+Reader = Callable[[Arguments], Any]
 
 
 def checked_id(value: object) -> str:
@@ -47,7 +49,7 @@ def checked_id(value: object) -> str:
 
 
 def id_resolver(
-    function: Callable[..., Any],
+    function: Function,
     *,
     id: str | Callable[..., object] | None,
     ids: str | Callable[..., Iterable[object]] | None,
@@ -55,12 +57,7 @@ def id_resolver(
     """
     Return a function that reads the ids from the arguments of a call of `function`.
 
-    Args:
-        function: The function that is being decorated.
-        id: Where the one id is: a path (`"product.id"`: a parameter, then attributes or mapping
-            keys), or a callable that names the parameters it needs. None: the parameter named `id`,
-            else the first parameter's own `id`.
-        ids: The same for several ids; it must lead to an iterable.
+    `broadcasts_before_save` describes `id` and `ids`.
 
     Raises:
         ConfigurationError: `id` and `ids` together; a path or callable that doesn't fit the
@@ -78,9 +75,7 @@ def id_resolver(
     return lambda arguments: (_checked(name, source, _found(name, read_one, arguments)),)
 
 
-def reader(
-    function: Callable[..., Any], source: str | Callable[..., Any], *, setting: str
-) -> Callable[[Arguments], Any]:
+def reader(function: Function, source: str | Function, *, setting: str) -> Reader:
     """Return a function that reads one value from the arguments of a call of `function`."""
     if isinstance(source, str):
         return _path_reader(function, source, setting=setting)
@@ -91,12 +86,10 @@ def reader(
     )
 
 
-def _default_path(function: Callable[..., Any]) -> str:
+def _default_path(function: Function) -> str:
     signature = inspect.signature(function)
     parameters = [
-        name
-        for name, parameter in signature.parameters.items()
-        if parameter.kind not in _COLLECTORS
+        name for name, each in signature.parameters.items() if each.kind not in _COLLECTORS
     ]
     if "id" in parameters:
         return "id"
@@ -110,9 +103,7 @@ def _default_path(function: Callable[..., Any]) -> str:
     return f"{parameters[0]}.id"
 
 
-def _path_reader(
-    function: Callable[..., Any], path: str, *, setting: str
-) -> Callable[[Arguments], Any]:
+def _path_reader(function: Function, path: str, *, setting: str) -> Reader:
     name = function.__qualname__
     first, *rest = path.split(".")
     if not all([first, *rest]):
@@ -136,9 +127,7 @@ def _path_reader(
     return read
 
 
-def _callable_reader(
-    function: Callable[..., Any], source: Callable[..., Any], *, setting: str
-) -> Callable[[Arguments], Any]:
+def _callable_reader(function: Function, source: Function, *, setting: str) -> Reader:
     name = function.__qualname__
     try:
         parameters = inspect.signature(source).parameters.values()
@@ -155,32 +144,22 @@ def _callable_reader(
     for parameter_name in wanted:
         _require_parameter(function, parameter_name)
 
+    keyword_only = [name for name, each in wanted.items() if each.kind is each.KEYWORD_ONLY]
+    positional = [name for name in wanted if name not in keyword_only]
+
     def read(arguments: Arguments) -> object:
-        positional = [
-            arguments[name]
-            for name, parameter in wanted.items()
-            if parameter.kind is not parameter.KEYWORD_ONLY
-        ]
-        keywords = {
-            name: arguments[name]
-            for name, parameter in wanted.items()
-            if parameter.kind is parameter.KEYWORD_ONLY
-        }
-        return source(*positional, **keywords)
+        keywords = {name: arguments[name] for name in keyword_only}
+        return source(*(arguments[name] for name in positional), **keywords)
 
     return read
 
 
-def _wanted_parameters(source: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+def _wanted_parameters(source: Function) -> dict[str, inspect.Parameter]:
     parameters = inspect.signature(source).parameters
-    return {
-        name: parameter
-        for name, parameter in parameters.items()
-        if parameter.default is parameter.empty
-    }
+    return {name: each for name, each in parameters.items() if each.default is each.empty}
 
 
-def _require_parameter(function: Callable[..., Any], name: str) -> None:
+def _require_parameter(function: Function, name: str) -> None:
     parameters = list(inspect.signature(function).parameters)
     if name not in parameters:
         close = get_close_matches(name, parameters, n=1)
@@ -190,7 +169,7 @@ def _require_parameter(function: Callable[..., Any], name: str) -> None:
         raise ConfigurationError(f"{function.__qualname__}() has no parameter {name!r}; {hint}")
 
 
-def _found(name: str, read: Callable[[Arguments], Any], arguments: Arguments) -> Any:
+def _found(name: str, read: Reader, arguments: Arguments) -> Any:
     try:
         return read(arguments)
     except IdResolutionError:
@@ -212,11 +191,7 @@ def _checked(name: str, source: object, value: object) -> str:
 
 
 def _many(
-    name: str,
-    source: object,
-    wanted: list[str],
-    read: Callable[[Arguments], Any],
-    arguments: Arguments,
+    name: str, source: object, wanted: list[str], read: Reader, arguments: Arguments
 ) -> tuple[str, ...]:
     for parameter in wanted:
         if isinstance(arguments[parameter], Iterator):

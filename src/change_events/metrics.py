@@ -8,6 +8,7 @@ saved, to `measure_broadcasts`. `METRICS` lists all names and labels; no label i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from change_events.exceptions import ConfigurationError
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound="MetricWrapperBase")
 
 __all__ = ["METRICS", "Metric", "OpenTelemetryMetrics", "PrometheusMetrics"]
+
+_QUEUE = ("queue",)
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -51,77 +54,62 @@ class Metric:
     buckets: tuple[float, ...] = ()
 
 
+_counter, _histogram = partial(Metric, "counter"), partial(Metric, "histogram")
+
 METRICS: Mapping[str, Metric] = {
-    "received": Metric(
-        "counter", "Deliveries taken from the queue.", ("queue",), "received", "{message}"
+    "received": _counter("Deliveries taken from the queue.", _QUEUE, "received", "{message}"),
+    "malformed": _counter(
+        "Deliveries that are not change events.", _QUEUE, "malformed", "{message}"
     ),
-    "malformed": Metric(
-        "counter", "Deliveries that are not change events.", ("queue",), "malformed", "{message}"
-    ),
-    "unverified": Metric(
-        "counter",
+    "unverified": _counter(
         "Deliveries whose signature's certificate could not be fetched.",
-        ("queue",),
+        _QUEUE,
         "unverified",
         "{message}",
     ),
-    "looks": Metric(
-        "counter", "Looks, by what they did to the cache.", ("queue", "outcome"), "looks", "{look}"
+    "looks": _counter(
+        "Looks, by what they did to the cache.", ("queue", "outcome"), "looks", "{look}"
     ),
-    "look_seconds": Metric(
-        "histogram", "How long looks took.", ("queue",), "look.duration", "s", _SECONDS
-    ),
-    "gets": Metric("counter", "GETs begun.", ("queue",), "gets", "{get}"),
-    "answers": Metric(
-        "counter",
+    "look_seconds": _histogram("How long looks took.", _QUEUE, "look.duration", "s", _SECONDS),
+    "gets": _counter("GETs begun.", _QUEUE, "gets", "{get}"),
+    "answers": _counter(
         "GETs, by answer; a bulk GET counts once for each entity found.",
         ("queue", "answer"),
         "answers",
         "{get}",
     ),
-    "get_seconds": Metric(
-        "histogram", "How long GETs took.", ("queue",), "get.duration", "s", _SECONDS
+    "get_seconds": _histogram("How long GETs took.", _QUEUE, "get.duration", "s", _SECONDS),
+    "conflicts": _counter(
+        "Looks begun again after a lost compare-and-set.", _QUEUE, "conflicts", "{look}"
     ),
-    "conflicts": Metric(
-        "counter",
-        "Looks begun again after a lost compare-and-set.",
-        ("queue",),
-        "conflicts",
-        "{look}",
+    "retries": _counter(
+        "Events sent back to the queue after a failed look.", _QUEUE, "retries", "{event}"
     ),
-    "retries": Metric(
-        "counter",
-        "Events sent back to the queue after a failed look.",
-        ("queue",),
-        "retries",
-        "{event}",
+    "acknowledged": _counter(
+        "Deliveries deleted from the queue.", _QUEUE, "acknowledged", "{message}"
     ),
-    "acknowledged": Metric(
-        "counter", "Deliveries deleted from the queue.", ("queue",), "acknowledged", "{message}"
+    "ack_failures": _counter(
+        "Failed attempts to delete a delivery.", _QUEUE, "ack_failures", "{message}"
     ),
-    "ack_failures": Metric(
-        "counter", "Failed attempts to delete a delivery.", ("queue",), "ack_failures", "{message}"
-    ),
-    "staleness_seconds": Metric(
-        "histogram",
+    "staleness_seconds": _histogram(
         "Age of an event, from SQS's SentTimestamp, when its first or its last look was applied.",
         ("queue", "look"),
         "staleness",
         "s",
         _STALENESS,
     ),
-    "held": Metric("gauge", "Events in the worker's hands.", ("queue",), "held", "{event}"),
-    "paused_seconds": Metric(
-        "counter", "Time without receiving, by reason.", ("queue", "reason"), "paused", "s"
+    "held": Metric("gauge", "Events in the worker's hands.", _QUEUE, "held", "{event}"),
+    "paused_seconds": _counter(
+        "Time without receiving, by reason.", ("queue", "reason"), "paused", "s"
     ),
-    "renewals": Metric(
-        "counter", "Broadcasts repeated while a save was under way.", (), "renewals", "{broadcast}"
+    "renewals": _counter(
+        "Broadcasts repeated while a save was under way.", (), "renewals", "{broadcast}"
     ),
-    "late_broadcasts": Metric(
-        "counter", "Saves announced once more after their end.", (), "late_broadcasts", "{save}"
+    "late_broadcasts": _counter(
+        "Saves announced once more after their end.", (), "late_broadcasts", "{save}"
     ),
-    "unsettled_saves": Metric(
-        "counter", "Of these, saves where that failed, too.", (), "unsettled_saves", "{save}"
+    "unsettled_saves": _counter(
+        "Of these, saves where that failed, too.", (), "unsettled_saves", "{save}"
     ),
 }
 """All metrics, by name."""

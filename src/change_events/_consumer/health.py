@@ -59,15 +59,10 @@ NOT_RUNNING = Health(alive=False, ready=False, paused="not running")
 
 class Pauses:
     """
-    The reasons why a worker receives nothing, and since when. Any thread can begin and end any
-    reason.
+    The reasons why a worker receives nothing. Any thread can begin and end any reason.
 
     A reason is a constant of the code, never an error's text: it labels a metric, and everybody who
-    reaches the endpoint can read it.
-
-    Args:
-        meter: Counts the seconds, by reason.
-        clock: Returns monotonic seconds.
+    reaches the endpoint can read it. `meter` counts its seconds.
     """
 
     def __init__(self, meter: Meter, *, clock: Callable[[], float] = time.monotonic) -> None:

@@ -32,7 +32,12 @@ def serving(address: tuple[str, int], health: Callable[[], Health]) -> Iterator[
     Raises:
         ConfigurationError: The address can't be listened on.
     """
-    server = _listen(address, health)
+    try:
+        server = _Server(address, health)
+    except OSError as error:
+        raise ConfigurationError(
+            f"health_address={address!r} can't be listened on: {error}"
+        ) from error
     threading.Thread(
         target=server.serve_forever, args=(0.1,), name="change-events-health", daemon=True
     ).start()
@@ -46,15 +51,6 @@ def serving(address: tuple[str, int], health: Callable[[], Health]) -> Iterator[
     finally:
         server.shutdown()
         server.server_close()
-
-
-def _listen(address: tuple[str, int], health: Callable[[], Health]) -> _Server:
-    try:
-        return _Server(address, health)
-    except OSError as error:
-        raise ConfigurationError(
-            f"health_address={address!r} can't be listened on: {error}"
-        ) from error
 
 
 class _Server(ThreadingHTTPServer):
@@ -90,16 +86,6 @@ class _Probe(BaseHTTPRequestHandler):
     timeout = 5.0  # of each read and write; the standard library limits how much is read
 
     def do_GET(self) -> None:
-        self._answer()
-
-    do_HEAD = do_GET  # noqa: N815  # the base class looks for these names
-
-    def do_POST(self) -> None:
-        self._send(405, b"", Allow="GET, HEAD")
-
-    do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_POST  # noqa: N815
-
-    def _answer(self) -> None:
         path = self.path.partition("?")[0]
         if path not in {"/healthz", "/readyz"}:
             self._send(404, b"")
@@ -107,6 +93,13 @@ class _Probe(BaseHTTPRequestHandler):
         health = self.server.health()
         good = health.alive if path == "/healthz" else health.ready
         self._send(200 if good else 503, json.dumps(asdict(health)).encode())
+
+    do_HEAD = do_GET  # noqa: N815  # the base class looks for these names
+
+    def do_POST(self) -> None:
+        self._send(405, b"", Allow="GET, HEAD")
+
+    do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_POST  # noqa: N815
 
     def _send(self, status: int, body: bytes, **headers: str) -> None:
         self.send_response(status)

@@ -52,7 +52,6 @@ class Queue:
     An SQS queue, as far as a worker needs it.
 
     Args:
-        url: The queue's URL.
         client: A boto3 SQS client. Default: `open` makes one for the Region in the URL.
 
     Raises:
@@ -71,18 +70,12 @@ class Queue:
 
     def open(self, *, wait: int) -> float:
         """
-        Ask the queue for its delay, which shows that it exists and can be read.
-
-        Args:
-            wait: How long a receive waits for messages, in seconds.
-
-        Returns:
-            `DelaySeconds`: the least age of a message when it is received.
+        Check that the queue can be read. Return `DelaySeconds`: a message's least age at receipt.
 
         Raises:
             ConfigurationError: The queue can't be asked (it does not exist; credentials, a
                 permission or a route are missing), or the client would give up a long poll before
-                its end.
+                the end of its `wait` seconds.
         """
         try:
             self._client = self._client or self._new_client()
@@ -191,11 +184,9 @@ class Queue:
         ]
         response = self._client.change_message_visibility_batch(QueueUrl=self.url, Entries=entries)
         failed = response.get("Failed", [])
-        retriable = [
-            deliveries[position][0] for position in _log_failed(failed, "change_visibility")
-        ]
+        again = [deliveries[position][0] for position in _log_failed(failed, "change_visibility")]
         handles = [deliveries[int(entry["Id"])][0] for entry in failed]
-        return [handle for handle in handles if handle not in retriable], retriable
+        return [handle for handle in handles if handle not in again], again
 
     def _attributes(self, *names: str) -> dict[str, str]:
         response = self._client.get_queue_attributes(QueueUrl=self.url, AttributeNames=list(names))
@@ -231,13 +222,8 @@ def _log_failed(failed: list[dict[str, Any]], action: str) -> list[int]:
     """Log a batch's failed entries; return the positions of those to try again."""
     if failed:
         codes = ", ".join(sorted({str(entry.get("Code")) for entry in failed}))
-        log.warning(
-            "%s failed for %d messages: %s",
-            action,
-            len(failed),
-            codes,
-            extra={"action": action, "code": codes},
-        )
+        extra = {"action": action, "code": codes}
+        log.warning("%s failed for %d messages: %s", action, len(failed), codes, extra=extra)
     return [int(entry["Id"]) for entry in failed if not entry.get("SenderFault")]
 
 

@@ -1,8 +1,6 @@
 """
 Verify SNS's signature on an envelope (Amazon SNS Developer Guide, "Verifying the signatures of
-Amazon SNS messages").
-
-Only a worker that verifies signatures imports this module: it needs `cryptography`.
+Amazon SNS messages"). Only a worker that verifies imports this module: it needs `cryptography`.
 """
 
 from __future__ import annotations
@@ -10,9 +8,8 @@ from __future__ import annotations
 import base64
 import re
 import time
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import urllib3
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -33,10 +30,7 @@ TIMEOUT = 3.0
 """The most seconds for fetching a certificate. Meanwhile the thread that needs it can't receive."""
 
 PAUSE = 10.0
-"""
-Seconds without another fetch after one has failed. Neither an outage nor a forger must be able to
-stop the polling.
-"""
+"""Seconds from a failed fetch to the next. No outage and no forger must stop the polling."""
 
 MAX_BYTES = 64 * 1024
 """The longest certificate to accept. SNS's have about 2 KB."""
@@ -146,8 +140,7 @@ class SignatureVerifier:
             return read_body(response, MAX_BYTES, deadline)
 
 
-@dataclass(frozen=True, slots=True)
-class _Certificate:
+class _Certificate(NamedTuple):
     """A public key, and when it begins and ends to be valid, in seconds since the epoch."""
 
     key: RSAPublicKey

@@ -16,7 +16,6 @@ from change_events.typing import Publisher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from types import TracebackType
 
     from change_events._event import Phase
     from change_events._producer.renewals import OnUnsettled, Renewals, Save
@@ -27,11 +26,7 @@ T = TypeVar("T")
 
 
 class _AnnouncedSave:
-    """
-    The broadcasts before, during and after a save, as `broadcasting` describes them.
-
-    Checks nothing: its callers check `ids` and `settle`, once each.
-    """
+    """Does what `broadcasting` describes. Its callers check `ids` and `settle`, once each."""
 
     def __init__(
         self,
@@ -59,12 +54,7 @@ class _AnnouncedSave:
         if self._ids:
             self._begin(self._broadcast())
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if late := self._ends_late(returned=kind is None):
             late()
 
@@ -73,12 +63,7 @@ class _AnnouncedSave:
         if self._ids:
             self._begin(await _in_thread(self._broadcast))
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if late := self._ends_late(returned=kind is None):
             await _in_thread(late)
 
@@ -131,12 +116,8 @@ class _AnnouncedSave:
             return None
         confirmation: Phase | None = "saved" if self._confirm and returned else None
         if self._renewals.end(save):
-            return partial(
-                self._renewals.announce_late,
-                save,
-                partial(self._publish, confirmation),
-                self._on_unsettled,
-            )
+            broadcast = partial(self._publish, confirmation)
+            return partial(self._renewals.announce_late, save, broadcast, self._on_unsettled)
         if confirmation:
             self._renewals.confirm(self._publish_elsewhere(confirmation))
         return None
@@ -152,9 +133,8 @@ class broadcasting(_AnnouncedSave):  # a context manager, named like one  # noqa
     While the block runs, its ids are broadcast again in the background whenever half of `settle`
     has passed. So whenever the block commits, its consumers have heard of it less than `settle`
     seconds before. If that could not be done in time, the ids are broadcast once more after the
-    block has returned or raised, and the caller waits for that. The background needs a process
-    that runs. Where a process can be frozen in mid-save, or threads are switched off (uWSGI without
-    `enable-threads`), only the broadcast after the block is left.
+    block has returned or raised, and the caller waits for that. Only this last broadcast is left
+    where a process can be frozen in mid-save, or has no threads (uWSGI without `enable-threads`).
 
     Args:
         publisher: What broadcasts.
@@ -253,11 +233,7 @@ def broadcasts_before_save(
     """
     _require_settle(settle)
     around_save = partial(
-        _AnnouncedSave,
-        settle=settle,
-        confirm=confirm,
-        on_unsettled=on_unsettled,
-        renewals=renewals,
+        _AnnouncedSave, settle=settle, confirm=confirm, on_unsettled=on_unsettled, renewals=renewals
     )
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:

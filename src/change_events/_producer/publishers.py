@@ -16,27 +16,9 @@ from change_events._codec import encode, parsed_arn
 from change_events.exceptions import ConfigurationError, PublishError
 
 if TYPE_CHECKING:
-    from typing import TypedDict
-
-    from typing_extensions import NotRequired, Self
+    from typing_extensions import Self
 
     from change_events._event import ChangeEvent
-
-    class Message(TypedDict):
-        """A message as `Publish` and, with an `Id`, `PublishBatch` expect it."""
-
-        Message: str
-        MessageAttributes: NotRequired[Mapping[str, Mapping[str, str]]]
-        MessageGroupId: NotRequired[str]
-        MessageDeduplicationId: NotRequired[str]
-
-    class Refusal(TypedDict):
-        """An entry of `Failed` in the answer to `PublishBatch`."""
-
-        Id: str
-        Code: NotRequired[str]
-        Message: NotRequired[str]
-
 
 log = logging.getLogger("change_events")
 
@@ -148,37 +130,27 @@ class SNSPublisher:
                 client.publish(TopicArn=topic_arn, **messages[0])
                 return
             for accepted in range(0, len(messages), BATCH_SIZE):
-                refused = _publish_batch(
-                    client, topic_arn, messages[accepted : accepted + BATCH_SIZE]
-                )
-                if refused:
+                batch = messages[accepted : accepted + BATCH_SIZE]
+                if refused := _publish_batch(client, topic_arn, batch):
                     ids = [events[accepted + position].id for position in refused]
                     ids += [event.id for event in events[accepted + BATCH_SIZE :]]
-                    raise PublishError(
-                        f"no broadcast of {_shown(ids)} to {topic_arn}: {_reasons(refused)}",
-                        ids=ids,
-                    )
+                    raise _not_broadcast(ids, topic_arn, _reasons(refused))
         except PublishError:
             raise
         except Exception as error:  # of any kind: SNS is not known to have accepted the events
             ids = [event.id for event in events[accepted:]]
-            raise PublishError(
-                f"no broadcast of {_shown(ids)} to {topic_arn}: {error}", ids=ids
-            ) from error
+            raise _not_broadcast(ids, topic_arn, error) from error
 
     def _own_client(self, region: str) -> Any:
         with self._clients_lock:
-            if region not in self._clients:
-                from change_events._aws import make_client  # not above: it imports boto3
+            if region in self._clients:
+                return self._clients[region]
+            from change_events._aws import make_client  # not above: it imports boto3
 
-                self._clients[region] = make_client(
-                    "sns",
-                    region=region,
-                    connect_timeout=2,
-                    read_timeout=3,
-                    attempts=3,
-                    connections=100,  # a web server has more threads than boto3 keeps connections
-                )
+            # 100 connections: a web server can have more threads than the ten that boto3 keeps.
+            self._clients[region] = make_client(
+                "sns", region=region, connect_timeout=2, read_timeout=3, attempts=3, connections=100
+            )
             return self._clients[region]
 
 
@@ -225,8 +197,9 @@ def _checked_attributes(attributes: Attributes | None) -> Mapping[str, str]:
     return values
 
 
-def _message(event: ChangeEvent, users: Mapping[str, str], *, fifo: bool) -> Message:
-    message: Message = {"Message": encode(event)}
+def _message(event: ChangeEvent, users: Mapping[str, str], *, fifo: bool) -> dict[str, Any]:
+    """Return the parameters of `Publish`; with an `Id` they are an entry of `PublishBatch`."""
+    message: dict[str, Any] = {"Message": encode(event)}
     if attributes := {**users, **own_attributes(event)}:
         message["MessageAttributes"] = {
             name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()
@@ -238,18 +211,18 @@ def _message(event: ChangeEvent, users: Mapping[str, str], *, fifo: bool) -> Mes
     return message
 
 
-def _publish_batch(client: Any, topic_arn: str, messages: list[Message]) -> dict[int, Refusal]:
-    """Publish up to ten messages; return the entries of those refused, by their positions."""
+def _publish_batch(client: Any, topic_arn: str, messages: list[Any]) -> dict[int, dict[str, Any]]:
+    """Publish up to ten messages; return the `Failed` entries, by their messages' positions."""
     entries = [{"Id": str(position), **message} for position, message in enumerate(messages)]
     answer = client.publish_batch(TopicArn=topic_arn, PublishBatchRequestEntries=entries)
     return {int(entry["Id"]): entry for entry in answer.get("Failed", [])}
 
 
-def _reasons(refused: dict[int, Refusal]) -> str:
+def _reasons(refused: dict[int, dict[str, Any]]) -> str:
     reasons = {f"{entry.get('Code')}: {entry.get('Message')}" for entry in refused.values()}
     return "; ".join(sorted(reasons))
 
 
-def _shown(ids: list[str]) -> str:
-    more = f" and {len(ids) - 3} more" if len(ids) > 3 else ""
-    return ", ".join(map(repr, ids[:3])) + more
+def _not_broadcast(ids: list[str], topic_arn: str, why: object) -> PublishError:
+    shown = ", ".join(map(repr, ids[:3])) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
+    return PublishError(f"no broadcast of {shown} to {topic_arn}: {why}", ids=ids)

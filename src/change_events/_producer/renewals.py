@@ -36,13 +36,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("change_events")
 
 SENDERS = 10
-"""At most so many threads broadcast in the background."""
+"""The most threads that broadcast in the background."""
 
 MAX_CONFIRMATIONS = 100
-"""
-At most so many confirmations wait for a sender. One that is dropped costs its consumers the rest of
-their window.
-"""
+"""The most that wait for a sender. A dropped one costs its consumers the rest of their window."""
 
 FINAL_ATTEMPTS = 3
 """Attempts to broadcast a late save before it is given up."""
@@ -75,10 +72,8 @@ class Save:
     A save under way.
 
     Attributes:
-        ids: The ids of the entities that it saves.
         settle: W in seconds.
         started: When its last accepted broadcast started, in monotonic seconds.
-        broadcast: Broadcasts it once more.
         renew_at: When to broadcast it again; infinite while that happens.
     """
 
@@ -90,12 +85,7 @@ class Save:
 
 
 class Tally:
-    """
-    Counts renewals, late saves and unsettled saves.
-
-    Attributes:
-        meter: Passes each count on to the user's metrics.
-    """
+    """Counts renewals, late saves and unsettled saves, here and for the user's metrics."""
 
     def __init__(self) -> None:
         self.meter = Meter()
@@ -189,10 +179,6 @@ def _in_thread(target: Job) -> None:
     threading.Thread(target=target, name="change-events-renewals", daemon=True).start()
 
 
-def _new_save_id() -> str:
-    return uuid.uuid4().hex
-
-
 class Renewals:
     """
     Keeps every save under way broadcast. A process needs one.
@@ -206,14 +192,9 @@ class Renewals:
 
     Args:
         clock: Returns monotonic seconds.
-        sleep: Waits for a number of seconds.
         in_thread: Runs the watcher in a daemon thread.
-        senders: What broadcasts in the background.
         condition: Makes the condition, of a lock, that the watcher waits for.
         new_save_id: Makes the id that all events of one confirmed save have in common.
-
-    Attributes:
-        tally: The counts.
     """
 
     def __init__(
@@ -224,7 +205,7 @@ class Renewals:
         in_thread: Callable[[Job], None] = _in_thread,
         senders: Senders | None = None,
         condition: Callable[[Any], threading.Condition] = threading.Condition,
-        new_save_id: Callable[[], str] = _new_save_id,
+        new_save_id: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
         self.new_save_id = new_save_id
         self.tally = Tally()
@@ -283,9 +264,7 @@ class Renewals:
         before, started = save.started, self._clock()
         try:
             save.broadcast()
-        except (
-            Exception
-        ) as error:  # of any kind; the save goes on, and the next attempt can succeed
+        except Exception as error:  # of any kind: the save goes on, and is soon due again
             log.warning("renewal failed: %s", error, extra={"action": "renew", "ids": save.ids})
             started, renew_at = before, self._clock() + save.settle / 10
         else:

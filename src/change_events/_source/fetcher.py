@@ -23,10 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 MAX_URL = 8000
-"""
-The most characters of a bulk GET's URL: RFC 9110, 4.1, recommends that everybody support as many.
-Only a URL of a single id can be longer.
-"""
+"""The most characters in a URL of several ids. RFC 9110, 4.1, recommends to support so many."""
 
 MAX_BULK = 1000
 """The most ids in a bulk GET. More would not fit into its URL."""
@@ -38,10 +35,7 @@ _REDIRECTS = {301, 302, 303, 307, 308}
 
 
 def is_not_html(headers: Mapping[str, str], body: bytes) -> bool:
-    """
-    Believe a 404 unless it is `text/html`: a proxy's page, or an ingress without a backend, and not
-    the service.
-    """
+    """Believe a 404 unless it is `text/html`: from a proxy, or an ingress without a backend."""
     del body
     return "text/html" not in _media_types(headers)
 
@@ -81,7 +75,7 @@ class HTTPFetcher:
         bulk_url: Where to GET many entities; each id is added to the query as `id=`. Default: GET
             each entity alone.
         bulk_size: The most ids to ask for at once, 1 to 1000. If their URL would have over 8,000
-            characters (a UUID takes 40), several GETs follow one another.
+            characters (a UUID adds 40), several GETs follow one another.
 
     Attributes:
         bulk_size: The same; 1 without `bulk_url`.
@@ -120,11 +114,7 @@ class HTTPFetcher:
         self, id: str, /, *, etag: str | None = None
     ) -> Found[dict[str, Any]] | Unchanged | Gone:
         """
-        GET the entity.
-
-        Args:
-            id: The entity's id.
-            etag: The `ETag` of the cached entity.
+        GET the entity, or learn that it still has the `ETag`.
 
         Raises:
             FetchError: The answer decides nothing.
@@ -148,13 +138,7 @@ class HTTPFetcher:
 
     def fetch_many(self, ids: Sequence[str], /) -> dict[str, Found[dict[str, Any]]]:
         """
-        GET many entities at once.
-
-        Args:
-            ids: The entities' ids.
-
-        Returns:
-            The entities in the answers, by id. The answers decide nothing about other ids.
+        GET many entities at once. The answers decide nothing about ids that they lack.
 
         Raises:
             FetchError: An answer decides nothing at all.
@@ -184,27 +168,14 @@ class HTTPFetcher:
 
     def _request_headers(self, etag: str | None) -> dict[str, str]:
         own = self._headers() if callable(self._headers) else self._headers or {}
-        headers = {
-            "Accept": "application/json",
-            "User-Agent": "change-events",
-            **own,
-            "Cache-Control": "no-cache",
-        }
-        if etag is not None:
-            headers["If-None-Match"] = etag
-        return headers
+        headers = {"Accept": "application/json", "User-Agent": "change-events", **own}
+        headers["Cache-Control"] = "no-cache"
+        return headers if etag is None else headers | {"If-None-Match": etag}
 
 
 @dataclass(frozen=True, slots=True)
 class _Endpoint:
-    """
-    A URL, and the connections to it.
-
-    Attributes:
-        origin: Scheme, host and port.
-        target: Path and query.
-        transport: Sends GETs to the origin.
-    """
+    """A URL: its origin (scheme, host, port), its target (path and query), and its connections."""
 
     origin: str
     target: str
@@ -225,10 +196,7 @@ class _Endpoint:
         return self.origin + self.target
 
     def targets(self, ids: Sequence[str]) -> Iterator[tuple[str, set[str]]]:
-        """
-        Yield as few targets as the ids fit into, each with its ids. Ids that no URL can hold are
-        left out.
-        """
+        """Yield as few targets as the ids fit into, each with its ids. Leave out invalid ids."""
         asked: set[str] = set()
         target = self.target
         for id in ids:
@@ -293,9 +261,8 @@ def entity_in(headers: Mapping[str, str], body: bytes, id: str) -> dict[str, Any
     """
     entity = _json_in(headers, body, f"GET {id!r}")
     if not isinstance(entity, dict):
-        raise FetchError(
-            f"GET {id!r} answered a JSON {type(entity).__name__}, not an object", status=200
-        )
+        kind = type(entity).__name__
+        raise FetchError(f"GET {id!r} answered a JSON {kind}, not an object", status=200)
     if "id" in entity and str(entity["id"]) != id:
         raise FetchError(f"GET {id!r} answered another entity, {entity['id']!r:.80}", status=200)
     return entity
@@ -310,9 +277,8 @@ def entities_in(headers: Mapping[str, str], body: bytes, what: str) -> dict[str,
     """
     answer = _json_in(headers, body, what)
     if not isinstance(answer, list):
-        raise FetchError(
-            f"{what} answered a JSON {type(answer).__name__}, not an array", status=200
-        )
+        kind = type(answer).__name__
+        raise FetchError(f"{what} answered a JSON {kind}, not an array", status=200)
     entities = [
         (str(each["id"]), each)
         for each in answer
@@ -323,11 +289,10 @@ def entities_in(headers: Mapping[str, str], body: bytes, what: str) -> dict[str,
 
 
 def _json_in(headers: Mapping[str, str], body: bytes, what: str) -> Any:
-    media_types = _media_types(headers)
-    if not all(one == "application/json" or one.endswith("+json") for one in media_types):
-        raise FetchError(
-            f"{what} answered {', '.join(media_types) or 'no media type'}, not JSON", status=200
-        )
+    types = _media_types(headers)
+    if not all(each == "application/json" or each.endswith("+json") for each in types):
+        what_came = ", ".join(types) or "no media type"
+        raise FetchError(f"{what} answered {what_came}, not JSON", status=200)
     try:
         return json.loads(body, parse_constant=_refuse_constant, parse_float=_finite_float)
     except (ValueError, RecursionError) as error:
@@ -336,10 +301,8 @@ def _json_in(headers: Mapping[str, str], body: bytes, what: str) -> Any:
 
 def _media_types(headers: Mapping[str, str]) -> list[str]:
     """Return the media types: several if a proxy added its own (joined, RFC 9110, 5.3)."""
-    return [
-        value.partition(";")[0].strip().lower()
-        for value in headers.get("Content-Type", "").split(",")
-    ]
+    values = headers.get("Content-Type", "").split(",")
+    return [value.partition(";")[0].strip().lower() for value in values]
 
 
 def _refuse_constant(constant: str) -> None:
@@ -354,7 +317,6 @@ def _finite_float(number: str) -> float:
 
 
 def _undecided(what: str, answer: Answer) -> FetchError:
-    """Return the error for an answer that decides nothing."""
     text = f"{what} answered {answer.status}"
     if answer.has_malformed_headers:
         text += ", with a malformed header"

@@ -58,14 +58,10 @@ class Transport(Protocol):
         self, target: str, headers: Mapping[str, str], *, deadline: float, max_bytes: int
     ) -> Answer:
         """
-        GET.
+        GET a path and query, with a decoded body of at most `max_bytes`.
 
-        Args:
-            target: Path and query.
-            headers: The request's headers.
-            deadline: When to give up, in monotonic seconds. If the source stalls in mid-body, the
-                call can take twice the time that is left.
-            max_bytes: The longest body to accept, decoded.
+        Give up at `deadline`, in monotonic seconds; but if the source stalls in mid-body, the call
+        can last twice the time that is left.
 
         Raises:
             FetchError: No response came, or an incomplete one.
@@ -74,12 +70,7 @@ class Transport(Protocol):
 
 
 class KeepAliveTransport:
-    """
-    Keeps connections to one origin, one for each thread that GETs at the same time.
-
-    Args:
-        origin: Scheme, host and port.
-    """
+    """Keeps connections to one origin, one for each thread that GETs at the same time."""
 
     def __init__(self, origin: Url) -> None:
         # http.client adds the brackets of an IPv6 address by itself.
@@ -96,8 +87,7 @@ class KeepAliveTransport:
         try:
             idle = self._take_idle()
             if idle is not None:
-                # The source can close a connection at any time. A GET can be repeated (RFC 9110,
-                # 9.2.2).
+                # The source can close it at any time. A GET can be repeated (RFC 9110, 9.2.2).
                 with contextlib.suppress(ConnectionError):
                     return self._exchange(idle, target, headers, deadline, max_bytes)
             return self._exchange(self._connect(deadline), target, headers, deadline, max_bytes)
@@ -154,13 +144,7 @@ class KeepAliveTransport:
 
 
 class PoolTransport:
-    """
-    Sends GETs through a urllib3 pool.
-
-    Args:
-        pool: A pool that the user configured.
-        origin: Scheme, host and port.
-    """
+    """Sends GETs to an origin, such as `https://host:8443`, through the user's urllib3 pool."""
 
     def __init__(self, pool: urllib3.PoolManager, origin: str) -> None:
         self._pool = pool

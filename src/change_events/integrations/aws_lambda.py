@@ -1,10 +1,6 @@
 """
 Keep a cache from AWS Lambda: a handler for an SQS event source.
 
-The event source mapping must have `FunctionResponseTypes: [ReportBatchItemFailures]`. Otherwise
-Lambda ignores the handler's answer and deletes every message of the batch, also those that must
-come back: **changes are lost for good**. The handler can't check the mapping.
-
 The handler looks at each record's id as a worker does. Its answer, `batchItemFailures`, names the
 messages that Lambda must *not* delete: all whose event no look has settled. So no error deletes a
 message, not even an error of the handler, and no record makes another one fail.
@@ -31,8 +27,8 @@ makes an event look younger than it is, and costs one more look.
 **Younger events** are looked at, too, so that the cache is fresh (not *saving*: that means that the
 change can't be seen yet). Their messages are reported as failed, and made invisible for the rest of
 the window plus two seconds for the clocks, so that they come back once. If that call fails, a
-message comes back when the queue's visibility timeout ends: later. On a queue with a delay of at
-least W no event is younger, and no call is needed.
+message comes back later, at the end of the queue's visibility timeout. On a queue with a delay of
+at least W no event is younger, and no call is needed.
 
 **Records of one id** in a batch share a look: all were received before the invocation, so before
 the look's GET.
@@ -47,7 +43,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from change_events._codec import decode
@@ -99,6 +95,7 @@ def make_handler(
 
     **The event source mapping must have `FunctionResponseTypes: [ReportBatchItemFailures]`.**
     Otherwise Lambda deletes every message whatever the handler answers: changes are lost for good.
+    The handler can't check the mapping.
 
     The role needs what every function with an SQS event source needs
     (`AWSLambdaSQSQueueExecutionRole`), and `sqs:ChangeMessageVisibility`. Without the latter,
@@ -145,27 +142,18 @@ class _Delivery:
     due: float = math.inf
 
 
+@dataclass(eq=False)
 class _Function(Generic[T]):
     """What invocations in one process share."""
 
-    def __init__(
-        self,
-        fetcher: Fetcher[T],
-        sink: Sink[T],
-        settle: float,
-        *,
-        early_look: bool,
-        client: Any,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.fetcher = fetcher
-        self.sink = sink
-        self.settle = settle
-        self.early_look = early_look
-        self.clock = clock
-        self._client = client
-        self._malformed = MalformedLog()
-        self._unchangeable: set[str] = set()
+    fetcher: Fetcher[T]
+    sink: Sink[T]
+    settle: float
+    early_look: bool
+    client: Any
+    clock: Callable[[], float] = time.monotonic
+    _malformed: MalformedLog = field(default_factory=MalformedLog)
+    _unchangeable: set[str] = field(default_factory=set)
 
     def handle(self, event: Mapping[str, Any], context: object) -> dict[str, list[dict[str, str]]]:
         records = _records(event)
@@ -176,9 +164,8 @@ class _Function(Generic[T]):
             log.exception("handling a batch failed", extra={"action": "handle"})
         ids = [record["messageId"] for record in records]
         back = dict.fromkeys(id for id in ids if id not in batch.settled)
-        log.debug(
-            "handled", extra={"action": "handle", "settled": len(batch.settled), "back": len(back)}
-        )
+        counts = {"settled": len(batch.settled), "back": len(back)}
+        log.debug("handled", extra={"action": "handle", **counts})
         return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in back]}
 
     def read(self, record: _Record) -> _Delivery | None:
@@ -220,15 +207,15 @@ class _Function(Generic[T]):
 
     def _queue(self, arn: str) -> Queue:
         _, _, _, region, account, name = arn.split(":")
-        if self._client is None:
+        if self.client is None:
             from change_events._aws import make_client  # not above: it imports boto3
 
             # Without a route to SQS an invocation's calls fail. They must not use up its time.
-            self._client = make_client(
+            self.client = make_client(
                 "sqs", region=region, connect_timeout=1, read_timeout=2, attempts=2
             )
         # GetQueueUrl would tell the URL, but needs a permission that the role can lack.
-        return Queue(f"{self._client.meta.endpoint_url}/{account}/{name}", self._client)
+        return Queue(f"{self.client.meta.endpoint_url}/{account}/{name}", self.client)
 
 
 class _Batch(Generic[T]):
@@ -279,11 +266,8 @@ class _Batch(Generic[T]):
             delivery.due = start + max(0.0, window - age)
 
     def _windows(self, events: Sequence[ChangeEvent]) -> list[float]:
-        over = {
-            (event.id, event.save)
-            for event in events
-            if event.phase == "saved" and event.save is not None
-        }
+        saved = [event for event in events if event.phase == "saved"]
+        over = {(event.id, event.save) for event in saved if event.save is not None}
         return [
             0.0 if (each.id, each.save) in over else window_of(each, self._function.settle)
             for each in events

@@ -133,30 +133,22 @@ class DynamoDBSink:
 
     def purge(self, *, older_than: float = MAX_EVENT_AGE) -> int:
         """
-        Forget the tombstones whose last look is older than that. This reads (and costs) the whole
-        table.
-
-        Args:
-            older_than: Seconds; at least 14 days, the longest that an event can stay in a queue.
-
-        Returns:
-            How many were forgotten.
-
-        Raises:
-            ConfigurationError: `older_than` is less than 14 days.
+        Forget tombstones whose last look is more than `older_than` seconds old; return how many.
+        Less than 14 days is a `ConfigurationError`: an event can stay in a queue that long. This
+        reads (and costs) the whole table.
         """
         check_purge_age(older_than)
         old = "attribute_not_exists(body) AND applied_at < :before"
-        values = {":before": _number(self._clock() - older_than)}
+        before = {":before": _number(self._clock() - older_than)}
+        delete = self._client.delete_item
         return sum(
-            self._delete(item["id"]["S"], old, values)
-            for page in self._scan(old, ExpressionAttributeValues=values)
+            self._write_if(delete, item["id"]["S"], old, ExpressionAttributeValues=before)
+            for page in self._scan(old, ExpressionAttributeValues=before)
             for item in page["Items"]
         )
 
     def _read(self, id: str, attributes: str) -> dict[str, Any]:
-        # The attributes' names are not reserved words of DynamoDB, so expressions can use them
-        # directly.
+        # Expressions can use the attributes' names: none is a reserved word of DynamoDB.
         answer = self._client.get_item(
             TableName=self._table,
             Key={"id": {"S": id}},
@@ -186,20 +178,10 @@ class DynamoDBSink:
             **({"ExpressionAttributeValues": values} if values else {}),
         )
 
-    def _delete(self, id: str, condition: str, values: dict[str, Any]) -> bool:
-        return self._write_if(
-            self._client.delete_item, id, condition, ExpressionAttributeValues=values
-        )
-
-    def _write_if(
-        self, write: Callable[..., object], id: str, condition: str, **settings: Any
-    ) -> bool:
+    def _write_if(self, write: Callable[..., object], id: str, condition: str, **rest: Any) -> bool:
         try:
             write(
-                TableName=self._table,
-                Key={"id": {"S": id}},
-                ConditionExpression=condition,
-                **settings,
+                TableName=self._table, Key={"id": {"S": id}}, ConditionExpression=condition, **rest
             )
         except self._client.exceptions.ConditionalCheckFailedException:
             return False

@@ -80,16 +80,8 @@ class MemorySink(Generic[T]):
 
     def purge(self, *, older_than: float = MAX_EVENT_AGE) -> int:
         """
-        Forget the tombstones whose last look is older than that.
-
-        Args:
-            older_than: Seconds; at least 14 days, the longest that an event can stay in a queue.
-
-        Returns:
-            How many were forgotten.
-
-        Raises:
-            ConfigurationError: `older_than` is less than 14 days.
+        Forget tombstones whose last look is more than `older_than` seconds old; return how many.
+        Less than 14 days is a `ConfigurationError`: an event can stay in a queue that long.
         """
         check_purge_age(older_than)
         before = self._clock() - older_than

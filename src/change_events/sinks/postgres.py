@@ -14,7 +14,6 @@ from change_events.sinks import MAX_EVENT_AGE, check_purge_age, check_table_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
-    from types import TracebackType
 
     from psycopg import Connection, Cursor
     from psycopg_pool import ConnectionPool
@@ -177,13 +176,8 @@ class PostgresSink:
         store = _UPDATE if if_version else _INSERT
         statement = _TOUCH if isinstance(change, Unchanged) else store
         now = self._clock()
-        values = {
-            "id": id,
-            "now": now,
-            "first": first_version(now),
-            "if_version": if_version,
-            **self._columns(change),
-        }
+        values = {"id": id, "now": now, "first": first_version(now), "if_version": if_version}
+        values |= self._columns(change)
         return self._execute(connection, statement, values).rowcount == 1
 
     def _columns(self, change: Found[Mapping[str, Any]] | Unchanged | Gone) -> dict[str, Any]:
@@ -224,16 +218,8 @@ class PostgresSink:
 
     def purge(self, *, older_than: float = MAX_EVENT_AGE) -> int:
         """
-        Forget the tombstones whose last look is older than that.
-
-        Args:
-            older_than: Seconds; at least 14 days, the longest that an event can stay in a queue.
-
-        Returns:
-            How many were forgotten.
-
-        Raises:
-            ConfigurationError: `older_than` is less than 14 days.
+        Forget tombstones whose last look is more than `older_than` seconds old; return how many.
+        Less than 14 days is a `ConfigurationError`: an event can stay in a queue that long.
         """
         check_purge_age(older_than)
         before = self._clock() - older_than
@@ -242,22 +228,14 @@ class PostgresSink:
             return self._execute(connection, statement, (before,)).rowcount
 
     def close(self) -> None:
-        """
-        Close the connections, unless you gave the pool. `with PostgresSink(...) as sink:` closes
-        them at its end.
-        """
+        """Close the connections, unless the pool is yours. A `with` block does so at its end."""
         if self._own_pool:
             self._pool.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _require_bodies(self) -> None:
@@ -316,10 +294,7 @@ def _pool(database: str, connections: int, timeout: float) -> ConnectionPool[Any
 
 
 def _conninfo(database: str, timeout: float) -> str:
-    """
-    Add to the connection string, unless it sets them, timeouts for a server that is gone. The
-    defaults are hours.
-    """
+    """Add timeouts that the string does not set, for a server that is gone: defaults are hours."""
     from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
     seconds = max(2, math.ceil(timeout))  # libpq's minimum

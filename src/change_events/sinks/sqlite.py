@@ -18,7 +18,6 @@ from change_events.sinks import MAX_EVENT_AGE, check_purge_age, check_table_name
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from types import TracebackType
 
     from typing_extensions import Self
 
@@ -171,16 +170,8 @@ class SQLiteSink:
 
     def purge(self, *, older_than: float = MAX_EVENT_AGE) -> int:
         """
-        Forget the tombstones whose last look is older than that.
-
-        Args:
-            older_than: Seconds; at least 14 days, the longest that an event can stay in a queue.
-
-        Returns:
-            How many were forgotten.
-
-        Raises:
-            ConfigurationError: `older_than` is less than 14 days.
+        Forget tombstones whose last look is more than `older_than` seconds old; return how many.
+        Less than 14 days is a `ConfigurationError`: an event can stay in a queue that long.
         """
         check_purge_age(older_than)
         with self._lock:
@@ -190,19 +181,14 @@ class SQLiteSink:
             ).rowcount
 
     def close(self) -> None:
-        """Close the file. `with SQLiteSink(...) as sink:` closes it at its end."""
+        """Close the file. A `with` block does so at its end."""
         with self._lock:
             self._connection.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _row(self, statement: str, *values: str) -> Any:

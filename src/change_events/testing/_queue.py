@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from change_events._producer.publishers import SNSPublisher
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from change_events._event import ChangeEvent
 
@@ -22,10 +22,7 @@ URL = "https://sqs.eu-west-1.amazonaws.com/123456789012/fake-queue"
 TOPIC_ARN = "arn:aws:sns:eu-west-1:123456789012:fake-topic"
 
 EMPTY_POLL = 0.005
-"""
-Seconds of a long poll that only a new message can end. Not 0, or a running worker would poll
-without a pause.
-"""
+"""Seconds of a long poll that only a new message can end. With 0, workers would poll nonstop."""
 
 Attributes = Mapping[str, Mapping[str, str]]
 """Message attributes of SNS and SQS: `{"settle": {"DataType": "Number", "StringValue": "9"}}`."""
@@ -63,19 +60,17 @@ class FakeQueue:
 
     def send(self, body: str, attributes: Mapping[str, str] | None = None) -> None:
         """Put any message into the queue, such as one that is not a change event."""
-        texts = {
-            name: {"DataType": "String", "StringValue": text}
-            for name, text in (attributes or {}).items()
-        }
-        self._messages.add(body, texts)
+        texts = (attributes or {}).items()
+        self._messages.add(
+            body, {name: {"DataType": "String", "StringValue": text} for name, text in texts}
+        )
 
     def duplicate(self) -> None:
         """
-        Deliver each message that is in the queue now once more than needed, as SQS sometimes does.
+        Deliver each message that is in the queue now once more than needed. SQS sometimes does.
 
-        A message that somebody holds becomes visible again at once. Another one will be delivered
-        twice, even if it is deleted in between: in SQS, a server that missed the delete still has a
-        copy.
+        A message that somebody holds becomes visible again at once. Another one comes twice, even
+        if it is deleted in between: in SQS, a server that missed the delete still has a copy.
         """
         self._messages.duplicate()
 
@@ -113,8 +108,6 @@ class _Delivery:
 
 
 class _Messages:
-    """The messages of the queue."""
-
     def __init__(self, delay: int, max_receives: float) -> None:
         self.delay = delay
         self._max_receives = max_receives
@@ -230,17 +223,13 @@ class _Topic:
         self, *, TopicArn: str, PublishBatchRequestEntries: Sequence[dict[str, Any]]
     ) -> dict[str, Any]:
         for entry in PublishBatchRequestEntries:
-            self.publish(
-                TopicArn=TopicArn, **{name: value for name, value in entry.items() if name != "Id"}
-            )
+            message = {name: value for name, value in entry.items() if name != "Id"}
+            self.publish(TopicArn=TopicArn, **message)
         return {"Failed": []}
 
 
 class _Client:
-    """
-    The queue's SQS client, as far as `Worker` uses it. Anything else is a `TypeError` or a
-    `KeyError`.
-    """
+    """The calls of an SQS client that `Worker` uses. Others raise `TypeError` or `KeyError`."""
 
     meta = SimpleNamespace(config=SimpleNamespace(read_timeout=60))
 
@@ -268,30 +257,23 @@ class _Client:
         deliveries = self._messages.receive(
             most=MaxNumberOfMessages, wait=WaitTimeSeconds, visibility=VisibilityTimeout
         )
-        if not deliveries:
-            return {}
-        return {
-            "Messages": [
-                _shown(delivery, MessageAttributeNames, MessageSystemAttributeNames)
-                for delivery in deliveries
-            ]
-        }
+        messages = [
+            _shown(delivery, MessageAttributeNames, MessageSystemAttributeNames)
+            for delivery in deliveries
+        ]
+        return {"Messages": messages} if messages else {}
 
-    def delete_message_batch(
-        self, *, QueueUrl: str, Entries: Sequence[Mapping[str, Any]]
-    ) -> dict[str, Any]:
+    def delete_message_batch(self, *, QueueUrl: str, Entries: Sequence[Any]) -> dict[str, Any]:
         _require(QueueUrl)
-        return _batch_answer(
-            (entry["Id"], self._messages.delete(entry["ReceiptHandle"])) for entry in Entries
-        )
+        return _batch_answer(Entries, lambda entry: self._messages.delete(entry["ReceiptHandle"]))
 
     def change_message_visibility_batch(
-        self, *, QueueUrl: str, Entries: Sequence[Mapping[str, Any]]
+        self, *, QueueUrl: str, Entries: Sequence[Any]
     ) -> dict[str, Any]:
         _require(QueueUrl)
+        hide = self._messages.hide
         return _batch_answer(
-            (entry["Id"], self._messages.hide(entry["ReceiptHandle"], entry["VisibilityTimeout"]))
-            for entry in Entries
+            Entries, lambda entry: hide(entry["ReceiptHandle"], entry["VisibilityTimeout"])
         )
 
 
@@ -321,13 +303,10 @@ def _shown(
     return {name: value for name, value in message.items() if value}  # SQS leaves out what is empty
 
 
-def _batch_answer(results: Iterable[tuple[str, bool]]) -> dict[str, Any]:
-    answer: dict[str, Any] = {"Successful": [], "Failed": []}
-    for id, done in results:
-        if done:
-            answer["Successful"].append({"Id": id})
-        else:
-            answer["Failed"].append(
-                {"Id": id, "SenderFault": True, "Code": "ReceiptHandleIsInvalid"}
-            )
-    return answer
+def _batch_answer(entries: Sequence[Any], do: Callable[[Any], bool]) -> dict[str, Any]:
+    done = {entry["Id"]: do(entry) for entry in entries}
+    refusal = {"SenderFault": True, "Code": "ReceiptHandleIsInvalid"}
+    return {
+        "Successful": [{"Id": id} for id in done if done[id]],
+        "Failed": [{"Id": id, **refusal} for id in done if not done[id]],
+    }

@@ -49,7 +49,7 @@ class Broadcasts:
 
     def fail(self, *, times: int | None = None) -> None:
         """
-        Refuse broadcasts with a `PublishError`, as SNS can. What is refused is not recorded.
+        Refuse broadcasts with a `PublishError`. What is refused is not recorded.
 
         Args:
             times: How many `publish()` calls to refuse, from now on; None: all until `recover()`.
@@ -68,24 +68,19 @@ class Broadcasts:
 
     def wait_for(self, count: int, *, timeout: float = 5.0) -> list[ChangeEvent]:
         """
-        Wait for events that another thread broadcasts.
+        Wait for events that another thread broadcasts, and return `events`.
 
         Args:
             count: How many events to wait for, past ones included.
-            timeout: At most so many seconds.
-
-        Returns:
-            The events, as in `events`.
+            timeout: The most seconds to wait.
 
         Raises:
             TimeoutError: There were fewer.
         """
         with self._changed:
             if not self._changed.wait_for(lambda: len(self._events) >= count, timeout):
-                raise TimeoutError(
-                    f"{len(self._events)} of {count} events were broadcast in {timeout} s: "
-                    f"{self._events}"
-                )
+                number = f"{len(self._events)} of {count} events"
+                raise TimeoutError(f"{number} were broadcast in {timeout} s: {self._events}")
             return self._events.copy()
 
     def publish(self, events: Sequence[ChangeEvent], /) -> None:

@@ -56,13 +56,7 @@ TURNS = [
 
 
 class Clock:
-    """
-    A wall clock that stands still until a test moves it.
-
-    Attributes:
-        now: Seconds since the epoch.
-        asked: True after the first call.
-    """
+    """A wall clock, in seconds since the epoch, that stands still until a test moves it."""
 
     def __init__(self) -> None:
         self.now = time.time()
@@ -96,10 +90,7 @@ class _SinkUnderTest:
         and, pickled, in others. If what it opens has a `close()`, that is called. Override it for
         storage that can be shared.
         """
-        pytest.skip(
-            "the sink's storage can't be shared, or the fixture 'open_again' is missing, "
-            "which opens it once more"
-        )
+        pytest.skip("the sink's storage can't be shared, or the fixture 'open_again' is missing")
 
     def entity(self, n: int) -> Any:
         """Return an entity, a different one for each number; JSON objects unless overridden."""
@@ -113,23 +104,11 @@ class _SinkUnderTest:
 
     def stored(self, sink: Any, id: str) -> Any:
         """Return the cached entity, or None. Override it if the sink has no `get(id)`."""
-        get = getattr(sink, "get", None)
-        if get is None:
-            pytest.skip(
-                "the stored entity can't be read: the sink has no get(), "
-                "and stored() is not overridden"
-            )
-        return get(id)
+        return _method(sink, "get", instead="stored")(id)
 
     def listed(self, sink: Any) -> dict[str, Any]:
         """Return all cached entities by id. Override it if the sink has no `items()`."""
-        items = getattr(sink, "items", None)
-        if items is None:
-            pytest.skip(
-                "the stored entities can't be read: the sink has no items(), "
-                "and listed() is not overridden"
-            )
-        return dict(items())
+        return dict(_method(sink, "items", instead="listed")())
 
     def _change(self, name: str, n: int) -> Found[Any] | Unchanged | Gone:
         if name.startswith("found"):
@@ -145,6 +124,16 @@ class _SinkUnderTest:
         """Apply the changes of a history to `p1`; return all versions, the first one included."""
         versions = [sink.entry("p1").version]
         return versions + [self._look(sink, change, n) for n, change in enumerate(history.split())]
+
+
+def _method(sink: Any, name: str, *, instead: str) -> Any:
+    """Return a method that sinks need not have; or skip the test that needs it."""
+    if not hasattr(sink, name):
+        pytest.skip(
+            f"what is stored can't be read: the sink has no {name}(), "
+            f"and {instead}() is not overridden"
+        )
+    return getattr(sink, name)
 
 
 class _LookRules(_SinkUnderTest):
@@ -173,14 +162,10 @@ class _LookRules(_SinkUnderTest):
     ) -> None:
         versions = self._live_through(sink, history)
         before = sink.entry("p1")
-        self._look(sink, "found", 7, id="p2")
+        current = before.version
+        other = self._look(sink, "found", 7, id="p2")
 
-        for version in {
-            *versions,
-            before.version + 1,
-            before.version - 1,
-            sink.entry("p2").version,
-        } - {before.version}:
+        for version in {*versions, current + 1, current - 1, other} - {current}:
             assert sink.apply("p1", self._change(change, 99), if_version=version) is False
             assert sink.entry("p1") == before
 
@@ -323,9 +308,8 @@ class _PurgeRules(_SinkUnderTest):
 
         for change in ("found", "gone", "found", "gone"):
             assert self._look(sink, change, 99) not in versions
-            assert all(
-                sink.apply("p1", Gone(), if_version=version) is False for version in versions
-            )
+            for version in versions:
+                assert sink.apply("p1", Gone(), if_version=version) is False
 
     def _require_purge(self, sink: object) -> None:
         if not hasattr(sink, "purge"):
@@ -334,8 +318,7 @@ class _PurgeRules(_SinkUnderTest):
     def _let_pass(self, clock: Clock, seconds: float) -> None:
         if not clock.asked:
             pytest.skip(
-                "the sink can't be made to grow old: it does not ask the fixture 'clock' for the "
-                "time"
+                "entries can't grow old: the sink does not ask the fixture 'clock' for the time"
             )
         clock.now += seconds
 
