@@ -95,7 +95,7 @@ def no_tombstone(patch):
 
 def version_read_after_the_get(patch):
     def look(self, id):
-        fetcher, sink = self._settings.fetcher, self._settings.sink
+        fetcher, sink = self.settings.fetcher, self.settings.sink
         etag = sink.entry(id).etag
         self._begin_get([id])
         change = fetcher.fetch(id, etag=etag)
@@ -159,9 +159,9 @@ def unless_it_fails(read_together):
 
 def what_is_left_out_is_gone(patch):
     def read_together(self, ids):
-        entries = {id: self._settings.sink.entry(id) for id in ids}
+        entries = {id: self.settings.sink.entry(id) for id in ids}
         self._begin_get(ids)
-        answer = self._settings.fetcher.fetch_many(ids)
+        answer = self.settings.fetcher.fetch_many(ids)
         return {id: (entry, answer.get(id, Gone())) for id, entry in entries.items()}
 
     patch.setattr(Looks, "_read_together", unless_it_fails(read_together))
@@ -170,8 +170,8 @@ def what_is_left_out_is_gone(patch):
 def versions_read_after_the_get_of_many(patch):
     def read_together(self, ids):
         self._begin_get(ids)
-        answer = self._settings.fetcher.fetch_many(ids)
-        return {id: (self._settings.sink.entry(id), answer[id]) for id in ids if id in answer}
+        answer = self.settings.fetcher.fetch_many(ids)
+        return {id: (self.settings.sink.entry(id), answer[id]) for id in ids if id in answer}
 
     patch.setattr(Looks, "_read_together", unless_it_fails(read_together))
 
@@ -179,12 +179,12 @@ def versions_read_after_the_get_of_many(patch):
 def acknowledge(part, events):
     """Acknowledge at once."""
     for batch in batches([event.receipt_handle for event in events]):
-        part._visibility._queue.delete(batch)
+        part.visibility.queue.delete(batch)
 
 
 def what_is_left_out_is_settled(patch):
     def look_alone(self, ids):
-        with self._consumer as desk:
+        with self.consumer as desk:
             settled = [event for id in ids for event in desk.inbox.settle(id)]
         acknowledge(self, settled)
 
@@ -237,8 +237,8 @@ def acknowledged_on_receipt(patch):
 
 def a_failed_look_is_forgotten(patch):
     def failed(self, id, error):
-        with self._consumer as desk:
-            desk.inbox.freeze(id, self._clock() + 1e6)
+        with self.consumer as desk:
+            desk.inbox.freeze(id, self.clock() + 1e6)
             events = desk.inbox.settle(id)
         acknowledge(self, events)
 

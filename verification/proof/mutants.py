@@ -58,11 +58,11 @@ MUTANTS = (
     Mutant(
         "a second look only if the first saw unchanged or gone",
         "_consumer.looks",
-        "            settled = desk.succeeded(id, self._clock())\n",
+        "            settled = desk.succeeded(id, self.clock())\n",
         "            changed = done.value in {'created', 'updated'}\n"
         "            for event in desk.inbox._groups[id].frozen if changed else []:\n"
         "                event.hold = 0.0\n"
-        "            settled = desk.succeeded(id, self._clock())\n",
+        "            settled = desk.succeeded(id, self.clock())\n",
         puts=(True, True),
     ),
     Mutant(
@@ -101,11 +101,11 @@ MUTANTS = (
         "the GET before the version is read",
         "_consumer.looks",
         "            entry = sink.entry(id)\n"
-        "            with self._slot:\n"
+        "            with self.slot:\n"
         "                self._begin_get([id], again=attempt > 0)\n"
         "                with self._measured() as answer:\n"
         "                    change = fetcher.fetch(id, etag=entry.etag)\n",
-        "            with self._slot:\n"
+        "            with self.slot:\n"
         "                self._begin_get([id], again=attempt > 0)\n"
         "                with self._measured() as answer:\n"
         "                    change = fetcher.fetch(id, etag=None)\n"
@@ -139,11 +139,11 @@ MUTANTS = (
         "bulk: the GET before the versions are read",
         "_consumer.looks",
         "            entries = {id: sink.entry(id) for id in ids}\n"
-        "            with self._slot:\n"
+        "            with self.slot:\n"
         "                self._begin_get(ids)\n"
         "                with self._measured() as answer:\n"
         "                    changes = fetcher.fetch_many(ids)\n",
-        "            with self._slot:\n"
+        "            with self.slot:\n"
         "                self._begin_get(ids)\n"
         "                with self._measured() as answer:\n"
         "                    changes = fetcher.fetch_many(ids)\n"
@@ -169,20 +169,20 @@ MUTANTS = (
         "        self._look_alone([id for id in ids if id not in found])\n",
         "        for id in ids:\n"
         "            if id not in found:\n"
-        "                with self._consumer as desk:\n"
-        "                    yield desk.succeeded(id, self._clock()).events\n",
+        "                with self.consumer as desk:\n"
+        "                    yield desk.succeeded(id, self.clock()).events\n",
         setup=(("bulk", True),),
         puts=(False,),
     ),
     Mutant(
         "acknowledged before it is applied",
         "_consumer.looks",
-        "            desk.begin_get(ids, self._clock(), again=again)\n",
-        "            desk.begin_get(ids, self._clock(), again=again)\n"
-        "            now, groups = self._clock(), desk.inbox._groups\n"
+        "            desk.begin_get(ids, self.clock(), again=again)\n",
+        "            desk.begin_get(ids, self.clock(), again=again)\n"
+        "            now, groups = self.clock(), desk.inbox._groups\n"
         "            due = [event for id in ids for event in groups[id].frozen if event.due <= now]\n"
         "        if due:\n"
-        "            self._visibility._queue.delete([event.receipt_handle for event in due])\n",
+        "            self.visibility.queue.delete([event.receipt_handle for event in due])\n",
     ),
     Mutant(
         "the window counted from the end of the publish",
