@@ -57,7 +57,7 @@ types: $(VENV)/.dev ## Check the types, with mypy and with pyright
 	$(BIN)/pyright
 
 figures: $(VENV)/.dev ## Print what the library costs: per call, at import, on disk
-	$(BIN)/python verification/benchmarks/figures.py
+	$(BIN)/python -m verification.benchmarks.figures
 
 clean: ## Remove what the other targets made
 	rm -rf .venv* .bench .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist mutants

@@ -14,15 +14,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from werkzeug.serving import BaseWSGIServer
 
 
 class OneAtATime:
     """
     Lets one request at a time into the emulator.
 
-    moto takes no locks: of two conditional writes at once both could succeed, a message that is
-    sent while another is deleted could get lost, and of two receives one could fail over a dead
-    letter that the other moves, and lose what it had found. AWS does none of that. Who waits in a
+    moto has no locks. Two conditional writes at once could both succeed. A message that is sent
+    while another is deleted could get lost. One of two receives could fail over a dead letter that
+    the other moves, and lose what it had found. AWS does none of that. A request that waits in a
     long poll lets others in.
     """
 
@@ -45,7 +46,7 @@ _wait = Queue.wait_for_messages
 
 
 def _wait_outside(queue: Queue, timeout: int) -> None:
-    """Wait for messages as moto does, but not in one's turn."""
+    """Wait for messages as moto does, but let other requests in meanwhile."""
     if not getattr(_mine, "turn", False):
         _wait(queue, timeout)
         return
@@ -61,18 +62,23 @@ Queue.wait_for_messages = _wait_outside  # type: ignore[assignment]
 
 class KeepAlive(WSGIRequestHandler):
     """
-    Keeps connections, as AWS does; the default is a new one, and a new thread, for each request.
+    Keeps connections, as AWS does. The default is a new one, and a new thread, for each request.
     """
 
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else a body waits until its headers are acknowledged
+    disable_nagle_algorithm = True  # otherwise a body waits until its headers are acknowledged
+
+
+def make_emulator() -> BaseWSGIServer:
+    """Make a server on a free port of loopback; `serve_forever` starts it."""
+    app = OneAtATime(DomainDispatcherApplication(create_backend_app))
+    return make_server("127.0.0.1", 0, app, threaded=True, request_handler=KeepAlive)
 
 
 def main() -> None:
-    """Serve on a free port until the process is ended."""
+    """Serve until the process is ended."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request
-    app = OneAtATime(DomainDispatcherApplication(create_backend_app))
-    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=KeepAlive)
+    server = make_emulator()
     print(f"listening on http://127.0.0.1:{server.port}", flush=True)  # noqa: T201  # for the parent
     server.serve_forever()
 

@@ -1,7 +1,6 @@
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import psutil
 import pytest
@@ -11,9 +10,8 @@ from verification.benchmarks.__main__ import command
 from verification.benchmarks.bench import Bench
 from verification.benchmarks.floor import floor
 from verification.benchmarks.workloads import WORKLOADS, zipf
-from verification.chaos.process import wait_until
-
-ROOT = Path(__file__).parents[2]
+from verification.harness import ROOT
+from verification.harness.processes import wait_until
 
 
 @pytest.fixture(scope="module")

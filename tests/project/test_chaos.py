@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from verification.chaos.__main__ import PLAYS, command
-from verification.chaos.figures import Figure, exactly
-from verification.chaos.judge import violations
-from verification.chaos.wire import RESET, Server
+from verification.harness.figures import Figure, exactly
+from verification.harness.judge import violations
+from verification.harness.wire import RESET, Server
 
 OLD, NEW = {"id": "p1", "n": 1}, {"id": "p1", "n": 2}
 

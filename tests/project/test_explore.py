@@ -11,10 +11,10 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from verification.harness import ROOT
 from verification.proof import exhaustive
 from verification.proof.exhaustive import BULK, BULK_DELAYED, LATE, Walk
 from verification.proof.explore import FAULTS, History, World, explore, shortest_violation
@@ -120,7 +120,7 @@ def mutants():
     command = [sys.executable, "-m", "verification.proof.mutants"]
     return subprocess.run(
         command,
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=110,

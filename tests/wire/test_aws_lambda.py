@@ -20,7 +20,7 @@ from change_events import ConfigurationError, FetchError, Gone, HTTPFetcher, Mem
 from change_events._consumer import consumer as consumer_module
 from change_events.integrations.aws_lambda import SPARE, _Function, make_handler
 from lambda_records import EPOCH, record
-from verification.chaos.wire import Answer
+from verification.harness.wire import Answer
 
 SETTLE = 5.0
 

@@ -28,7 +28,7 @@ from change_events import (
 )
 from change_events._codec import decode
 from conftest import Source, serving
-from verification.chaos.wire import HANG_UP, Answer, Raw, RawServer
+from verification.harness.wire import HANG_UP, Answer, Raw, RawServer
 
 JSON = {"Content-Type": "application/json"}
 HTML = {"Content-Type": "text/html; charset=utf-8"}

@@ -18,7 +18,7 @@ from change_events import FetchError, Found, HTTPFetcher, MassDeletionError
 from change_events._consumer import consumer as consumer_module
 from change_events._consumer import worker as worker_module
 from conftest import running, spy, wait_until
-from verification.chaos.wire import HANG_UP, Answer, sqs_error
+from verification.harness.wire import HANG_UP, Answer, sqs_error
 
 PAUSE = 0.2
 """Seconds between looks in an outage; a worker's grow to a minute."""

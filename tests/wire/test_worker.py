@@ -30,8 +30,8 @@ from change_events._consumer import consumer as consumer_module
 from change_events._consumer import worker as worker_module
 from change_events._consumer.inbox import Inbox
 from conftest import failing, running, signalled, spy, wait_until
-from verification.chaos.source import answer_of
-from verification.chaos.wire import Answer, sqs_error
+from verification.harness.source import answer_of
+from verification.harness.wire import Answer, sqs_error
 
 # The main job
 

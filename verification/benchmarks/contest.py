@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from verification.benchmarks.contenders import Contender
     from verification.benchmarks.stage import Run, Stage
-    from verification.chaos.figures import Figure
+    from verification.harness.figures import Figure
 
 
 @dataclass

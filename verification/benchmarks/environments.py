@@ -10,7 +10,7 @@ import venv
 from functools import cache
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from verification.harness import ROOT
 
 DIRECTORY = ROOT / ".bench"
 

@@ -42,13 +42,13 @@ from change_events._meter import Meter
 from change_events._producer.renewals import Renewals
 from change_events.metrics import OpenTelemetryMetrics, PrometheusMetrics
 from change_events.testing import FakeSource
+from verification.harness import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from change_events import Metrics
 
-ROOT = Path(__file__).parents[2]
 TOPIC = "arn:aws:sns:eu-west-1:123456789012:products"
 
 

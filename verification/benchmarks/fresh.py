@@ -16,8 +16,8 @@ from change_events import ChangeEvent, SNSPublisher, broadcasting
 from verification.benchmarks.contest import Report
 from verification.benchmarks.ledger import SNS_LAG
 from verification.benchmarks.stage import CREDENTIALS, Stage
-from verification.chaos.figures import Figure
-from verification.chaos.process import wait_until
+from verification.harness.figures import Figure
+from verification.harness.processes import wait_until
 
 if TYPE_CHECKING:
     from verification.benchmarks.bench import Bench

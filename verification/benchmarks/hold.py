@@ -13,8 +13,8 @@ from verification.benchmarks import contenders
 from verification.benchmarks.bench import distinct
 from verification.benchmarks.contest import Report
 from verification.benchmarks.stage import name_of
-from verification.chaos.figures import Figure, exactly
-from verification.chaos.process import wait_until
+from verification.harness.figures import Figure, exactly
+from verification.harness.processes import wait_until
 
 if TYPE_CHECKING:
     from verification.benchmarks.bench import Bench

@@ -6,7 +6,7 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from verification.benchmarks.floor import floor
-from verification.proof._plot import INK, plot
+from verification.harness.plots import INK, plot
 
 if TYPE_CHECKING:
     from pathlib import Path

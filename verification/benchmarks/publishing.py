@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from change_events import SNSPublisher, broadcasts_before_save
 from verification.benchmarks.bench import Bench, distinct
 from verification.benchmarks.contest import Report
-from verification.chaos.figures import Figure
+from verification.harness.figures import Figure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

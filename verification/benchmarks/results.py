@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from verification.benchmarks import contenders, environments
 from verification.benchmarks.plot import draw
-from verification.proof._docs import write_between_markers
+from verification.harness import ROOT
+from verification.harness.docs import write_between_markers
 
 if TYPE_CHECKING:
     from verification.benchmarks.contest import Report
 
-DIRECTORY = environments.ROOT / "verification" / "benchmarks" / "results"
+DIRECTORY = ROOT / "verification" / "benchmarks" / "results"
 RESULTS = DIRECTORY / "results.json"
 PLOT = DIRECTORY / "performance.svg"
 
@@ -75,7 +76,7 @@ def save(reports: dict[str, Report], taken: dict[str, Any]) -> list[Path]:
     write_between_markers("contenders", _contenders(taken), page="performance.md")
     RESULTS.write_text(json.dumps(dict(sorted(kept.items())), indent=1) + "\n", encoding="utf-8")
     draw(kept, PLOT)
-    return [RESULTS, PLOT, environments.ROOT / "docs" / "explanation" / "performance.md"]
+    return [RESULTS, PLOT, ROOT / "docs" / "explanation" / "performance.md"]
 
 
 def as_markdown(report: Report, taken: dict[str, Any]) -> str:

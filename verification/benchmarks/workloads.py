@@ -22,8 +22,8 @@ from verification.benchmarks.fresh import freshness
 from verification.benchmarks.hold import holding
 from verification.benchmarks.publishing import publishing
 from verification.benchmarks.stage import CREDENTIALS, Stage, name_of
-from verification.chaos.figures import Figure
-from verification.chaos.process import wait_until
+from verification.harness.figures import Figure
+from verification.harness.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -23,8 +23,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from verification.proof._docs import write_between_markers
-from verification.proof._parallel import Progress, results
+from verification.harness.docs import write_between_markers
+from verification.harness.parallel import results
+from verification.harness.progress import Progress
 from verification.proof.explore import FAULTS, History, World, explore, shortest_violation
 from verification.proof.programs import SETTLE, Setup
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec, module_from_spec
 from typing import TYPE_CHECKING, Any
 
-from verification.proof._parallel import ignore_ctrl_c
+from verification.harness.parallel import ignore_ctrl_c
 
 if TYPE_CHECKING:
     from importlib.abc import InspectLoader

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from verification.benchmarks import environments
+from verification.harness import ROOT
 
-HERE = environments.ROOT / "verification" / "benchmarks" / "contenders"
+HERE = ROOT / "verification" / "benchmarks" / "contenders"
 
 
 def change_event(id: str, queue: str) -> str:

@@ -10,15 +10,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from verification.harness import ROOT
+from verification.harness.docs import write_between_markers
+from verification.harness.parallel import results
+from verification.harness.progress import Progress
 from verification.proof import field
-from verification.proof._docs import write_between_markers
-from verification.proof._parallel import Progress, results
 from verification.proof.field._conditions import BY_NAME, CONTENDERS, WRITES
 from verification.proof.field._play import Job, play
 from verification.proof.field._plot import draw
 from verification.proof.field._results import (
     CODE,
-    ROOT,
     Sum,
     as_json,
     as_markdown,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from verification.proof._plot import INK, plot
+from verification.harness.plots import INK, plot
 from verification.proof.field._results import rounded
 
 if TYPE_CHECKING:

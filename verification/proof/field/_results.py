@@ -7,13 +7,12 @@ import platform
 import subprocess
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from verification.harness import ROOT
 from verification.proof.field._conditions import CONTENDERS, LATENCY_TEXT, RATES, WORKLOAD_TEXT
 from verification.proof.simulation._ghost import LEAST, PER_DECADE
 
-ROOT = Path(__file__).parents[3]
 CODE = ("src", "verification/proof/simulation", "verification/proof/field")
 
 

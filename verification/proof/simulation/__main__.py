@@ -9,8 +9,9 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
+from verification.harness.parallel import results
+from verification.harness.progress import Progress
 from verification.proof import simulation
-from verification.proof._parallel import Progress, results
 from verification.proof.simulation._ghost import CHECKS
 from verification.proof.simulation._run import Played, play, shrunk
 from verification.proof.simulation._setups import WRITES, drawn
