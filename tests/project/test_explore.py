@@ -1,9 +1,9 @@
 """
-A cut of the exhaustive walk: all schedules of one save and one fault, of two saves, and of one that
-raises, on two workers.
+A cut of the exhaustive walk, and all mutants.
 
-And all mutants: each rule that the promise rests on, switched off in the production code, is
-missed.
+The cut has all schedules of one save and one fault, of two saves, and of one that raises, on two
+workers. Each mutant is a rule that the promise rests on, switched off in the production code; the
+walk must find a violation.
 """
 
 from __future__ import annotations
