@@ -1,6 +1,4 @@
-"""
-Print what the library costs a service: per call, at import, on disk. Run it as `make figures`.
-"""
+"""Prints what the library costs a service: per call, at import, on disk. `make figures` runs it."""
 
 from __future__ import annotations
 
@@ -53,7 +51,7 @@ TOPIC = "arn:aws:sns:eu-west-1:123456789012:products"
 
 
 class Client:
-    """Answers like SNS, in no time, so that what is left is our own."""
+    """Answers like SNS in no time, so that only our own time is measured."""
 
     def publish(self, **_: Any) -> dict[str, str]:
         return {"MessageId": "m"}
@@ -92,12 +90,13 @@ def decorator_overhead() -> None:
     overhead = statistics.median(decorated - by_hand for by_hand, decorated in pairs)
     by_hand = statistics.median(pair[0] for pair in pairs)
     print(
-        f"decorator   {overhead:6.1f} µs a call over the same publish and save by hand ({by_hand:.1f} µs); goal 25"
+        f"decorator   {overhead:6.1f} µs a call more than the same publish and save by hand "
+        f"({by_hand:.1f} µs); goal 25"
     )
 
 
-class broadcast_only(broadcasting):  # noqa: N801  # named like what it stands in for
-    """A save as it was before there were renewals: one broadcast, and nothing remembered."""
+class broadcast_only(broadcasting):  # noqa: N801  # named like the class that it replaces
+    """One broadcast before the save, without renewals."""
 
     def __enter__(self) -> None:
         self._publisher.publish([ChangeEvent(id) for id in self._ids])
@@ -121,7 +120,7 @@ def renewal_overhead() -> None:
         for _ in range(31)
     ]
     overhead = statistics.median(renewed - plain for plain, renewed in pairs)
-    print(f"renewals    {overhead:6.1f} µs on top of a quick save that nobody would renew; goal 5")
+    print(f"renewals    {overhead:6.1f} µs more for a fast save, which needs no renewal; goal 5")
 
 
 def renewal_threads(settle: float, saves: int = 10_000) -> None:
@@ -132,16 +131,18 @@ def renewal_threads(settle: float, saves: int = 10_000) -> None:
         asked += threading.current_thread().name == "change-events-renewals"
         return time.monotonic()
 
-    broadcasting._renewals = Renewals(clock=clock)  # noqa: SLF001  # of its own, so that nothing is under way
+    broadcasting._renewals = Renewals(clock=clock)  # noqa: SLF001  # its own: nothing is under way
     before = threading.active_count()
     started = time.monotonic()
     for _ in range(saves):
         with broadcasting(NullPublisher(), "p1", settle=settle):
             pass
     took = time.monotonic() - started
+    started_threads = threading.active_count() - before
     print(
-        f"watcher     {threading.active_count() - before:6d} thread(s) started by {saves:,} quick saves in {took:.2f} s, and "
-        f"{asked} looks at its clock in {took / settle * 2:.1f} half windows of {settle / 2} s; goal 1, and 4 a half window"
+        f"watcher     {started_threads:6d} thread(s) started by {saves:,} fast saves "
+        f"in {took:.2f} s; {asked} clock reads in {took / settle * 2:.1f} half windows "
+        f"of {settle / 2} s; goal 1, and 4 per half window"
     )
 
 
@@ -167,7 +168,8 @@ def signature_check(calls: int = 2_000) -> None:
     )
     body = json.dumps(envelope)
     verifier = SignatureVerifier(TOPIC)
-    verifier._certificate = lru_cache(lambda _: _Certificate(key.public_key(), 0.0, math.inf))  # noqa: SLF001  # no fetch
+    certificate = _Certificate(key.public_key(), 0.0, math.inf)
+    verifier._certificate = lru_cache(lambda _: certificate)  # noqa: SLF001  # fetches nothing
 
     def microseconds(verify: Callable[[Mapping[str, object]], None] | None) -> float:
         started = time.perf_counter()
@@ -178,11 +180,11 @@ def signature_check(calls: int = 2_000) -> None:
     pairs = [(microseconds(None), microseconds(verifier.verify)) for _ in range(15)]
     check = statistics.median(verified - plain for plain, verified in pairs)
     plain = statistics.median(pair[0] for pair in pairs)
-    print(f"signature   {check:6.1f} µs a message on top of decoding it ({plain:.1f} µs)")
+    print(f"signature   {check:6.1f} µs a message more than decoding it ({plain:.1f} µs)")
 
 
-class Hands:
-    """A consumer all of whose collaborators are in memory, so that what is left is our own."""
+class InMemory:
+    """A consumer with all collaborators in memory, so that only our own CPU is measured."""
 
     def __init__(self, metrics: Metrics | None) -> None:
         self.received = 0
@@ -241,18 +243,19 @@ class Hands:
 
 def metrics_overhead() -> None:
     each = {
-        "without metrics": Hands(None),
-        "PrometheusMetrics": Hands(PrometheusMetrics(CollectorRegistry())),
-        "OpenTelemetryMetrics": Hands(
+        "without metrics": InMemory(None),
+        "PrometheusMetrics": InMemory(PrometheusMetrics(CollectorRegistry())),
+        "OpenTelemetryMetrics": InMemory(
             OpenTelemetryMetrics(MeterProvider([InMemoryMetricReader()]))
         ),
     }
     rounds = [
-        {name: hands.microseconds_per_event() for name, hands in each.items()} for _ in range(15)
+        {name: consumer.microseconds_per_event() for name, consumer in each.items()}
+        for _ in range(15)
     ]
     for name in each:
         cost = statistics.median(taken[name] for taken in rounds)
-        print(f"metrics     {cost:6.1f} µs of CPU an event in the consumer's own steps, {name}")
+        print(f"metrics     {cost:6.1f} µs of CPU per event in the consumer's own steps, {name}")
 
 
 def milliseconds(statement: str) -> float:
@@ -262,7 +265,7 @@ def milliseconds(statement: str) -> float:
 
 
 def import_times() -> None:
-    compileall.compile_dir(ROOT / "src", quiet=1)  # as an installed package is
+    compileall.compile_dir(ROOT / "src", quiet=1)  # like an installed package
     for statement, goal in [
         ("import change_events", "; goal 40"),
         ("from change_events import SNSPublisher, broadcasts_before_save", ""),
@@ -270,9 +273,8 @@ def import_times() -> None:
     ]:
         milliseconds(statement)
         pairs = [(milliseconds("pass"), milliseconds(statement)) for _ in range(15)]
-        print(
-            f"import      {statistics.median(b - a for a, b in pairs):6.1f} ms on top of python -c pass: {statement}{goal}"
-        )
+        median = statistics.median(b - a for a, b in pairs)
+        print(f"import      {median:6.1f} ms more than python -c pass: {statement}{goal}")
 
 
 def distributions(python: Path) -> set[str]:
@@ -299,7 +301,8 @@ def added_distributions() -> None:
         subprocess.run([*install, ROOT], check=True)
         added = sorted(distributions(python) - before)
     print(
-        f"install     {len(added)} distribution(s) on top of boto3's {len(before)}: {', '.join(added)}; goal 2"
+        f"install     {len(added)} distribution(s) besides boto3's {len(before)}: "
+        f"{', '.join(added)}; goal 2"
     )
 
 

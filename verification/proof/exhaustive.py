@@ -130,7 +130,7 @@ def walk_one(job: tuple[Walk, History]) -> Walked:
         shortest = shortest_violation(
             World(walk.setup, history, faults=faults, failing=walk.failing, alike=False)
         )
-        steps = "\n".join(f"      {who:9} {what}" for who, what in shortest.schedule)
+        steps = "\n".join(f"      {process:9} {step}" for process, step in shortest.schedule)
         violations = (f"{walk.name}, {history}: {shortest.violation}\n{steps}",)
     seconds = time.process_time() - started
     return Walked(walk, 1, found.states, found.schedules, found.longest, seconds, violations)

@@ -130,7 +130,7 @@ def _quietly() -> Iterator[None]:
     """
     Silence the production code's logs, and let no look wait for others that are due soon.
 
-    A look may be as late as it likes here, so waiting adds nothing.
+    Here a look can be late by any time, so this wait adds nothing.
     """
     before, slack = logging.root.manager.disable, inbox.SLACK
     logging.disable(logging.CRITICAL)

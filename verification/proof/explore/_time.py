@@ -59,7 +59,7 @@ class Time:
         )
 
     def _is_free_to_pass(self, state: State) -> bool:
-        """Return False if something must happen before, as the promise asks of savers."""
+        """Return False if a saver must act before, by the conditions of the promise."""
         if any(orphan.in_time_for <= 1 for orphan in state.orphans):
             return False
         return all(

@@ -92,7 +92,7 @@ class WorkerSteps:
 
     def look(self, state: State, index: int) -> Iterator[tuple[Step, State]]:
         """Yield the steps that give a worker's look what it waits for."""
-        who = _name(index)
+        worker = _name(index)
         number, read = state.workers[index]
         effect = dict(self._worker.known[number].wants)["look"]
 
@@ -100,30 +100,30 @@ class WorkerSteps:
             moved = self._worker.go_on(number, "look", answer)
             return self._scenario.moved(state, index, moved, version)
 
-        name = effect[0]
-        if name == "entry":
+        wanted = effect[0]
+        if wanted == "entry":
             row = state.row
             entry = (min(row.version, 1), row.present, row.etag if row.told else None)
-            yield (who, f"reads the entry: version {row.version}"), after(entry, row.version)
-        elif name in GETS:
+            yield (worker, f"reads the entry: version {row.version}"), after(entry, row.version)
+        elif wanted in GETS:
             for what, answer, fault in self._answers(state, effect):
-                yield (who, what), after(answer)._replace(fault=fault)
-        elif name == "arrive":
-            yield (who, "gets the answer"), after(None)
-        elif name == "apply":
+                yield (worker, what), after(answer)._replace(fault=fault)
+        elif wanted == "arrive":
+            yield (worker, "gets the answer"), after(None)
+        elif wanted == "apply":
             saw = self._worker.known[number].facts.saw
             applied, row = _apply(state, saw, effect, read)
             what = "applies" if applied else "lost the compare-and-set of"
             yield (
-                (who, f"{what} {_shown_change(effect)}, if version is {read}"),
+                (worker, f"{what} {_shown_change(effect)}, if version is {read}"),
                 after(applied)._replace(row=row),
             )
-        elif name == "delete":  # only a mutant deletes within a look
+        elif wanted == "delete":  # only a mutant deletes within a look
             yield from self._deletes(state, index)
         else:
             places = _places(effect)
             state = state._replace(queue=shown(state.queue, index, places))
-            yield (who, f"hands back {names_of(state, index, places)}"), after(None)
+            yield (worker, f"hands back {names_of(state, index, places)}"), after(None)
 
     def _answers(
         self, state: State, effect: Effect
@@ -151,7 +151,7 @@ class WorkerSteps:
         return self._deletes(self._begun(state, index, "acknowledge"), index)
 
     def _deletes(self, state: State, index: int) -> Iterator[tuple[Step, State]]:
-        who, number = _name(index), state.workers[index].number
+        worker, number = _name(index), state.workers[index].number
         (places,) = (
             _places(effect)
             for _, effect in self._worker.known[number].wants
@@ -168,18 +168,18 @@ class WorkerSteps:
             moved = self._worker.acknowledged(number, failed)
             return self._scenario.moved(state._replace(queue=queue), index, moved)
 
-        yield (who, f"acknowledges {names_of(state, index, places)}"), after(())
+        yield (worker, f"acknowledges {names_of(state, index, places)}"), after(())
         if self._scenario.may(state, "batch call half failed"):
             for failed in {(place,) for place in places} | {places}:
                 names = names_of(state, index, failed)
                 yield (
-                    (who, f"fails to acknowledge {names}, and will try again"),
+                    (worker, f"fails to acknowledge {names}, and will try again"),
                     after(failed)._replace(fault=SPENT),
                 )
                 half = after(failed, visible=True)._replace(fault=SPENT)
                 given_up = self._worker.give_up(half.workers[index].number)
                 yield (
-                    (who, f"fails to acknowledge {names}, and gives up"),
+                    (worker, f"fails to acknowledge {names}, and gives up"),
                     self._scenario.moved(half, index, given_up),
                 )
 

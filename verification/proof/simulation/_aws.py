@@ -45,7 +45,7 @@ def entity_of(body: str) -> str:
 
 
 class Cloud(Protocol):
-    """A world, as its clients of AWS know it."""
+    """What a world's clients of AWS know of it."""
 
     @property
     def environment(self) -> Environment: ...

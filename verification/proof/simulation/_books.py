@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from verification.proof.simulation._kernel import Kernel
 
 State = int | None
-"""The content of an entity; None: there is no entity."""
+"""The content of an entity; None: the entity is absent."""
 
 PER_DECADE = 20
 """Buckets per decade in the histogram of staleness."""

@@ -32,7 +32,7 @@ def latency(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latencies:
-    """Tables of durations in seconds, by what takes that long."""
+    """Tables of durations in seconds."""
 
     publish: list[float]
     save: list[float]
@@ -44,7 +44,7 @@ class Latencies:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Durations:
-    """Functions that draw a duration in seconds, by what takes that long."""
+    """Functions that draw a duration in seconds."""
 
     publish: Callable[[], float]
     save: Callable[[], float]

@@ -22,7 +22,7 @@ class Database:
 
     Args:
         environment: What the world's parts share.
-        settle: The settle window in seconds. No commit is later, as the promise demands.
+        settle: The settle window in seconds. No commit is later: a condition of the promise.
 
     Attributes:
         late: Commits that are still to come, after their caller has got an error or has died.

@@ -54,7 +54,7 @@ class Environment:
 
     Attributes:
         random: `chance.random`.
-        takes: Draws how long something takes.
+        takes: Draws durations.
         faults: What goes wrong now. `NO_FAULTS` after the last save.
     """
 
@@ -73,7 +73,7 @@ class Environment:
 
 
 class HasEnvironment(Protocol):
-    """A world, as most of its parts know it."""
+    """What most parts of a world know of it."""
 
     @property
     def environment(self) -> Environment: ...

@@ -18,11 +18,11 @@ class CanBeDown(Protocol):
 
 class Outages:
     """
-    Takes something down, and brings it back, again and again.
+    Makes something fail, and work again, again and again.
 
     Args:
         environment: What the world's parts share.
-        what: The thing to take down.
+        what: The thing that fails.
         per_second: The mean number of outages per second.
     """
 

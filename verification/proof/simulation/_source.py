@@ -1,4 +1,4 @@
-"""The service that owns the entities, as its consumers see it; and the cache, watched."""
+"""The service that owns the entities, from its consumers' view; and the cache, watched."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class WatchedSink:
 
 
 class PlainTable:
-    """A cache that is written without checking what is there, as the peers do."""
+    """A cache that is written without checking what is there, like the peers' caches."""
 
     def __init__(self, world: HasEnvironment) -> None:
         self._environment = world.environment
