@@ -10,7 +10,8 @@ import contextlib
 
 import pytest
 
-from change_events import FetchError, Found, Gone, MemorySink, SNSPublisher, Unchanged, _consumer
+from change_events import FetchError, Found, Gone, MemorySink, SNSPublisher, Unchanged
+from change_events._consumer import consumer
 from change_events._consumer.consumer import Consumer
 from change_events._consumer.inbox import Inbox
 from change_events._consumer.look import outcome
@@ -100,7 +101,7 @@ def version_read_after_the_get(patch):
         sink.apply(id, change, if_version=entry.version)
         return outcome(entry, change)
 
-    patch.setattr(_consumer, "look", look)
+    patch.setattr(consumer, "look", look)
 
 
 def an_error_means_gone(patch):
@@ -114,8 +115,8 @@ def an_error_means_gone(patch):
 
         return production(id, fetcher=Hasty(), sink=sink, on_get=on_get)
 
-    production = _consumer.look
-    patch.setattr(_consumer, "look", look)
+    production = consumer.look
+    patch.setattr(consumer, "look", look)
 
 
 def what_is_left_out_is_gone(patch):
@@ -125,7 +126,7 @@ def what_is_left_out_is_gone(patch):
         answer = fetcher.fetch_many(ids)
         return {id: (entry, answer.get(id, Gone())) for id, entry in entries.items()}
 
-    patch.setattr(_consumer, "read_together", read_together)
+    patch.setattr(consumer, "read_together", read_together)
 
 
 def versions_read_after_the_get_of_many(patch):
@@ -134,7 +135,7 @@ def versions_read_after_the_get_of_many(patch):
         answer = fetcher.fetch_many(ids)
         return {id: (sink.entry(id), answer[id]) for id in ids if id in answer}
 
-    patch.setattr(_consumer, "read_together", read_together)
+    patch.setattr(consumer, "read_together", read_together)
 
 
 def what_is_left_out_is_settled(patch):
@@ -158,8 +159,8 @@ def a_state_of_its_own(patch):
 
         return production(id, fetcher=Inventive(), sink=sink, on_get=on_get)
 
-    production = _consumer.look
-    patch.setattr(_consumer, "look", look)
+    production = consumer.look
+    patch.setattr(consumer, "look", look)
 
 
 def the_early_look_settles(patch):
