@@ -1,12 +1,10 @@
 """
-The production code as small automata: what a saver or a worker does next, given what the world has
-answered so far.
+Savers and workers, as the walk runs them: what they do next, given the world's answers so far.
 
-Production code runs in greenlets, so that it stays the plain calls that it is: where it calls AWS,
-the source, the sink or the database, it pauses, and the explorer decides when, and with what
-answer, it goes on. A process has no other input. So what it does is a function of its answers, is
-computed once, and is looked up ever after: an exploration of millions of schedules runs each piece
-of production code a few thousand times.
+Production code runs in greenlets, without changes. Where it calls AWS, the source, the sink or the
+database, it pauses. The walk decides when it goes on, and with which answer. A process has no other
+input, so what it does is a function of its answers. That is computed once and then looked up: a
+walk of millions of schedules runs each piece of production code a few thousand times.
 """
 
 from __future__ import annotations
@@ -45,30 +43,27 @@ ID = "p1"
 TOPIC = "arn:aws:sns:eu-west-1:123456789012:products"
 
 Effect: TypeAlias = tuple[Any, ...]
-"""
-What a process wants of the world: its name, then its arguments, all hashable (`ask` sees to that).
-"""
+"""What a process wants of the world: its name, then its arguments. All of them are hashable."""
 
 
-class Violation(AssertionError):  # noqa: N818  # of a property: the word that the output uses
+class Violation(AssertionError):  # noqa: N818  # the word that the output uses
     """A property does not hold."""
 
 
 @dataclass(frozen=True)
 class Setup:
     """
-    What the processes are made with. Time is in ticks, and the settle window is two.
+    How the processes are set up. Time is in ticks, and the settle window is two ticks.
 
     Attributes:
-        early_look: The worker's.
-        delay: The queue's.
-        confirm: The publisher's.
-        renewals: Saves may take longer than the window, and are renewed.
-        slow_publish: SNS takes its time to accept, and then to answer.
-        slow_get: So does the source: what it has read arrives later. To production code this is no
-            new schedule, as from the start of a GET until it applies something it hears of nothing
-            else.
-        bulk: The fetcher takes many ids at once. There is one, and it goes that way all the same.
+        early_look: The worker's setting.
+        delay: The queue's delay.
+        confirm: The publisher's setting.
+        renewals: Saves can last longer than the window, and are renewed.
+        slow_publish: SNS needs time to accept, and then to answer.
+        slow_get: What the source has read arrives later. To production code this adds no schedule,
+            because from the start of a GET until the apply it gets no other input.
+        bulk: The fetcher can ask for many ids at once. There is only one id, but it goes this way.
     """
 
     early_look: bool = True
@@ -85,7 +80,9 @@ SETTLE = 2
 
 def ask(*effect: Hashable) -> Any:
     """Pause the production code until the world has answered."""
-    answer = greenlet.getcurrent().parent.switch(effect)  # type: ignore[union-attr]  # nothing asks outside of a process
+    parent = greenlet.getcurrent().parent
+    assert parent is not None
+    answer = parent.switch(effect)
     if answer is CLOSED:
         raise greenlet.GreenletExit
     return answer
@@ -95,11 +92,11 @@ GETS = {"get", "get many"}
 """What a worker wants of the source."""
 
 CLOSED = object()
-"""The answer to a process that is no longer needed."""
+"""The answer that ends a process."""
 
 
 class Message(NamedTuple):
-    """What lies in the queue."""
+    """A message's content."""
 
     body: str
     attributes: tuple[tuple[str, str], ...]
@@ -113,7 +110,7 @@ class Message(NamedTuple):
 
 
 class Sns:
-    """An SNS client."""
+    """An SNS client. `slow`: SNS accepts and answers in two steps."""
 
     def __init__(self, *, slow: Callable[[], bool]) -> None:
         self._slow = slow
@@ -177,7 +174,11 @@ def _received(message_id: str, message: Message) -> dict[str, Any]:
 
 
 class Pool:
-    """A urllib3 pool: below the production fetcher, which decides what an answer means."""
+    """
+    A urllib3 pool. The production fetcher, above it, decides what an answer means.
+
+    `slow`: The source reads and answers in two steps.
+    """
 
     def __init__(self, *, slow: bool) -> None:
         self._slow = slow
@@ -202,7 +203,7 @@ class Pool:
 
 
 def etag(number: int) -> str:
-    """Return the ETag of the state that a commit has left."""
+    """Return the ETag of the state after a commit."""
     return f'"{number}"'
 
 
@@ -220,10 +221,7 @@ class Cache:
 
 
 def described(change: Found[dict[str, Any]] | Unchanged | Gone) -> tuple[Hashable, ...]:
-    """
-    Say in hashable words what a look has found: which kind, the number of the commit that made it,
-    whether with an ETag.
-    """
+    """Return a change as hashable values: its kind, its commit, and whether it has an ETag."""
     if isinstance(change, Found):
         return ("Found", change.value["number"], change.etag is not None)
     return (type(change).__name__, None, True)
@@ -234,11 +232,15 @@ def described(change: Found[dict[str, Any]] | Unchanged | Gone) -> tuple[Hashabl
 
 class Process(ABC):
     """
-    Production code in greenlets. Answers come in by `go_on`, time by `tick`; what it wants next is
-    in `wants`.
+    Production code in greenlets. It gets answers by `go_on`, and time by `tick`.
 
-    It knows how long ago things were, not when: so what follows from the same situation is found
-    once, whenever it comes up.
+    It knows how long ago things were, not when. So the same situation has the same state at any
+    time.
+
+    Attributes:
+        now: The time in ticks.
+        running: The greenlet of each actor that is running.
+        wants: What each of them wants of the world.
     """
 
     def __init__(self) -> None:
@@ -247,7 +249,7 @@ class Process(ABC):
         self.wants: dict[str, Effect] = {}
 
     def go_on(self, actor: str, answer: Any = None) -> None:
-        """Let an actor run until it wants something else, or is done."""
+        """Let an actor run until it wants something, or is done."""
         if actor not in self.running:
             self.running[actor] = greenlet.greenlet(self.task(actor))
             effect = self.running[actor].switch()
@@ -260,11 +262,11 @@ class Process(ABC):
             self.wants[actor] = effect
 
     def tick(self) -> None:
-        """Let time pass."""
+        """Let a tick pass."""
         self.now += 1
 
     def close(self) -> None:
-        """End the greenlets, which would otherwise run on when they are collected."""
+        """End the greenlets. Otherwise they would run on when they are garbage collected."""
         while self.running:
             _, actor = self.running.popitem()
             while not actor.dead:
@@ -272,46 +274,44 @@ class Process(ABC):
 
     @abstractmethod
     def task(self, actor: str) -> Callable[[], object]:
-        """Return what an actor does, from its start."""
+        """Return what an actor does."""
 
     @abstractmethod
     def ready_in(self) -> dict[str, float]:
         """Return the actors that have something to begin, and in how many ticks."""
 
     def names(self) -> tuple[str, ...]:
-        """
-        Return the messages in its hands, in an order that does not depend on what they are called.
-        """
+        """Return the messages that it holds, in an order that does not depend on their names."""
         return ()
 
     @abstractmethod
     def state(self) -> Hashable:
-        """Return all that decides what the process will do, messages by their place in `names`."""
+        """Return all that decides what the process will do. Messages are places in `names`."""
 
     @abstractmethod
     def facts(self) -> Facts:
-        """Return what the explorer has to know of it."""
+        """Return what the walk must know of it."""
 
     def ticks_to(self, time: float) -> float:
-        """Return how long it is until then; 0 for the past, as all of it is alike."""
+        """Return the ticks until a time; 0 for every time in the past."""
         return max(0.0, time - self.now)
 
     def ticks_since(self, time: float) -> float:
-        """Return how long it was, up to the settle window, from where on all is alike."""
+        """Return the ticks since a time, at most the settle window."""
         return min(self.now - time, float(SETTLE))
 
 
 @dataclass(frozen=True)
 class Facts:
     """
-    What the explorer has to know of a process.
+    What the walk must know of a process.
 
     Attributes:
-        rely_on: A saver: for how many ticks it may still commit, by its last accepted broadcast.
-        asked: How many ticks ago it began to broadcast.
-        saving: How many ticks ago its save began.
-        over: Whether it is done.
-        saw: A worker: status and number of its last GET.
+        rely_on: Of a saver: the ticks in which it may commit, by its last accepted broadcast.
+        asked: Of a saver: the ticks since it began to broadcast.
+        saving: Of a saver: the ticks since its save began.
+        over: Of a saver: it is done.
+        saw: Of a worker: status and commit of its last GET.
     """
 
     rely_on: float = 0.0
@@ -577,13 +577,13 @@ class Worker(Process):
 
 
 def _named(effect: Effect) -> tuple[str, ...]:
-    """Return the messages that a wish is about."""
+    """Return the names of the messages that an effect is about."""
     names: tuple[str, ...] = effect[1] if effect[0] in {"delete", "visibility"} else ()
     return names
 
 
 def numbered(effect: Effect, names: tuple[str, ...]) -> Effect:
-    """Return the same wish, with the places of messages for their names."""
+    """Return the effect with the places of messages instead of their names."""
     if effect[0] in {"delete", "visibility"}:
         return (effect[0], tuple(sorted(names.index(name) + 1 for name in _named(effect))))
     return effect
@@ -591,9 +591,10 @@ def numbered(effect: Effect, names: tuple[str, ...]) -> Effect:
 
 class Spec:
     """
-    When a worker may acknowledge, in the words of the design, not of the inbox: after a look of its
-    own whose GET started when the message was in its hands and the window was over, or the same
-    save was known to be.
+    When a worker may acknowledge a message, by the design and not by the inbox.
+
+    It must have applied a look. When that look's GET began, the worker held the message, and the
+    window was over or the worker knew that the save was over.
     """
 
     def __init__(self, window: int) -> None:
@@ -623,7 +624,7 @@ class Spec:
                 raise Violation(f"{message_id} was acknowledged without a look that settles it")
 
     def keep(self, held: AbstractSet[str]) -> None:
-        """Forget all messages but those that are in the worker's hands."""
+        """Forget all messages that the worker does not hold."""
         for message_id in self._events.keys() - held:
             del self._events[message_id], self._due[message_id]
         self._settled &= held
