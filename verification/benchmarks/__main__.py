@@ -20,7 +20,7 @@ from verification.benchmarks.bench import Bench
 from verification.benchmarks.capacity import CONNECTIONS
 from verification.benchmarks.results import machine, save, versions
 from verification.benchmarks.workloads import WORKLOADS
-from verification.harness.commands import status_of
+from verification.harness.commands import status_of, story_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +68,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 def play(console: Console, bench: Bench, name: str) -> Report:
     """Run a workload, and show what it is doing."""
-    console.print(f"\n[bold]{textwrap.fill(WORKLOADS[name].__doc__ or '', 110)}[/]")
+    console.print(f"\n[bold]{textwrap.fill(story_of(WORKLOADS[name]), 110)}[/]")
     with console.status("") as status:
 
         def progress(what: str, events: int) -> None:
@@ -116,7 +116,7 @@ def show(console: Console, name: str, report: Report) -> None:
 def command(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, and measure."""
     stories = "\n".join(
-        textwrap.fill(f"  {play.__doc__}", 110, subsequent_indent="     ")
+        textwrap.fill(f"  {story_of(play)}", 110, subsequent_indent="     ")
         for play in WORKLOADS.values()
     )
     parser = argparse.ArgumentParser(

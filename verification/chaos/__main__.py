@@ -17,7 +17,7 @@ from verification import chaos
 from verification.chaos import plays
 from verification.chaos.fuzz import fuzz
 from verification.chaos.soak import soak
-from verification.harness.commands import status_of
+from verification.harness.commands import status_of, story_of
 from verification.harness.docs import markdown_table, write_between_markers
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def main(arguments: argparse.Namespace) -> int:
     missed = 0
     for name in arguments.plays or [name for name, play in PLAYS.items() if not play.only_by_name]:
         play = PLAYS[name]
-        console.print(f"\n{name}: {textwrap.fill(play.play.__doc__ or '', 110)}")
+        console.print(f"\n{name}: {textwrap.fill(story_of(play.play), 110)}")
         started = time.monotonic()
         figures = play.play(arguments.seed, **(play.cut if arguments.quick else play.full))
         console.print(f"{name}: {time.monotonic() - started:.0f} s")
@@ -121,7 +121,7 @@ def _markdown(figures: Sequence[Figure], seed: int) -> str:
 def command(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, and play."""
     stories = "\n".join(
-        textwrap.fill(f"  {name:16}{play.play.__doc__}", 110, subsequent_indent=" " * 18)
+        textwrap.fill(f"  {name:16}{story_of(play.play)}", 110, subsequent_indent=" " * 18)
         for name, play in PLAYS.items()
     )
     parser = argparse.ArgumentParser(

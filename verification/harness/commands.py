@@ -1,4 +1,4 @@
-"""What our commands have in common: Ctrl-C, and some options."""
+"""What our commands have in common: Ctrl-C, stories in the help, some options."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ def status_of(work: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
+
+
+def story_of(function: Callable[..., object]) -> str:
+    """Return a function's docstring on one line."""
+    return " ".join((function.__doc__ or "").split())
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
