@@ -16,10 +16,10 @@ import pytest
 
 from verification.harness import ROOT
 from verification.proof import exhaustive
+from verification.proof.effects import SETTLE, Setup
 from verification.proof.exhaustive import BULK, BULK_DELAYED, LATE, Walk
 from verification.proof.explore import FAULTS, History, World, explore, shortest_violation
 from verification.proof.mutants import MUTANTS
-from verification.proof.programs import SETTLE, Setup
 
 EARLY = Setup()
 ONCE = Setup(early_look=False)
@@ -93,7 +93,7 @@ def test_the_table_has_a_row_for_each_setup_and_counts_violations(capsys):
 def test_a_violation_is_printed_with_its_shortest_schedule(capsys, monkeypatch):
     def careless(world, state):
         if state.commits and not state.queue:
-            from verification.proof.programs import Violation
+            from verification.proof.effects import Violation
 
             raise Violation("it was saved, and no event is left")
 

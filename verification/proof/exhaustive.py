@@ -27,8 +27,8 @@ from verification.harness.commands import add_processes, status_of
 from verification.harness.docs import write_between_markers
 from verification.harness.parallel import results
 from verification.harness.progress import Progress
+from verification.proof.effects import SETTLE, Setup
 from verification.proof.explore import FAULTS, History, World, explore, shortest_violation
-from verification.proof.programs import SETTLE, Setup
 
 
 @dataclass(frozen=True)

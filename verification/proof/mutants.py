@@ -230,12 +230,12 @@ def catch(name: str) -> Caught:
     """
     mutant = next(each for each in MUTANTS if each.name == name)
     _import_changed(mutant)
+    from verification.proof.effects import Setup
     from verification.proof.explore import (
         History,
         World,
         shortest_violation,
     )  # not above: they import what has just been changed
-    from verification.proof.programs import Setup
 
     started = time.monotonic()
     found = shortest_violation(

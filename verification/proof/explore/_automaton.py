@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from verification.proof.programs import Effect, Facts, Message, Process, Setup, numbered
+from verification.proof.programs import numbered
+
+if TYPE_CHECKING:
+    from verification.proof.effects import Effect, Message, Setup
+    from verification.proof.process import Facts, Process
 
 
 class Known(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from verification.proof.programs import Violation, etag
+from verification.proof.effects import Violation, etag
 
 if TYPE_CHECKING:
     from verification.proof.explore._scenario import Scenario

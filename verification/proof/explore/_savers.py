@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from verification.proof.effects import Effect, Message, Violation
 from verification.proof.explore._state import SPENT, Orphan, Queued, State, Step, with_saver
-from verification.proof.programs import Effect, Facts, Message, Violation
 
 if TYPE_CHECKING:
     from verification.proof.explore._scenario import Scenario
+    from verification.proof.process import Facts
 
 
 class SaverSteps:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from verification.proof.explore._automaton import Moved, automaton
 from verification.proof.explore._state import State, WorkerState, replaced, with_places
-from verification.proof.programs import Saver, Setup, Worker
+from verification.proof.programs import Saver, Worker
+
+if TYPE_CHECKING:
+    from verification.proof.effects import Setup
 
 LONGEST_SAVE = 2
 """Ticks that a save takes at most, where saves can outlast the window."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from change_events._consumer import inbox
-from verification.proof.programs import Violation
+from verification.proof.effects import Violation
 
 if TYPE_CHECKING:
     from verification.proof.explore._state import State, Step

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
-    from verification.proof.programs import Message
+    from verification.proof.effects import Message
 
 HELD = -1
 """Stands for the time until a message becomes visible, while a worker holds it."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from change_events import Entry, Found, Gone, MemorySink, Unchanged
 from change_events.sinks import memory
+from verification.proof.effects import GETS, ID, Effect, Violation, etag
 from verification.proof.explore._state import (
     HELD,
     SPENT,
@@ -20,7 +21,6 @@ from verification.proof.explore._state import (
     replaced,
     shown,
 )
-from verification.proof.programs import GETS, ID, Effect, Violation, etag
 
 if TYPE_CHECKING:
     from verification.proof.explore._scenario import Scenario

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from verification.proof.effects import GETS, Setup, etag
 from verification.proof.explore._checks import Checks
 from verification.proof.explore._savers import SaverSteps
 from verification.proof.explore._scenario import History, Scenario
@@ -20,7 +21,6 @@ from verification.proof.explore._state import (
 from verification.proof.explore._symmetry import Symmetry
 from verification.proof.explore._time import Time
 from verification.proof.explore._workers import WorkerSteps
-from verification.proof.programs import GETS, Setup, etag
 
 
 class World:
