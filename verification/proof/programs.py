@@ -1,5 +1,5 @@
 """
-Savers and workers, as the walk runs them: what they do next, given the world's answers so far.
+Savers and workers in the walk: what they do next, given the world's answers so far.
 
 Production code runs in greenlets, without changes. Where it calls AWS, the source, the sink or the
 database, it pauses. The walk decides when it goes on, and with which answer. A process has no other

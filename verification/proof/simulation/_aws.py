@@ -99,7 +99,7 @@ class SNSClient:
         environment.ghost.counts["publishes"] += 1
         accept = partial(self._topic.accept, save, started, messages)
         try:
-            environment.kernel.pause(environment.takes.publish())
+            environment.kernel.pause(environment.durations.publish())
         except Killed:
             if environment.random() < 0.5:  # the process is dead, but its request is under way
                 accept()
@@ -109,7 +109,7 @@ class SNSClient:
             raise Refused("no answer from SNS")
         accept()
         if environment.random() < 0.2:
-            environment.kernel.pause(environment.takes.publish())
+            environment.kernel.pause(environment.durations.publish())
         if environment.random() < faults.publish_hides:
             raise Refused("no answer from SNS, which has accepted it")
 
@@ -143,7 +143,7 @@ class Topic:
                 environment.ghost.accepted(save, started, message)
                 if not self._raw:
                     message.body, message.attributes = _enveloped(body, attributes), {}
-                arrival = kernel.now + environment.takes.deliver()
+                arrival = kernel.now + environment.durations.deliver()
                 kernel.at(arrival, partial(self._queue.arrive, message))
 
 
@@ -325,9 +325,9 @@ class SQSClient:
         environment = self._environment
         kernel = environment.kernel
         process = kernel.enter()
-        kernel.pause(environment.takes.queue())
+        kernel.pause(environment.durations.queue())
         messages = self._queue.poll(MaxNumberOfMessages, WaitTimeSeconds, VisibilityTimeout)
-        kernel.pause(environment.takes.queue())
+        kernel.pause(environment.durations.queue())
         if environment.random() < environment.faults.call_fails:
             raise Refused("no answer from SQS")
         environment.ghost.received(process, messages)
@@ -370,7 +370,7 @@ class SQSClient:
     def _call(self, entries: list[JSON], act: Callable[[JSON], bool]) -> JSON:
         environment = self._environment
         try:
-            environment.kernel.pause(environment.takes.queue())
+            environment.kernel.pause(environment.durations.queue())
         except Killed:
             if environment.random() < 0.5:
                 for entry in entries:
@@ -388,7 +388,7 @@ class SQSClient:
                     {"Id": entry["Id"], "Code": "MessageNotInflight", "SenderFault": True}
                 )
         if environment.random() < 0.1:
-            environment.kernel.pause(environment.takes.queue())
+            environment.kernel.pause(environment.durations.queue())
         if environment.random() < faults.call_fails:
             raise Refused("no answer from SQS, which has done it")
         return {"Failed": failed}

@@ -45,7 +45,7 @@ class Database:
         for id in save.ids:
             fails = random() < environment.faults.save_fails
             try:
-                kernel.pause(environment.takes.save())
+                kernel.pause(environment.durations.save())
             except Killed:
                 if random() < 0.5:
                     self._commit_later(save, id)
@@ -60,7 +60,7 @@ class Database:
             if hides:
                 raise SaveFailed
             if random() < 0.2:
-                kernel.pause(environment.takes.save())
+                kernel.pause(environment.durations.save())
 
     def _commit_later(self, save: Save, id: str) -> None:
         environment = self._environment

@@ -54,7 +54,7 @@ class Environment:
 
     Attributes:
         random: `chance.random`.
-        takes: Draws durations.
+        durations: Draw how long something lasts.
         faults: What goes wrong now. `NO_FAULTS` after the last save.
     """
 
@@ -63,7 +63,7 @@ class Environment:
         self.ghost = ghost
         self.chance = chance
         self.random = chance.random
-        self.takes = Durations.of(setup.latencies, chance)
+        self.durations = Durations.of(setup.latencies, chance)
         self.faults = setup.faults
 
     def soon(self) -> float:

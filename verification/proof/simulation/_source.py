@@ -59,7 +59,7 @@ class Source:
             if state is not None and environment.random() >= left_out:
                 found[id] = Found(state)
             if environment.random() < 0.1:
-                environment.kernel.pause(environment.takes.get())
+                environment.kernel.pause(environment.durations.get())
         self._answer()
         return found
 
@@ -71,7 +71,7 @@ class Source:
         ghost.counts[what] += 1
         for id in ids:
             ghost.tell(id, f"{process.name} {what}")
-        kernel.pause(environment.takes.get())
+        kernel.pause(environment.durations.get())
         if self.is_down or environment.random() < environment.faults.get_fails:
             raise FetchError("503", status=503)
 
@@ -85,7 +85,7 @@ class Source:
     def _answer(self) -> None:
         environment = self._environment
         if environment.random() < 0.5:
-            environment.kernel.pause(environment.takes.get())
+            environment.kernel.pause(environment.durations.get())
         if environment.random() < environment.faults.get_fails:
             raise FetchError("connection lost")
 
@@ -134,7 +134,7 @@ class WatchedSink:
     def _pause(self) -> None:
         environment = self._environment
         if environment.random() < 0.3:
-            environment.kernel.pause(environment.takes.sink())
+            environment.kernel.pause(environment.durations.sink())
         else:
             environment.kernel.enter()
 
@@ -155,5 +155,5 @@ class PlainTable:
         environment = self._environment
         environment.kernel.enter()
         if environment.random() < 0.5:
-            environment.kernel.pause(environment.takes.sink())
+            environment.kernel.pause(environment.durations.sink())
         environment.ghost.wrote(id, state, commit())
