@@ -59,7 +59,7 @@ types: $(VENV)/.dev ## Check the types, with mypy and with pyright
 	$(BIN)/pyright
 
 figures: $(VENV)/.dev ## Print what the library costs, and how large its parts are
-	$(BIN)/python verification/benchmarks/figures.py
+	$(BIN)/python -m verification.benchmarks.figures
 	$(BIN)/python -m verification.harness.structure
 
 picture: $(VENV)/.dev ## Draw the modules and their imports (docs/explanation/architecture.svg)

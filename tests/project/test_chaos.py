@@ -1,4 +1,4 @@
-"""A cut of each play, and the judge of them all. `make chaos` plays them whole."""
+"""A cut of each play, and the judge of all plays. `make chaos` plays them in full."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from urllib.parse import urlsplit
 import pytest
 
 from verification.chaos.__main__ import PLAYS, command
-from verification.chaos.figures import Figure, exactly
-from verification.chaos.judge import violations
-from verification.chaos.wire import RESET, Server
+from verification.harness.figures import Figure, exactly
+from verification.harness.judge import violations
+from verification.harness.wire import RESET, Server
 
 OLD, NEW = {"id": "p1", "n": 1}, {"id": "p1", "n": 2}
 
 
 @pytest.mark.parametrize("name", PLAYS)
-def test_a_cut_of(name):
+def test_every_figure_of_a_play_reaches_its_goal(name):
     play = PLAYS[name]
 
     figures = play.play(1, **play.cut)
@@ -25,16 +25,15 @@ def test_a_cut_of(name):
     assert sum(bool(figure.goal) for figure in figures) >= 3
 
 
-def test_a_reset_is_one():
+def test_the_server_resets_a_connection():
     with Server(lambda asked: RESET) as server:
         connection = http.client.HTTPConnection(urlsplit(server.url).netloc)
         connection.request("GET", "/")
         with pytest.raises(ConnectionResetError) as raised:
             connection.getresponse()
     connection.close()
-    assert (
-        type(raised.value) is ConnectionResetError
-    )  # and not http.client's, for one that was closed
+    # Its subclass in http.client would mean that the connection was closed without a reset.
+    assert type(raised.value) is ConnectionResetError
 
 
 @pytest.mark.parametrize(
@@ -54,15 +53,15 @@ def test_a_reset_is_one():
         ([], [None], 0, 0),
     ],
 )
-def test_the_judge_knows_what_never_was_and_what_was_before(states, applied, wrong, backward):
+def test_the_judge_counts_wrong_states_and_steps_backward(states, applied, wrong, backward):
     assert violations(list(enumerate(applied, start=77)), states) == (wrong, backward)
 
 
-def test_the_judge_sees_a_version_that_was_passed_over():
+def test_the_judge_counts_a_skipped_version():
     assert violations([(7, OLD), (9, NEW)], [OLD, NEW]) == (1, 0)
 
 
-def test_a_goal_that_is_missed_is_the_exit_status(monkeypatch, capsys):
+def test_the_exit_status_is_1_if_a_goal_is_missed(monkeypatch, capsys):
     monkeypatch.setitem(
         PLAYS, "kill", type(PLAYS["kill"])(lambda seed: [exactly("lost", 1, 0), Figure("saves", 3)])
     )

@@ -1,9 +1,9 @@
 """
-A cut of the exhaustive walk: all schedules of one save and one fault, of two saves, and of one that
-raises, on two workers.
+A cut of the exhaustive walk, and all mutants.
 
-And all mutants: each rule that the promise rests on, switched off in the production code, is
-missed.
+The cut has all schedules of one save and one fault, of two saves, and of one that raises, on two
+workers. Each mutant is a rule that the promise rests on, switched off in the production code; the
+walk must find a violation.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from verification.harness import ROOT
 from verification.proof import exhaustive
+from verification.proof.effects import SETTLE, Setup
 from verification.proof.exhaustive import BULK, BULK_DELAYED, LATE, Walk
 from verification.proof.explore import FAULTS, History, World, explore, shortest_violation
 from verification.proof.mutants import MUTANTS
-from verification.proof.programs import SETTLE, Setup
 
 EARLY = Setup()
 ONCE = Setup(early_look=False)
@@ -69,7 +69,7 @@ def test_no_schedule_of_a_save_and_one_that_raises_breaks_the_promise(setup):
     [(EARLY, ()), (CONFIRMED, ()), (DELAYED, FAULTS), (BULK, ()), (BULK_DELAYED, FAULTS)],
     ids=["early", "confirmed", "delayed, with faults", "bulk", "bulk, delayed, with faults"],
 )
-def test_taking_states_for_one_changes_nothing_but_their_number(setup, faults):
+def test_merging_equal_states_changes_only_their_number(setup, faults):
     history = History(True, (True,))
 
     alike, apart = (
@@ -80,7 +80,7 @@ def test_taking_states_for_one_changes_nothing_but_their_number(setup, faults):
     assert alike.states < apart.states
 
 
-def test_the_table_has_a_row_for_each_setup_and_tells_of_violations(capsys):
+def test_the_table_has_a_row_for_each_setup_and_counts_violations(capsys):
     walks = (Walk("queue delay", DELAYED, 1, fault=True), Walk("late saves", LATE, 1))
 
     assert exhaustive.main(walks, processes=1)
@@ -90,19 +90,19 @@ def test_the_table_has_a_row_for_each_setup_and_tells_of_violations(capsys):
     assert re.search(r"[\d,]+ states, 0 violations", printed)
 
 
-def test_a_violation_is_told_with_its_shortest_schedule(capsys, monkeypatch):
+def test_a_violation_is_printed_with_its_shortest_schedule(capsys, monkeypatch):
     def careless(world, state):
         if state.commits and not state.queue:
-            from verification.proof.programs import Violation
+            from verification.proof.effects import Violation
 
-            raise Violation("it was saved, and nobody is told")
+            raise Violation("it was saved, and no event is left")
 
     monkeypatch.setattr(World, "check", careless)
 
     assert not exhaustive.main([Walk("one look", ONCE, 1)], processes=1)
 
     assert (
-        "it was saved, and nobody is told\n      a         broadcast: accepted\n"
+        "it was saved, and no event is left\n      a         broadcast: accepted\n"
         in capsys.readouterr().out
     )
 
@@ -120,7 +120,7 @@ def mutants():
     command = [sys.executable, "-m", "verification.proof.mutants"]
     return subprocess.run(
         command,
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=110,
@@ -129,7 +129,7 @@ def mutants():
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_a_mutant_is_caught_and_its_shortest_schedule_printed(mutants, mutant):
+def test_the_walk_catches_a_mutant_and_prints_its_shortest_schedule(mutants, mutant):
     _, _, report = mutants.stdout.partition(f". {mutant.name}\n")
     violation, *schedule = report.partition("\n\n")[0].splitlines()
 

@@ -1,6 +1,7 @@
 """
-A cut of the random simulation; and, for each of its properties, a rule of production switched off
-and seen to be missed.
+A cut of the random simulation, and a check of its properties.
+
+For each property, a rule of the production code is switched off, and the simulation must notice.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ def test_the_promise_holds_in_a_random_world(seed):
     assert played.counts["applies"] > 0
 
 
-def test_worlds_have_gets_of_many():
+def test_some_worlds_have_gets_of_many():
     assert sum(play(seed, writes=300).counts["gets of many"] > 0 for seed in range(8)) >= 2
 
 
-def test_a_seed_is_the_same_world_again():
+def test_a_seed_repeats_its_world():
     assert play(3, writes=600).counts == play(3, writes=600).counts
 
 
@@ -278,12 +279,11 @@ CAUGHT = [
 @pytest.mark.parametrize(
     ("check", "mutation"), CAUGHT, ids=lambda each: each if isinstance(each, str) else each.__name__
 )
-def test_a_rule_that_is_switched_off_is_missed(monkeypatch, check, mutation):
+def test_a_rule_that_is_switched_off_breaks_a_property(monkeypatch, check, mutation):
     mutation(monkeypatch)
 
-    writes = (
-        60 if check == "quiet" else 800
-    )  # it takes hours of virtual time to see that there will be no quiet
+    # That a world never becomes quiet shows only after hours of virtual time.
+    writes = 60 if check == "quiet" else 800
     broken = next(
         (
             played.broken
@@ -302,7 +302,7 @@ def test_every_property_has_a_rule_that_breaks_it():
     assert {check for check, _ in CAUGHT} == CHECKS.keys()
 
 
-def test_the_command_says_how_a_world_went(capsys):
+def test_the_command_prints_the_result_of_a_world(capsys):
     assert command(["--seed", "1", "--world", "300", "--trace", "p0"]) == 0
 
     printed = capsys.readouterr().out
@@ -310,7 +310,7 @@ def test_the_command_says_how_a_world_went(capsys):
     assert "APPLIED" in printed
 
 
-def test_the_command_tells_the_story_of_a_violation(capsys, monkeypatch):
+def test_the_command_prints_the_story_of_a_violation(capsys, monkeypatch):
     the_early_look_settles(monkeypatch)
 
     assert command(["--writes", "60000", "--world", "600", "--processes", "1"]) == 1
@@ -320,7 +320,7 @@ def test_the_command_tells_the_story_of_a_violation(capsys, monkeypatch):
     assert "again: python -m verification.proof.simulation --seed" in printed
 
 
-def test_help_names_every_property(capsys):
+def test_the_help_lists_every_property(capsys):
     with contextlib.suppress(SystemExit):
         command(["--help"])
 

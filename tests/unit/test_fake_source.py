@@ -9,7 +9,7 @@ import pytest
 
 from change_events import FetchError, Found, Gone, HTTPFetcher, Unchanged
 from change_events.testing import FakeSource
-from verification.chaos.wire import Answer
+from verification.harness.wire import Answer
 
 
 class WireSource:

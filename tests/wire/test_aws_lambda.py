@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from change_events import ConfigurationError, FetchError, Gone, HTTPFetcher, MemorySink
 from change_events.integrations.aws_lambda import CLOCK_SLACK, _Function, make_handler
 from lambda_records import EPOCH, record
-from verification.chaos.wire import Answer
+from verification.harness.wire import Answer
 
 SETTLE = 5.0
 

@@ -28,7 +28,7 @@ from change_events._codec import decode
 from conftest import Source, serving
 from fetching import HTML, JSON, TRANSPORTS, UNDECIDED, answering, answering_raw
 from unit.test_ids import UNUSABLE, USABLE
-from verification.chaos.wire import Answer
+from verification.harness.wire import Answer
 
 
 @pytest.fixture(params=TRANSPORTS)

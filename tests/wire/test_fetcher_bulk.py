@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from change_events import ConfigurationError, FetchError, Found, HTTPFetcher
 from fetching import HTML, JSON, UNDECIDED
 from unit.test_ids import USABLE
-from verification.chaos.wire import Answer
+from verification.harness.wire import Answer
 
 
 @pytest.fixture

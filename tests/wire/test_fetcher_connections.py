@@ -11,7 +11,7 @@ import urllib3
 from change_events import FetchError, Found, HTTPFetcher, Unchanged
 from conftest import Source, serving
 from fetching import JSON, TRANSPORTS, answering
-from verification.chaos.wire import HANG_UP, Answer, Raw, RawServer
+from verification.harness.wire import HANG_UP, Answer, Raw, RawServer
 
 
 @pytest.fixture(params=TRANSPORTS)

@@ -20,7 +20,7 @@ from change_events._consumer.health import FULL, Pauses, is_ready
 from change_events._consumer.visibility import Visibility
 from change_events._meter import Meter
 from conftest import failing, running, signalled, wait_until
-from verification.chaos.wire import Answer
+from verification.harness.wire import Answer
 
 NOT_RUNNING = Health(alive=False, ready=False, paused="not running")
 

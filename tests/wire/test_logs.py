@@ -12,7 +12,7 @@ import pytest
 import change_events
 from change_events import HTTPFetcher, MemorySink, Worker
 from conftest import failing
-from verification.chaos.wire import Answer
+from verification.harness.wire import Answer
 
 PACKAGE = Path(change_events.__file__).parent
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "logs.md"

@@ -36,7 +36,7 @@ from change_events._meter import Meter
 from change_events._producer import renewals as renewal_module
 from change_events.metrics import METRICS, OpenTelemetryMetrics, PrometheusMetrics
 from conftest import failing, running, wait_until
-from verification.chaos.wire import Answer
+from verification.harness.wire import Answer
 
 DOCS = Path(__file__).parents[2] / "docs"
 

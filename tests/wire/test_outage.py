@@ -19,7 +19,7 @@ from change_events._consumer import acknowledgements, backoff, intake, looks
 from change_events._consumer import worker as worker_module
 from change_events._consumer.run import Run
 from conftest import running, spy, wait_until
-from verification.chaos.wire import HANG_UP, Answer, sqs_error
+from verification.harness.wire import HANG_UP, Answer, sqs_error
 
 PAUSE = 0.2
 """Seconds between looks in an outage; a worker's grow to a minute."""

@@ -14,8 +14,8 @@ import pytest
 
 from change_events import HTTPFetcher, MemorySink, SNSPublisher, SQLiteSink, Worker
 from conftest import running, wait_until
-from verification.chaos.judge import Cache, violations
-from verification.chaos.source import Saver, Source
+from verification.harness.judge import Cache, violations
+from verification.harness.source import Saver, Source
 
 IDS = ["hot", "p1", "p2"]
 SETTLE = 0.5

@@ -34,7 +34,7 @@ from change_events._consumer import signature as signature_module
 from change_events._consumer.signature import SignatureVerifier
 from change_events.testing import FakeQueue, FakeSource
 from conftest import DAY, NOW, Source, certificate, running, serving, wait_until
-from verification.chaos.wire import HANG_UP, Answer
+from verification.harness.wire import HANG_UP, Answer
 
 HOST = "sns.eu-west-1.amazonaws.com"
 TOPIC = "arn:aws:sns:eu-west-1:123456789012:products"

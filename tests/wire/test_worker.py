@@ -31,8 +31,8 @@ from change_events._consumer import log as log_module
 from change_events._consumer.inbox import Inbox
 from change_events._consumer.run import Run
 from conftest import failing, running, signalled, spy, wait_until
-from verification.chaos.source import answer_of
-from verification.chaos.wire import Answer, sqs_error
+from verification.harness.source import answer_of
+from verification.harness.wire import Answer, sqs_error
 
 # The main job
 

@@ -1,4 +1,1 @@
-"""
-How fast and how cheap: ours beside what a user would pick instead, on the same work, in the same
-run.
-"""
+"""How fast and how cheap: ours and what users pick instead, with the same work in the same run."""

@@ -1,4 +1,4 @@
-"""`python -m verification.benchmarks`: measure, and print what came of it."""
+"""`python -m verification.benchmarks`: measure, and print the figures."""
 
 from __future__ import annotations
 
@@ -20,46 +20,45 @@ from verification.benchmarks.bench import Bench
 from verification.benchmarks.capacity import CONNECTIONS
 from verification.benchmarks.results import machine, save, versions
 from verification.benchmarks.workloads import WORKLOADS
+from verification.harness.commands import status_of, story_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from verification.benchmarks.contest import Report
 
-EVERYBODY = {contender.name: contender for contender in contenders.ALL}
+BY_NAME = {contender.name: contender for contender in contenders.ALL}
 
 WIDTH = 140
-"""Columns, where there is no terminal to ask."""
+"""The width of the output in columns, without a terminal."""
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """
-    Play the workloads, print their tables and figures; return 1 if a goal is missed, unless they
-    were quick.
-    """
+    """Run the workloads, and print the figures; return 1 if a full run misses a goal."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
     at_hand = [contender.name for contender in contenders.AT_HAND]
-    names = arguments.contenders or (at_hand if arguments.quick else list(EVERYBODY))
+    names = arguments.contenders or (at_hand if arguments.quick else list(BY_NAME))
     missed = 0
     with Bench(
         quick=arguments.quick,
         canned=arguments.canned or arguments.quick,
         scale=arguments.scale,
         contenders=[
-            contender for name, contender in EVERYBODY.items() if name in {*names, "ours", "tuned"}
+            contender for name, contender in BY_NAME.items() if name in {*names, "ours", "tuned"}
         ],
     ) as bench:
         for name in arguments.workloads or WORKLOADS:
             report = play(console, bench, name)
             show(console, name, report)
             missed += sum(not figure.met for figure in report.figures)
-            if arguments.save:  # at once: the next one takes minutes, and may fail
+            if arguments.save:  # at once, because the next workload can fail
                 save({name: report}, taken(bench))
     if bench.capacity:
         console.print(
-            f"the source answers {bench.capacity:,.0f} GETs a second, {CONNECTIONS} at once, when it has no latency"
+            f"the source answers {bench.capacity:,.0f} GETs a second without a latency, "
+            f"{CONNECTIONS} at once"
         )
     if arguments.save:
         console.print("written: verification/benchmarks/results/, docs/explanation/performance.md")
@@ -68,8 +67,8 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def play(console: Console, bench: Bench, name: str) -> Report:
-    """Play a workload, and tell what it does meanwhile."""
-    console.print(f"\n[bold]{textwrap.fill(WORKLOADS[name].__doc__ or '', 110)}[/]")
+    """Run a workload, and show what it is doing."""
+    console.print(f"\n[bold]{textwrap.fill(story_of(WORKLOADS[name]), 110)}[/]")
     with console.status("") as status:
 
         def progress(what: str, events: int) -> None:
@@ -86,7 +85,7 @@ def play(console: Console, bench: Bench, name: str) -> Report:
 
 
 def taken(bench: Bench) -> dict[str, Any]:
-    """Say how figures were taken."""
+    """Return how the figures were measured."""
     return {
         "machine": machine(),
         "versions": versions({contender.name for contender in bench.contenders}),
@@ -106,7 +105,7 @@ def show(console: Console, name: str, report: Report) -> None:
         console.print(table)
     table = Table(name, "measured", "goal", "")
     for figure in report.figures:
-        verdict = "" if not figure.goal else "met" if figure.met else "[red]MISSED[/]"
+        verdict = figure.verdict(met="met", missed="[red]MISSED[/]")
         table.add_row(figure.what, str(figure), figure.goal, verdict)
     if report.figures:
         console.print(table)
@@ -117,7 +116,7 @@ def show(console: Console, name: str, report: Report) -> None:
 def command(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, and measure."""
     stories = "\n".join(
-        textwrap.fill(f"  {play.__doc__}", 110, subsequent_indent="     ")
+        textwrap.fill(f"  {story_of(play)}", 110, subsequent_indent="     ")
         for play in WORKLOADS.values()
     )
     parser = argparse.ArgumentParser(
@@ -135,39 +134,42 @@ def command(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="a minute or two in all: one round, the canned queue, and only what needs no install",
+        help="a minute or two in all: one round, the canned queue, only what needs no installation",
     )
     parser.add_argument(
         "--contenders",
         nargs="+",
         metavar="NAME",
-        choices=EVERYBODY,
-        help=f"who takes part, beside ours and tuned: {', '.join(EVERYBODY)}",
+        choices=BY_NAME,
+        help=f"which contenders, besides ours and tuned: {', '.join(BY_NAME)}",
     )
     parser.add_argument(
-        "--canned", action="store_true", help="the canned queue server, which costs next to nothing"
+        "--canned",
+        action="store_true",
+        help="use the canned queue server, which costs next to nothing",
     )
     parser.add_argument(
-        "--scale", type=float, default=1.0, metavar="X", help="play that part of the events, as 0.2"
+        "--scale",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="use this part of the events, for example 0.2",
     )
     parser.add_argument(
         "--save",
         action="store_true",
-        help="write verification/benchmarks/results/ and the figures in docs/explanation/performance.md",
+        help="write verification/benchmarks/results/ and docs/explanation/performance.md",
     )
     parsed = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the processes are ended
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # `finally` then ends the processes
     try:
-        return main(parsed)
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
+        return status_of(lambda: main(parsed))
     finally:
         end_children()
 
 
 def end_children() -> None:
-    """End what was just being started, and is in nobody's hands yet, when the interrupt came."""
+    """Kill the processes that were just being started when an interrupt came."""
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()

@@ -1,4 +1,4 @@
-"""What a workload is given: servers, contenders, and how much of everything."""
+"""What a workload gets: servers, contenders, and how much of everything."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from verification.benchmarks.contenders import Contender
 
 LATENCY = 0.020
-"""Seconds that a GET takes at the source."""
+"""The source's latency in seconds."""
 
 
 @dataclass
 class Bench:
     """
-    What a workload is given.
+    What a workload gets.
 
     Attributes:
-        quick: Numbers for a minute in all, not for many.
-        canned: The canned queue server in ministack's place.
-        scale: Which part of the events to play; tests play few.
-        contenders: Who takes part, where several do.
-        progress: Told what is about to be done, and how many events that is.
+        quick: Use so few events that all workloads take a minute or two.
+        canned: Use the canned queue server instead of ministack.
+        scale: The part of the events to use; tests use few.
+        contenders: The contenders.
+        progress: Called with what comes next, and with its number of events.
         capacity: How many GETs a second the source answers, fifty at once without a latency; 0
-            until there is a source.
+            until the source has started.
     """
 
     quick: bool = False
@@ -53,7 +53,7 @@ class Bench:
         self._exits.close()
 
     def stage(self, *, canned: bool = False) -> Stage:
-        """Return servers: the same ones each time."""
+        """Return the servers: the same ones each time."""
         canned = canned or self.canned
         if canned not in self._stages:
             self.progress("starting the servers", 0)
@@ -65,17 +65,15 @@ class Bench:
 
     @property
     def rounds(self) -> int:
+        """How many times each contender does the work."""
         return 1 if self.quick else 3
 
     def number(self, full: int, quick: int) -> int:
-        """Return how many events to take."""
+        """Return how many events to use."""
         return max(20, int((quick if self.quick else full) * self.scale))
 
     def gets_per_second(self, threads: int) -> float:
-        """
-        Return how many GETs a second come out of the source with so many at once, each of the usual
-        latency.
-        """
+        """Return how many GETs a second the source answers, with so many at once and `LATENCY`."""
         stage = self.stage()
         stage.tell(stage.source, "begin", latency=LATENCY)
         return gets_per_second(stage.source, threads, seconds=2.0)
@@ -89,7 +87,7 @@ class Bench:
         also: Sequence[Contender] = (),
         **settings: Any,
     ) -> Rounds:
-        """Let the contenders, or those of the names, do the work in turn."""
+        """Let the contenders, or those with these names, do the work in turn."""
         return contest(
             self.stage(canned=canned),
             [
@@ -109,5 +107,5 @@ class Bench:
 
 
 def distinct(number: int) -> list[str]:
-    """Return so many different ids."""
+    """Return so many ids, all different."""
     return [f"p{at}" for at in range(number)]

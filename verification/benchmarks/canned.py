@@ -1,11 +1,12 @@
 """
-A queue and a topic that cost next to nothing, as a process: `python -m
-verification.benchmarks.canned`.
+A queue and a topic that cost next to nothing, as a process.
 
-For what the client's side costs, where the server's would only be in the way; and for tests, which
-need no other environment. It speaks as much of SQS's and SNS's protocols as the contenders of our
-own environment do. A queue that is asked for is there; a topic delivers to the queue of its name,
-raw. What is not deleted in time does not come back, but is counted.
+    python -m verification.benchmarks.canned
+
+It measures the costs of clients, where a real server's would be in the way, and it lets tests run
+without another environment. It knows as much of SQS's and SNS's protocols as our own environment's
+contenders need. Every queue exists. A topic delivers to the queue of the same name, raw. A message
+that is not deleted in time does not come back, but is counted.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _HOST = re.compile(rb"\r\nHost: ([^\r]+)", re.IGNORECASE)
 
 
 class Queue:
-    """A standard queue. What was delivered is not delivered again."""
+    """A standard queue that delivers each message once."""
 
     def __init__(self) -> None:
         self.ledger = Ledger()
@@ -41,7 +42,7 @@ class Queue:
         self._polls: deque[tuple[dict[str, Any], Send, asyncio.TimerHandle]] = deque()
 
     def put(self, messages: list[dict[str, Any]]) -> None:
-        """Put in messages, as `SendMessage` would take them."""
+        """Put in messages, given as parameters of `SendMessage`."""
         sent = str(int(time.time() * 1000))
         for message in messages:
             body = message["MessageBody"]
@@ -61,13 +62,13 @@ class Queue:
             send(self._next(asked))
 
     def fill(self, messages: list[dict[str, Any]]) -> None:
-        """Put in messages, and count from now on."""
+        """Put in messages, and begin to count."""
         self.ledger.polling = len(self._polls)
         self.ledger.fill()
         self.put(messages)
 
     def receive(self, asked: dict[str, Any], send: Send) -> None:
-        """Answer a receive, at once or when something is there."""
+        """Answer a receive, at once or when there is a message."""
         wait = asked.get("WaitTimeSeconds", 0)
         if self._ready or not wait:
             send(self._next(asked))
@@ -76,7 +77,7 @@ class Queue:
         self._polls.append((asked, send, timer))
 
     def delete(self, handle: str) -> bool:
-        """Delete what is held."""
+        """Delete a message; return False if it is not in flight."""
         if not self._in_time(handle):
             return False
         del self._deadlines[handle]
@@ -84,7 +85,7 @@ class Queue:
         return True
 
     def change_visibility(self, handle: str, seconds: float) -> bool:
-        """Let what is held be held for longer."""
+        """Change the visibility of a message; return False if it is not in flight."""
         if not self._in_time(handle):
             return False
         self._deadlines[handle] = time.monotonic() + seconds
@@ -124,7 +125,7 @@ queues: defaultdict[str, Queue] = defaultdict(Queue)
 
 
 def answer(head: bytes, body: bytes, send: Send) -> None:
-    """Answer SQS's JSON protocol, SNS's query protocol, or the benchmark."""
+    """Answer a request in SQS's JSON protocol, SNS's query protocol, or the benchmark's."""
     target = _TARGET.search(head)
     if target is not None:
         operate(target[1].decode(), json.loads(body), head, send)
@@ -135,7 +136,7 @@ def answer(head: bytes, body: bytes, send: Send) -> None:
 
 
 def operate(operation: str, body: dict[str, Any], head: bytes, send: Send) -> None:
-    """Do what an operation of SQS does."""
+    """Do an operation of SQS, and answer it."""
     name = body["QueueName"] if "QueueName" in body else body["QueueUrl"].rpartition("/")[2]
     queue = queues[name]
     queue.ledger.call(operation)
@@ -182,7 +183,7 @@ def outcome(entries: list[tuple[str, bool]]) -> dict[str, Any]:
 
 
 def publish(parameters: dict[str, str]) -> bytes:
-    """Take what is published, and deliver it to the queue of the topic's name after a while."""
+    """Deliver what is published to the queue with the topic's name, after a while."""
     action = parameters["Action"]
     entries = [name.removesuffix("Id") for name in parameters if name.endswith(".Id")]
     messages = [
@@ -201,12 +202,15 @@ def publish(parameters: dict[str, str]) -> bytes:
     result = (
         f"<Successful>{members}</Successful><Failed/>" if entries else "<MessageId>m</MessageId>"
     )
-    xml = f'<{action}Response xmlns="http://sns.amazonaws.com/doc/2010-03-31/"><{action}Result>{result}</{action}Result>'
-    return response(f"{xml}</{action}Response>".encode(), media_type=b"text/xml")
+    xml = (
+        f'<{action}Response xmlns="http://sns.amazonaws.com/doc/2010-03-31/">'
+        f"<{action}Result>{result}</{action}Result></{action}Response>"
+    )
+    return response(xml.encode(), media_type=b"text/xml")
 
 
 def attributes(parameters: dict[str, str], entry: str) -> list[tuple[str, dict[str, str]]]:
-    """Return an entry's message attributes."""
+    """Return the message attributes of a published entry."""
     found, number = [], 1
     while (name := parameters.get(f"{entry}MessageAttributes.entry.{number}.Name")) is not None:
         value = parameters[f"{entry}MessageAttributes.entry.{number}.Value.StringValue"]
@@ -216,7 +220,7 @@ def attributes(parameters: dict[str, str], entry: str) -> list[tuple[str, dict[s
 
 
 def tell(path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Do what the benchmark asks for."""
+    """Do a command of the benchmark."""
     queue = queues[body["queue"]]
     if path == "/_bench/fill":
         queue.fill(body["messages"])

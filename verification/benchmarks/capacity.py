@@ -1,4 +1,4 @@
-"""What the source can do for a client that does nothing but GET."""
+"""The speed of the source, for a client that only GETs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import time
 from urllib.parse import urlsplit
 
 CONNECTIONS = 50
+"""The default number of connections."""
 
 
 def gets_per_second(source: str, connections: int = CONNECTIONS, seconds: float = 0.5) -> float:
-    """
-    Return how many GETs a second the source answers, so many at once, with the latency that it was
-    told to have.
-    """
+    """Return how many GETs a second the source answers, with so many connections."""
     return asyncio.run(_load(source, connections, seconds))
 
 

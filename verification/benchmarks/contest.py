@@ -1,4 +1,4 @@
-"""Contenders on the same work, in turn."""
+"""Contenders that do the same work in turn."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
     from verification.benchmarks.contenders import Contender
     from verification.benchmarks.stage import Run, Stage
-    from verification.chaos.figures import Figure
+    from verification.harness.figures import Figure
 
 
 @dataclass
 class Report:
     """
-    What a workload has found.
+    The result of a workload.
 
     Attributes:
-        figures: What is measured against a goal, or worth to be seen.
-        table: Rows to print; the first has the columns' names.
-        notes: What is to be said about it.
-        data: All of it, for JSON.
+        figures: What was measured, with or without a goal.
+        table: Rows to print; the first one names the columns.
+        notes: Remarks.
+        data: Everything, for JSON.
     """
 
     figures: list[Figure] = field(default_factory=list)
@@ -37,7 +37,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Spread:
-    """A median, and the least and the most."""
+    """A median, a minimum and a maximum."""
 
     median: float
     least: float
@@ -45,18 +45,18 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Return that of some values."""
+        """Return the spread of some values."""
         return cls(statistics.median(values), min(values), max(values))
 
     def text(self, digits: int = 2) -> str:
-        """Write it short."""
+        """Return the spread as a short text."""
         if self.least == self.most:
             return f"{self.median:,.{digits}f}"
         return f"{self.median:,.{digits}f} ({self.least:,.{digits}f}-{self.most:,.{digits}f})"
 
 
 Rounds = dict[str, list["Run"]]
-"""By contender, its runs; the first of each belong together."""
+"""The runs of each contender; runs with the same index are of the same round."""
 
 
 def contest(
@@ -75,13 +75,13 @@ def contest(
 
     Args:
         stage: The servers.
-        contenders: Who takes part.
-        ids: The events.
-        rounds: How often.
-        others: Which part of their share all but ours get, where they would take minutes.
-        progress: Told of each contender before it runs, with how many events it gets.
-        notes: Where to say who could not take part.
-        settings: Of `Stage.run`.
+        contenders: The contenders.
+        ids: The ids of the events.
+        rounds: How many times each contender does the work.
+        others: A factor for the share of all contenders but ours, where they would take minutes.
+        progress: Called before each run, with the contender and its number of events.
+        notes: Gets a note for each contender that could not run.
+        settings: Arguments of `Stage.run`.
     """
     runs: Rounds = {}
     failed: set[str] = set()
@@ -106,25 +106,26 @@ def contest(
     }
 
 
-def times(runs: Rounds, name: str, who: str = "ours") -> Spread | None:
+def times(runs: Rounds, name: str, of: str = "ours") -> Spread | None:
     """
-    Return how many times as fast as that contender ours is, or another; None if one of them did not
-    take part.
+    Return how many times as fast as a contender another one is, by default ours.
+
+    It is None if one of them did not take part.
     """
-    if name not in runs or who not in runs:
+    if name not in runs or of not in runs:
         return None
     return Spread.of(
-        [one.rate / other.rate for one, other in zip(runs[who], runs[name], strict=True)]
+        [one.rate / other.rate for one, other in zip(runs[of], runs[name], strict=True)]
     )
 
 
 def spread(runs: Sequence[Run], value: Callable[[Run], float]) -> Spread:
-    """Return the spread of a value of runs."""
+    """Return the spread of a value over runs."""
     return Spread.of([value(run) for run in runs])
 
 
 def table(runs: Rounds) -> list[list[str]]:
-    """Return a contest's table."""
+    """Return the table of a contest."""
     head = [
         "contender",
         "events",

@@ -1,4 +1,4 @@
-"""What it costs on paper."""
+"""What it costs on paper, at list prices."""
 
 from __future__ import annotations
 
@@ -7,33 +7,34 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from change_events._consumer.worker import ACK_LINGER
+from change_events._consumer.acknowledgements import LINGER
 from verification.benchmarks.contest import Report
 
 if TYPE_CHECKING:
     from verification.benchmarks.bench import Bench
 
 MONTH = 30 * 86_400
-"""Seconds."""
+"""The seconds of a month."""
 
 IN_FLIGHT = 120_000
-"""Messages that a queue, standard or FIFO, lets be received and not deleted (Amazon SQS quotas)."""
+"""The most messages in flight in a queue, standard or FIFO (Amazon SQS quotas)."""
 
 
 @dataclass(frozen=True)
 class Assumptions:
     """
-    What the table takes for granted. List prices are of US East, in US dollars, without the free
-    tier and volume discounts.
+    What the table assumes.
+
+    Prices are list prices of US East in US dollars, without the free tier and volume discounts.
 
     Attributes:
-        sqs: For a million requests to a standard queue.
-        sns: For a million publishes. Deliveries from SNS to SQS are free.
-        call: Seconds that a receive takes, when there is something to receive.
-        get: Seconds that a GET takes.
-        cpu: Seconds of CPU that an event takes in the worker: workload E says how many.
-        settle: The settle window, in seconds.
-        looks: GETs an event: an early one, and one when it is settled. Events of one id share them.
+        sqs: The price of a million requests to a standard queue.
+        sns: The price of a million publishes. Deliveries from SNS to SQS are free.
+        call: The seconds of a receive, if there are messages.
+        get: The seconds of a GET.
+        cpu: The seconds of CPU of an event in the worker; workload E measures them.
+        settle: The settle window in seconds.
+        looks: GETs per event: an early one, and one that settles it. Events of one id share them.
     """
 
     sqs: float = 0.40
@@ -47,7 +48,7 @@ class Assumptions:
 
 @dataclass(frozen=True)
 class Bill:
-    """What a rate of events comes to, with so many services that keep a cache."""
+    """The costs of a rate of events, with so many services that keep a cache."""
 
     rate: float
     consumers: int
@@ -61,13 +62,12 @@ class Bill:
 
 
 def bill(rate: float, consumers: int, given: Assumptions) -> Bill:
-    """Return what so many events a second come to, all of different ids."""
+    """Return the costs of so many events a second, all of different ids."""
     publishes = rate * MONTH
-    # A receive returns as soon as there is one message: what has come during the last call is what
-    # it brings.
+    # A receive returns as soon as there is a message: with what has arrived since the last call.
     received = min(10.0, max(1.0, rate * given.call))
-    deleted = min(10.0, max(1.0, rate * ACK_LINGER))
-    idle = max(0.0, 1 - rate * 20) / 20 * MONTH  # long polls of 20 s that nothing ends
+    deleted = min(10.0, max(1.0, rate * LINGER))
+    idle = max(0.0, 1 - rate * 20) / 20 * MONTH  # long polls of 20 s without a message
     requests = consumers * (publishes * (1 / received + 1 / deleted) + idle)
     return Bill(
         rate=rate,
@@ -76,7 +76,7 @@ def bill(rate: float, consumers: int, given: Assumptions) -> Bill:
         requests=requests,
         dollars=publishes / 1e6 * given.sns + requests / 1e6 * given.sqs,
         gets=rate * given.looks * consumers,
-        in_flight=rate * given.settle * 1.1,  # looks may wait a tenth of the window for company
+        in_flight=rate * given.settle * 1.1,  # a look can wait a tenth of the window for others
         threads=max(1, math.ceil(rate * given.looks * given.get)),
         processes=max(1, math.ceil(rate * given.looks * given.cpu)),
     )
@@ -102,10 +102,12 @@ def cost(bench: Bench) -> Report:
         *("in flight, each queue", "threads, each cache", "processes, each cache"),
     ]
     note = (
-        f"Assumed: SNS ${given.sns:.2f} a million publishes, deliveries to SQS free; SQS standard ${given.sqs:.2f} a million "
-        f"requests; a receive takes {given.call * 1e3:.0f} ms, a GET {given.get * 1e3:.0f} ms, a look {given.cpu * 1e3:.1f} ms "
-        f"of CPU; {given.looks} looks an event, as no two are of one id; settle {given.settle:.0f} s; a month of 30 days. A "
-        f"queue lets {IN_FLIGHT:,} messages be in flight: * is over that."
+        f"Assumed: SNS ${given.sns:.2f} a million publishes, deliveries to SQS free; SQS standard "
+        f"${given.sqs:.2f} a million requests; {given.call * 1e3:.0f} ms for a receive, "
+        f"{given.get * 1e3:.0f} ms for a GET, {given.cpu * 1e3:.1f} ms of CPU for a look; "
+        f"{given.looks} looks an event, because no two are of one id; settle {given.settle:.0f} s; "
+        "a month of 30 days. "
+        f"A queue can have {IN_FLIGHT:,} messages in flight; * is above that."
     )
     data = {"assumptions": asdict(given), "bills": [asdict(each) for each in bills]}
     return Report([], [head, *map(_row, bills)], [note], data)

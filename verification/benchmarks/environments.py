@@ -1,4 +1,4 @@
-"""The environments of the queue server and of the contenders: made once, under `.bench/`."""
+"""The environments of the queue server and the contenders, which are made once, in `.bench/`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import venv
 from functools import cache
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from verification.harness import ROOT
 
 DIRECTORY = ROOT / ".bench"
 
 OURS = "ours"
-"""The environment that this runs in."""
+"""The environment of this process."""
 
 PACKAGES = {
     "ministack": ["ministack>=1.5,<1.6"],
@@ -23,23 +23,23 @@ PACKAGES = {
     "dramatiq": ["dramatiq", "dramatiq-sqs", "urllib3"],
     "celery": ["celery[sqs]", "urllib3"],
 }
-"""By environment, what is installed in it with pip."""
+"""What pip installs, by environment."""
 
 NODE_PACKAGES = ["sqs-consumer", "@aws-sdk/client-sqs", "better-sqlite3"]
 NODE = "node"
-"""The environment of Node's."""
+"""The environment of Node."""
 
 
 class EnvironmentUnavailableError(Exception):
-    """An environment can't be made here; says why."""
+    """An environment cannot be made here. The text has the reason."""
 
 
 def python(environment: str) -> str:
     """
-    Return an environment's interpreter; make the environment if there is none.
+    Return an environment's interpreter; make the environment if it does not exist.
 
     Raises:
-        EnvironmentUnavailableError: It can't be made.
+        EnvironmentUnavailableError: It cannot be made.
     """
     if environment == OURS:
         return sys.executable
@@ -62,17 +62,17 @@ def python(environment: str) -> str:
 
 def node() -> Path:
     """
-    Return the directory with Node's packages; install them if there is none.
+    Return the directory with Node's packages; install them if it does not exist.
 
     Raises:
-        EnvironmentUnavailableError: There is no node or no npm, or a package doesn't install.
+        EnvironmentUnavailableError: node or npm is missing, or a package cannot be installed.
     """
     directory = DIRECTORY / NODE
     if not (directory / "made").exists():
         _say("node: installing its packages, once")
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "package.json").write_text("{}", encoding="utf-8")
-        # better-sqlite3 may have to be compiled; Debian's node brings its headers.
+        # better-sqlite3 can need compiling; Debian's node ships its headers.
         headers = {"npm_config_nodedir": "/usr"} if Path("/usr/include/node").is_dir() else {}
         _run(
             [
@@ -93,7 +93,7 @@ def node() -> Path:
 
 @cache
 def versions(environment: str) -> dict[str, str]:
-    """Return the versions of what matters in an environment that has been made."""
+    """Return the versions of the packages that matter, in an environment that was made."""
     if environment == NODE:
         listed = _run(["npm", "ls", "--json", "--depth=0", "--prefix", str(node())], NODE)
         packages = {
@@ -122,7 +122,7 @@ def _run(command: list[str], environment: str, **variables: str) -> str:
             command, check=True, capture_output=True, text=True, env={**os.environ, **variables}
         )
     except FileNotFoundError:
-        raise EnvironmentUnavailableError(f"{environment}: there is no {command[0]} here") from None
+        raise EnvironmentUnavailableError(f"{environment}: {command[0]} is not installed") from None
     except subprocess.CalledProcessError as error:
         reason = error.stderr.strip().splitlines()[-1:]
         raise EnvironmentUnavailableError(

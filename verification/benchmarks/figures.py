@@ -1,6 +1,4 @@
-"""
-Print what the library costs a service: per call, at import, on disk. Run it as `make figures`.
-"""
+"""Prints what the library costs a service: per call, at import, on disk. `make figures` runs it."""
 
 from __future__ import annotations
 
@@ -17,6 +15,7 @@ import time
 import venv
 from functools import lru_cache
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, cast
 
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -35,25 +34,28 @@ from change_events import (
     broadcasts_before_save,
 )
 from change_events._codec import decode
-from change_events._consumer.consumer import Consumer, Settings, Tally
+from change_events._consumer.guard import Guard
 from change_events._consumer.queue import BATCH_SIZE, Message, Queue
+from change_events._consumer.run import Run
+from change_events._consumer.settings import Settings
 from change_events._consumer.signature import SignatureVerifier, _Certificate
+from change_events._consumer.stats import Tally
 from change_events._meter import Meter
 from change_events._producer.renewals import Renewals
 from change_events.metrics import OpenTelemetryMetrics, PrometheusMetrics
 from change_events.testing import FakeSource
+from verification.harness import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from change_events import Metrics
 
-ROOT = Path(__file__).parents[2]
 TOPIC = "arn:aws:sns:eu-west-1:123456789012:products"
 
 
 class Client:
-    """Answers like SNS, in no time, so that what is left is our own."""
+    """Answers like SNS in no time, so that only our own time is measured."""
 
     def publish(self, **_: Any) -> dict[str, str]:
         return {"MessageId": "m"}
@@ -92,12 +94,13 @@ def decorator_overhead() -> None:
     overhead = statistics.median(decorated - by_hand for by_hand, decorated in pairs)
     by_hand = statistics.median(pair[0] for pair in pairs)
     print(
-        f"decorator   {overhead:6.1f} µs a call over the same publish and save by hand ({by_hand:.1f} µs); goal 25"
+        f"decorator   {overhead:6.1f} µs a call more than the same publish and save by hand "
+        f"({by_hand:.1f} µs); goal 25"
     )
 
 
-class broadcast_only(broadcasting):  # noqa: N801  # named like what it stands in for
-    """A save as it was before there were renewals: one broadcast, and nothing remembered."""
+class broadcast_only(broadcasting):  # noqa: N801  # named like the class that it replaces
+    """One broadcast before the save, without renewals."""
 
     def __enter__(self) -> None:
         self._publisher.publish([ChangeEvent(id) for id in self._ids])
@@ -121,7 +124,7 @@ def renewal_overhead() -> None:
         for _ in range(31)
     ]
     overhead = statistics.median(renewed - plain for plain, renewed in pairs)
-    print(f"renewals    {overhead:6.1f} µs on top of a quick save that nobody would renew; goal 5")
+    print(f"renewals    {overhead:6.1f} µs more for a fast save, which needs no renewal; goal 5")
 
 
 def renewal_threads(settle: float, saves: int = 10_000) -> None:
@@ -139,9 +142,11 @@ def renewal_threads(settle: float, saves: int = 10_000) -> None:
         with broadcasting(NullPublisher(), "p1", settle=settle, renewals=renewals):
             pass
     took = time.monotonic() - started
+    started_threads = threading.active_count() - before
     print(
-        f"watcher     {threading.active_count() - before:6d} thread(s) started by {saves:,} quick saves in {took:.2f} s, and "
-        f"{asked} looks at its clock in {took / settle * 2:.1f} half windows of {settle / 2} s; goal 1, and 4 a half window"
+        f"watcher     {started_threads:6d} thread(s) started by {saves:,} fast saves "
+        f"in {took:.2f} s; {asked} clock reads in {took / settle * 2:.1f} half windows "
+        f"of {settle / 2} s; goal 1, and 4 per half window"
     )
 
 
@@ -167,7 +172,8 @@ def signature_check(calls: int = 2_000) -> None:
     )
     body = json.dumps(envelope)
     verifier = SignatureVerifier(TOPIC)
-    verifier._certificate = lru_cache(lambda _: _Certificate(key.public_key(), 0.0, math.inf))  # noqa: SLF001  # no fetch
+    certificate = _Certificate(key.public_key(), 0.0, math.inf)
+    verifier._certificate = lru_cache(lambda _: certificate)  # noqa: SLF001  # fetches nothing
 
     def microseconds(verify: Callable[[Mapping[str, object]], None] | None) -> float:
         started = time.perf_counter()
@@ -178,35 +184,24 @@ def signature_check(calls: int = 2_000) -> None:
     pairs = [(microseconds(None), microseconds(verifier.verify)) for _ in range(15)]
     check = statistics.median(verified - plain for plain, verified in pairs)
     plain = statistics.median(pair[0] for pair in pairs)
-    print(f"signature   {check:6.1f} µs a message on top of decoding it ({plain:.1f} µs)")
+    print(f"signature   {check:6.1f} µs a message more than decoding it ({plain:.1f} µs)")
 
 
-class Hands:
-    """A consumer all of whose collaborators are in memory, so that what is left is our own."""
+class InMemory:
+    """A consumer with all collaborators in memory, so that only our own CPU is measured."""
 
     def __init__(self, metrics: Metrics | None) -> None:
         self.received = 0
         source = FakeSource()
         source.update({f"p{number}": {"id": f"p{number}"} for number in range(BATCH_SIZE)})
-        self.consumer = Consumer(
-            Settings(
-                queue=cast(Queue, self),
-                fetcher=source,
-                sink=MemorySink(),
-                settle=5.0,
-                early_look=True,
-                prefetch=1000,
-                threads=1,
-                batch_size=BATCH_SIZE,
-                wait_time=1,
-                visibility_timeout=60,
-                shutdown_timeout=25.0,
-                on_outcome=None,
-            ),
-            Tally(Meter(metrics, queue="products")),
-            changed=lambda _: None,
+        self.run = Run(
+            Settings("https://sqs/q", fetcher=source, sink=MemorySink(), threads=1),
+            queue=cast("Queue", self),
+            guard=Guard(),
+            tally=Tally(Meter(metrics, queue="products")),
+            control=SimpleQueue(),
         )
-        self.consumer.ask_delay()
+        self.run.ask_delay()
 
     def open(self, **_: Any) -> float:
         return 10.0
@@ -228,31 +223,37 @@ class Hands:
     def delete(self, receipt_handles: list[str]) -> tuple[int, list[str]]:
         return len(receipt_handles), []
 
+    def _due(self) -> list[str]:
+        with self.run.consumer as desk:
+            return desk.next(math.inf)
+
     def microseconds_per_event(self, batches: int = 100) -> float:
         started = time.process_time()
         for _ in range(batches):
-            self.consumer.receive(wait=1)
-            settled = []
-            while (id := self.consumer.inbox.next(math.inf)) is not None:
-                settled += self.consumer.look(id)
-            self.consumer.acknowledge([event.receipt_handle for event in settled])
+            self.run.intake.receive(wait=1)
+            settled: list[str] = []
+            while ids := self._due():
+                for events in self.run.looks.look(ids):
+                    settled += [event.receipt_handle for event in events]
+            self.run.acknowledgements.delete(settled)
         return (time.process_time() - started) / batches / BATCH_SIZE * 1e6
 
 
 def metrics_overhead() -> None:
     each = {
-        "without metrics": Hands(None),
-        "PrometheusMetrics": Hands(PrometheusMetrics(CollectorRegistry())),
-        "OpenTelemetryMetrics": Hands(
+        "without metrics": InMemory(None),
+        "PrometheusMetrics": InMemory(PrometheusMetrics(CollectorRegistry())),
+        "OpenTelemetryMetrics": InMemory(
             OpenTelemetryMetrics(MeterProvider([InMemoryMetricReader()]))
         ),
     }
     rounds = [
-        {name: hands.microseconds_per_event() for name, hands in each.items()} for _ in range(15)
+        {name: consumer.microseconds_per_event() for name, consumer in each.items()}
+        for _ in range(15)
     ]
     for name in each:
         cost = statistics.median(taken[name] for taken in rounds)
-        print(f"metrics     {cost:6.1f} µs of CPU an event in the consumer's own steps, {name}")
+        print(f"metrics     {cost:6.1f} µs of CPU per event in the consumer's own steps, {name}")
 
 
 def milliseconds(statement: str) -> float:
@@ -262,7 +263,7 @@ def milliseconds(statement: str) -> float:
 
 
 def import_times() -> None:
-    compileall.compile_dir(ROOT / "src", quiet=1)  # as an installed package is
+    compileall.compile_dir(ROOT / "src", quiet=1)  # like an installed package
     for statement, goal in [
         ("import change_events", "; goal 40"),
         ("from change_events import SNSPublisher, broadcasts_before_save", ""),
@@ -270,9 +271,8 @@ def import_times() -> None:
     ]:
         milliseconds(statement)
         pairs = [(milliseconds("pass"), milliseconds(statement)) for _ in range(15)]
-        print(
-            f"import      {statistics.median(b - a for a, b in pairs):6.1f} ms on top of python -c pass: {statement}{goal}"
-        )
+        median = statistics.median(b - a for a, b in pairs)
+        print(f"import      {median:6.1f} ms more than python -c pass: {statement}{goal}")
 
 
 def distributions(python: Path) -> set[str]:
@@ -299,7 +299,8 @@ def added_distributions() -> None:
         subprocess.run([*install, ROOT], check=True)
         added = sorted(distributions(python) - before)
     print(
-        f"install     {len(added)} distribution(s) on top of boto3's {len(before)}: {', '.join(added)}; goal 2"
+        f"install     {len(added)} distribution(s) besides boto3's {len(before)}: "
+        f"{', '.join(added)}; goal 2"
     )
 
 

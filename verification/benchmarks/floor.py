@@ -1,9 +1,10 @@
 """
-The least that an event can cost on boto3, as a process: `python -m verification.benchmarks.floor
-QUEUE_URL SOURCE PATH CALLS`.
+The least CPU that an event can cost with boto3, as a process.
 
-One thread, each call by itself, in CPU of this process. The queue is the canned one, filled; the
-source has no latency.
+    python -m verification.benchmarks.floor QUEUE_URL SOURCE PATH CALLS
+
+One thread makes the calls, each kind by itself, and measures the CPU of this process. The queue is
+the canned one, and full. The source has no latency.
 """
 
 from __future__ import annotations
@@ -25,17 +26,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LATENCY = 0.020
-"""
-Seconds that the source takes for a GET where calls are apart, as they are in a worker of few
-threads.
-"""
+"""The source's latency in seconds where calls are apart, like in a worker with few threads."""
 
 SLICES = 5
-"""Each call is measured so often, in turn with the others; the median counts."""
+"""How many times each call is measured, in turn with the others; the median counts."""
 
 
 def milliseconds(call: Callable[[int], object], first: int, calls: int) -> float:
-    """Return the CPU of one call."""
+    """Return the milliseconds of CPU of one call."""
     started = time.process_time()
     for number in range(first, first + calls):
         call(number)
@@ -43,7 +41,7 @@ def milliseconds(call: Callable[[int], object], first: int, calls: int) -> float
 
 
 def main(queue_url: str, source: str, path: str, calls: int) -> dict[str, float]:
-    """Measure each call."""
+    """Measure each call; return its milliseconds of CPU."""
     sqs, cache = boto3.client("sqs"), Cache(path)
     pool, connection = urllib3.PoolManager(), http.client.HTTPConnection(urlsplit(source).netloc)
     body = json.dumps(pool.request("GET", f"{source}/products/p0").json())
@@ -83,7 +81,7 @@ def main(queue_url: str, source: str, path: str, calls: int) -> dict[str, float]
     costs = {name: statistics.median(slice[name] for slice in slices) for name in slices[0]}
     started = time.perf_counter()
     for number in range(calls):
-        upsert(-number - 1)  # ids that are new: SQLite writes nothing where nothing changes
+        upsert(-number - 1)  # new ids, because SQLite writes nothing where nothing changes
     costs["upsert_with_its_wait_for_the_disk"] = (time.perf_counter() - started) / calls * 1e3
 
     def get_and_upsert(number: int) -> None:
@@ -98,16 +96,12 @@ APART = "get_and_upsert_20_ms_apart"
 
 
 def floor(costs: dict[str, float], get: str) -> float:
-    """
-    Return the milliseconds of an event: a tenth of a receive and of a delete, a GET, an upsert.
-    """
+    """Return an event's milliseconds: a tenth of a receive and a delete, a GET, an upsert."""
     return (costs["receive"] + costs["delete"]) / 10 + costs[get] + costs["upsert"]
 
 
 def floor_apart(costs: dict[str, float]) -> float:
-    """
-    Return the same where the processor has slept since the last event, and forgotten what it knew.
-    """
+    """Return the same if the processor has slept since the last event, and its caches are cold."""
     return (costs["receive"] + costs["delete"]) / 10 + costs[APART]
 
 

@@ -1,4 +1,4 @@
-"""How long a commit takes to come into the cache."""
+"""The time from a commit until the cache has it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from change_events import ChangeEvent, SNSPublisher, broadcasting
 from verification.benchmarks.contest import Report
 from verification.benchmarks.ledger import SNS_LAG
 from verification.benchmarks.stage import CREDENTIALS, Stage
-from verification.chaos.figures import Figure
-from verification.chaos.process import wait_until
+from verification.harness.figures import Figure
+from verification.harness.processes import wait_until
 
 if TYPE_CHECKING:
     from verification.benchmarks.bench import Bench
 
 GET = 0.005
-"""Seconds that a GET takes at the source, here."""
+"""The source's latency in seconds."""
 
 PERIOD = 0.05
 """Seconds between two saves."""
@@ -37,10 +37,11 @@ class Way:
     A way from a commit to the cache.
 
     Attributes:
-        kind: The consumer's, see `benchmarks.freshness`.
+        name: Its name.
+        kind: The kind of consumer, see `benchmarks.freshness`.
         save: Seconds from the end of the broadcast to the commit.
-        delay: The queue's, in seconds.
-        confirm: Whether the save is broadcast again when it is over.
+        delay: The queue's delay in seconds.
+        confirm: Saves are confirmed by a second broadcast.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Way:
 
     @property
     def title(self) -> str:
+        """The name and the duration of the save."""
         return f"{self.name}, save of {self.save * 1e3:.0f} ms"
 
 
@@ -61,7 +63,7 @@ WAYS = [
     Way(EARLY, "ours", save=0.1),
     Way(CONFIRM, "ours", save=0.1, confirm=True),
 ]
-"""The slow saves come last: quick runs leave them out."""
+"""Slow saves come last, because quick runs leave them out."""
 
 
 def freshness(bench: Bench) -> Report:
@@ -95,9 +97,10 @@ def freshness(bench: Bench) -> Report:
         Figure("confirm, times as fresh as the article's", article / confirm, at_least=100),
     ]
     note = (
-        f"Assumed: SNS takes {SNS_LAG * 1e3:.0f} ms to deliver, a GET {GET * 1e3:.0f} ms at the source; a save every "
-        f"{PERIOD * 1e3:.0f} ms, each of another id. A save is over so long after its broadcast as the table says: an early "
-        "look that comes before the commit finds the old state, and the commit is seen after the settle window of 5 s."
+        f"Assumed: {SNS_LAG * 1e3:.0f} ms for a delivery by SNS, {GET * 1e3:.0f} ms for a GET at "
+        f"the source; a save every {PERIOD * 1e3:.0f} ms, each of another id. The table says how "
+        "long after its broadcast a save commits: an early look before the commit finds the old "
+        "state, and the commit is seen after the settle window of 5 s."
     )
     return Report(
         figures, rows, [note], {"ways": [asdict(way) for way in WAYS], "milliseconds": found}
@@ -158,10 +161,10 @@ def play(stage: Stage, way: Way, number: int) -> list[float]:
 
 
 def commit(stage: Stage, id: str) -> float:
-    """Change a product at the source; return when, in its time, which is ours."""
+    """Change a product at the source; return the time in monotonic seconds."""
     return float(stage.tell(stage.source, "save", **{id: 1})["at"])
 
 
 def percentile(values: list[float], percent: float) -> float:
-    """Return the nearest rank of sorted values."""
+    """Return a percentile of sorted values, by the nearest rank."""
     return values[max(0, math.ceil(len(values) * percent / 100) - 1)]

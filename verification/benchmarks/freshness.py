@@ -1,8 +1,9 @@
 """
-A consumer that tells when each edition of a product has come into its cache: `python -m
-verification.benchmarks.freshness KIND WORK`.
+A consumer that prints when each edition of a product has arrived in its cache.
 
-KIND is `ours`, the worker; or `article`, the plain loop, on a queue with a delay.
+    python -m verification.benchmarks.freshness KIND WORK
+
+KIND is `ours`, the worker, or `article`, the plain loop on a queue with a delay.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ if TYPE_CHECKING:
 
 
 def tell(id: str, product: Mapping[str, Any]) -> None:
-    """Say that it is in the cache, now."""
+    """Print that an edition is in the cache now."""
     print(json.dumps({"id": id, "edition": product["edition"], "at": time.monotonic()}), flush=True)
 
 
 class TellingSink(SQLiteSink):
-    """A sink that tells."""
+    """A sink that prints what it stores."""
 
     def apply(
         self, id: str, change: Found[Mapping[str, Any]] | Unchanged | Gone, /, *, if_version: int
     ) -> bool:
-        """Store, then tell."""
+        """Store, then print."""
         applied = super().apply(id, change, if_version=if_version)
         if applied and isinstance(change, Found):
             tell(id, change.value)
@@ -39,7 +40,7 @@ class TellingSink(SQLiteSink):
 
 
 def article(work: Work) -> None:
-    """Consume by the plain loop."""
+    """Consume with the plain loop."""
     cache = Cache(work.path)
 
     def upsert(id: str, body: str) -> None:
@@ -50,7 +51,7 @@ def article(work: Work) -> None:
 
 
 def ours(work: Work) -> None:
-    """Consume by the worker, as it comes."""
+    """Consume with the worker in its default settings."""
     fetcher = HTTPFetcher(f"{work.source}/products/{{id}}")
     Worker(work.queue_url, fetcher=fetcher, sink=TellingSink(work.path), threads=work.threads).run()
 

@@ -1,4 +1,4 @@
-"""What it takes to hold many events."""
+"""What it costs to hold many events."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
-from change_events._consumer.worker import HELD_PER_SECOND
+from change_events._consumer.settings import HELD_PER_SECOND
 from verification.benchmarks import contenders
 from verification.benchmarks.bench import distinct
 from verification.benchmarks.contest import Report
 from verification.benchmarks.stage import name_of
-from verification.chaos.figures import Figure, exactly
-from verification.chaos.process import wait_until
+from verification.harness.figures import Figure, exactly
+from verification.harness.processes import wait_until
 
 if TYPE_CHECKING:
     from verification.benchmarks.bench import Bench
 
 SETTLE = 3600
-"""Seconds; the longest, so that nothing is let go while it is watched."""
+"""The longest settle window, in seconds, so that nothing is settled during the measurement."""
 
 
 def holding(bench: Bench) -> Report:
@@ -53,8 +53,9 @@ def holding(bench: Bench) -> Report:
     finally:
         worker.close()
     note = (
-        f"visibility_timeout={visibility}, prefetch={number + 10}; watched for {took:.0f} s, in which each is extended four "
-        "times. Held by a settle window of an hour: the default of 5 s holds so many at 4,000 events a second."
+        f"visibility_timeout={visibility}, prefetch={number + 10}; watched for {took:.0f} s, in "
+        "which each is extended four times. Held by a settle window of an hour: the default of 5 s "
+        "holds so many at 4,000 events a second."
     )
     return Report(
         [
@@ -76,5 +77,5 @@ def holding(bench: Bench) -> Report:
 
 
 def beats(state: dict[str, dict[str, int]]) -> int:
-    """Return how many batches were extended."""
+    """Return how many calls extended a batch."""
     return state["calls"].get("ChangeMessageVisibilityBatch", 0)

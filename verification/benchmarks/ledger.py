@@ -1,5 +1,7 @@
 """
-What happens to a queue, as its server sees it. Runs in the queue server's own environment, too.
+What happens to a queue, from its server's point of view.
+
+Both queue servers use this module, and one of them runs in an environment of its own.
 """
 
 from __future__ import annotations
@@ -9,25 +11,23 @@ from collections import Counter
 from typing import Any
 
 SNS_LAG = 0.015
-"""
-Seconds from a publish to its message in the queue, in both servers. An assumption; emulators take
-none.
-"""
+"""Seconds from a publish to its message in the queue. Assumed, because emulators need no time."""
 
 
 class Ledger:
     """
-    The calls that a queue had between being filled and being empty.
+    The calls to a queue from its filling until it is empty.
+
+    Times are in monotonic seconds, which all processes of a machine share.
 
     Attributes:
-        left: Messages that nobody has deleted.
-        filled: When its messages were put in, in monotonic seconds; these are the same in all
-            processes of a machine.
-        emptied: When the last of them was deleted; None until then.
-        polling: Receives under way; those that wait when the queue is filled count as calls, as
-            they bring the first events.
+        left: Messages that are not deleted.
+        filled: When the messages were put in.
+        emptied: When the last one was deleted; None until then.
+        polling: Receives under way. Those that wait when the queue is filled count as calls,
+            because they return the first events.
         received: Deliveries.
-        missed: Messages that were deleted or extended when they had been visible to others again.
+        missed: Deletes and extensions of messages that had become visible again.
     """
 
     def __init__(self) -> None:
@@ -39,25 +39,25 @@ class Ledger:
         self._calls: Counter[str] = Counter()
 
     def call(self, operation: str) -> None:
-        """Count a call, unless the work is done."""
+        """Count a call, unless the queue is empty already."""
         if self.emptied is None:
             self._calls[operation] += 1
 
     def fill(self) -> None:
-        """Forget what was before: the work begins now."""
+        """Begin to count, because the queue is being filled."""
         self._calls = Counter(ReceiveMessage=self.polling)
         self.received = self.missed = 0
         self.filled = time.monotonic()
         self.emptied = None
 
     def delete(self) -> None:
-        """Count a message out."""
+        """Count a delete."""
         self.left -= 1
         if not self.left:
             self.emptied = time.monotonic()
 
     def state(self) -> dict[str, Any]:
-        """Return all of it, for JSON."""
+        """Return all counts, for JSON."""
         return {
             "left": self.left,
             "filled": self.filled,

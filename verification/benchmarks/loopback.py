@@ -1,4 +1,4 @@
-"""An HTTP server that costs next to nothing, so that it is not what a benchmark measures."""
+"""An HTTP server that costs next to nothing, so that a benchmark measures something else."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from typing import cast
 
 Send = Callable[[bytes], None]
 Answer = Callable[[bytes, bytes, Send], None]
-"""Given a request's head and body, sends a response, now or later."""
+"""Gets a request's head and body, and sends a response, now or later."""
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 class Connection(asyncio.Protocol):
     """
-    One connection of HTTP/1.1, kept open; a client sends its next request when it has the last
-    one's answer.
+    A connection of HTTP/1.1, which is kept open. Clients must not pipeline.
 
     Args:
-        answer: Answers its requests.
+        answer: Answers the requests.
     """
 
     def __init__(self, answer: Answer) -> None:
@@ -29,11 +28,11 @@ class Connection(asyncio.Protocol):
         self._buffer = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
+        """Keep the transport."""
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        """Answer what is there whole."""
+        """Answer a request once it is complete."""
         self._buffer += data
         head, found, rest = self._buffer.partition(b"\r\n\r\n")
         if not found:
@@ -42,7 +41,7 @@ class Connection(asyncio.Protocol):
         if length is None:
             body, self._buffer = b"", rest
         elif len(rest) < int(length[1]):
-            if b"\r\nExpect: 100-continue" in head:  # botocore's, for some bodies
+            if b"\r\nExpect: 100-continue" in head:  # botocore sends it for some bodies
                 self._send(b"HTTP/1.1 100 Continue\r\n\r\n")
             return
         else:
@@ -57,7 +56,7 @@ class Connection(asyncio.Protocol):
 def response(
     body: bytes, *, media_type: bytes = b"application/json", status: bytes = b"200 OK"
 ) -> bytes:
-    """Return a whole response."""
+    """Return a complete response."""
     return b"HTTP/1.1 %s\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s" % (
         status,
         media_type,
@@ -76,6 +75,6 @@ def serve(answer: Answer) -> None:
         print(f"listening on http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
         await server.serve_forever()
 
-    # Not epoll, which sleeps for whole milliseconds: a source's 20 would be 21.
+    # Not epoll, which sleeps for whole milliseconds: a latency of 20 ms would be 21.
     loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
     loop.run_until_complete(forever())

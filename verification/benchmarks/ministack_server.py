@@ -1,11 +1,10 @@
 """
-ministack, as a process in its own environment, with queues that take as long for a message among
-thousands as for one.
+ministack, as a process in its own environment, with queues that stay fast when they are long.
 
-ministack walks the whole queue in each call: with 20,000 messages in it a receive takes longer than
-all that is measured here. AWS does not. So a queue here is a heap of what is to be delivered next,
-and a dictionary by receipt handle; a long poll looks every 5 ms instead of 100; and calls are
-counted. All else is ministack's: its HTTP server, its protocols, its checks.
+ministack searches the whole queue in each call: with 20,000 messages a receive takes longer than
+everything that is measured here. AWS does not do that. So a queue here is a heap of the messages to
+deliver next, and a dictionary by receipt handle. A long poll checks every 5 ms instead of every
+100. Calls are counted. Everything else is ministack's: its HTTP server, its protocols, its checks.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 POLL = 0.005
-"""Seconds between a long poll's looks."""
+"""Seconds between the checks of a long poll."""
 
 ledgers: dict[str, Ledger] = {}
 queues: dict[str, dict[str, Any]] = {}
 
 
 class Messages:
-    """A standard queue's messages, in the place of ministack's list."""
+    """A standard queue's messages, instead of ministack's list."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -185,7 +184,7 @@ async def dispatch(action: str, data: dict[str, Any], url: str) -> Any:
 
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """Answer the benchmark; let ministack answer all else."""
+    """Answer the benchmark's requests; let ministack answer all others."""
     if scope["type"] != "http" or not scope["path"].startswith("/_bench/"):
         await original_app(scope, receive, send)
         return
@@ -215,10 +214,7 @@ def tell(path: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def stored(message: dict[str, Any], now: float) -> dict[str, Any]:
-    """
-    Return what `SendMessage` would make of its parameters, without the checks: no call takes part
-    that is not measured.
-    """
+    """Return a message as `SendMessage` makes it, without its checks: filling is not measured."""
     attributes = message.get("MessageAttributes", {})
     made = {
         "id": sqs.new_uuid(),

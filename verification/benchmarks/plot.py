@@ -6,7 +6,7 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from verification.benchmarks.floor import floor
-from verification.proof._plot import INK, plot
+from verification.harness.plots import INK, plot
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,12 +21,12 @@ TITLES = {
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """Draw events a second and CPU an event of each contest."""
+    """Draw events per second and CPU per event of each contest."""
     contests = [name for name in TITLES if name in results]
     if not contests:
         return
     size = (3.6 * len(contests) + 0.8, 5.6)
-    shown = _runs(results, contests[0]).keys()  # the names stand beside the first
+    shown = _runs(results, contests[0]).keys()  # only the first contest shows the names
     with plot(path, 2, len(contests), salt="bench", figsize=size, squeeze=False) as axes:
         for column, name in enumerate(contests):
             runs = {who: of for who, of in _runs(results, name).items() if who in shown}
@@ -36,7 +36,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
                 runs,
                 lambda run: run["events"] / run["wall"],
                 "{:,.0f}",
-                column == 0,
+                names=column == 0,
             )
             axes[0][column].set_xlabel("events a second")
             _bars(
@@ -44,10 +44,10 @@ def draw(results: dict[str, Any], path: Path) -> None:
                 runs,
                 lambda run: run["cpu"] / run["events"] * 1e3,
                 "{:.2f}",
-                column == 0,
+                names=column == 0,
             )
             axes[1][column].set_xlabel("ms of CPU an event")
-            if "E" in results and name != "C":  # looks that are shared get below it
+            if "E" in results and name != "C":  # with shared looks, contenders get below the floor
                 _floor(axes[1][column], results["E"]["data"]["floors"])
 
 
@@ -57,7 +57,7 @@ def _runs(results: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _bars(
-    axes: Any, runs: dict[str, list[dict[str, Any]]], value: Any, form: str, names: bool
+    axes: Any, runs: dict[str, list[dict[str, Any]]], value: Any, form: str, *, names: bool
 ) -> None:
     values = {name: [value(run) for run in of] for name, of in runs.items()}
     medians = [statistics.median(of) for of in values.values()]

@@ -1,4 +1,4 @@
-"""What a save pays for its broadcast."""
+"""What a broadcast costs a save."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from change_events import SNSPublisher, broadcasts_before_save
 from verification.benchmarks.bench import Bench, distinct
 from verification.benchmarks.contest import Report
-from verification.chaos.figures import Figure
+from verification.harness.figures import Figure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,16 +41,16 @@ class Products:
         )(self.store_all)
 
     def save_by_hand(self, product: dict[str, str]) -> None:
-        """Publish and store, as one would without the library."""
+        """Publish and store without the library."""
         self._client.publish(TopicArn=self._topic_arn, Message=json.dumps({"id": product["id"]}))
         self.store(product)
 
     def store(self, product: dict[str, str]) -> None:
-        """Store one."""
+        """Store a product."""
         self.rows[product["id"]] = product
 
     def store_all(self, products: Sequence[dict[str, str]]) -> None:
-        """Store many."""
+        """Store many products."""
         self.rows |= {product["id"]: product for product in products}
 
 
@@ -66,7 +66,7 @@ def publishing(bench: Bench) -> Report:
     saves = {"bare": products.save_by_hand, "decorated": products.save}
     pairs = []
     for turn in range(slices):
-        names = sorted(saves, reverse=turn % 2 == 0)  # the queue grows: none is always the second
+        names = sorted(saves, reverse=turn % 2 == 0)  # the queue grows, so the order alternates
         took = {name: seconds(partial(each, saves[name], size)) for name in names}
         pairs.append((took["bare"], took["decorated"]))
     overhead = statistics.median(decorated / bare for bare, decorated in pairs)
@@ -91,13 +91,13 @@ def publishing(bench: Bench) -> Report:
 
 
 def each(save: Callable[[dict[str, str]], object], number: int) -> None:
-    """Save so many, one by one."""
+    """Save so many products, one by one."""
     for id in distinct(number):
         save({"id": id})
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """Return how long it takes."""
+    """Return the duration of a call in seconds."""
     started = time.perf_counter()
     call()
     return time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""What is kept: JSON, a plot, and the page in the docs."""
+"""What `--save` writes: JSON, a plot, and the page in the docs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from verification.benchmarks import contenders, environments
 from verification.benchmarks.plot import draw
-from verification.proof._docs import write_between_markers
+from verification.harness import ROOT
+from verification.harness.docs import markdown_table, write_between_markers
 
 if TYPE_CHECKING:
     from verification.benchmarks.contest import Report
 
-DIRECTORY = environments.ROOT / "verification" / "benchmarks" / "results"
+DIRECTORY = ROOT / "verification" / "benchmarks" / "results"
 RESULTS = DIRECTORY / "results.json"
 PLOT = DIRECTORY / "performance.svg"
 
 
 def machine() -> dict[str, Any]:
-    """Say what this was measured on, and nothing that would name it."""
+    """Describe this machine, without anything that identifies it."""
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),
@@ -44,10 +45,10 @@ def _cpu() -> str:
 
 
 def versions(names: set[str]) -> dict[str, dict[str, str]]:
-    """Return what contenders are made of, by name."""
+    """Return the versions of the contenders' packages, by contender."""
     found = {}
     for each in contenders.ALL:
-        with contextlib.suppress(environments.EnvironmentUnavailableError):  # it did not take part
+        with contextlib.suppress(environments.EnvironmentUnavailableError):  # it did not run
             if each.name in names:
                 found[each.name] = environments.versions(each.environment)
     return found
@@ -55,10 +56,10 @@ def versions(names: set[str]) -> dict[str, dict[str, str]]:
 
 def save(reports: dict[str, Report], taken: dict[str, Any]) -> list[Path]:
     """
-    Write results, plot and page; workloads that were not run keep what they had.
+    Write results, plot and page. Workloads that were not run keep their results.
 
     Args:
-        reports: By workload.
+        reports: The reports, by workload.
         taken: How they were measured.
     """
     DIRECTORY.mkdir(exist_ok=True)
@@ -75,17 +76,17 @@ def save(reports: dict[str, Report], taken: dict[str, Any]) -> list[Path]:
     write_between_markers("contenders", _contenders(taken), page="performance.md")
     RESULTS.write_text(json.dumps(dict(sorted(kept.items())), indent=1) + "\n", encoding="utf-8")
     draw(kept, PLOT)
-    return [RESULTS, PLOT, environments.ROOT / "docs" / "explanation" / "performance.md"]
+    return [RESULTS, PLOT, ROOT / "docs" / "explanation" / "performance.md"]
 
 
 def as_markdown(report: Report, taken: dict[str, Any]) -> str:
-    """Return a report as it stands in the docs."""
+    """Return a report in Markdown."""
     rows = [
-        [figure.what, str(figure), figure.goal, _verdict(figure.goal, met=figure.met)]
+        [figure.what, str(figure), figure.goal, figure.verdict(met="met", missed="**missed**")]
         for figure in report.figures
     ]
-    parts = [_table(report.table)] if report.table else []
-    parts += [_table([["", "measured", "goal", ""], *rows])] if rows else []
+    parts = [markdown_table(report.table)] if report.table else []
+    parts += [markdown_table([["", "measured", "goal", ""], *rows])] if rows else []
     where = taken["machine"]
     quick = ", a quick run" if taken["quick"] else ""
     part = "" if taken["scale"] == 1 else f", {taken['scale']:g} of the events"
@@ -104,15 +105,4 @@ def _contenders(taken: dict[str, Any]) -> str:
                 f"{name} {version}" for name, version in taken["versions"][each.name].items()
             )
             rows.append([each.name, each.about, found])
-    return _table(rows) + "\n"
-
-
-def _verdict(goal: str, *, met: bool) -> str:
-    if not goal:
-        return ""
-    return "met" if met else "**missed**"
-
-
-def _table(rows: list[list[str]]) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+    return markdown_table(rows) + "\n"

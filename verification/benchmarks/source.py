@@ -1,8 +1,10 @@
 """
-The service that owns the products, as a process: `python -m verification.benchmarks.source`.
+The service that owns the products, as a process.
 
-It answers every id, and in bulk, after the latency that it is told to have. There is no `ETag`:
-nobody is spared a body.
+    python -m verification.benchmarks.source
+
+It answers every id, and many ids at once, after a latency that the benchmark sets. It sends no
+`ETag`, so every GET gets a body.
 """
 
 from __future__ import annotations
@@ -19,14 +21,14 @@ if TYPE_CHECKING:
     from verification.benchmarks.loopback import Send
 
 DESCRIPTION = (
-    "a thing that somebody sells, with a text of about the length that such texts have in most catalogues "
-    * 2
-)
+    "a thing that somebody sells, with a text of about the length that such texts have in most "
+    "catalogues "
+) * 2
 
 
 class Source:
     """
-    Answers for all products; what one says changes when it is saved.
+    Answers for all products. A save changes a product.
 
     Attributes:
         gets: Requests for one product.
@@ -63,14 +65,14 @@ class Source:
         return {
             "id": id,
             "name": f"product {id}",
-            # Another each time, as after a change: SQLite writes nothing where nothing changes.
+            # Different each time, because SQLite writes nothing where nothing changes.
             "stock": self.gets + self.bulk_gets,
             "edition": self._saved.get(id, 0),
             "description": DESCRIPTION,
         }
 
     def _told(self, path: str, body: dict[str, Any]) -> bytes:
-        """Do what the benchmark asks for: change something, or tell counts."""
+        """Do a command of the benchmark: begin to count, save products, or return the counts."""
         if path == "/_bench/begin":
             self._latency = body["latency"]
             self.gets = self.bulk_gets = 0

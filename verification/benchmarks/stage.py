@@ -1,7 +1,4 @@
-"""
-What every workload needs: a queue server and a source, consumers beside them, and what they have
-cost.
-"""
+"""What every workload needs: a queue server, a source, consumers, and the costs of all of them."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sqlite3
 import sys
 import tempfile
@@ -20,13 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import boto3
 import psutil
 import urllib3
 
 from verification.benchmarks import environments
-from verification.chaos.process import START_PATIENCE, Process, wait_until
-from verification.chaos.stage import CREDENTIALS as KEYS
+from verification.harness import ROOT, emulators
+from verification.harness.processes import START_PATIENCE, Process, free_port, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,24 +30,25 @@ if TYPE_CHECKING:
 
     from verification.benchmarks.contenders import Contender
 
-CREDENTIALS = {**KEYS, "AWS_REGION": KEYS["AWS_DEFAULT_REGION"]}  # the latter for Node
+CREDENTIALS = {**emulators.CREDENTIALS, "AWS_REGION": emulators.REGION}
+"""`AWS_REGION` is what Node's SDK reads."""
 
 WARM_UP = 0.5
 """
-Seconds between a consumer's first receive and the moment when the queue is filled: all its threads
-poll by then.
+Seconds between a consumer's first receive and the filling of the queue. All of the consumer's
+threads poll by then.
 """
 
 
 class Family(Process):
-    """A process with its children, and what they all cost."""
+    """A process and its children, and what all of them cost."""
 
     def __init__(self, log: Path, *command: str, **environment: str) -> None:
-        super().__init__(log, *command, **{"PYTHONPATH": str(environments.ROOT), **environment})
+        super().__init__(log, *command, **{"PYTHONPATH": str(ROOT), **environment})
         self.info = psutil.Process(self.pid)
 
     def cpu(self) -> float:
-        """Return the seconds of CPU, of user and system, that it and its children have taken."""
+        """Return the seconds of CPU, user and system, that the processes have used."""
         total = 0.0
         for process in [self.info, *self.info.children(recursive=True)]:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -61,7 +57,7 @@ class Family(Process):
         return total
 
     def close(self) -> None:
-        """Kill it and its children, which are in its session."""
+        """Kill the process and its children, which are in its session."""
         with contextlib.suppress(psutil.NoSuchProcess):
             for process in self.info.children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess):
@@ -74,17 +70,24 @@ class Family(Process):
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """
-    What a contender did with a queue full of events, and what that took.
+    What a contender did with a queue full of events, and what that cost.
+
+    All consumers are polling when the queue is filled. Times and calls count from then until the
+    last event is deleted; the queue server measures both moments.
 
     Attributes:
-        wall: Seconds from the moment when all events are in the queue, with the consumer up and
-            polling it, to the one when the last of them is deleted; both by the queue server.
-        cpu: Seconds of user and system, of the client's processes, in that time.
-        server_cpu: Likewise the queue server's.
-        source_cpu: Likewise the source's.
-        calls: To SQS, by operation, in that time.
-        gets: To the source, for one product or for many.
-        missing: Ids that the cache lacks at the end. There should be none.
+        contender: The contender's name.
+        events: How many events there were.
+        ids: How many different ids they had.
+        threads: The threads of each process.
+        processes: The contender's processes.
+        wall: Seconds.
+        cpu: Seconds of CPU, user and system, of the contender's processes.
+        server_cpu: The same of the queue server.
+        source_cpu: The same of the source.
+        calls: Calls to SQS, by operation.
+        gets: GETs to the source, for one product or for many.
+        missing: How many ids are missing in the cache at the end. It should be 0.
     """
 
     contender: str
@@ -109,10 +112,10 @@ class Run:
 @dataclass
 class Stage:
     """
-    The servers. Leaving it ends all processes.
+    The servers. Leaving the stage ends all processes.
 
     Args:
-        canned: Take the canned queue server, which costs next to nothing, and not ministack.
+        canned: Use the canned queue server, which costs next to nothing, instead of ministack.
     """
 
     canned: bool = False
@@ -141,20 +144,15 @@ class Stage:
         self._exits.close()
 
     def start(self, name: str, *command: str, **environment: str) -> Family:
-        """Start a process; it is ended when the stage is left."""
+        """Start a process, which ends with the stage."""
         self._processes += 1
         process = Family(self.directory / f"{self._processes}-{name}.log", *command, **environment)
         self._exits.callback(process.close)
         return process
 
     def client(self, service: str) -> Any:
-        """Return a boto3 client of the queue server."""
-        session = boto3.Session(
-            CREDENTIALS["AWS_ACCESS_KEY_ID"],
-            CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
-            region_name="eu-west-1",
-        )
-        return session.client(service, endpoint_url=self.server)
+        """Return a boto3 client for the queue server."""
+        return emulators.client(service, self.server)
 
     def queue(self, **attributes: str) -> str:
         """Make a queue; return its URL."""
@@ -179,12 +177,7 @@ class Stage:
         }
         policy = json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
         self.sqs.set_queue_attributes(QueueUrl=queue_url, Attributes={"Policy": policy})
-        sns.subscribe(
-            TopicArn=arn,
-            Protocol="sqs",
-            Endpoint=queue_arn,
-            Attributes={"RawMessageDelivery": "true"},
-        )
+        emulators.subscribe(sns, arn, queue_arn)
         return arn
 
     def consume(
@@ -198,8 +191,7 @@ class Stage:
             "threads": threads,
             "more": more,
         }
-        # A library with a command line of its own is told by its environment; the others don't
-        # care.
+        # Libraries with a command line of their own read BENCH; the others ignore it.
         given = {**CREDENTIALS, "AWS_ENDPOINT_URL": self.server, "BENCH": json.dumps(told)}
         return self.start(contender.name, *contender.command(threads), **given)
 
@@ -212,7 +204,7 @@ class Stage:
         self.tell(self.server, "fill", queue=name_of(queue_url), messages=messages)
 
     def tell(self, url: str, what: str, **body: Any) -> dict[str, Any]:
-        """Tell one of our two servers."""
+        """Send a command of the benchmark to the queue server or to the source."""
         told: dict[str, Any] = self.http.request("POST", f"{url}/_bench/{what}", json=body).json()
         return told
 
@@ -226,13 +218,12 @@ class Stage:
         processes: int = 1,
         patience: float = 600.0,
     ) -> Run:
-        """Let a contender, in so many processes, consume events of these ids."""
+        """Let a contender consume events of these ids, in one or more processes."""
         queue_url = self.queue(VisibilityTimeout="60")
         path = self.directory / f"{uuid.uuid4().hex}.db"
         with contextlib.closing(sqlite3.connect(path)) as connection:
-            connection.execute(
-                "PRAGMA journal_mode = WAL"
-            )  # of two processes that set it at once, one may fail
+            # If two processes set this at once, one of them can fail.
+            connection.execute("PRAGMA journal_mode = WAL")
         messages = contender.messages(name_of(queue_url), list(ids))
         consumers = [
             self.consume(queue_url, contender, path, threads=threads, **contender.more)
@@ -244,10 +235,8 @@ class Stage:
             before = [process.cpu() for process in consumers]
             self.fill(queue_url, messages)
             measured = [*consumers, self.server_process, self.source_process]
-            before += [
-                self.server_process.cpu(),
-                self.source_process.cpu(),
-            ]  # which has just filled the queue
+            # Only now, because the server has just spent CPU on filling the queue.
+            before += [self.server_process.cpu(), self.source_process.cpu()]
             state = self._wait_until_empty(queue_url, consumers, patience)
             *spent, server, source = [
                 process.cpu() - then for process, then in zip(measured, before, strict=True)
@@ -271,7 +260,7 @@ class Stage:
         )
 
     def wait_for_polls(self, queue_url: str, consumers: Sequence[Family]) -> None:
-        """Wait until all consumers are up and poll."""
+        """Wait until all consumers poll."""
 
         def all_poll() -> bool:
             return polls(self.state(queue_url)) >= len(consumers) or not all(
@@ -282,7 +271,7 @@ class Stage:
             wait_until(all_poll, START_PATIENCE)
         except TimeoutError:
             raise TimeoutError(
-                f"it did not poll in {START_PATIENCE:.0f} s: {consumers[0].text()[-2000:]}"
+                f"no poll in {START_PATIENCE:.0f} s: {consumers[0].text()[-2000:]}"
             ) from None
         time.sleep(WARM_UP)
         for consumer in consumers:
@@ -296,10 +285,11 @@ class Stage:
             for consumer in consumers:
                 consumer.require_alive()
             if time.monotonic() > deadline:
+                printed = consumers[0].text()[-2000:]
                 raise TimeoutError(
-                    f"{state['left']} events are left after {patience:.0f} s: {consumers[0].text()[-2000:]}"
+                    f"{state['left']} events are left after {patience:.0f} s: {printed}"
                 )
-            time.sleep(0.1)  # each look is a call to the server, too
+            time.sleep(0.1)  # each check costs the server a call
         return state
 
     def _start_canned(self) -> tuple[Family, str]:
@@ -330,7 +320,7 @@ class Stage:
 
 
 def polls(state: dict[str, Any]) -> int:
-    """Return how often a queue was polled."""
+    """Return how many times a queue was polled."""
     return int(state["calls"].get("ReceiveMessage", 0))
 
 
@@ -340,15 +330,8 @@ def name_of(queue_url: str) -> str:
 
 
 def cached(path: Path) -> set[str]:
-    """Return the ids in a cache, whoever has made it."""
+    """Return the ids in a contender's cache."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         return {
             id for (id,) in connection.execute("SELECT id FROM entities WHERE body IS NOT NULL")
         }
-
-
-def free_port() -> int:
-    """Return a port of loopback that nobody listens at."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

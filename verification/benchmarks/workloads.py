@@ -22,27 +22,25 @@ from verification.benchmarks.fresh import freshness
 from verification.benchmarks.hold import holding
 from verification.benchmarks.publishing import publishing
 from verification.benchmarks.stage import CREDENTIALS, Stage, name_of
-from verification.chaos.figures import Figure
-from verification.chaos.process import wait_until
+from verification.harness.figures import Figure
+from verification.harness.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
 def zipf(number: int, *, ids: int = 200, exponent: float = 1.1, seed: int = 1) -> list[str]:
-    """
-    Return ids of which the most frequent is drawn 2^1.1 times as often as the next, and so on.
-    """
+    """Draw ids by Zipf's law: the most frequent one 2^1.1 times as often as the next, and so on."""
     weights = [1 / rank**exponent for rank in range(1, ids + 1)]
     return random.Random(seed).choices(distinct(ids), weights, k=number)
 
 
-def faster_than(runs: Rounds, goals: dict[str, float | None], who: str = "ours") -> list[Figure]:
-    """Return how many times as fast as others ours is, or another."""
-    ratios = {name: times(runs, name, who) for name in goals}
+def faster_than(runs: Rounds, goals: dict[str, float | None], of: str = "ours") -> list[Figure]:
+    """Return how many times as fast as these contenders another one is, by default ours."""
+    ratios = {name: times(runs, name, of) for name in goals}
     return [
         Figure(
-            f"{'' if who == 'ours' else f'{who}, '}times as fast as {name}",
+            f"{'' if of == 'ours' else f'{of}, '}times as fast as {name}",
             ratio.median,
             at_least=goals[name],
         )
@@ -52,7 +50,7 @@ def faster_than(runs: Rounds, goals: dict[str, float | None], who: str = "ours")
 
 
 def report(runs: Rounds, figures: list[Figure], notes: list[str]) -> Report:
-    """Return a contest's report."""
+    """Return the report of a contest."""
     return Report(
         figures,
         table(runs),
@@ -77,7 +75,7 @@ def distinct_ids(bench: Bench) -> Report:
             if name in share
         ),
         Figure("of the latency limit", share["ours"], at_least=0.95),
-        Figure("the same, who does nothing but GET", bench.gets_per_second(threads) / limit),
+        Figure("the same for a client that only GETs", bench.gets_per_second(threads) / limit),
     ]
     return report(
         runs, [*figures, *faster_than(runs, dict.fromkeys(goals), contenders.BULK.name)], notes
@@ -86,8 +84,8 @@ def distinct_ids(bench: Bench) -> Report:
 
 def many_threads(bench: Bench) -> Report:
     """
-    B: the same with 50 threads; and in one process and in two that share the cache's file, with the
-    canned queue.
+    B: the same with 50 threads; also with the canned queue, in one process and in two that share
+    the cache's file.
     """
     notes: list[str] = []
     ids = distinct(bench.number(5_000, 1_000))
@@ -96,9 +94,10 @@ def many_threads(bench: Bench) -> Report:
         name: spread(of, lambda run: run.server_cpu / run.wall).median for name, of in runs.items()
     }
     notes.append(
-        f"the queue server is busy for {busy['ours']:.0%} of the time with ours, {busy['tuned']:.0%} with tuned"
+        f"the queue server is busy for {busy['ours']:.0%} of the time with ours, "
+        f"{busy['tuned']:.0%} with tuned"
     )
-    # Where the queue server is not the limit.
+    # With the canned queue, the queue server is not the limit.
     one, two = (
         bench.contest(
             ids, notes, "ours", "tuned", "loops", canned=True, threads=50, processes=processes
@@ -150,7 +149,7 @@ def coalescing(bench: Bench) -> Report:
 
 def calls(bench: Bench) -> Report:
     """
-    D: calls to SQS for 1,000 events of a backlog of different ids, with 10 threads and with 50.
+    D: calls to SQS per 1,000 events of a backlog of different ids, with 10 threads and with 50.
     """
     stage, number = bench.stage(canned=True), bench.number(5_000, 1_000)
     runs: Rounds = {}
@@ -175,7 +174,7 @@ def calls(bench: Bench) -> Report:
 
 def cpu(bench: Bench) -> Report:
     """
-    E: CPU of the client an event, against the least it could be, measured in the same run; canned
+    E: the client's CPU per event, beside the least possible, measured in the same run; canned
     queue, 4 to 50 threads.
     """
     stage, number = bench.stage(canned=True), bench.number(3_000, 600)
@@ -187,8 +186,7 @@ def cpu(bench: Bench) -> Report:
         (contenders.OURS, contenders.TUNED), (10, 50) if bench.quick else (4, 10, 50)
     )
     for contender, threads in [*compared, (contenders.BULK, 10)] * bench.rounds:
-        # The floor anew each time: what a millisecond of CPU is worth depends on who else is on the
-        # machine.
+        # The floor is measured each time: other load on the machine changes it.
         floors.append(measured_floor(bench, stage, bench.number(100, 50)))
         name = f"{contender.name}, {threads} threads"
         bench.progress(name, number)
@@ -231,9 +229,7 @@ def cpu(bench: Bench) -> Report:
 
 
 def measured_floor(bench: Bench, stage: Stage, calls: int) -> dict[str, float]:
-    """
-    Measure the floor in a process of its own; return the milliseconds of CPU of each of its calls.
-    """
+    """Measure the floor in another process; return the milliseconds of CPU of each kind of call."""
     bench.progress("the floor", 0)
     queue_url = stage.queue()
     stage.tell(stage.source, "begin", latency=0)

@@ -1,7 +1,7 @@
 """
 Chaos: break everything around real workers, over real sockets, and count what is lost.
 
-Each play sets up an emulator of AWS, a source that owns entities, a proxy before each of the two
-that can fail in many ways, and workers as processes of their own on one SQLite file. Its figures
-stand beside their goals; `docs/explanation/chaos.md` has them all.
+Each play starts an emulator of AWS, a source that owns entities, a proxy before each of the two,
+and workers. Each worker is a process; they share a SQLite file. The proxies can fail in many ways.
+Each figure has its goal; `docs/explanation/chaos.md` has all of them.
 """

@@ -1,4 +1,4 @@
-"""`python -m verification.chaos`: break everything, and print what came of it."""
+"""`python -m verification.chaos`: break everything, and print the figures."""
 
 from __future__ import annotations
 
@@ -17,29 +17,31 @@ from verification import chaos
 from verification.chaos import plays
 from verification.chaos.fuzz import fuzz
 from verification.chaos.soak import soak
-from verification.proof._docs import write_between_markers
+from verification.harness.commands import status_of, story_of
+from verification.harness.docs import markdown_table, write_between_markers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from verification.chaos.figures import Figure
+    from verification.harness.figures import Figure
 
 
 @dataclass(frozen=True)
 class Play:
     """
-    A play in two lengths.
+    A play and its arguments.
 
     Attributes:
-        full: What `make chaos` plays with.
-        cut: What `--quick` and the tests do: seconds, not minutes.
-        asked_for: Play it only if it is named.
+        play: Returns its figures.
+        full: The arguments for `make chaos`.
+        cut: The arguments for `--quick` and the tests: seconds, not minutes.
+        only_by_name: Play it only if the command line names it.
     """
 
     play: Callable[..., list[Figure]]
     full: dict[str, Any] = field(default_factory=dict)
     cut: dict[str, Any] = field(default_factory=dict)
-    asked_for: bool = False
+    only_by_name: bool = False
 
 
 PLAYS = {
@@ -79,27 +81,27 @@ PLAYS = {
             "full_load_for": 10.0,
             "most_growth": 5.0,
         },
-        # No warm-up: within seconds the first growth, of pools and caches that fill, is not over.
+        # A larger growth is allowed: pools and caches still fill after so short a warm-up.
         {"seconds": 10.0, "warm_up": 3.0, "every": 0.5, "full_load_for": 2.0, "most_growth": 20.0},
-        asked_for=True,
+        only_by_name=True,
     ),
 }
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Play, print the figures, and return 1 if one of them is not what it must be."""
+    """Play, print the figures, and return 1 if one of them misses its goal."""
     console = Console()
-    console.print(f"seed {arguments.seed}: --seed {arguments.seed} draws the same again")
+    console.print(f"seed {arguments.seed}: --seed {arguments.seed} repeats the random choices")
     table = Table("play", "figure", "measured", "goal", title="change-events under chaos")
     missed = 0
-    for name in arguments.plays or [name for name, play in PLAYS.items() if not play.asked_for]:
+    for name in arguments.plays or [name for name, play in PLAYS.items() if not play.only_by_name]:
         play = PLAYS[name]
-        console.print(f"\n{name}: {textwrap.fill(play.play.__doc__ or '', 110)}")
+        console.print(f"\n{name}: {textwrap.fill(story_of(play.play), 110)}")
         started = time.monotonic()
         figures = play.play(arguments.seed, **(play.cut if arguments.quick else play.full))
         console.print(f"{name}: {time.monotonic() - started:.0f} s")
         for number, figure in enumerate(figures):
-            verdict = "" if not figure.goal else " ✓" if figure.met else " [red]MISSED[/]"
+            verdict = figure.verdict(met=" ✓", missed=" [red]MISSED[/]")
             table.add_row("" if number else name, figure.what, str(figure), figure.goal + verdict)
             missed += not figure.met
         table.add_section()
@@ -112,14 +114,14 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _markdown(figures: Sequence[Figure], seed: int) -> str:
-    rows = "\n".join(f"| {figure.what} | {figure} | {figure.goal} |" for figure in figures)
-    return f"| seed {seed} | measured | goal |\n|---|---|---|\n{rows}\n"
+    rows = [[figure.what, str(figure), figure.goal] for figure in figures]
+    return markdown_table([[f"seed {seed}", "measured", "goal"], *rows]) + "\n"
 
 
 def command(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, and play."""
     stories = "\n".join(
-        textwrap.fill(f"  {name:16}{play.play.__doc__}", 110, subsequent_indent=" " * 18)
+        textwrap.fill(f"  {name:16}{story_of(play.play)}", 110, subsequent_indent=" " * 18)
         for name, play in PLAYS.items()
     )
     parser = argparse.ArgumentParser(
@@ -132,12 +134,12 @@ def command(arguments: Sequence[str] | None = None) -> int:
         nargs="*",
         choices=[*PLAYS, []],
         metavar="PLAY",
-        help="what to play (default: all but soak)",
+        help="which plays (default: all but soak)",
     )
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="seconds each, as the tests do (default: about 25 minutes in all)",
+        help="seconds each, like the tests (default: about 25 minutes in all)",
     )
     seed = random.randrange(10**6)
     parser.add_argument(
@@ -145,16 +147,13 @@ def command(arguments: Sequence[str] | None = None) -> int:
         type=int,
         default=seed,
         metavar="N",
-        help="what to draw chances by (default: a new one)",
+        help="the seed of all random choices (default: a new one)",
     )
     parser.add_argument(
         "--save", action="store_true", help="write the figures into docs/explanation/chaos.md"
     )
-    try:
-        return main(parser.parse_args(arguments))
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
+    given = parser.parse_args(arguments)
+    return status_of(lambda: main(given))
 
 
 if __name__ == "__main__":

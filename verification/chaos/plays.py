@@ -1,9 +1,9 @@
 """
 The plays. Each breaks one thing, over the wire, and returns figures with their goals.
 
-What is lost is an entity whose cached state, once the queue is empty, is not the source's; what is
-wrong is a state that the source never had; backward is a state that the cache had before a newer
-one. The judge knows all states of both.
+- lost: an entity whose cached state is not the source's, once the queue is empty
+- wrong: a state in the cache that the source never had
+- backward: a state that the cache had after a newer one
 """
 
 from __future__ import annotations
@@ -16,40 +16,37 @@ import statistics
 import time
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from verification.chaos.figures import Figure, exactly, none
-from verification.chaos.process import wait_until
-from verification.chaos.source import Saver
-from verification.chaos.stage import Stage, Worker
-from verification.chaos.wire import HANG_UP, RESET, Answer, half, sqs_error
-from verification.proof._parallel import Progress
+from verification.chaos.faults import (
+    HTML,
+    OUTAGE,
+    counting_receives,
+    failing_for,
+    half_failed,
+    noted,
+    sqs_failure,
+)
+from verification.chaos.stage import PATIENCE, Stage
+from verification.harness.figures import Figure, exactly, none
+from verification.harness.processes import wait_until
+from verification.harness.progress import Progress, sleep
+from verification.harness.wire import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
-    from verification.chaos.wire import Asked, Proxy
-
-HTML = {"Content-Type": "text/html; charset=utf-8"}
-
-FEW_IDS = ["hot", *(f"p{number}" for number in range(1, 20))]
-
-PATIENCE = 300.0
-"""Seconds until a queue must be empty again."""
+    from verification.harness.wire import Asked
 
 
 def kill(seed: int, *, kills: int) -> list[Figure]:
-    """
-    One of three workers is killed every second or so, and another begins; meanwhile the savers
-    never rest.
-    """
+    """About every second one of three workers is killed and replaced, while two savers save."""
     chance = random.Random(seed)
     progress = Progress(kills, "kills")
     with Stage(visibility=5) as stage, ExitStack() as exits:
         workers = [stage.worker() for _ in range(3)]
-        savers = _savers(stage, exits, seed, per_second=8.0)
+        savers = stage.savers(exits, seed, per_second=8.0)
         killed = 0
         for _ in range(kills):
             time.sleep(chance.uniform(0.2, 1.2))
@@ -60,7 +57,7 @@ def kill(seed: int, *, kills: int) -> list[Figure]:
             workers[place] = stage.worker()
             progress.add(1)
         exits.close()
-        stage.wait_until_empty(PATIENCE)
+        stage.wait_until_empty()
         return [
             exactly("kill -9", killed, kills),
             Figure("saves meanwhile", sum(saver.saves for saver in savers), at_least=1),
@@ -72,8 +69,9 @@ def outage(
     seed: int, *, times: int, visibility: int, max_receives: int, events: int
 ) -> list[Figure]:
     """
-    The source is down for four times the visibility timeout times maxReceiveCount, while so many
-    events wait.
+    The source is down while many events wait.
+
+    The outage lasts four times as long as the visibility timeout times maxReceiveCount.
     """
     down = float(times * visibility * max_receives)
     chance = random.Random(seed)
@@ -83,10 +81,10 @@ def outage(
             stage.source.commit(id)
         stage.announce(ids)
         asked: list[float] = []
-        cut: list[float] = []  # a GET that is cut off before its answer begins is sent again, once
+        cut: list[float] = []  # a GET that is cut off before its answer begins is retried once
 
         def fault(_: Asked) -> Answer:
-            answer = _failure(chance)
+            answer = chance.choice(OUTAGE)
             asked.append(time.time())
             if not answer.status:
                 cut.append(asked[-1])
@@ -94,21 +92,21 @@ def outage(
 
         stage.before_source.fault = fault
         worker = stage.worker()
-        _sleep(down, "seconds of an outage")
+        sleep(down, "seconds of an outage")
         probes = [line for line in worker.lines() if line.get("action") == "outage"]
-        # Not from the first line on: looks that were under way may ask a moment after it.
+        # The first line does not count: looks that were under way can ask a moment after it.
         at, pauses = probes[1]["at"], len(probes) - 1
         later, cut_later = [sum(then > at for then in times) for times in (asked, cut)]
         earlier, cut_earlier = len(asked) - later, len(cut) - cut_later
         stage.before_source.fault = lambda _: None
         first = wait_until(lambda: bool(stage.cache.items()), PATIENCE)
-        drained = first + stage.wait_until_empty(PATIENCE)
+        drained = first + stage.wait_until_empty()
         return [
             Figure("the source is down", down, "s"),
             Figure("events waiting", events),
-            # Five must fail, eleven more looks may be under way, and one ends the first pause.
+            # Five looks must fail, eleven more can be under way, and one ends the first pause.
             Figure(
-                "GETs until that was known, and the first pause over",
+                "GETs until the outage was known and the first pause was over",
                 earlier,
                 at_most=5 + 11 + 1 + cut_earlier,
             ),
@@ -117,9 +115,8 @@ def outage(
                 later,
                 at_most=pauses + cut_later,
             ),
-            Figure(
-                "back to the first entity cached", first, "s", at_most=60 + 5
-            ),  # the longest pause, and a moment
+            # The longest pause, and a moment.
+            Figure("back to the first entity cached", first, "s", at_most=60 + 5),
             Figure("back to all events drained, which is the emulator's time", drained, "s"),
             exactly("events drained", len(stage.cache.items()), events),
             *none(**stage.verdict(), dead_letters=stage.dead()),
@@ -127,21 +124,18 @@ def outage(
 
 
 def quiet_outage(_seed: int, *, times: int, visibility: int, max_receives: int) -> list[Figure]:
-    """
-    The source is down for as long, while a single event waits: what fails may be the entity or the
-    source.
-    """
+    """The source is down for as long, while one event waits: the entity or the source may fail."""
     down = float(times * visibility * max_receives)
     with Stage(visibility=visibility, max_receives=max_receives) as stage:
         stage.source.commit("p1")
         stage.before_source.go_away()
         worker = stage.worker()
         stage.announce(["p1"])
-        _sleep(down, "seconds of an outage")
+        sleep(down, "seconds of an outage")
         worker.require_alive()
         failed = sum(line.get("action") in {"look", "outage"} for line in worker.lines())
         stage.before_source.come_back()
-        drained = stage.wait_until_empty(PATIENCE)
+        drained = stage.wait_until_empty()
         return [
             Figure("the source is down", down, "s"),
             Figure("looks that failed meanwhile, by the log", failed, at_least=2),
@@ -150,41 +144,40 @@ def quiet_outage(_seed: int, *, times: int, visibility: int, max_receives: int) 
         ]
 
 
+WRONG_ANSWERS: dict[str, Callable[[Asked], Answer]] = {
+    "404 to everything": lambda _: Answer(404, b'{"detail": "no such product"}'),
+    "a page of HTML with 404 to everything": lambda _: Answer(
+        404, b"<html><h1>Not Found</h1></html>", HTML
+    ),
+    "401 to everything": lambda _: Answer(401, b'{"detail": "token expired"}'),
+    "another host's 200 to everything": lambda _: Answer(
+        200, json.dumps({"id": "orders-7", "total": 12}).encode()
+    ),
+}
+
+
 def wrong_answers(_seed: int, *, rows: int, seconds: float) -> list[Figure]:
-    """
-    The source answers as if nothing were there, or as if we were nobody, or somebody else answers
-    in its place.
-    """
-    other = {"id": "orders-7", "total": 12}
-    answers: dict[str, Callable[[Asked], Answer]] = {
-        "404 to everything": lambda _: Answer(404, b'{"detail": "no such product"}'),
-        "a page of HTML with 404 to everything": lambda _: Answer(
-            404, b"<html><h1>Not Found</h1></html>", HTML
-        ),
-        "401 to everything": lambda _: Answer(401, b'{"detail": "token expired"}'),
-        "another host's 200 to everything": lambda _: Answer(200, json.dumps(other).encode()),
-    }
+    """Every GET gets a 404, a page of HTML with 404, a 401, or a 200 of another service."""
     figures = [Figure("entities cached", rows)]
-    for what, fault in answers.items():
+    for what, fault in WRONG_ANSWERS.items():
         with Stage(visibility=10) as stage:
             ids = [f"p{number}" for number in range(rows)]
             for id in ids:
                 stage.source.commit(id)
             stage.announce(ids)
             worker = stage.worker()
-            stage.wait_until_empty(PATIENCE)
+            stage.wait_until_empty()
             before = stage.cache.items()
             asked: list[Asked] = []
-            stage.before_source.fault = _noted(fault, asked)
+            stage.before_source.fault = noted(fault, asked)
             stage.announce(ids)
             time.sleep(seconds)
             figures.append(Figure(f"{what}: GETs answered so", len(asked), at_least=5))
             cached = stage.cache.items()
             changed = sum(cached[id] != before[id] for id in cached)
             deleted = len(before) - len(cached)
-            if what.startswith(
-                "404"
-            ):  # the guard's threshold: half of the last hundred looks, of which the first went well
+            if what.startswith("404"):
+                # The guard lets at most half of the last hundred looks delete.
                 figures.append(Figure(f"{what}: deleted", deleted, at_most=50, at_least=1))
             else:
                 figures.append(exactly(f"{what}: deleted", deleted, 0))
@@ -206,16 +199,14 @@ def broken_id(seed: int, *, ids: int, max_receives: int) -> list[Figure]:
             ]
             for name in names:
                 stage.source.commit(name)
-            stage.before_source.fault = _failing_for(fails)
+            stage.before_source.fault = failing_for(fails)
             worker = stage.worker()
             started = time.monotonic()
             stage.announce(names)
-            others = set(names) - {fails}
-            _wait_until_cached(stage, others)
+            stage.wait_until_cached(set(names) - {fails})
             seconds[which] = time.monotonic() - started
-            stage.wait_until_empty(PATIENCE)
-            worker.send(signal.SIGTERM)
-            worker.wait()
+            stage.wait_until_empty()
+            worker.stop()
         letters = stage.sqs.receive_message(QueueUrl=stage.dead_url, MaxNumberOfMessages=10).get(
             "Messages", []
         )
@@ -238,7 +229,7 @@ def broken_id(seed: int, *, ids: int, max_receives: int) -> list[Figure]:
 
 
 def sqs_away(seed: int, *, seconds: float) -> list[Figure]:
-    """SQS is away, and comes back, twice: first nobody is there, then it fails in many ways."""
+    """SQS goes away twice and comes back: first it refuses connections, then all calls fail."""
     chance = random.Random(seed)
     figures = [Figure("away, each time", seconds, "s")]
     with Stage(visibility=5) as stage:
@@ -248,23 +239,21 @@ def sqs_away(seed: int, *, seconds: float) -> list[Figure]:
             if which == "first":
                 stage.before_sqs.go_away()
             else:
-                stage.before_sqs.fault = lambda asked: _sqs_failure(asked, chance, stage.before_sqs)
-            time.sleep(
-                1.5
-            )  # the poll that was under way, and passed on, must not bring what comes now
+                stage.before_sqs.fault = lambda asked: sqs_failure(asked, chance, stage.before_sqs)
+            time.sleep(1.5)  # a long poll that the proxy has forwarded must not bring these events
             before = len(worker.lines())
             for id in ids:
                 stage.source.commit(id)
             stage.announce(ids)
-            _sleep(seconds, f"seconds of the {which} time")
+            sleep(seconds, f"seconds of the {which} time")
             lines = worker.lines()[before:]
             pauses = sum(line.get("action") == "receive" for line in lines)
             if which == "first":
                 stage.before_sqs.come_back()
             stage.before_sqs.fault = lambda _: None
-            first = _wait_until_cached(stage, ids[:1])
-            stage.wait_until_empty(PATIENCE)
-            complaints = math.ceil(seconds / 30) + 1  # of the other calls, one line in 30 s
+            first = stage.wait_until_cached(ids[:1])
+            stage.wait_until_empty()
+            complaints = math.ceil(seconds / 30) + 1  # of the other calls: a line every 30 s
             what = f"lines in the log, in {pauses} pauses, {which} time"
             figures.append(Figure(what, len(lines), at_most=pauses + complaints, at_least=1))
             figures.append(
@@ -278,10 +267,7 @@ def sqs_away(seed: int, *, seconds: float) -> list[Figure]:
 
 
 def failed_batches(seed: int, *, seconds: float, every: int) -> list[Figure]:
-    """
-    Every tenth batch of more than one fails for half of its entries, some of them for good; and
-    receipt handles expire.
-    """
+    """Half of every tenth batch fails, for good or for now; and receipt handles expire."""
     with Stage(visibility=3) as stage, ExitStack() as exits:
         refused: Counter[str] = Counter()
         calls = count(1)
@@ -293,25 +279,24 @@ def failed_batches(seed: int, *, seconds: float, every: int) -> list[Figure]:
             ):
                 return None
             return (
-                _half_failed(asked, stage.before_sqs, refused) if next(calls) % every == 0 else None
+                half_failed(asked, stage.before_sqs, refused) if next(calls) % every == 0 else None
             )
 
         stage.before_sqs.fault = fault
         workers = [stage.worker(prefetch=50), stage.worker(prefetch=50)]
-        savers = _savers(stage, exits, seed, per_second=12.0)
+        savers = stage.savers(exits, seed, per_second=12.0)
         paused = 0
         for second in range(round(seconds / 2)):
             time.sleep(2.0)
-            if (
-                second % 5 == 1
-            ):  # a worker that is stopped for longer than its visibility timeout holds handles that expired
+            if second % 5 == 1:
+                # Suspended for longer than its visibility timeout, a worker has expired handles.
                 workers[0].send(signal.SIGSTOP)
                 time.sleep(stage.visibility + 1.5)
                 workers[0].send(signal.SIGCONT)
                 paused += 1
         exits.close()
-        stage.wait_until_empty(PATIENCE)
-        stats = [_stop(worker).stats for worker in workers]
+        stage.wait_until_empty()
+        stats = [worker.stop().stats for worker in workers]
         received = sum(stat["received"] for stat in stats)
         acknowledged = sum(stat["acknowledged"] for stat in stats)
         return [
@@ -328,25 +313,23 @@ def failed_batches(seed: int, *, seconds: float, every: int) -> list[Figure]:
 def stop(
     seed: int, *, times: int, lives: tuple[float, float], idle: int, wait_time: int
 ) -> list[Figure]:
-    """
-    A worker is stopped by SIGTERM under load, again and again; and some that have nothing to do.
-    """
+    """SIGTERM stops a worker under load, again and again; then some idle workers."""
     chance = random.Random(seed)
     progress = Progress(times, "times stopped")
     with Stage(visibility=10) as stage, ExitStack() as exits:
         receives: Counter[str] = Counter()
-        stage.before_sqs.fault = lambda asked: _noting(asked, stage.before_sqs, receives)
-        savers = _savers(stage, exits, seed, per_second=15.0)
+        stage.before_sqs.fault = lambda asked: counting_receives(asked, stage.before_sqs, receives)
+        savers = stage.savers(exits, seed, per_second=15.0)
         ends = []
         for _ in range(times):
             worker = stage.worker()
             time.sleep(chance.uniform(*lives))
-            ends.append(_stop(worker))
+            ends.append(worker.stop())
             progress.add(1)
         exits.close()
         worker = stage.worker()
-        stage.wait_until_empty(PATIENCE)
-        _stop(worker)
+        stage.wait_until_empty()
+        worker.stop()
         seconds = sorted(end.seconds for end in ends)
         succeeded = sum(end.status == 0 for end in ends)
         verdict = stage.verdict()
@@ -354,7 +337,7 @@ def stop(
         time.sleep(1.0)
         for worker in waiting:
             worker.send(signal.SIGTERM)
-        idle_seconds = max(_ended(worker).seconds for worker in waiting)
+        idle_seconds = max(worker.ended().seconds for worker in waiting)
         return [
             exactly(
                 f"SIGTERM under load, each after {lives[0]} to {lives[1]} s, exit status 0",
@@ -371,140 +354,7 @@ def stop(
                 at_most=25.0,
             ),
             Figure("receives a message, on average", receives.total() / len(receives)),
-            Figure(
-                "receives of one message, at the most", max(receives.values()), at_most=9
-            ),  # ten, and it is a dead letter
+            # The tenth receive would make it a dead letter.
+            Figure("receives of one message, at most", max(receives.values()), at_most=9),
             *none(**verdict, dead_letters=stage.dead()),
         ]
-
-
-def _savers(stage: Stage, exits: ExitStack, seed: int, *, per_second: float) -> list[Saver]:
-    """Start two; they end with `exits`."""
-    savers = [
-        Saver(
-            stage.source,
-            stage.publisher,
-            FEW_IDS,
-            settle=stage.settle,
-            per_second=per_second / 2,
-            seed=seed + number,
-        )
-        for number in range(2)
-    ]
-    for saver in savers:
-        saver.start()
-        exits.callback(saver.end)
-    return savers
-
-
-@dataclass(frozen=True)
-class End:
-    """
-    How a worker ended that was told to stop: after how many seconds, with which exit status and
-    counts.
-    """
-
-    seconds: float
-    status: int
-    stats: dict[str, Any]
-
-
-def _stop(worker: Worker) -> End:
-    worker.send(signal.SIGTERM)
-    return _ended(worker)
-
-
-def _ended(worker: Worker) -> End:
-    started = time.monotonic()
-    status = worker.wait()
-    return End(time.monotonic() - started, status, worker.lines()[-1])
-
-
-def _wait_until_cached(stage: Stage, ids: Iterable[str]) -> float:
-    """Return how many seconds it took."""
-    missing = set(ids)
-    return wait_until(lambda: missing <= stage.cache.items().keys(), PATIENCE)
-
-
-def _sleep(seconds: float, what: str) -> None:
-    progress = Progress(math.ceil(seconds), what)
-    for _ in range(math.ceil(seconds)):
-        time.sleep(1.0)
-        progress.add(1)
-
-
-def _noted(fault: Callable[[Asked], Answer], asked: list[Asked]) -> Callable[[Asked], Answer]:
-    """Let the fault answer, and note what was asked."""
-
-    def answer(request: Asked) -> Answer:
-        asked.append(request)
-        return fault(request)
-
-    return answer
-
-
-def _failure(chance: random.Random) -> Answer:
-    """One of the ways in which a source is down."""
-    return chance.choice(
-        [
-            Answer(503, b"<html>Service Unavailable</html>", HTML),
-            Answer(500, b'{"detail": "oops"}'),
-            Answer(429, b'{"detail": "slow down"}'),
-            Answer(
-                200, b"", {"Content-Type": "application/json"}, length=100, chunks=[(3.0, b"late")]
-            ),
-            half(Answer(200, b'{"id": "p1", "n": 1000000}')),
-            HANG_UP,
-            RESET,
-        ]
-    )
-
-
-def _failing_for(id: str | None) -> Callable[[Asked], Answer | None]:
-    return lambda asked: (
-        Answer(500, b'{"detail": "oops"}') if asked.path.rpartition("/")[2] == id else None
-    )
-
-
-def _sqs_failure(asked: Asked, chance: random.Random, sqs: Proxy) -> Answer:
-    """One of the ways in which SQS fails."""
-    operation = asked.headers.get("X-Amz-Target", "")
-    return chance.choice(
-        [
-            sqs_error(500, "InternalError"),
-            sqs_error(503, "ServiceUnavailable"),
-            sqs_error(400, "ThrottlingException"),
-            sqs_error(403, "ExpiredToken"),
-            HANG_UP,
-            RESET,
-            *(
-                [] if "Receive" in operation else [half(sqs.forward(asked))]
-            ),  # half of a receive strands what it brought
-        ]
-    )
-
-
-def _noting(asked: Asked, sqs: Proxy, receives: Counter[str]) -> Answer | None:
-    """Pass on, and count how often each message is received."""
-    if not asked.headers.get("X-Amz-Target", "").endswith("ReceiveMessage"):
-        return None
-    answer = sqs.forward(asked)
-    receives.update(message["MessageId"] for message in json.loads(answer.body).get("Messages", []))
-    return answer
-
-
-def _half_failed(asked: Asked, sqs: Proxy, refused: Counter[str]) -> Answer:
-    """Pass on half of a batch's entries, and refuse the others, by turns for good and for now."""
-    request = json.loads(asked.body)
-    entries = request["Entries"]
-    passed, kept = entries[::2], entries[1::2]
-    answer = sqs.forward(replace(asked, body=json.dumps(request | {"Entries": passed}).encode()))
-    failed = []
-    for entry in kept:
-        for_good = refused.total() % 2 == 0
-        code = "ReceiptHandleIsInvalid" if for_good else "InternalError"
-        failed.append(
-            {"Id": entry["Id"], "Code": code, "Message": "refused", "SenderFault": for_good}
-        )
-        refused[code] += 1
-    return replace(answer, body=json.dumps(json.loads(answer.body) | {"Failed": failed}).encode())

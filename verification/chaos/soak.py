@@ -1,10 +1,9 @@
-"""A worker at half of its load, for half an hour: what it takes from the machine must not grow."""
+"""A worker at half of its full load, for half an hour: its use of the machine must not grow."""
 
 from __future__ import annotations
 
 import json
 import random
-import signal
 import statistics
 import time
 from dataclasses import dataclass
@@ -13,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from verification.chaos.figures import Figure, exactly, none
+from verification.chaos.faults import SOON
 from verification.chaos.stage import Stage
-from verification.chaos.wire import HANG_UP, RESET, Answer, half
-from verification.proof._parallel import Progress
+from verification.harness.figures import Figure, exactly, none
+from verification.harness.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,41 +28,29 @@ IDS = [f"p{number}" for number in range(2000)]
 
 BACKLOG = 200
 """
-Messages that wait while the full load is measured: always some, but few, as each call of the
-emulator searches them all.
+Messages that wait while the full load is measured: always some, but few, because each call of the
+emulator searches all of them.
 """
 
 MOST_SOCKETS = 10 + 3 + 10
 """
-Each thread that looks has one to the source, each other one to SQS; and the former another, to hand
-back what has failed.
+Sockets that a worker may have: each of its ten looking threads has one to the source and one to
+SQS, to hand back what has failed; three other threads have one to SQS each.
 """
-
-PATIENCE = 300.0
-"""Seconds until a queue must be empty again."""
-
-
-FAILURES = [
-    Answer(500, b'{"detail": "oops"}'),
-    Answer(503, b"<html>Service Unavailable</html>", {"Content-Type": "text/html"}),
-    half(Answer(200, b'{"id": "p1", "n": 1000000}')),
-    HANG_UP,
-    RESET,
-]
-"""How a GET fails soon."""
 
 
 @dataclass(frozen=True)
 class Sample:
     """
-    What a process holds.
+    What a process uses.
 
     Attributes:
-        at: In monotonic seconds.
-        memory: What would be free without it (USS), in MB. The resident set counts pages of files
-            that others read, too.
-        sockets: Over IP.
-        files: All that it has open, sockets among them.
+        at: Monotonic seconds.
+        memory: The memory that would be free without the process (USS), in MB. The resident set
+            counts pages of files that other processes read, too.
+        threads: Threads.
+        sockets: IP sockets.
+        files: Open files, including sockets.
         waiting: Messages in the queue, visible or not.
     """
 
@@ -77,11 +64,12 @@ class Sample:
 
 class Load:
     """
-    Changes entities, and tells of it straight to the queue: SNS's emulator keeps all that it ever
-    sent.
+    Changes entities, and sends events.
+
+    They go directly to the queue, because the emulator's SNS keeps everything that it ever sent.
 
     Attributes:
-        events: How many it has sent.
+        events: How many were sent.
     """
 
     def __init__(self, stage: Stage, seed: int) -> None:
@@ -90,7 +78,7 @@ class Load:
         self._random = random.Random(seed)
 
     def send(self) -> None:
-        """Tell of ten changes, and then make them; every tenth deletes."""
+        """Announce ten changes, then make them. Every tenth is a delete."""
         ids = self._random.sample(IDS, 10)
         entries = [
             {"Id": str(number), "MessageBody": json.dumps({"id": id})}
@@ -111,53 +99,46 @@ def soak(
     full_load_for: float,
     most_growth: float,
 ) -> list[Figure]:
-    """
-    A worker at half of the load that it can bear; entities change and are deleted, and one GET of
-    fifty fails.
-    """
+    """A worker at half of its full load, while one GET of fifty fails."""
     with Stage(visibility=10, settle=0.5) as stage:
         gets = count(1)
         stage.before_source.fault = lambda _: (
-            FAILURES[number // 50 % len(FAILURES)] if (number := next(gets)) % 50 == 0 else None
+            SOON[number // 50 % len(SOON)] if (number := next(gets)) % 50 == 0 else None
         )
         full = _full_load(stage, seed, full_load_for)
         load, worker = Load(stage, seed), stage.worker()
         started = time.monotonic()
         samples = _samples(stage, worker, load, per_second=full / 2, seconds=seconds, every=every)
         rate = load.events / (time.monotonic() - started)
-        lag = stage.wait_until_empty(PATIENCE)
-        worker.send(signal.SIGTERM)
-        status = worker.wait()
-        stats = worker.lines()[-1]
+        lag = stage.wait_until_empty()
+        end = worker.stop()
         return [
             Figure("full load", full, "events/s"),
-            Figure("half of it, as it was sent", rate, "events/s", at_least=0.45 * full),
+            Figure("half of it, as sent", rate, "events/s", at_least=0.45 * full),
             Figure("events", load.events),
-            Figure("looks that failed", stats["failed"], at_least=1),
+            Figure("looks that failed", end.stats["failed"], at_least=1),
             *_held([sample for sample in samples if sample.at >= started + warm_up], most_growth),
-            Figure(
-                "until the queue was empty, at the end", lag, "s", at_most=60
-            ),  # what has failed comes back after a while
-            exactly("exit status", status, 0),
+            # Events whose look has failed come back after a while.
+            Figure("until the queue was empty, at the end", lag, "s", at_most=60),
+            exactly("exit status", end.status, 0),
             *none(**stage.verdict(), dead_letters=stage.dead()),
         ]
 
 
 def _full_load(stage: Stage, seed: int, seconds: float) -> float:
-    """Return how many events a second a worker takes from a queue in which some always wait."""
+    """Return how many events a worker settles per second while some always wait in the queue."""
     worker, load = stage.worker(), Load(stage, seed)
-    before = _keep_some_waiting(stage, load, seconds / 2)  # meanwhile it fills its hands
+    before = _keep_some_waiting(stage, load, seconds / 2)  # meanwhile the worker prefetches
     started = time.monotonic()
     after = _keep_some_waiting(stage, load, seconds)
     ended = time.monotonic()
-    stage.wait_until_empty(PATIENCE)
-    worker.send(signal.SIGTERM)
-    worker.wait()
+    stage.wait_until_empty()
+    worker.stop()
     return (after - before) / (ended - started)
 
 
 def _keep_some_waiting(stage: Stage, load: Load, seconds: float) -> int:
-    """Send whenever the queue runs short; return how many events of this load are done."""
+    """Send events whenever few are waiting; return how many events of this load are settled."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         for _ in range(min(5, (BACKLOG - stage.waiting()) // 10)):
@@ -168,7 +149,7 @@ def _keep_some_waiting(stage: Stage, load: Load, seconds: float) -> int:
 def _samples(
     stage: Stage, worker: Worker, load: Load, *, per_second: float, seconds: float, every: float
 ) -> list[Sample]:
-    """Send so many events a second, evenly, and look at the worker again and again."""
+    """Send events at an even rate, and sample the worker every `every` seconds."""
     process = psutil.Process(worker.pid)
     progress = Progress(round(seconds), "seconds of soak")
     samples: list[Sample] = []
@@ -180,7 +161,7 @@ def _samples(
             send_at += 10 / per_second
         elif now >= sample_at:
             samples.append(_sample(process, stage.waiting()))
-            stage.source.asked.clear()  # nobody reads it here, and it grows
+            stage.source.asked.clear()  # it grows, and is not read here
             progress.add(round(every))
             sample_at += every
         else:

@@ -1,26 +1,25 @@
-"""
-What a play needs: AWS and a source, a proxy before each of them, a topic with its queue, and
-workers.
-"""
+"""A play's world: AWS and a source, a proxy before each, a topic with its queue, and workers."""
 
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import tempfile
+import time
 import uuid
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import boto3
-
 from change_events import ChangeEvent, SNSPublisher
-from change_events._consumer.worker import HELD_PER_SECOND
-from verification.chaos.judge import Cache, violations
-from verification.chaos.process import START_PATIENCE, Process, wait_until
-from verification.chaos.source import Source
-from verification.chaos.wire import Proxy
+from change_events._consumer.settings import HELD_PER_SECOND
+from verification.harness.emulators import CREDENTIALS, client, start_emulator, subscribe
+from verification.harness.judge import Cache, violations
+from verification.harness.processes import START_PATIENCE, Process, wait_until
+from verification.harness.source import Saver, Source
+from verification.harness.wire import Proxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,23 +27,49 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-CREDENTIALS = {
-    "AWS_ACCESS_KEY_ID": "test",
-    "AWS_SECRET_ACCESS_KEY": "test",
-    "AWS_DEFAULT_REGION": "eu-west-1",
-}
+FEW_IDS = ["hot", *(f"p{number}" for number in range(1, 20))]
+
+PATIENCE = 300.0
+"""Seconds until the queue must be empty."""
+
+
+@dataclass(frozen=True)
+class End:
+    """
+    How a worker ended.
+
+    Attributes:
+        seconds: The time that it needed.
+        status: Its exit status.
+        stats: Its counts.
+    """
+
+    seconds: float
+    status: int
+    stats: dict[str, Any]
 
 
 class Worker(Process):
-    """A worker, which prints JSON lines."""
+    """A worker's process, which prints JSON lines."""
 
     def lines(self) -> list[dict[str, Any]]:
-        """Return the lines that it has printed whole."""
+        """Return the lines that are complete."""
         return [
             json.loads(line)
             for line in self.text().splitlines(keepends=True)
             if line[:1] == "{" and line[-1:] == "\n"
         ]
+
+    def stop(self) -> End:
+        """Send SIGTERM, and wait for the end."""
+        self.send(signal.SIGTERM)
+        return self.ended()
+
+    def ended(self) -> End:
+        """Wait for the end."""
+        started = time.monotonic()
+        status = self.wait()
+        return End(time.monotonic() - started, status, self.lines()[-1])
 
 
 class Stage:
@@ -53,13 +78,17 @@ class Stage:
 
     Args:
         visibility: The workers' visibility timeout in seconds.
-        max_receives: After so many receives a message is a dead letter.
+        max_receives: The queue's `maxReceiveCount`.
         settle: The settle window in seconds, of savers and workers.
 
     Attributes:
-        before_sqs: What all calls of workers to SQS go through.
-        before_source: And all their GETs.
-        publisher: Broadcasts by the shortest way.
+        aws: The emulator's URL.
+        source: Owns the entities.
+        before_sqs: The proxy between workers and SQS.
+        before_source: The proxy between workers and the source.
+        sqs: A client that bypasses the proxy.
+        publisher: Broadcasts without a proxy.
+        cache: The workers' cache.
     """
 
     def __init__(self, *, visibility: int, max_receives: int = 10, settle: float = 1.0) -> None:
@@ -74,7 +103,9 @@ class Stage:
             self._directory = Path(
                 exits.enter_context(tempfile.TemporaryDirectory(prefix="change-events-chaos-"))
             )
-            self.aws = self._start_emulator(exits)
+            emulator = start_emulator(self._directory / "aws.log")
+            exits.callback(emulator.close)
+            self.aws = emulator.address()
             self.source = Source()
             exits.enter_context(self.source.server)
             self.before_sqs = exits.enter_context(Proxy(self.aws))
@@ -92,19 +123,9 @@ class Stage:
     ) -> None:
         self._exits.__exit__(kind, error, trace)
 
-    def _start_emulator(self, exits: ExitStack) -> str:
-        process = Process(self._directory / "aws.log", sys.executable, str(EMULATOR), **CREDENTIALS)
-        exits.callback(process.close)
-        return process.address()
-
     def _make_queue(self) -> None:
-        session = boto3.Session(
-            CREDENTIALS["AWS_ACCESS_KEY_ID"],
-            CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
-            region_name="eu-west-1",
-        )
-        self.sqs = session.client("sqs", endpoint_url=self.aws)
-        sns = session.client("sns", endpoint_url=self.aws)
+        self.sqs = client("sqs", self.aws)
+        sns = client("sns", self.aws)
         name = uuid.uuid4().hex
         self.dead_url, dead_arn = self._queue(f"{name}-dead")
         redrive = json.dumps(
@@ -112,12 +133,7 @@ class Stage:
         )
         self.queue_url, arn = self._queue(name, RedrivePolicy=redrive)
         topic_arn = sns.create_topic(Name=name)["TopicArn"]
-        sns.subscribe(
-            TopicArn=topic_arn,
-            Protocol="sqs",
-            Endpoint=arn,
-            Attributes={"RawMessageDelivery": "true"},
-        )
+        subscribe(sns, topic_arn, arn)
         self.publisher = SNSPublisher(topic_arn, client=sns)
 
     def _queue(self, name: str, **attributes: str) -> tuple[str, str]:
@@ -127,7 +143,7 @@ class Stage:
         ]["QueueArn"]
 
     def worker(self, **settings: Any) -> Worker:
-        """Start a worker, and wait until it works."""
+        """Start a worker with these settings, and wait until it has started."""
         given = {
             "queue_url": self.queue_url,
             "url": self.before_source.url + "/products/{id}",
@@ -153,12 +169,30 @@ class Stage:
         process.require_alive()
         return process
 
+    def savers(self, exits: ExitStack, seed: int, *, per_second: float) -> list[Saver]:
+        """Start two savers of a few ids; they end with `exits`."""
+        savers = [
+            Saver(
+                self.source,
+                self.publisher,
+                FEW_IDS,
+                settle=self.settle,
+                per_second=per_second / 2,
+                seed=seed + number,
+            )
+            for number in range(2)
+        ]
+        for saver in savers:
+            saver.start()
+            exits.callback(saver.end)
+        return savers
+
     def announce(self, ids: Iterable[str]) -> None:
-        """Broadcast ids, and save nothing."""
+        """Broadcast ids without saving anything."""
         self.publisher.publish([ChangeEvent(id) for id in ids])
 
     def waiting(self) -> int:
-        """Count the messages in the queue, visible or not."""
+        """Count the messages in the queue: visible, in flight and delayed."""
         return sum(self._counts(self.queue_url))
 
     def dead(self) -> int:
@@ -170,14 +204,21 @@ class Stage:
         attributes = self.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
         return [int(attributes[name]) for name in names]
 
-    def wait_until_empty(self, seconds: float) -> float:
-        """Wait until no message is left; return how long that took."""
+    def wait_until_empty(self, seconds: float = PATIENCE) -> float:
+        """Wait until the queue has no message left; return the seconds that this took."""
         return wait_until(lambda: not self.waiting(), seconds)
+
+    def wait_until_cached(self, ids: Iterable[str]) -> float:
+        """Wait until these ids are cached; return the seconds that this took."""
+        missing = set(ids)
+        return wait_until(lambda: missing <= self.cache.items().keys(), PATIENCE)
 
     def verdict(self) -> dict[str, int]:
         """
-        Compare the cache with the source: entities that differ, states that were wrong, and steps
-        backward.
+        Compare the cache with the source.
+
+        Returns:
+            `lost`: how many entities differ now. `wrong` and `backward`: see `violations`.
         """
         cached, live = self.cache.items(), self.source.live()
         lost = sum(cached.get(id) != live.get(id) for id in cached.keys() | live.keys())
@@ -188,6 +229,3 @@ class Stage:
             "wrong": sum(wrong for wrong, _ in pairs),
             "backward": sum(backward for _, backward in pairs),
         }
-
-
-EMULATOR = Path(__file__).parents[2] / "examples" / "demo_parts" / "emulator.py"

@@ -1,6 +1,7 @@
 """
-A worker as a process: `python -m verification.chaos.worker SETTINGS`, a JSON object. Logs JSON
-lines, the last of them its counts.
+A worker as a process: `python -m verification.chaos.worker SETTINGS`.
+
+SETTINGS is a JSON object. The process logs JSON lines; the last one has the worker's counts.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from change_events import HTTPFetcher, SQLiteSink, Worker
 
 
 class JSONLines(logging.Formatter):
-    """One object a record."""
+    """Formats a record as a JSON object."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -30,7 +31,7 @@ class JSONLines(logging.Formatter):
 
 
 def main(queue_url: str, url: str, path: str, get_timeout: float, **settings: Any) -> None:
-    """Run a worker until a signal comes."""
+    """Run a worker until a signal stops it."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JSONLines())
     logging.getLogger("change_events").addHandler(handler)

@@ -1,1 +1,23 @@
-"""What proof, chaos, benchmarks and tests share."""
+"""
+What proof, chaos, benchmarks and tests share.
+
+    commands.py    what their commands have in common
+    docs.py        writes figures into the docs
+    emulators.py   AWS on loopback
+    figures.py     a number and its goal
+    habits.py      finds habits of language
+    judge.py       compares a cache with its source
+    parallel.py    work in several processes
+    plots.py       the style of our plots
+    processes.py   child processes
+    progress.py    a line that shows how far a command is
+    source.py      a service that owns entities, and savers that change them
+    wire.py        HTTP servers and proxies that fail on demand
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+"""The repository."""

@@ -1,3 +1,1 @@
-"""
-What shows that the promise holds: on the production code, under every fault that it is made for.
-"""
+"""Shows that the promise holds: for the production code, under every fault that it covers."""

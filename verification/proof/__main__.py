@@ -2,15 +2,15 @@
 The proof: `make prove`, in minutes, or `make prove-all`, in an hour or two.
 
 1. exhaustive: every schedule of a few saves of one entity, with one that raises, and one fault
-  (python -m verification.proof.exhaustive)
-2. mutants: each rule that the promise rests on, switched off, is missed by 1. (python -m
-  verification.proof.mutants)
-3. random: many entities, bursts, heavy tails, crashes, in worlds drawn by seed (python -m
-  verification.proof.simulation)
+   (`python -m verification.proof.exhaustive`)
+2. mutants: with any rule switched off that the promise rests on, 1 finds a violation
+   (`python -m verification.proof.mutants`)
+3. random: many entities, bursts, heavy tails, crashes, in worlds drawn by seed
+   (`python -m verification.proof.simulation`)
 
-Beside it: how other ways fare under the same faults (python -m verification.proof.field), and
-whether the tests notice when the code is changed in small ways (python -m
-verification.proof.mutation).
+Two other commands: `python -m verification.proof.field` plays other protocols under the same
+faults. `python -m verification.proof.mutation` checks that the tests notice small changes to the
+code.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from verification.harness.commands import add_processes
 from verification.proof import exhaustive, mutants
 from verification.proof.simulation import __main__ as simulation
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def main() -> int:
-    """Run all three, and return 1 if any has found a violation, or missed a mutant."""
+    """Run all three; return 1 if one has found a violation or missed a mutant."""
     parser = argparse.ArgumentParser(
         prog="python -m verification.proof",
         description=__doc__,
@@ -37,11 +38,9 @@ def main() -> int:
     parser.add_argument(
         "--all",
         action="store_true",
-        help="three saves, too, and ten million random writes instead of one",
+        help="also three saves, and ten million random writes instead of one million",
     )
-    parser.add_argument(
-        "--processes", type=int, default=2, help="how many processes to use (default: 2)"
-    )
+    add_processes(parser)
     given = parser.parse_args()
     started = time.monotonic()
     processes = str(given.processes)

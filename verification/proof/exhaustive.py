@@ -1,16 +1,16 @@
 """
-Every schedule: the production code, one step at a time, against an SNS, an SQS, a source and a
-cache that may do the worst.
+Every schedule: the production code, one step at a time, while SNS, SQS, source and cache do their
+worst.
 
-Each row is a set-up. In each, every history of so many saves of one entity is walked: put or
-delete, on top of an entity that is there or not, one after the other and at the same time, with two
-workers, and where it says so with one more saver whose save raises (and may be committed all the
-same), and with one fault of seven kinds, at any step. With bulk GETs there is an eighth: an entity
-that is there is left out.
+Each row is a set-up. It walks every history of so many saves of one entity: puts and deletes, with
+the entity present or absent at first, one after the other and at the same time, with two workers.
+A row can have one more saver, whose save raises (and can be committed even so). It can have one
+fault at any step, of seven kinds. With bulk GETs there is an eighth kind: the answer leaves out an
+entity that is present.
 
-A schedule is counted once for all that differ only in the names of workers, savers and messages, or
-in when something was done that nobody else could see. Late saves may outlast the settle window;
-with slow SNS a broadcast may take that long, too.
+Schedules count as one if they differ only in the names of workers, savers and messages, or in the
+moment of a step that no other process can see. Late saves can outlast the settle window; with slow
+SNS a broadcast can last that long, too.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from verification.proof._docs import write_between_markers
-from verification.proof._parallel import Progress, results
+from verification.harness.commands import add_processes, status_of
+from verification.harness.docs import write_between_markers
+from verification.harness.parallel import results
+from verification.harness.progress import Progress
+from verification.proof.effects import SETTLE, Setup
 from verification.proof.explore import FAULTS, History, World, explore, shortest_violation
-from verification.proof.programs import SETTLE, Setup
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,12 @@ class Walk:
     A row of the table.
 
     Attributes:
-        name: What it is called.
+        name: The set-up's name.
         setup: How the processes are set up.
-        saves: How many.
-        failing: Whether one more raises.
-        fault: Whether one fault may happen.
-        long: Only with `--all`.
+        saves: How many saves there are.
+        failing: There is one more save, which raises.
+        fault: One fault can happen.
+        long: Walked only with `--all`.
     """
 
     name: str
@@ -51,7 +53,7 @@ class Walk:
     long: bool = False
 
     def histories(self) -> list[History]:
-        """Return all that can be saved, but for an order that makes no difference."""
+        """Return every history, without those that differ only in the order of the saves."""
         puts = itertools.combinations_with_replacement((True, False), self.saves)
         return [History(present, each) for each in puts for present in (True, False)]
 
@@ -87,7 +89,7 @@ WALKS = (
 
 @dataclass(frozen=True)
 class Walked:
-    """What was found in one history of a row, or in all of them together."""
+    """The result of one history of a row, or of several."""
 
     walk: Walk
     histories: int
@@ -98,7 +100,7 @@ class Walked:
     violations: tuple[str, ...]
 
     def __add__(self, other: Walked) -> Walked:
-        """Return both together."""
+        """Return the sum of both."""
         return Walked(
             self.walk,
             self.histories + other.histories,
@@ -128,7 +130,7 @@ def walk_one(job: tuple[Walk, History]) -> Walked:
         shortest = shortest_violation(
             World(walk.setup, history, faults=faults, failing=walk.failing, alike=False)
         )
-        steps = "\n".join(f"      {who:9} {what}" for who, what in shortest.schedule)
+        steps = "\n".join(f"      {process:9} {step}" for process, step in shortest.schedule)
         violations = (f"{walk.name}, {history}: {shortest.violation}\n{steps}",)
     seconds = time.process_time() - started
     return Walked(walk, 1, found.states, found.schedules, found.longest, seconds, violations)
@@ -141,18 +143,16 @@ def line(walked: Walked) -> str:
     schedules = (
         f"{walked.schedules:,}" if power < 6 else f"{walked.schedules / 10**power:.1f}e{power}"
     )
+    failing, fault = ("one" if each else "-" for each in (walk.failing, walk.fault))
     return (
-        f"{walk.name:12} {walk.saves:5} {'one' if walk.failing else '-':6} {'one' if walk.fault else '-':5} "
-        f"{walked.histories:9} {walked.states:11,} {schedules:>9} {walked.longest:5} {walked.seconds:8.1f} "
+        f"{walk.name:12} {walk.saves:5} {failing:6} {fault:5} {walked.histories:9} "
+        f"{walked.states:11,} {schedules:>9} {walked.longest:5} {walked.seconds:8.1f} "
         f"{len(walked.violations)}"
     )
 
 
 def main(walks: Sequence[Walk], *, processes: int, save: bool = False) -> bool:
-    """
-    Print a row for each set-up, and the shortest schedule of each violation; return whether there
-    is none.
-    """
+    """Print the rows, and the shortest schedule of each violation; return False if there is one."""
     jobs = [(walk, history) for walk in walks for history in walk.histories()]
     print(f"{__doc__}\n{HEAD}", flush=True)
     progress = Progress(len(jobs), "histories")
@@ -184,14 +184,12 @@ def command(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--all", action="store_true", help="three saves, too, and what else takes an hour"
+        "--all", action="store_true", help="also three saves, and other rows that take an hour"
     )
     parser.add_argument(
-        "--only", metavar="SET-UP", help="the rows of this set-up only, as in 'early look'"
+        "--only", metavar="SET-UP", help="only the rows of this set-up, for example 'early look'"
     )
-    parser.add_argument(
-        "--processes", type=int, default=2, help="how many processes to use (default: 2)"
-    )
+    add_processes(parser)
     parser.add_argument(
         "--save", action="store_true", help="write the table into docs/explanation/correctness.md"
     )
@@ -200,14 +198,9 @@ def command(arguments: Sequence[str] | None = None) -> int:
         walk for walk in WALKS if (given.all or not walk.long) and given.only in {None, walk.name}
     ]
     if not walks:
-        parser.error(
-            f"there is no set-up {given.only!r}; there are {', '.join(sorted({walk.name for walk in WALKS}))}"
-        )
-    try:
-        return int(not main(walks, processes=given.processes, save=given.save))
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
+        names = sorted({walk.name for walk in WALKS})
+        parser.error(f"no set-up is called {given.only!r}; there are {', '.join(names)}")
+    return status_of(lambda: int(not main(walks, processes=given.processes, save=given.save)))
 
 
 if __name__ == "__main__":

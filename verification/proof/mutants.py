@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec, module_from_spec
 from typing import TYPE_CHECKING, Any
 
-from verification.proof._parallel import ignore_ctrl_c
+from verification.harness.parallel import ignore_ctrl_c
 
 if TYPE_CHECKING:
     from importlib.abc import InspectLoader
@@ -180,7 +180,7 @@ MUTANTS = (
         "            desk.begin_get(ids, self.clock(), again=again)\n",
         "            desk.begin_get(ids, self.clock(), again=again)\n"
         "            now, groups = self.clock(), desk.inbox._groups\n"
-        "            due = [event for id in ids for event in groups[id].frozen if event.due <= now]\n"
+        "            due = [each for id in ids for each in groups[id].frozen if each.due <= now]\n"
         "        if due:\n"
         "            self.visibility.queue.delete([event.receipt_handle for event in due])\n",
     ),
@@ -258,12 +258,8 @@ def catch(name: str) -> Caught:
     """
     mutant = next(each for each in MUTANTS if each.name == name)
     _import_changed(mutant)
-    from verification.proof.explore import (
-        History,
-        World,
-        shortest_violation,
-    )
-    from verification.proof.programs import Setup
+    from verification.proof.effects import Setup
+    from verification.proof.explore import History, World, shortest_violation
 
     started = time.monotonic()
     found = shortest_violation(

@@ -1,328 +1,44 @@
 """
-The production code as small automata: what a saver or a worker does next, given what the world has
-answered so far.
+Savers and workers in the walk: what they do next, given the world's answers so far.
 
-Production code runs in greenlets, so that it stays the plain calls that it is: where it calls AWS,
-the source, the sink or the database, it pauses, and the explorer decides when, and with what
-answer, it goes on. A process has no other input. So what it does is a function of its answers, is
-computed once, and is looked up ever after: an exploration of millions of schedules runs each piece
-of production code a few thousand times.
+Production code runs in greenlets, without changes. Where it calls AWS, the source, the sink or the
+database, it pauses. The walk decides when it goes on, and with which answer. A process has no other
+input, so what it does is a function of its answers. That is computed once and then looked up: a
+walk of millions of schedules runs each piece of production code a few thousand times.
 """
 
 from __future__ import annotations
 
-import io
 import itertools
-import json
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Hashable
 from contextlib import suppress
-from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import greenlet
-import urllib3
 
-from change_events import (
-    ChangeEvent,
-    Entry,
-    Found,
-    Gone,
-    HTTPFetcher,
-    PublishError,
-    SNSPublisher,
-    Unchanged,
-    broadcasting,
-)
-from change_events._codec import decode
+from change_events import HTTPFetcher, PublishError, SNSPublisher, broadcasting
 from change_events._consumer.guard import Guard
 from change_events._consumer.queue import Queue
 from change_events._consumer.run import Run, Threads
 from change_events._consumer.settings import Settings
 from change_events._consumer.stats import Tally
 from change_events._producer.renewals import Renewals, Senders
-
-ID = "p1"
-TOPIC = "arn:aws:sns:eu-west-1:123456789012:products"
-
-Effect: TypeAlias = tuple[Any, ...]
-"""
-What a process wants of the world: its name, then its arguments, all hashable (`ask` sees to that).
-"""
-
-
-class Violation(AssertionError):  # noqa: N818  # of a property: the word that the output uses
-    """A property does not hold."""
-
-
-@dataclass(frozen=True)
-class Setup:
-    """
-    What the processes are made with. Time is in ticks, and the settle window is two.
-
-    Attributes:
-        early_look: The worker's.
-        delay: The queue's.
-        confirm: The publisher's.
-        renewals: Saves may take longer than the window, and are renewed.
-        slow_publish: SNS takes its time to accept, and then to answer.
-        slow_get: So does the source: what it has read arrives later. To production code this is no
-            new schedule, as from the start of a GET until it applies something it hears of nothing
-            else.
-        bulk: The fetcher takes many ids at once. There is one, and it goes that way all the same.
-    """
-
-    early_look: bool = True
-    delay: int = 0
-    confirm: bool = False
-    renewals: bool = False
-    slow_publish: bool = False
-    slow_get: bool = False
-    bulk: bool = False
-
-
-SETTLE = 2
-
-
-def ask(*effect: Hashable) -> Any:
-    """Pause the production code until the world has answered."""
-    answer = greenlet.getcurrent().parent.switch(effect)  # type: ignore[union-attr]  # nothing asks outside of a process
-    if answer is CLOSED:
-        raise greenlet.GreenletExit
-    return answer
-
-
-GETS = {"get", "get many"}
-"""What a worker wants of the source."""
-
-CLOSED = object()
-"""The answer to a process that is no longer needed."""
-
-
-class Message(NamedTuple):
-    """What lies in the queue."""
-
-    body: str
-    attributes: tuple[tuple[str, str], ...]
-
-    @property
-    def event(self) -> ChangeEvent:
-        return decode(self.body, dict(self.attributes))
-
-
-# Stand-ins for what the production code calls
-
-
-class Sns:
-    """An SNS client."""
-
-    def __init__(self, *, slow: Callable[[], bool]) -> None:
-        self._slow = slow
-
-    def publish(
-        self, *, TopicArn: str, Message: str, MessageAttributes: dict[str, Any] | None = None
-    ) -> None:
-        attributes = {
-            name: value["StringValue"] for name, value in (MessageAttributes or {}).items()
-        }
-        accepted = ask("publish", Message, tuple(sorted(attributes.items())))
-        answered = ask("answer") if self._slow() else True
-        if not (accepted and answered):
-            raise ConnectionError(f"{TopicArn} does not answer")
-
-
-class Sqs:
-    """An SQS client."""
-
-    class meta:  # noqa: N801
-        class config:  # noqa: N801
-            read_timeout = 60
-
-    def __init__(self, delay: int) -> None:
-        self._delay = delay
-
-    def get_queue_attributes(self, **_: Any) -> dict[str, Any]:
-        return {"Attributes": {"DelaySeconds": str(self._delay)}}
-
-    def receive_message(self, **_: Any) -> dict[str, Any]:
-        return {"Messages": [_received(*delivery) for delivery in ask("receive")]}
-
-    def delete_message_batch(
-        self, *, QueueUrl: str, Entries: list[dict[str, str]]
-    ) -> dict[str, Any]:
-        del QueueUrl
-        failed = ask("delete", tuple(entry["ReceiptHandle"] for entry in Entries))
-        code = {"Code": "InternalError", "SenderFault": False}
-        return {
-            "Failed": [
-                {"Id": entry["Id"], **code} for entry in Entries if entry["ReceiptHandle"] in failed
-            ]
-        }
-
-    def change_message_visibility_batch(
-        self, *, QueueUrl: str, Entries: list[dict[str, Any]]
-    ) -> dict[str, Any]:
-        del QueueUrl
-        ask("visibility", tuple(entry["ReceiptHandle"] for entry in Entries))
-        return {}
-
-
-def _received(message_id: str, message: Message) -> dict[str, Any]:
-    return {
-        "MessageId": message_id,
-        "ReceiptHandle": message_id,
-        "Body": message.body,
-        "Attributes": {"ApproximateReceiveCount": "1"},
-        "MessageAttributes": {name: {"StringValue": value} for name, value in message.attributes},
-    }
-
-
-class Pool:
-    """A urllib3 pool: below the production fetcher, which decides what an answer means."""
-
-    def __init__(self, *, slow: bool) -> None:
-        self._slow = slow
-
-    def request(
-        self, method: str, url: str, *, headers: dict[str, str], **_: Any
-    ) -> urllib3.HTTPResponse:
-        assert (method, url) in {("GET", f"http://source/{ID}"), ("GET", f"http://source/?id={ID}")}
-        many = url.endswith(f"?id={ID}")
-        status, number = ask("get many") if many else ask("get", headers.get("If-None-Match"))
-        if self._slow:
-            ask("arrive")
-        body: Any = {"id": ID, "number": number} if status == 200 else {"detail": "no product"}
-        if many and status != 503:
-            status, body = 200, [body] if status == 200 else []
-        return urllib3.HTTPResponse(
-            io.BytesIO(b"" if status == 304 else json.dumps(body).encode()),
-            headers={"Content-Type": "application/json", "ETag": etag(number)},
-            status=status,
-            preload_content=False,
-        )
-
-
-def etag(number: int) -> str:
-    """Return the ETag of the state that a commit has left."""
-    return f'"{number}"'
-
-
-class Cache:
-    """A sink."""
-
-    def entry(self, id: str, /) -> Entry:
-        assert id == ID
-        return Entry(*ask("entry"))
-
-    def apply(self, id: str, change: Any, /, *, if_version: int) -> bool:
-        assert id == ID
-        answer: bool = ask("apply", *described(change), if_version)
-        return answer
-
-
-def described(change: Found[dict[str, Any]] | Unchanged | Gone) -> tuple[Hashable, ...]:
-    """
-    Say in hashable words what a look has found: which kind, the number of the commit that made it,
-    whether with an ETag.
-    """
-    if isinstance(change, Found):
-        return ("Found", change.value["number"], change.etag is not None)
-    return (type(change).__name__, None, True)
-
-
-# The processes
-
-
-class Process(ABC):
-    """
-    Production code in greenlets. Answers come in by `go_on`, time by `tick`; what it wants next is
-    in `wants`.
-
-    It knows how long ago things were, not when: so what follows from the same situation is found
-    once, whenever it comes up.
-    """
-
-    def __init__(self) -> None:
-        self.now = 0
-        self.running: dict[str, greenlet.greenlet] = {}
-        self.wants: dict[str, Effect] = {}
-
-    def go_on(self, actor: str, answer: Any = None) -> None:
-        """Let an actor run until it wants something else, or is done."""
-        if actor not in self.running:
-            self.running[actor] = greenlet.greenlet(self.task(actor))
-            effect = self.running[actor].switch()
-        else:
-            effect = self.running[actor].switch(answer)
-        if self.running[actor].dead:
-            del self.running[actor]
-            self.wants.pop(actor, None)
-        else:
-            self.wants[actor] = effect
-
-    def tick(self) -> None:
-        """Let time pass."""
-        self.now += 1
-
-    def close(self) -> None:
-        """End the greenlets, which would otherwise run on when they are collected."""
-        while self.running:
-            _, actor = self.running.popitem()
-            while not actor.dead:
-                actor.switch(CLOSED)
-
-    @abstractmethod
-    def task(self, actor: str) -> Callable[[], object]:
-        """Return what an actor does, from its start."""
-
-    @abstractmethod
-    def ready_in(self) -> dict[str, float]:
-        """Return the actors that have something to begin, and in how many ticks."""
-
-    def names(self) -> tuple[str, ...]:
-        """
-        Return the messages in its hands, in an order that does not depend on what they are called.
-        """
-        return ()
-
-    @abstractmethod
-    def state(self) -> Hashable:
-        """Return all that decides what the process will do, messages by their place in `names`."""
-
-    @abstractmethod
-    def facts(self) -> Facts:
-        """Return what the explorer has to know of it."""
-
-    def ticks_to(self, time: float) -> float:
-        """Return how long it is until then; 0 for the past, as all of it is alike."""
-        return max(0.0, time - self.now)
-
-    def ticks_since(self, time: float) -> float:
-        """Return how long it was, up to the settle window, from where on all is alike."""
-        return min(self.now - time, float(SETTLE))
-
-
-@dataclass(frozen=True)
-class Facts:
-    """
-    What the explorer has to know of a process.
-
-    Attributes:
-        rely_on: A saver: for how many ticks it may still commit, by its last accepted broadcast.
-        asked: How many ticks ago it began to broadcast.
-        saving: How many ticks ago its save began.
-        over: Whether it is done.
-        saw: A worker: status and number of its last GET.
-    """
-
-    rely_on: float = 0.0
-    asked: int = 0
-    saving: int = 0
-    over: bool = False
-    saw: tuple[int, int] = (0, 0)
+from verification.proof.effects import (
+    GETS,
+    ID,
+    SETTLE,
+    TOPIC,
+    Effect,
+    Message,
+    Setup,
+    Violation,
+    ask,
+)
+from verification.proof.process import Facts, Process
+from verification.proof.spec import Spec
+from verification.proof.stand_ins import Cache, Pool, Sns, Sqs
 
 
 class SaveFailed(Exception):  # noqa: N818
@@ -588,64 +304,13 @@ class Worker(Process):
 
 
 def _named(effect: Effect) -> tuple[str, ...]:
-    """Return the messages that a wish is about."""
+    """Return the names of the messages that an effect is about."""
     names: tuple[str, ...] = effect[1] if effect[0] in {"delete", "visibility"} else ()
     return names
 
 
 def numbered(effect: Effect, names: tuple[str, ...]) -> Effect:
-    """Return the same wish, with the places of messages for their names."""
+    """Return the effect with the places of messages instead of their names."""
     if effect[0] in {"delete", "visibility"}:
         return (effect[0], tuple(sorted(names.index(name) + 1 for name in _named(effect))))
     return effect
-
-
-class Spec:
-    """
-    When a worker may acknowledge, in the words of the design, not of the inbox: after a look of its
-    own whose GET started when the message was in its hands and the window was over, or the same
-    save was known to be.
-    """
-
-    def __init__(self, window: int) -> None:
-        self._window = max(0, window)
-        self._due: dict[str, int] = {}
-        self._events: dict[str, ChangeEvent] = {}
-        self._in_get: frozenset[str] = frozenset()
-        self._settled: set[str] = set()
-
-    def received(self, message_id: str, event: ChangeEvent, now: int) -> None:
-        self._events[message_id] = event
-        self._due.setdefault(message_id, now + self._window)
-        over = {each.save for each in self._events.values() if each.phase == "saved"}
-        for known, each in self._events.items():
-            if each.save is not None and each.save in over:
-                self._due[known] = min(self._due[known], now)
-
-    def get(self, now: int) -> None:
-        self._in_get = frozenset(message_id for message_id, due in self._due.items() if due <= now)
-
-    def applied(self) -> None:
-        self._settled |= self._in_get
-
-    def acknowledged(self, message_ids: Iterable[str]) -> None:
-        for message_id in message_ids:
-            if message_id not in self._settled:
-                raise Violation(f"{message_id} was acknowledged without a look that settles it")
-
-    def keep(self, held: AbstractSet[str]) -> None:
-        """Forget all messages but those that are in the worker's hands."""
-        for message_id in self._events.keys() - held:
-            del self._events[message_id], self._due[message_id]
-        self._settled &= held
-
-    def look_over(self) -> None:
-        self._in_get = frozenset()
-
-    def known_of(self, message_id: str, process: Process) -> Hashable:
-        due = self._due.get(message_id)
-        return (
-            due if due is None else process.ticks_to(due),
-            message_id in self._in_get,
-            message_id in self._settled,
-        )

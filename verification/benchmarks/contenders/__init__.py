@@ -1,6 +1,4 @@
-"""
-Consumers that do the same work: for each event one GET, one upsert into SQLite, then acknowledge.
-"""
+"""Consumers that do the same work: per event a GET, an upsert into SQLite, an acknowledgement."""
 
 from __future__ import annotations
 
@@ -12,12 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from verification.benchmarks import environments
+from verification.harness import ROOT
 
-HERE = environments.ROOT / "verification" / "benchmarks" / "contenders"
+HERE = ROOT / "verification" / "benchmarks" / "contenders"
 
 
 def change_event(id: str, queue: str) -> str:
-    """Return a change event, as raw delivery brings it."""
+    """Return a change event, as SNS's raw delivery sends it."""
     del queue
     return json.dumps({"id": id})
 
@@ -75,18 +74,18 @@ def _base64(value: Any) -> str:
 @dataclass(frozen=True, kw_only=True)
 class Contender:
     """
-    Somebody who consumes.
+    A consumer.
 
     Attributes:
-        name: What the tables call it.
+        name: Its name in the tables.
         about: How it does the work.
-        environment: What it runs in.
-        arguments: What starts it in its environment, if that is not just its module, given the
-            number of threads.
-        message: Makes its messages' bodies, given an id and the queue's name: change events, if it
-            can read these.
-        share: Which part of the events it is given, if all of them would take minutes; rates are
-            what is compared.
+        environment: The environment that it runs in.
+        arguments: Given the number of threads, returns its command line after `python -m`; None:
+            the name of its module.
+        message: Given an id and the queue's name, returns a message's body. Bodies are change
+            events if the consumer can read these.
+        share: The part of the events that it gets, where all of them would take minutes. Only
+            rates are compared.
         more: Settings that only it knows.
     """
 
@@ -100,10 +99,10 @@ class Contender:
 
     def command(self, threads: int) -> list[str]:
         """
-        Return what to run.
+        Return the command to run.
 
         Raises:
-            EnvironmentUnavailableError: There is no such environment here, and it can't be made.
+            EnvironmentUnavailableError: Its environment does not exist, and cannot be made.
         """
         if self.environment == environments.NODE:
             return [
@@ -117,7 +116,7 @@ class Contender:
         return [environments.python(self.environment), "-m", *arguments]
 
     def messages(self, queue: str, ids: list[str]) -> list[dict[str, Any]]:
-        """Return the messages of events, as `SendMessage` takes them."""
+        """Return the parameters of `SendMessage` for these ids."""
         return [{"MessageBody": self.message(id, queue)} for id in ids]
 
 
@@ -150,13 +149,16 @@ def _celery(threads: int) -> list[str]:
 OURS = Contender(name="ours", about="the Worker", more={"settle": 0, "visibility_timeout": 60})
 BULK = Contender(
     name="ours, bulk",
-    about="the Worker, with a source that answers up to fifty products at once: the ids that are due share a GET",
+    about=(
+        "the Worker, with a source that answers up to fifty products at once: "
+        "the ids that are due share a GET"
+    ),
     arguments=lambda _: ["verification.benchmarks.contenders.ours"],
     more={**OURS.more, "bulk": True},
 )
 AHEAD = Contender(
     name="ours, prefetch 5,000",
-    about="the Worker, which holds that many events, not 1,000",
+    about="the Worker, which holds that many events instead of 1,000",
     arguments=lambda _: ["verification.benchmarks.contenders.ours"],
     more={**OURS.more, "prefetch": 5000},
 )
@@ -173,13 +175,13 @@ PLAIN = Contender(
 )
 
 AT_HAND = [PLAIN, TUNED, LOOPS, OURS, BULK]
-"""Those that need no other environment."""
+"""The contenders that need no other environment."""
 
 ALL = [
     PLAIN,
     Contender(
         name="sqs-workers",
-        about="a raw queue; one thread, as it has no more; batch delete",
+        about="a raw queue; one thread, because it has no more; batch delete",
         environment="sqs-workers",
         share=0.1,
     ),
@@ -193,7 +195,7 @@ ALL = [
     ),
     Contender(
         name="dramatiq",
-        about="with dramatiq-sqs: threads, of which ten at the most have a message; single deletes",
+        about="with dramatiq-sqs: threads, at most ten of them with a message; single deletes",
         environment="dramatiq",
         arguments=_dramatiq,
         message=dramatiq_message,
@@ -201,7 +203,10 @@ ALL = [
     ),
     Contender(
         name="sqs-consumer",
-        about="on Node: receive ten, all GETs at once, delete the ten in one call; five such for 50 threads",
+        about=(
+            "on Node: receive ten, all GETs at once, delete the ten in one call; "
+            "five such for 50 threads"
+        ),
         environment=environments.NODE,
     ),
     TUNED,

@@ -1,6 +1,7 @@
 """
-celery on SQS, run by its command line: a pool of threads, and late acknowledgement, so that a crash
-loses nothing.
+celery on SQS, run by its own command: a pool of threads.
+
+It acknowledges late, so that a crash loses nothing.
 """
 
 from __future__ import annotations

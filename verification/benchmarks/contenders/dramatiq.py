@@ -1,4 +1,4 @@
-"""dramatiq with dramatiq-sqs, run by its command line: one process, so many threads."""
+"""dramatiq with dramatiq-sqs, run by its own command: one process with threads."""
 
 from __future__ import annotations
 

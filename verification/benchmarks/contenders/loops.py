@@ -1,10 +1,10 @@
 """
-The other way to tune it: each thread receives ten, GETs and writes them one by one, and deletes
-them in one call.
+Another tuned loop: each thread receives ten, GETs and writes them one by one, and deletes them in
+one call.
 
-No GET waits for another's, so it is faster than ten at a time; but each thread sits on ten
-messages, of which the last waits for nine GETs. Where there are fewer events than ten times the
-threads, some threads are idle.
+No GET waits for another thread's, so this is faster than ten at a time. But each thread holds ten
+messages, and the last one waits for nine GETs. With fewer events than ten times the threads, some
+threads are idle.
 """
 
 from __future__ import annotations

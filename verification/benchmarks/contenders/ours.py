@@ -1,4 +1,4 @@
-"""The worker, as a service would run it."""
+"""The worker, run like in a service."""
 
 from __future__ import annotations
 

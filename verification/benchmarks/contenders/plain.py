@@ -1,4 +1,4 @@
-"""The loop that most people write: receive ten; for each GET, write, delete."""
+"""The loop that most people write: receive ten; GET, write and delete one after the other."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """
-sqs-workers with a raw queue, as its README shows: one thread a process, ten at a time one after the
-other, batch delete.
+sqs-workers with a raw queue, following its README.
+
+A process has one thread. It receives ten, handles one after the other, and deletes them in a batch.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """
-The loop of somebody who has tuned it: receive ten, GET and write them in ten threads at once,
-delete them in one call.
+A tuned loop: receive ten, GET and write them in ten threads at once, delete them in one call.
 
-More than ten threads are several such loops, as a receive brings no more than ten.
+A receive returns at most ten, so more than ten threads are several such loops.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """
-What all contenders of Python share: where everything is, and the upsert. Imports nothing that one
-of them might not have.
+What all Python contenders share: where everything is, and the upsert.
 
-They are told by one JSON object on the command line or, where the library has a command line of its
-own, in `BENCH`.
+It comes as a JSON object on the command line, or in the variable `BENCH` if the library has a
+command of its own. This module imports only what each contender's environment has.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ class Work:
     Where everything is.
 
     Attributes:
-        queue_url: The queue.
-        source: The source's URL; a product is at `/products/{id}`.
+        queue_url: The queue's URL.
+        source: The source's URL. A product is at `/products/{id}`.
         path: The cache's file.
         threads: How many threads may GET.
-        more: What only one contender knows.
+        more: Settings that only one contender knows.
     """
 
     queue_url: str
@@ -39,21 +38,21 @@ class Work:
 
     @property
     def queue_name(self) -> str:
-        """The queue's name, for libraries that want to find its URL themselves."""
+        """The queue's name, for libraries that look up the URL themselves."""
         return self.queue_url.rpartition("/")[2]
 
     def url(self, id: str) -> str:
-        """Return where a product is."""
+        """Return a product's URL."""
         return f"{self.source}/products/{id}"
 
 
 def told() -> Work:
-    """Return what the benchmark has told."""
+    """Return the work that the benchmark has sent."""
     return Work(**json.loads(os.environ.get("BENCH") or sys.argv[1]))
 
 
 def in_threads(consume: Callable[[], object], number: int) -> None:
-    """Run it in so many threads, and wait for them all."""
+    """Run a function in so many threads, and wait for all of them."""
     threads = [threading.Thread(target=consume) for _ in range(number)]
     for thread in threads:
         thread.start()
@@ -63,8 +62,9 @@ def in_threads(consume: Callable[[], object], number: int) -> None:
 
 class Cache:
     """
-    One SQLite connection behind a lock, with the promise that ours makes: a commit is on the disk
-    before its event is deleted.
+    A SQLite connection behind a lock.
+
+    As with our sink, a commit is on the disk before its event is deleted.
 
     Args:
         path: The file.
@@ -85,6 +85,7 @@ class Cache:
         """Store an entity."""
         with self._lock:
             self._connection.execute(
-                "INSERT INTO entities VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET body = excluded.body",
+                "INSERT INTO entities VALUES (?, ?) "
+                "ON CONFLICT (id) DO UPDATE SET body = excluded.body",
                 (id, body),
             )

@@ -1,11 +1,11 @@
 """
 A fuzzer's bodies, ids and answers.
 
-Each comes with what it means, known from how it was made. Where it was made by damaging another,
-nobody knows; then a few lines below say it once more, beside the library's own decoder. Both take
-Python's word for what is JSON: of a key that stands twice the last counts (RFC 8259, 4, leaves that
-open), and `NaN` beside an id does no harm. How deep JSON may be nested is the interpreter's
-business, so that the fuzzer nests a hundred deep, or a hundred thousand.
+Each example comes with its meaning, which is known from how the example was made. A damaged example
+has no such meaning; a few lines here then read it, beside the library's own decoder. Both accept
+what Python's `json` accepts. Of a repeated key the last value counts (RFC 8259, 4, leaves that
+open), and `NaN` beside an id does no harm. How deep JSON can be nested depends on the interpreter,
+so the fuzzer nests either a hundred levels or a hundred thousand.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ from verification.chaos.fuzz._answers import fuzz_answers
 from verification.chaos.fuzz._bodies import fuzz_bodies
 
 if TYPE_CHECKING:
-    from verification.chaos.figures import Figure
+    from verification.harness.figures import Figure
 
 
 def fuzz(seed: int, *, bodies: int, answers: int) -> list[Figure]:
-    """
-    A fuzzer writes bodies and ids to the queue of a worker, and answers the GETs of a fetcher.
-    """
+    """A fuzzer writes bodies and ids to a worker's queue, and answers the GETs of a fetcher."""
     return [*fuzz_bodies(seed, bodies), *fuzz_answers(seed, answers)]

@@ -1,4 +1,4 @@
-"""Examples, each of them used once."""
+"""Draws examples, and uses each once."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ if TYPE_CHECKING:
 Example = TypeVar("Example")
 
 SHOWN = 5
-"""So many surprises of a kind are printed."""
-
+"""The number of surprises of each kind that are printed."""
 
 FRESH = 10
 """
-So many examples are drawn at a time: once it has drawn ten, hypothesis makes most of them by
+The number of examples that are drawn at a time. After ten, hypothesis makes most examples by
 changing the one before.
 """
 
@@ -33,15 +32,16 @@ HEALTH_CHECKS = [
     HealthCheck.too_slow,
     HealthCheck.large_base_example,
 ]
-"""Examples may be large, slow and thrown away."""
+"""Examples can be large and slow, and filters can reject them."""
 
 
 def for_each(
     strategy: SearchStrategy[Example], use: Callable[[Example], object], *, seed: int, examples: int
 ) -> None:
     """
-    Draw so many examples, always the same for a seed, and use each once: a surprise is counted, not
-    shrunk.
+    Draw examples, the same ones for the same seed, and use each once.
+
+    Surprises are counted, and not shrunk.
     """
     for start in range(0, examples, FRESH):
 
@@ -61,9 +61,10 @@ def for_each(
 
 
 class Surprises(Counter[str]):
-    """Counts what must not be, and prints the first few of each kind."""
+    """Counts what must not happen, and prints the first few of each kind."""
 
     def see(self, what: str, *how: object) -> None:
+        """Count a surprise of a kind; `how` is printed."""
         self[what] += 1
         if self[what] <= SHOWN:
             print(

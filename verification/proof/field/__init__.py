@@ -1,21 +1,20 @@
 """
-Our protocol beside the usual ones: the same world, the same workload, the same latencies, the same
-faults.
+Our protocol beside the usual ones, in the same world: same workload, latencies and faults.
 
 Ours is the production code, as in `proof.simulation`. The others are small, straightforward
-implementations of what is usually done, written for this comparison; each worker of theirs receives
-ten messages, handles one after the other, and deletes what it has handled.
+implementations of the usual ways, written for this comparison. Their workers receive ten messages,
+handle one after the other, and delete what they have handled.
 
-- *payload, after the save*: the entity is published once it is saved (three attempts); the consumer
-  writes what the message says.
-- *payload, before the save*: the same, published first; a publish that fails prevents the save.
+- *payload, after the save*: the entity is published after it is saved (three attempts). The
+  consumer writes the message's content.
+- *payload, before the save*: the same, published first. A publish that fails prevents the save.
 - *id only, GET*: the id is published before the save, as in the article that this library started
-  from; the consumer GETs, takes a 404 for deleted, and writes what it found. A queue delay of 5 s
-  gives the save time.
+  from. The consumer GETs, reads a 404 as deleted, and writes what it has found. A queue delay of
+  5 s gives the save time.
 - *change-events*: with a queue delay of 5 s; with an early look; with an early look and confirmed
   saves.
 
-A write is *stale for ever* if the cache is wrong and nothing is on its way that could mend it: no
-message, no save, nobody who holds one. (It heals by chance when the entity is next saved.)
+A write is *stale for ever* if the cache is wrong and nothing is on its way that could repair it: no
+message, no save, no process that holds one. (The next save of the entity repairs it by chance.)
 *Staleness* is the time from a commit until the cache shows it, or a later one.
 """

@@ -10,15 +10,17 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from verification.harness import ROOT
+from verification.harness.commands import add_processes, add_worlds
+from verification.harness.docs import EXPLANATION, write_between_markers
+from verification.harness.parallel import results
+from verification.harness.progress import Progress
 from verification.proof import field
-from verification.proof._docs import write_between_markers
-from verification.proof._parallel import Progress, results
 from verification.proof.field._conditions import BY_NAME, CONTENDERS, WRITES
 from verification.proof.field._play import Job, play
 from verification.proof.field._plot import draw
 from verification.proof.field._results import (
     CODE,
-    ROOT,
     Sum,
     as_json,
     as_markdown,
@@ -30,14 +32,19 @@ from verification.proof.field._results import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+RESULTS = ROOT / "verification" / "proof" / "results" / "field.json"
+PLOT = EXPLANATION / "field.svg"
+
 EXAMPLES = """
 examples:
-  python -m verification.proof.field                                the table, in a few minutes
-  python -m verification.proof.field --faults 10                    with everything going wrong ten times as often
+  python -m verification.proof.field
+      the table, in a few minutes
+  python -m verification.proof.field --faults 10
+      everything goes wrong ten times as often
   python -m verification.proof.field --writes 10_200_000 --peer-writes 1_000_000 --save
-                                                       what is published: JSON, the plot, and the table in the docs
+      what is published: JSON, the plot, and the table in the docs
   python -m verification.proof.field --only 'ours, delay' --first-seed 7 --writes 20_000
-                                                       one world
+      one world
 """
 
 
@@ -64,30 +71,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TIMES",
         help="multiply all fault rates: 10, or 10x",
     )
+    add_worlds(parser, writes=WRITES)
+    add_processes(parser)
     parser.add_argument(
-        "--first-seed", type=int, default=0, metavar="N", help="the first world's seed (default: 0)"
-    )
-    parser.add_argument(
-        "--world",
-        type=int,
-        default=WRITES,
-        metavar="WRITES",
-        help=f"writes in one world (default: {WRITES:_})",
-    )
-    parser.add_argument(
-        "--only", action="append", choices=BY_NAME, help="play this one only; may be repeated"
-    )
-    parser.add_argument(
-        "--processes", type=int, default=2, help="how many processes to use (default: 2)"
+        "--only", action="append", choices=BY_NAME, help="play only this one; can be repeated"
     )
     parser.add_argument(
         "--parts",
         type=Path,
         default=ROOT / "build" / "field",
-        help="where worlds that were played are kept",
+        help="the directory that keeps the results of worlds that were played",
     )
     parser.add_argument(
-        "--anew", action="store_true", help="don't go on from the worlds that were played before"
+        "--restart", action="store_true", help="play again the worlds that were played before"
     )
     parser.add_argument(
         "--save",
@@ -123,9 +119,9 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _jobs(arguments: argparse.Namespace) -> list[Job]:
-    """In turns, so that an interrupted run has something of each."""
+    """Return the jobs of all contenders in turn, so an interrupted run has results of each."""
     ours = sum(contender.ours for contender in CONTENDERS)
-    jobs = []
+    jobs: list[tuple[int, Job]] = []
     for contender in CONTENDERS:
         if not arguments.only or contender.name in arguments.only:
             writes = (
@@ -133,28 +129,26 @@ def _jobs(arguments: argparse.Namespace) -> list[Job]:
                 if contender.ours
                 else arguments.peer_writes
             )
-            for world in range(-(-round(writes) // arguments.world)):
-                jobs.append(
+            jobs += [
+                (
+                    world,
                     (
-                        world,
-                        (
-                            contender.name,
-                            arguments.first_seed + world,
-                            arguments.world,
-                            arguments.faults,
-                        ),
-                    )
+                        contender.name,
+                        arguments.first_seed + world,
+                        arguments.world,
+                        arguments.faults,
+                    ),
                 )
+                for world in range(-(-round(writes) // arguments.world))
+            ]
     return [job for _, job in sorted(jobs, key=lambda each: each[0])]
 
 
 def _parts(arguments: argparse.Namespace, jobs: list[Job]) -> Iterator[dict[str, Any]]:
-    """
-    Yield every job's result: what was played before by the same code, then the rest, which is kept.
-    """
+    """Yield every job's result: first those that the same code has played before."""
     path = arguments.parts / f"{_code()}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    before = {} if arguments.anew or not path.exists() else dict(_played(path))
+    before = {} if arguments.restart or not path.exists() else dict(_played(path))
     yield from (before[job] for job in jobs if job in before)
     with path.open("a", encoding="utf-8") as parts:
         for part in results(
@@ -166,16 +160,14 @@ def _parts(arguments: argparse.Namespace, jobs: list[Job]) -> Iterator[dict[str,
 
 def _played(path: Path) -> Iterator[tuple[Job, dict[str, Any]]]:
     for line in path.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(
-            ValueError
-        ):  # the last one, of a run that was ended while it wrote
+        with contextlib.suppress(ValueError):  # a last line that is incomplete
             part = json.loads(line)
             name, seed, writes, factor = part["job"]
             yield (name, seed, writes, factor), part
 
 
 def _code() -> str:
-    """Name the code that plays: results of other code don't count."""
+    """Return a hash of the code that plays. Results of other code do not count."""
     digest = hashlib.sha256()
     for folder in CODE:
         for path in sorted((ROOT / folder).rglob("*.py")):
@@ -185,15 +177,17 @@ def _code() -> str:
 
 def _print(sums: dict[str, Sum], factor: float, seconds: float) -> None:
     print(as_text(sums))
-    print("\n(< n): none was seen, and a rate of n or more is excluded with 95 % confidence.\n")
+    print("\n(< n): none was seen; a rate of n or more is excluded with 95 % confidence.\n")
     print(conditions(factor))
     ours = _sum_of_ours(sums)
     if ours.writes:
         bad, counts = _broken(ours), ours.counts
         print(
-            f"\nours: {ours.writes:,} writes (< {rounded(ours.bound())} per million), {counts['forsaken']} stale for ever, "
-            f"{counts['backward']} backward, {', '.join(bad) or 'no property broken'}; "
-            f"{counts['double faults left out']} double faults left out; {ours.cpu / ours.writes * 1e6:.0f} µs of CPU a write"
+            f"\nours: {ours.writes:,} writes (< {rounded(ours.bound())} per million), "
+            f"{counts['forsaken']} stale for ever, {counts['backward']} backward, "
+            f"{', '.join(bad) or 'no property broken'}; "
+            f"{counts['double faults left out']} double faults left out; "
+            f"{ours.cpu / ours.writes * 1e6:.0f} µs of CPU a write"
         )
     print(f"all:  {sum(each.writes for each in sums.values()):,} writes; {seconds:,.0f} s")
 
@@ -209,25 +203,21 @@ def _sum_of_ours(sums: dict[str, Sum]) -> Sum:
 
 
 def _broken(ours: Sum) -> list[str]:
-    """
-    Name the properties of the simulation that did not hold: its checkers watch here, too, and
-    count.
-    """
+    """Return the simulation's properties that did not hold, with their counts."""
     return [f"{number} {name}" for name, number in ours.counts.items() if name.startswith("broken")]
 
 
 def _save(sums: dict[str, Sum], arguments: argparse.Namespace, seconds: float) -> None:
-    path = ROOT / "verification" / "proof" / "results" / "field.json"
+    path = RESULTS
     path.parent.mkdir(exist_ok=True)
     path.write_text(
         as_json(sums, factor=arguments.faults, world=arguments.world, seconds=seconds),
         encoding="utf-8",
     )
     write_between_markers("field", as_markdown(sums))
-    draw(sums, ROOT / "docs" / "explanation" / "field.svg")
-    print(
-        "\nwritten: verification/proof/results/field.json, docs/explanation/field.svg, docs/explanation/correctness.md"
-    )
+    draw(sums, PLOT)
+    written = [RESULTS, PLOT, EXPLANATION / "correctness.md"]
+    print(f"\nwritten: {', '.join(str(each.relative_to(ROOT)) for each in written)}")
 
 
 def command(arguments: Sequence[str] | None = None) -> int:

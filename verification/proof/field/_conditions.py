@@ -1,7 +1,4 @@
-"""
-Under what the field is compared. Each rate has its reason beside it; `--faults` multiplies them
-all.
-"""
+"""The conditions of the comparison. Each rate has its reason; `--faults` multiplies all rates."""
 
 from __future__ import annotations
 
@@ -17,8 +14,8 @@ from verification.proof.field._peers import (
     Peers,
 )
 from verification.proof.simulation._chance import Faults, Latencies, latency
+from verification.proof.simulation._environment import Setup
 from verification.proof.simulation._setups import Ours
-from verification.proof.simulation._world import Setup
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,30 +23,30 @@ if TYPE_CHECKING:
     from verification.proof.simulation._world import Protagonists
 
 WRITES = 20_000
-"""In one world."""
+"""Writes in one world."""
 
 RATES: dict[str, tuple[float, str]] = {
     "save_fails": (1e-2, "a constraint, a conflict, a deadlock: one save in a hundred"),
     "save_hides": (1e-4, "the answer to a commit is lost: a failover, a timeout on the way back"),
     "publish_fails": (1e-4, "SNS promises 99.9 % and does better; after the SDK's own retries"),
-    "publish_hides": (1e-4, "as often, the answer is lost and not the request"),
-    "batch_entry_fails": (1e-4, "as a publish"),
+    "publish_hides": (1e-4, "as often, the answer is lost instead of the request"),
+    "batch_entry_fails": (1e-4, "like a publish"),
     "call_fails": (1e-4, "the same for SQS"),
     "service_crashes": (
         1e-4,
-        "per save: out of memory, a lost node, a deployment that kills; takes all saves under way along",
+        "per save: out of memory, a lost node, a deployment that kills; with all saves under way",
     ),
     "worker_crashes": (2e-4, "per message: the same for a consumer, every five thousand messages"),
     "worker_stops": (1e-4, "per message: a deployment or a scale-in"),
     "stalls": (
         1e-5,
-        "per message or save: the process stands still for 0.1 to 100 s (garbage collection, a paused machine)",
+        "per message or save: a stall of 0.1 to 100 s (garbage collection, a paused machine)",
     ),
     "heartbeat_stalls": (1e-3, "per beat: the heartbeat alone is late"),
     "duplicated": (1e-3, "SNS to SQS is at least once"),
-    "redelivered": (1e-4, "and so is SQS itself, also of what was deleted"),
+    "redelivered": (1e-4, "so is SQS itself, even for deleted messages"),
     "get_fails": (1e-3, "a 5xx or a lost connection"),
-    "sink_fails": (1e-4, "a locked or lost database, the write done or not"),
+    "sink_fails": (1e-4, "a locked or lost database, with the write done or not"),
     "outages_per_second": (
         1 / 7200,
         "the source answers 5xx to everything for 1 s to 15 min, every two hours",
@@ -66,8 +63,9 @@ LATENCIES = Latencies(
     queue=latency(0.008, tail=0.001, worst=(0.1, 3.0)),
 )
 LATENCY_TEXT = (
-    "medians: publish 15 ms, save 20 ms, SNS to SQS 40 ms, GET 12 ms each way, cache 2 ms, SQS 8 ms; log-normal, with tails: "
-    "0.1 % of publishes take 0.3 to 6 s, 0.2 % of saves 0.3 to 20 s, 0.3 % of deliveries 0.3 to 120 s, 0.2 % of GETs 0.2 to 5 s"
+    "medians: publish 15 ms, save 20 ms, SNS to SQS 40 ms, GET 12 ms each way, cache 2 ms, "
+    "SQS 8 ms; log-normal, with tails: 0.1 % of publishes take 0.3 to 6 s, 0.2 % of saves 0.3 to "
+    "20 s, 0.3 % of deliveries 0.3 to 120 s, 0.2 % of GETs 0.2 to 5 s"
 )
 
 FAULTS = Faults(**{name: rate for name, (rate, _) in RATES.items()})
@@ -97,21 +95,22 @@ SETUP = Setup(
     faults=FAULTS,
 )
 WORKLOAD_TEXT = (
-    "2000 ids by Zipf's law, 12 calls a second in bursts (x5) and lulls (x0.1), 15 % deletes, 2 % of calls save 2 to 12 "
-    "entities; 3 services; queues with a visibility timeout of 60 s and a redrive after 10 receives, redriven every 4 min"
+    "2000 ids by Zipf's law, 12 calls a second in bursts (x5) and lulls (x0.1), 15 % deletes, "
+    "2 % of calls save 2 to 12 entities; 3 services; queues with a visibility timeout of 60 s and "
+    "a maxReceiveCount of 10, redriven every 4 min"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
     """
-    One line of the table.
+    A row of the table.
 
     Attributes:
-        name: Short, for a plot.
+        name: A short name, for the plot.
         text: What it does.
         make: Makes its protocol for one world.
-        setup: Where it runs, but for the number of writes and the faults.
+        setup: Its world. The command sets the number of writes and the faults.
         ours: It is the production code.
     """
 

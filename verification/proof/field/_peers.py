@@ -1,4 +1,4 @@
-"""What is usually done, in a few lines each."""
+"""The usual ways, in a few lines each."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from verification.proof.simulation._aws import (
     SNSClient,
     SQSClient,
 )
+from verification.proof.simulation._database import SaveFailed
 from verification.proof.simulation._kernel import Killed
 from verification.proof.simulation._source import PlainTable
-from verification.proof.simulation._world import SaveFailed
 
 if TYPE_CHECKING:
     from verification.proof.simulation._ghost import Save
@@ -29,7 +29,7 @@ PUBLISH_ATTEMPTS = 3
 
 
 class _Service(ABC):
-    """A process that saves, and publishes before or after it."""
+    """A process that saves, and publishes before or after the save."""
 
     def __init__(self, world: World, name: str, book: dict[str, Save]) -> None:
         self._world = world
@@ -89,8 +89,9 @@ class IdBefore(_Service):
 
 class _Worker(ABC):
     """
-    A process of so many threads; each receives ten messages, handles them in turn, and deletes what
-    it has handled.
+    A process with threads.
+
+    Each thread receives ten messages, handles them in turn, and deletes what it has handled.
     """
 
     def __init__(self, world: World, name: str, book: dict[str, Save]) -> None:
@@ -142,7 +143,7 @@ class _Worker(ABC):
     def _handled(self, body: JSON) -> bool:
         try:
             if self._world.random() < self._world.faults.sink_fails:
-                return False  # comes back when its visibility timeout is over
+                return False  # the message comes back after its visibility timeout
             self._handle(body)
         except FetchError:
             return False
@@ -180,7 +181,7 @@ class Peers:
     def __init__(self, service: type[_Service], worker: type[_Worker]) -> None:
         self._service = service
         self._worker = worker
-        self._book: dict[str, Save] = {}  # the ghost's: which commit a payload was
+        self._book: dict[str, Save] = {}  # for the ghost: the save of each payload
 
     def service(self, world: World, name: str) -> _Service:
         return self._service(world, name, self._book)

@@ -1,7 +1,4 @@
-"""
-One world of one contender. A module of its own, as the processes that play must be able to import
-it.
-"""
+"""One world of one contender. The processes that play import this module."""
 
 from __future__ import annotations
 
@@ -13,11 +10,11 @@ from verification.proof.field._conditions import BY_NAME, FAULTS
 from verification.proof.simulation._run import run
 
 Job = tuple[str, int, int, float]
-"""Contender, seed, writes, by what the faults are multiplied."""
+"""The contender's name, the seed, the number of writes, and the factor of the faults."""
 
 
 def play(job: Job) -> dict[str, Any]:
-    """Play one world; the ghost counts what is broken, and does not end it."""
+    """Play one world to its end. The ghost counts violations."""
     name, seed, writes, factor = job
     contender = BY_NAME[name]
     setup = replace(contender.setup, writes=writes, faults=FAULTS.times(factor))
@@ -30,5 +27,5 @@ def play(job: Job) -> dict[str, Any]:
         "writes": writes,
         "cpu": cpu,
         "counts": ghost.counts,
-        "staleness": ghost.staleness,
+        "staleness": ghost.staleness.buckets,
     }

@@ -1,10 +1,10 @@
-"""The plot: how long a commit stays unseen, and how often for ever."""
+"""The plot: how long the cache does not show a commit, and how often it never does."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from verification.proof._plot import INK, plot
+from verification.harness.plots import INK, plot
 from verification.proof.field._results import rounded
 
 if TYPE_CHECKING:
@@ -25,14 +25,14 @@ COLOURS = {
 }
 LEAST_SHARE = 1e-6
 LONGEST = 4e3
-"""Seconds."""
+"""The longest staleness that is shown, in seconds."""
 
 LEAST_RATE = 0.1
-"""Per million: where the bars begin."""
+"""The rate per million where the bars begin."""
 
 
 def draw(sums: dict[str, Sum], path: Path) -> None:
-    """Draw it."""
+    """Draw the plot."""
     with plot(path, 1, 2, salt="field", figsize=(11, 4.4), width_ratios=[1.5, 1]) as (
         distribution,
         bars,
@@ -44,7 +44,7 @@ def draw(sums: dict[str, Sum], path: Path) -> None:
 def _distribution(axes: Any, sums: dict[str, Sum]) -> None:
     for name, sum_ in sums.items():
         points = [(seconds, max(share, LEAST_SHARE / 10)) for seconds, share in sum_.longer_than()]
-        points.append((LONGEST, points[-1][1]))  # what is left now is left for ever
+        points.append((LONGEST, points[-1][1]))  # what is stale now stays stale for ever
         colour, line = COLOURS[name]
         axes.plot(*zip(*points, strict=True), line, color=colour, label=name, linewidth=1.6)
     axes.set(xscale="log", yscale="log", xlim=(5e-3, LONGEST), ylim=(LEAST_SHARE, 1.3))

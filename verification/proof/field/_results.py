@@ -1,4 +1,4 @@
-"""What the field's worlds add up to: a table, JSON, markdown."""
+"""The sum of all worlds of a contender, and how it is shown: as a table, JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ import platform
 import subprocess
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from verification.harness import ROOT
 from verification.proof.field._conditions import CONTENDERS, LATENCY_TEXT, RATES, WORKLOAD_TEXT
-from verification.proof.simulation._ghost import LEAST, PER_DECADE
+from verification.proof.simulation._books import LEAST, PER_DECADE
 
-ROOT = Path(__file__).parents[3]
 CODE = ("src", "verification/proof/simulation", "verification/proof/field")
 
 
 @dataclass(slots=True)
 class Sum:
-    """All worlds of one contender."""
+    """The sum of all worlds of one contender."""
 
     writes: int = 0
     cpu: float = 0.0
@@ -39,15 +38,12 @@ class Sum:
         return self.counts[name] / number * 1e6 if number else 0.0
 
     def bound(self, of: str | None = None) -> float:
-        """
-        The rate per million that is excluded with 95 % confidence where nothing was seen: the rule
-        of three.
-        """
+        """Return the rate per million that zero sightings exclude with 95 % (the rule of three)."""
         number: int = self.writes if of is None else self.counts[of]
         return 3e6 / number if number else float("inf")
 
     def longer_than(self) -> list[tuple[float, float]]:
-        """Return, for growing seconds, the share of commits that were stale for longer."""
+        """Return the share of commits that were stale for longer, by seconds."""
         total = sum(self.staleness.values())
         seen = 0
         points = []
@@ -145,7 +141,7 @@ def conditions(factor: float) -> str:
     lines = [
         f"workload   {WORKLOAD_TEXT}",
         f"latencies  {LATENCY_TEXT}",
-        f"faults     times {factor:g}; per event, or as said:",
+        f"faults     times {factor:g}; per event, unless noted:",
     ]
     lines += [
         f"           {name:26}{rate * factor:<10.2g}{reason}"
@@ -190,16 +186,17 @@ def _contender(sum_: Sum) -> dict[str, Any]:
         },
         "counts": dict(sorted(sum_.counts.items())),
         "staleness_histogram": {
-            "comment": "commits per bucket; bucket n ends at 0.001 * 10 ** (n / 20) seconds, -1 is for ever",
+            "comment": (
+                "commits per bucket; bucket n ends at 0.001 * 10 ** (n / 20) seconds, "
+                "-1 is for ever"
+            ),
             "buckets": dict(sorted(sum_.staleness.items())),
         },
     }
 
 
 def _commit() -> str:
-    """
-    Name the commit that last changed the code that was played, with a + if it was changed since.
-    """
+    """Return the commit that last changed the code that plays, with a + if it has changed since."""
     try:
         commit = _git("log", "-1", "--format=%h", "--abbrev=12", "--", *CODE)
         return commit + ("+" if _git("status", "--porcelain", "--", *CODE) else "")

@@ -3,16 +3,16 @@ A random simulation of the production code, in virtual time.
 
 A *world* is drawn from a seed: a set-up (settle window, queue delay, early look, confirmation,
 workers, ...), a workload and everything that goes wrong. Services save within the production
-`broadcasting`, renewed by the production `Renewals`, through the production `SNSPublisher`; workers
-are the production `Consumer`, `Inbox`, `look`, `Queue` and `MemorySink`. What is faked is what lies
-beyond the wire: SNS, SQS, the source, the clock. A *ghost* watches the wires and holds every step
-against the promise.
+`broadcasting`, renewed by the production `Renewals`, through the production `SNSPublisher`.
+Workers are the production `Consumer`, `Inbox`, `look`, `Queue` and `MemorySink`. Stand-ins replace
+what lies beyond the wire: SNS, SQS, the source, the clock. A *ghost* watches the wires and checks
+every step against the promise.
 
-The promise has conditions, and a world keeps them: a commit comes less than the settle window after
-an accepted broadcast of its save, unless no renewal could be sent, when the broadcast after the
-save covers it. One pair of faults is left out, as it is outside of the promise: a service that
-crashes after such a late commit and before that last broadcast. What `on_unsettled` is told of is
-broadcast again by an operator, which is what the hook is for.
+The promise has conditions, and a world keeps them. A commit comes less than the settle window
+after an accepted broadcast of its save, unless no renewal could be sent; then the broadcast after
+the save covers it. One pair of faults is outside of the promise, and so is left out: a service that
+crashes after such a late commit and before that last broadcast. An operator broadcasts again what
+`on_unsettled` reports, which is the purpose of that hook.
 """
 
 from __future__ import annotations

@@ -9,8 +9,10 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
+from verification.harness.commands import add_processes, add_worlds
+from verification.harness.parallel import results
+from verification.harness.progress import Progress
 from verification.proof import simulation
-from verification.proof._parallel import Progress, results
 from verification.proof.simulation._ghost import CHECKS
 from verification.proof.simulation._run import Played, play, shrunk
 from verification.proof.simulation._setups import WRITES, drawn
@@ -20,10 +22,14 @@ if TYPE_CHECKING:
 
 EXAMPLES = """
 examples:
-  python -m verification.proof.simulation                          a million writes, in two processes
-  python -m verification.proof.simulation --writes 10_000_000      ten million
-  python -m verification.proof.simulation --seed 4711              one world again, the one that a violation was found in
-  python -m verification.proof.simulation --seed 4711 --trace p3   the same, and the story of one entity in it
+  python -m verification.proof.simulation
+      a million writes, in two processes
+  python -m verification.proof.simulation --writes 10_000_000
+      ten million
+  python -m verification.proof.simulation --seed 4711
+      one world again, in which a violation was found
+  python -m verification.proof.simulation --seed 4711 --trace p3
+      the same, and the story of one of its entities
 """
 
 
@@ -41,33 +47,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--writes",
         type=int,
         default=1_000_000,
-        help="how many entities to save, in all (default: 1_000_000)",
+        help="how many entities to save in all worlds (default: 1_000_000)",
     )
-    parser.add_argument(
-        "--first-seed", type=int, default=0, metavar="N", help="the first world's seed (default: 0)"
-    )
-    parser.add_argument(
-        "--world",
-        type=int,
-        default=WRITES,
-        metavar="WRITES",
-        help=f"writes in one world (default: {WRITES:_})",
-    )
-    parser.add_argument(
-        "--processes", type=int, default=2, help="how many processes to use (default: 2)"
-    )
+    add_worlds(parser, writes=WRITES)
+    add_processes(parser)
     parser.add_argument(
         "--seed", type=int, metavar="N", help="play this world only, and print its set-up"
     )
     parser.add_argument(
         "--trace",
         metavar="ID",
-        help="with --seed: print the end of this entity's story, whether right or wrong",
+        help="with --seed: print the end of this entity's story, even without a violation",
     )
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Play, print what was found, and return the exit status."""
+    """Play, print the results, and return the exit status."""
     if arguments.seed is not None:
         return _play_one(arguments)
     seeds = range(
@@ -91,17 +86,15 @@ def main(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
     progress.clear()
+    seeds_played = f"seeds {seeds.start} to {seeds.stop - 1}"
+    print(f"simulation: {writes:,} writes in {worlds:,} worlds ({seeds_played}), no violation")
+    microseconds = cpu / max(writes, 1) * 1e6
     print(
-        f"simulation: {writes:,} writes in {worlds:,} worlds (seeds {seeds.start} to {seeds.stop - 1}), no violation"
+        f"            {progress.seconds:,.0f} s, {writes / progress.seconds:,.0f} writes/s, "
+        f"{microseconds:.0f} µs of CPU a write"
     )
-    speed = f"{writes / progress.seconds:,.0f} writes/s, {cpu / max(writes, 1) * 1e6:.0f} µs of CPU a write"
-    print(f"            {progress.seconds:,.0f} s, {speed}")
-    print(
-        "            "
-        + ", ".join(
-            f"{number:,} {name}" for name, number in sorted(counts.items()) if name != "forsaken"
-        )
-    )
+    shown = [f"{number:,} {name}" for name, number in sorted(counts.items()) if name != "forsaken"]
+    print("            " + ", ".join(shown))
     return 0 if writes >= arguments.writes else 130
 
 
@@ -110,8 +103,10 @@ def _play_one(arguments: argparse.Namespace) -> int:
     played = play(arguments.seed, writes=arguments.world, trace=arguments.trace)
     if played.broken is not None:
         return _report(played, arguments.world)
+    microseconds = played.cpu / played.writes * 1e6
     print(
-        f"{played.writes:,} writes, no violation, {played.cpu / played.writes * 1e6:.0f} µs of CPU each: {dict(played.counts)}"
+        f"{played.writes:,} writes, no violation, {microseconds:.0f} µs of CPU each: "
+        f"{dict(played.counts)}"
     )
     print("\n".join(played.story))
     return 0
@@ -119,11 +114,12 @@ def _play_one(arguments: argparse.Namespace) -> int:
 
 def _report(played: Played, world: int) -> int:
     broken = played.broken
-    assert broken is not None  # for the type checker
+    assert broken is not None
     print(f"VIOLATION of {broken.check!r} in the world of seed {broken.seed}: {broken.text}\n")
     print("\n".join(broken.story[-60:]))
     print(
-        f"\nagain: python -m verification.proof.simulation --seed {broken.seed} --world {world} --trace {broken.id}"
+        f"\nagain: python -m verification.proof.simulation --seed {broken.seed} --world {world} "
+        f"--trace {broken.id}"
     )
     small = shrunk(broken)
     if small is not broken:

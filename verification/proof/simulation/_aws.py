@@ -1,6 +1,7 @@
 """
-SNS and SQS, as far as they may be relied on: they deliver what they accept, at least once, in any
-order, at any time.
+SNS and SQS with only what they guarantee.
+
+They deliver what they accept: at least once, in any order, at any time.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 from contextvars import ContextVar
 from functools import partial
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from verification.proof.simulation._ghost import Message, Save
 from verification.proof.simulation._kernel import NEVER, Killed, Task
@@ -18,34 +19,49 @@ from verification.proof.simulation._kernel import NEVER, Killed, Task
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from verification.proof.simulation._world import World
+    from verification.proof.simulation._environment import Environment
+    from verification.proof.simulation._kernel import Process
 
 TOPIC_ARN = "arn:aws:sns:eu-west-1:123456789012:products"
 QUEUE_URL = "https://sqs.eu-west-1.amazonaws.com/123456789012/products"
 
 SAVE: ContextVar[Save | None] = ContextVar("save", default=None)
 """
-Ghost: on behalf of which save something is broadcast. Renewals and confirmations keep their save's
-context.
+For the ghost: the save that a broadcast belongs to.
+
+Renewals and confirmations keep their save's context.
 """
 
 JSON = dict[str, Any]
 
 
 class Refused(Exception):  # noqa: N818
-    """A call was not answered, or not with what was asked for."""
+    """A call failed, or its answer was lost."""
 
 
 def entity_of(body: str) -> str:
-    """Read the id of a body that starts with it, without parsing the rest."""
+    """Return the id of a body that starts with it, without parsing the rest."""
     return body[8 : body.index('"', 8)]
+
+
+class Cloud(Protocol):
+    """What a world's clients of AWS know of it."""
+
+    @property
+    def environment(self) -> Environment: ...
+    @property
+    def topic(self) -> Topic: ...
+    @property
+    def queue(self) -> Queue: ...
+    def delivered(self, process: Process, messages: int) -> None: ...
 
 
 class SNSClient:
     """boto3's SNS client, in one process."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, cloud: Cloud) -> None:
+        self._environment = cloud.environment
+        self._topic = cloud.topic
 
     def publish(
         self, *, TopicArn: str, Message: str, MessageAttributes: JSON | None = None
@@ -54,10 +70,12 @@ class SNSClient:
         return {}
 
     def publish_batch(self, *, TopicArn: str, PublishBatchRequestEntries: list[JSON]) -> JSON:
-        world = self._world
-        fails = world.faults.batch_entry_fails
+        environment = self._environment
+        fails = environment.faults.batch_entry_fails
         failed = [
-            entry["Id"] for entry in PublishBatchRequestEntries if fails and world.random() < fails
+            entry["Id"]
+            for entry in PublishBatchRequestEntries
+            if fails and environment.random() < fails
         ]
         messages = [
             (each["Message"], each.get("MessageAttributes", {}))
@@ -73,50 +91,60 @@ class SNSClient:
         }
 
     def _send(self, topic: str, messages: list[tuple[str, JSON]]) -> None:
-        world = self._world
-        world.kernel.enter()
+        environment = self._environment
+        environment.kernel.enter()
         assert topic == TOPIC_ARN
         save = SAVE.get()
-        started = world.kernel.now
-        world.ghost.counts["publishes"] += 1
-        accept = partial(world.topic.accept, save, started, messages)
+        started = environment.kernel.now
+        environment.ghost.counts["publishes"] += 1
+        accept = partial(self._topic.accept, save, started, messages)
         try:
-            world.kernel.pause(world.publish_takes())
+            environment.kernel.pause(environment.durations.publish())
         except Killed:
-            if world.random() < 0.5:  # the process is dead, its request is under way
+            if environment.random() < 0.5:  # the process is dead, but its request is under way
                 accept()
             raise
-        faults = world.faults
-        if world.topic.is_down or world.random() < faults.publish_fails:
+        faults = environment.faults
+        if self._topic.is_down or environment.random() < faults.publish_fails:
             raise Refused("no answer from SNS")
         accept()
-        if world.random() < 0.2:
-            world.kernel.pause(world.publish_takes())
-        if world.random() < faults.publish_hides:
+        if environment.random() < 0.2:
+            environment.kernel.pause(environment.durations.publish())
+        if environment.random() < faults.publish_hides:
             raise Refused("no answer from SNS, which has accepted it")
 
 
 class Topic:
-    """The topic and its subscription."""
+    """
+    The topic and its subscription.
 
-    def __init__(self, world: World, *, raw: bool) -> None:
-        self._world = world
+    Args:
+        environment: What the world's parts share.
+        queue: The queue that is subscribed.
+        raw: Raw delivery: without an envelope.
+
+    Attributes:
+        is_down: SNS refuses everything.
+    """
+
+    def __init__(self, environment: Environment, queue: Queue, *, raw: bool) -> None:
+        self._environment = environment
+        self._queue = queue
         self._raw = raw
         self.is_down = False
 
     def accept(self, save: Save | None, started: float, messages: list[tuple[str, JSON]]) -> None:
-        world = self._world
-        faults = world.faults
+        environment = self._environment
+        kernel, faults = environment.kernel, environment.faults
         for body, attributes in messages:
-            copies = 2 if world.random() < faults.duplicated else 1
+            copies = 2 if environment.random() < faults.duplicated else 1
             for _ in range(copies):
                 message = Message(body, attributes, entity_of(body))
-                world.ghost.accepted(save, started, message)
+                environment.ghost.accepted(save, started, message)
                 if not self._raw:
                     message.body, message.attributes = _enveloped(body, attributes), {}
-                world.kernel.at(
-                    world.kernel.now + world.delivery_takes(), partial(world.queue.arrive, message)
-                )
+                arrival = kernel.now + environment.durations.deliver()
+                kernel.at(arrival, partial(self._queue.arrive, message))
 
 
 def _enveloped(body: str, attributes: JSON) -> str:
@@ -135,17 +163,27 @@ def _enveloped(body: str, attributes: JSON) -> str:
 
 
 class Queue:
-    """The queue and its dead-letter queue."""
+    """
+    The queue and its dead-letter queue.
 
-    def __init__(self, world: World, *, delay: float, most_receives: int) -> None:
-        self._world = world
-        self._kernel = world.kernel
+    Args:
+        environment: What the world's parts share.
+        delay: The queue's delay in seconds.
+        most_receives: The queue's `maxReceiveCount`.
+
+    Attributes:
+        delay: The queue's delay in seconds.
+        dead: The dead letters.
+    """
+
+    def __init__(self, environment: Environment, *, delay: float, most_receives: int) -> None:
+        self._environment = environment
+        self._kernel = environment.kernel
         self.delay = delay
         self._most_receives = most_receives
         self._messages: dict[str, Message] = {}
-        self._hidden: list[
-            tuple[float, int, Message]
-        ] = []  # a heap; entries that do not match their message are skipped
+        # A heap. Entries whose time is not their message's are skipped.
+        self._hidden: list[tuple[float, int, Message]] = []
         self._visible: list[Message] = []
         self._number = 0
         self._polls: dict[Task, float] = {}
@@ -159,7 +197,7 @@ class Queue:
         self.show(message, self._kernel.now + (self.delay if delay is None else delay))
 
     def show(self, message: Message, time: float) -> None:
-        """Make it visible then."""
+        """Make a message visible at this time."""
         self._number += 1
         message.visible_at = time
         heapq.heappush(self._hidden, (time, self._number, message))
@@ -170,12 +208,10 @@ class Queue:
                 break
 
     def redrive(self) -> None:
-        """
-        Move the dead letters back, as `StartMessageMoveTask` does: under new ids, with no receives.
-        """
+        """Move the dead letters back as `StartMessageMoveTask` does: with new ids, no receives."""
         dead, self.dead = self.dead, []
         for message in dead:
-            self._world.ghost.tell(message.entity, f"{message.message_id} is redriven")
+            self._environment.ghost.tell(message.entity, f"{message.message_id} is redriven")
             del self._messages[message.message_id]
             self.arrive(message, 0.0)
 
@@ -191,15 +227,16 @@ class Queue:
         return taken
 
     def _take(self, most: int, visibility: float) -> list[Message]:
-        world, now, hidden, visible = self._world, self._kernel.now, self._hidden, self._visible
+        environment, now = self._environment, self._kernel.now
+        hidden, visible = self._hidden, self._visible
         while hidden and hidden[0][0] <= now:
             time, _, message = heapq.heappop(hidden)
             if message.visible_at == time and not message.deleted:
                 visible.append(message)
         taken: list[Message] = []
         while visible and len(taken) < most:
-            # Any of them: a standard queue has no order.
-            position = int(world.random() * len(visible))
+            # Any message: a standard queue has no order.
+            position = int(environment.random() * len(visible))
             message, visible[position] = visible[position], visible[-1]
             visible.pop()
             if message.deleted or message.visible_at > now:
@@ -208,47 +245,50 @@ class Queue:
             if message.receive_count > self._most_receives:
                 message.visible_at = NEVER
                 self.dead.append(message)
-                world.ghost.counts["dead letters"] += 1
-                world.ghost.tell(
+                environment.ghost.counts["dead letters"] += 1
+                environment.ghost.tell(
                     message.entity, f"{message.message_id} goes to the dead-letter queue"
                 )
                 continue
-            again = world.random() < world.faults.redelivered
-            self.show(message, now + (world.random() * visibility if again else visibility))
+            again = environment.random() < environment.faults.redelivered
+            self.show(message, now + (environment.random() * visibility if again else visibility))
             taken.append(message)
         return taken
 
     def delete(self, handle: str) -> None:
         """
-        Delete, or seem to: SQS may keep what it was asked to delete by an old handle, and bring
-        back what it had deleted.
+        Delete a message, or pretend to.
+
+        SQS may ignore an old handle, and it may bring back what it has deleted.
         """
         message_id, _, count = handle.partition("/")
         message = self._messages.get(message_id)
-        if message is None or (int(count) != message.receive_count and self._world.random() < 0.5):
+        random = self._environment.random
+        if message is None or (int(count) != message.receive_count and random() < 0.5):
             return
-        if self._world.random() < self._world.faults.redelivered:
-            self.show(message, self._kernel.now + 10 * self._world.random())
+        if random() < self._environment.faults.redelivered:
+            self.show(message, self._kernel.now + 10 * random())
             return
         if message.visible_at == NEVER:
             self.dead.remove(message)
         del self._messages[message_id]
         message.deleted = True
-        self._world.ghost.deleted(message)
+        self._environment.ghost.deleted(message)
 
     def hide(self, handle: str, seconds: float) -> bool:
-        """Change the visibility; False if the message is not in flight."""
+        """Change a message's visibility; return False if the message is not in flight."""
         message_id, _, count = handle.partition("/")
         message = self._messages.get(message_id)
         now = self._kernel.now
         if message is None or message.visible_at <= now or message.visible_at == NEVER:
             return False
-        if int(count) != message.receive_count and self._world.random() < 0.5:
+        if int(count) != message.receive_count and self._environment.random() < 0.5:
             return False
         self.show(message, now + seconds)
         return True
 
     def of(self, handle: str) -> Message | None:
+        """Return a handle's message."""
         return self._messages.get(handle.partition("/")[0])
 
 
@@ -257,18 +297,20 @@ class SQSClient:
     boto3's SQS client, in one process.
 
     Args:
-        world: Where it is.
-        strict: The process is one of ours: the ghost watches what it acknowledges.
+        cloud: The world's AWS.
+        strict: The ghost checks what this process acknowledges, because it is one of ours.
     """
 
     meta = SimpleNamespace(config=SimpleNamespace(read_timeout=30))
 
-    def __init__(self, world: World, *, strict: bool) -> None:
-        self._world = world
+    def __init__(self, cloud: Cloud, *, strict: bool) -> None:
+        self._environment = cloud.environment
+        self._queue = cloud.queue
+        self._delivered = cloud.delivered
         self._strict = strict
 
     def get_queue_attributes(self, *, QueueUrl: str, AttributeNames: list[str]) -> JSON:  # noqa: ARG002
-        return {"Attributes": {"DelaySeconds": str(int(self._world.queue.delay))}}
+        return {"Attributes": {"DelaySeconds": str(int(self._queue.delay))}}
 
     def receive_message(
         self,
@@ -280,15 +322,16 @@ class SQSClient:
         MessageAttributeNames: Sequence[str] = (),  # noqa: ARG002
         MessageSystemAttributeNames: Sequence[str] = (),  # noqa: ARG002
     ) -> JSON:
-        world = self._world
-        process = world.kernel.enter()
-        world.kernel.pause(world.queue_takes())
-        messages = world.queue.poll(MaxNumberOfMessages, WaitTimeSeconds, VisibilityTimeout)
-        world.kernel.pause(world.queue_takes())
-        if world.random() < world.faults.call_fails:
+        environment = self._environment
+        kernel = environment.kernel
+        process = kernel.enter()
+        kernel.pause(environment.durations.queue())
+        messages = self._queue.poll(MaxNumberOfMessages, WaitTimeSeconds, VisibilityTimeout)
+        kernel.pause(environment.durations.queue())
+        if environment.random() < environment.faults.call_fails:
             raise Refused("no answer from SQS")
-        world.ghost.received(process, messages)
-        world.delivered(process, len(messages))
+        environment.ghost.received(process, messages)
+        self._delivered(process, len(messages))
         return {
             "Messages": [
                 {
@@ -303,8 +346,8 @@ class SQSClient:
         }
 
     def delete_message_batch(self, *, QueueUrl: str, Entries: list[JSON]) -> JSON:  # noqa: ARG002
-        queue, ghost = self._world.queue, self._world.ghost
-        process = self._world.kernel.enter()
+        queue, ghost = self._queue, self._environment.ghost
+        process = self._environment.kernel.enter()
         if self._strict:
             for entry in Entries:
                 message = queue.of(entry["ReceiptHandle"])
@@ -318,34 +361,34 @@ class SQSClient:
         return self._call(Entries, delete)
 
     def change_message_visibility_batch(self, *, QueueUrl: str, Entries: list[JSON]) -> JSON:  # noqa: ARG002
-        queue = self._world.queue
-        self._world.kernel.enter()
+        self._environment.kernel.enter()
         return self._call(
-            Entries, lambda entry: queue.hide(entry["ReceiptHandle"], entry["VisibilityTimeout"])
+            Entries,
+            lambda entry: self._queue.hide(entry["ReceiptHandle"], entry["VisibilityTimeout"]),
         )
 
     def _call(self, entries: list[JSON], act: Callable[[JSON], bool]) -> JSON:
-        world = self._world
+        environment = self._environment
         try:
-            world.kernel.pause(world.queue_takes())
+            environment.kernel.pause(environment.durations.queue())
         except Killed:
-            if world.random() < 0.5:
+            if environment.random() < 0.5:
                 for entry in entries:
                     act(entry)
             raise
-        faults = world.faults
-        if world.random() < faults.call_fails:
+        faults = environment.faults
+        if environment.random() < faults.call_fails:
             raise Refused("no answer from SQS")
         failed = []
         for entry in entries:
-            if world.random() < faults.batch_entry_fails:
+            if environment.random() < faults.batch_entry_fails:
                 failed.append({"Id": entry["Id"], "Code": "InternalError", "SenderFault": False})
             elif not act(entry):
                 failed.append(
                     {"Id": entry["Id"], "Code": "MessageNotInflight", "SenderFault": True}
                 )
-        if world.random() < 0.1:
-            world.kernel.pause(world.queue_takes())
-        if world.random() < faults.call_fails:
+        if environment.random() < 0.1:
+            environment.kernel.pause(environment.durations.queue())
+        if environment.random() < faults.call_fails:
             raise Refused("no answer from SQS, which has done it")
         return {"Failed": failed}

@@ -1,4 +1,4 @@
-"""How often things go wrong, how long they take, and why these figures."""
+"""How often things go wrong, and how long they take."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SAMPLES = 8192
+"""The length of a table of durations."""
 
 
 def latency(
     median: float, *, sigma: float = 0.5, tail: float = 0.0, worst: tuple[float, float] = (0.0, 0.0)
 ) -> list[float]:
     """
-    Draw the seconds that something takes: log-normal, and a share `tail` of it spread over `worst`,
-    evenly by magnitude.
+    Return a table of durations in seconds.
 
-    A table, made once, as drawing from one is five times as fast as drawing from a distribution.
+    They are log-normal, except a share `tail`, which is spread over the interval `worst`, evenly by
+    magnitude. Drawing from a table is five times as fast as drawing from a distribution.
     """
     random_ = random.Random(repr((median, sigma, tail, worst)))
     low, high = worst
@@ -31,7 +32,7 @@ def latency(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latencies:
-    """Seconds, as tables of samples."""
+    """Tables of durations in seconds."""
 
     publish: list[float]
     save: list[float]
@@ -42,27 +43,49 @@ class Latencies:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Durations:
+    """Functions that draw a duration in seconds."""
+
+    publish: Callable[[], float]
+    save: Callable[[], float]
+    deliver: Callable[[], float]
+    get: Callable[[], float]
+    sink: Callable[[], float]
+    queue: Callable[[], float]
+
+    @classmethod
+    def of(cls, latencies: Latencies, chance: random.Random) -> Durations:
+        """Draw from these tables."""
+        draw = chance.random
+
+        def picker(table: list[float]) -> Callable[[], float]:
+            return lambda: table[int(draw() * SAMPLES)]
+
+        return cls(**{each.name: picker(getattr(latencies, each.name)) for each in fields(cls)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
     """
-    What goes wrong: a probability per event, or a mean number per second of virtual time where the
-    name says so.
+    What goes wrong.
+
+    Numbers are probabilities per event, except those named `per_second`: these are mean numbers per
+    second of virtual time.
 
     Attributes:
-        save_fails: A save raises and nothing was committed (a constraint, a deadlock, a lost
-            connection).
-        save_hides: A save raises although it was committed, or will be shortly (a timeout on the
-            way back).
-        publish_fails: A publish raises, nothing accepted.
-        publish_hides: A publish raises although it was accepted.
-        batch_entry_fails: One entry of a batch call is in the answer's `Failed`.
+        save_fails: A save raises and commits nothing (a constraint, a deadlock, a lost connection).
+        save_hides: A save raises although it is committed, or will be soon (its answer is lost).
+        publish_fails: A publish raises and is not accepted.
+        publish_hides: A publish raises although it is accepted.
+        batch_entry_fails: An entry of a batch call is in the answer's `Failed`.
         call_fails: A call to SQS raises, done or not.
-        service_crashes: A process that saves dies, per save begun; all its saves under way with it.
-        worker_crashes: A process that follows dies, per message delivered to it.
-        worker_stops: It is asked to stop (a deployment), per message.
-        stalls: A process does not run for a while, per message or save.
-        heartbeat_stalls: The heartbeat misses beats, per beat.
+        service_crashes: A service dies, with all of its saves under way. Per save that begins.
+        worker_crashes: A worker dies. Per message that is delivered to it.
+        worker_stops: A worker is asked to stop, as in a deployment. Per message.
+        stalls: A process does not run for a while. Per message or save.
+        heartbeat_stalls: The heartbeat misses beats. Per beat.
         duplicated: SNS delivers a message twice.
-        redelivered: SQS delivers a message that is in somebody's hands, or was deleted.
+        redelivered: SQS delivers a message that is in flight, or was deleted.
         get_fails: A GET is answered by a 5xx, or its answer is lost.
         sink_fails: The sink raises, applied or not.
         outages_per_second: The source answers 5xx to everything, for a while.
@@ -88,7 +111,7 @@ class Faults:
     topic_outages_per_second: float = 0.0
 
     def times(self, factor: float) -> Faults:
-        """Multiply all rates; a probability is cut at one half."""
+        """Multiply all numbers, up to one half each."""
         return replace(
             self,
             **{each.name: min(0.5, getattr(self, each.name) * factor) for each in fields(self)},
@@ -96,9 +119,3 @@ class Faults:
 
 
 NO_FAULTS = Faults()
-
-
-def picker(random_: random.Random, table: list[float]) -> Callable[[], float]:
-    """Return what draws from a table."""
-    draw = random_.random
-    return lambda: table[int(draw() * SAMPLES)]

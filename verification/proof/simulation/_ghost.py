@@ -1,17 +1,17 @@
 """
-The ghost: sees everything, is seen by nobody, and knows the promise but not the code.
+The ghost: sees everything, is seen by nothing, and knows the promise but not the code.
 
-It keeps its own books from what goes over the wire (the fakes of SNS, SQS, the source and the sink
-tell it) and from what it was told of the set-up. No figure in them was computed by the production
-code.
+It keeps its own books. The stand-ins of SNS, SQS, the source and the sink tell it what goes over
+the wire, and it knows the set-up. The production code computes none of its numbers.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
+from verification.proof.simulation._books import CacheBook, Pending, Staleness, State, Story
 from verification.proof.simulation._kernel import Violation
 
 if TYPE_CHECKING:
@@ -21,27 +21,25 @@ if TYPE_CHECKING:
     from verification.proof.simulation._kernel import Kernel, Process
 
 CHECKS = {
-    "announced": "nothing is committed without an accepted broadcast of its save; and later than the settle window after it "
-    "only if another one follows",
+    "announced": (
+        "nothing is committed without an accepted broadcast of its save; "
+        "a commit later than the settle window is followed by another broadcast"
+    ),
     "forward": "an applied state is never older than the one before it",
     "committed": "no state is cached that was never committed",
     "version": "the version grows by one with each successful apply, and only then",
     "evidence": "nothing but a 404 or a 410 deletes",
-    "look": "no acknowledgement without a look of the worker's own whose GET started late enough, with the message in its "
-    "hands",
+    "look": (
+        "a worker acknowledges a message only after a look of its own whose GET started late "
+        "enough, while the worker held the message"
+    ),
     "pending": "a stale id has an unacknowledged event, or a save under way",
     "quiet": "the queues run empty",
     "equal": "once all is quiet, the cache equals the source",
 }
+
 EPSILON = 1e-6
-"""Seconds: processes have clocks of their own, whose sums round otherwise."""
-
-PER_DECADE = 20
-LEAST = 1e-3
-"""The histogram of staleness has so many buckets in each decade from a millisecond on."""
-
-State = int | None
-"""What an entity contains; None: there is none."""
+"""Seconds: each process has its own clock, whose sums are rounded differently."""
 
 
 class Save:
@@ -49,11 +47,12 @@ class Save:
     One call of a function that saves.
 
     Attributes:
-        ids: What it saves.
-        states: What it makes of each.
-        accepted: By id, when the latest broadcast that was accepted had started.
-        late: By id, when it was committed although `accepted` was too old by then.
-        commits: By id, which commit that was.
+        name: Its name.
+        states: By id, the state to save.
+        ids: The ids to save.
+        accepted: By id, the start of the latest accepted broadcast.
+        late: By id, the time of a commit that was too late for `accepted`.
+        commits: By id, the number of the commit.
         unsettled: The caller was told that the last broadcast failed, too.
     """
 
@@ -98,13 +97,22 @@ class Message:
 
 class Ghost:
     """
+    Checks every step against the promise.
+
     Args:
-        kernel: Tells the time.
+        kernel: The clock.
         settle: The publishers' settle window in seconds.
-        hold: The worker's, that is the longer of the two, less the queue's delay.
-        checks: Which properties to hold, of `CHECKS`; what breaks one of the others is only
-            counted.
-        traced: The id whose story is to be kept.
+        hold: How long a worker must hold an event, in seconds: the longer of the publishers' and
+            the workers' settle window, less the queue's delay.
+        checks: The properties of `CHECKS` that end the run. Violations of the others are counted.
+        traced: The id whose story is kept.
+
+    Attributes:
+        story: The story of the traced id.
+        history: By id, the committed states; the first one is None.
+        pending: What is on its way to the cache.
+        counts: What happened how many times.
+        staleness: How stale the cache was.
     """
 
     def __init__(
@@ -120,58 +128,47 @@ class Ghost:
         self._settle = settle
         self._hold = hold
         self._checks = checks
-        self._traced = traced
-        self.story: deque[str] = deque(maxlen=400)
+        self.story = Story(kernel, traced)
         self.history: defaultdict[str, list[State]] = defaultdict(lambda: [None])
-        self.cached: dict[str, State] = {}
-        self.applied: dict[str, int] = {}
-        self.versions: Counter[str] = Counter()
-        self.events: Counter[str] = Counter()
-        self.under_way: Counter[str] = Counter()
+        self.pending = Pending()
         self.counts: Counter[str] = Counter()
-        self.unacknowledged = 0
-        self.saves = 0
-        self._open: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
+        self.staleness = Staleness(kernel, self.counts)
+        self._cache = CacheBook()
         self._forsaken: set[str] = set()
-        self._ahead: set[str] = set()  # holds what is no commit, yet or for ever
-        self.staleness: Counter[int] = Counter()
 
-    # The producers
+    def tell(self, id: str, text: str) -> None:
+        """Add a line to the story of an id."""
+        self.story.tell(id, text)
+
+    # Services
 
     def begin(self, save: Save) -> None:
-        self.saves += 1
+        """A save begins."""
+        self.pending.all_saves += 1
         for id in save.ids:
-            self.under_way[id] += 1
+            self.pending.saves[id] += 1
             self.tell(id, f"save {save.name} begins")
 
     def end(self, save: Save, how: str) -> None:
-        """The save has returned, raised, or died with its process."""
-        self.saves -= 1
+        """A save has returned, raised, or died with its process."""
+        self.pending.all_saves -= 1
         if save.late and how != "crashed":
             self._check_announced(save)
         for id in save.ids:
-            self.under_way[id] -= 1
+            self.pending.saves[id] -= 1
             self.tell(id, f"save {save.name} {how}")
-            self.check_pending(id)
-
-    def _check_announced(self, save: Save) -> None:
-        for id, committed in save.late.items():
-            if not save.unsettled and save.accepted.get(id, -math.inf) <= committed - self._settle:
-                self.fail(
-                    "announced",
-                    id,
-                    f"{save.name} committed late, at {committed:.3f}, and nothing was broadcast after it",
-                )
+            self._check_pending(id)
 
     def accepted(self, save: Save | None, started: float, message: Message) -> None:
+        """SNS has accepted a broadcast that had started at `started`."""
         id = message.entity
         if save is not None:
             save.accepted[id] = max(save.accepted.get(id, started), started)
-        self.events[id] += 1
-        self.unacknowledged += 1
+        self.pending.sent(id)
         self.tell(id, f"broadcast accepted, {message.phase or 'plain'}, begun at {started:.3f}")
 
     def commit(self, save: Save, id: str) -> None:
+        """A save commits an entity."""
         now, state = self._kernel.now, save.states[id]
         accepted = save.accepted.get(id)
         if accepted is None:
@@ -181,23 +178,24 @@ class Ghost:
             self.counts["late"] += 1
         history = self.history[id]
         history.append(state)
-        save.commits[id] = len(history) - 1
+        number = save.commits[id] = len(history) - 1
         self.counts["commits"] += 1
-        self.tell(id, f"COMMIT {len(history) - 1}: {state} by {save.name}")
-        if id in self._forsaken:  # it would have stayed stale
+        self.tell(id, f"COMMIT {number}: {state} by {save.name}")
+        if id in self._forsaken:  # without this commit it would have stayed stale
             self._forsaken.discard(id)
             self.counts["forsaken"] += 1
-        if self.cached.get(id) == state:  # by chance, or as the cache was told before
-            if id in self._ahead:
-                self.applied[id] = len(history) - 1
-            self._refreshed(id, len(history) - 1)
+        if self._cache.states.get(id) == state:  # by chance, or it was cached before the commit
+            if id in self._cache.uncommitted:
+                self._cache.commits[id] = number
+            self._shown(id, number)
         else:
-            self._open[id].append((len(history) - 1, now))
-        self.check_pending(id)
+            self.staleness.begin(id, number)
+        self._check_pending(id)
 
-    # The consumers
+    # Workers
 
     def received(self, process: Process, messages: Sequence[Message]) -> None:
+        """A process has received messages."""
         here = (self._kernel.now, self._kernel.step)
         for message in messages:
             process.receipts.setdefault(message.message_id, here)
@@ -209,49 +207,45 @@ class Ghost:
             )
 
     def acknowledging(self, process: Process, message: Message) -> None:
-        """A worker of ours deletes a message: hold it against what that worker has done."""
-        look = process.looks.get(message.entity)
-        receipt = process.receipts.get(message.message_id)
-        self.tell(message.entity, f"{process.name} acknowledges {message.message_id}")
+        """A worker of ours deletes a message: check that its looks allow that."""
+        id, message_id = message.entity, message.message_id
+        look = process.looks.get(id)
+        receipt = process.receipts.get(message_id)
+        self.tell(id, f"{process.name} acknowledges {message_id}")
         if receipt is None:
-            return self.fail(
-                "look",
-                message.entity,
-                f"{message.message_id} was acknowledged by who never received it",
+            text = f"{message_id} was acknowledged by a process that never received it"
+        elif look is None or look[1] <= receipt[1]:
+            text = f"{process.name} did not hold {message_id} at its last GET"
+        elif (
+            message.phase == "saved"
+            or look[0] + EPSILON >= receipt[0] + self._hold
+            or (
+                message.phase == "saving"
+                and process.saved.get(message.save or "", math.inf) < look[1]
             )
-        if look is None or look[1] <= receipt[1]:
-            return self.fail(
-                "look",
-                message.entity,
-                f"{message.message_id} was not in {process.name}'s hands at its last GET",
-            )
-        if message.phase == "saved" or look[0] + EPSILON >= receipt[0] + self._hold:
-            return None
-        if message.phase == "saving" and process.saved.get(message.save or "", math.inf) < look[1]:
-            return None
-        return self.fail(
-            "look",
-            message.entity,
-            f"{message.message_id}: its GET started {look[0] - receipt[0]:.3f} s after its receipt",
-        )
+        ):
+            return
+        else:
+            text = f"{message_id}: its GET started {look[0] - receipt[0]:.3f} s after its receipt"
+        self.fail("look", id, text)
 
     def deleted(self, message: Message) -> None:
-        self.unacknowledged -= 1
-        self.events[message.entity] -= 1
+        """SQS has deleted a message."""
+        self.pending.deleted(message.entity)
         self.tell(message.entity, f"{message.message_id} is deleted")
-        self.check_pending(message.entity)
+        self._check_pending(message.entity)
+
+    # The cache
 
     def looked(self, id: str, *, before: Entry, after: Entry, value: State) -> None:
-        """A look of ours was applied, by the task whose turn it is."""
+        """The current task has applied a look of ours."""
         task = self._kernel.current
         task.process.looks[id] = (task.get_started, task.get_step)
-        self.versions[id] += 1
-        if after.version != before.version + 1 or after.version != self.versions[id]:
-            self.fail(
-                "version",
-                id,
-                f"version {before.version} became {after.version}, at apply {self.versions[id]}",
-            )
+        self._cache.versions[id] += 1
+        applies = self._cache.versions[id]
+        if after.version != before.version + 1 or after.version != applies:
+            text = f"version {before.version} became {after.version}, at apply {applies}"
+            self.fail("version", id, text)
         commit = task.commits[id]
         read = self.history[id][commit]
         if before.present and not after.present and read is not None:
@@ -263,106 +257,84 @@ class Ghost:
     def refused(self, id: str, *, before: Entry, after: Entry) -> None:
         """A compare-and-set of ours was refused."""
         self.counts["conflicts"] += 1
-        if before != after or after.version != self.versions[id]:
-            self.fail(
-                "version",
-                id,
-                f"version {before.version} became {after.version}, and no apply succeeded",
-            )
+        if before != after or after.version != self._cache.versions[id]:
+            text = f"version {before.version} became {after.version}, and no apply succeeded"
+            self.fail("version", id, text)
 
     def wrote(self, id: str, value: State, commit: int | None) -> None:
         """
         The cache was written.
 
         Args:
-            id: Whose entry.
-            value: What it holds now.
-            commit: Which commit that is; None: none, yet or for ever.
+            id: The entry's id.
+            value: Its new state.
+            commit: The number of the commit; None: the state is not committed, yet or ever.
         """
+        cache = self._cache
         self.counts["applies"] += 1
-        was, self.cached[id] = self.cached.get(id), value
-        last = self.applied.get(id, 0)
-        self.tell(
-            id, f"APPLIED {commit}: {value}, over {last}, by {self._kernel.current.process.name}"
-        )
+        was, cache.states[id] = cache.states.get(id), value
+        last = cache.commits.get(id, 0)
+        process = self._kernel.current.process
+        self.tell(id, f"APPLIED {commit}: {value}, over {last}, by {process.name}")
         if commit is None:
             self.counts["phantoms"] += 1
-            self._ahead.add(id)
+            cache.uncommitted.add(id)
         else:
-            self._ahead.discard(id)
+            cache.uncommitted.discard(id)
             if commit < last:
                 self.counts["backward"] += was != value
                 self.fail("forward", id, f"commit {commit} was applied over {last}")
-            self.applied[id] = commit
-        if self.is_stale(id):
+            cache.commits[id] = commit
+        latest = len(self.history[id]) - 1
+        if self._is_stale(id):
             if commit is not None:
-                self._settled(id, commit)
-            self._open[id] = self._open[id] or [(len(self.history[id]) - 1, self._kernel.now)]
+                self.staleness.end(id, commit)
+            self.staleness.begin_if_none(id, latest)
         else:
-            self._refreshed(id, len(self.history[id]) - 1)
-        self.check_pending(id)
+            self._shown(id, latest)
+        self._check_pending(id)
+
+    def _shown(self, id: str, commit: int) -> None:
+        self._forsaken.discard(id)
+        self.staleness.end(id, commit)
 
     # The promise
 
-    def is_stale(self, id: str) -> bool:
-        return self.cached.get(id) != self.history[id][-1]
+    def _is_stale(self, id: str) -> bool:
+        return self._cache.states.get(id) != self.history[id][-1]
 
-    def check_pending(self, id: str) -> None:
-        if self.events[id] or self.under_way[id] or not self.is_stale(id) or id in self._forsaken:
+    def _check_announced(self, save: Save) -> None:
+        for id, committed in save.late.items():
+            if not save.unsettled and save.accepted.get(id, -math.inf) <= committed - self._settle:
+                text = (
+                    f"{save.name} committed late, at {committed:.3f}, and broadcast nothing after"
+                )
+                self.fail("announced", id, text)
+
+    def _check_pending(self, id: str) -> None:
+        if self.pending.has(id) or not self._is_stale(id) or id in self._forsaken:
             return
         self._forsaken.add(id)
         self.tell(id, "is stale, and nothing is on its way")
-        self.fail(
-            "pending",
-            id,
-            f"{self.cached.get(id)} is cached, {self.history[id][-1]} is true, and nothing is on its way",
-        )
+        self.fail("pending", id, f"{self._difference(id)}, and nothing is on its way")
 
     def check_equal(self) -> None:
+        """Check, once all is quiet, that the cache equals the source."""
         for id in list(self.history):
-            if self.is_stale(id):
-                self.fail(
-                    "equal",
-                    id,
-                    f"{self.cached.get(id)} is cached, {self.history[id][-1]} is true, and all is quiet",
-                )
+            if self._is_stale(id):
+                self.fail("equal", id, f"{self._difference(id)}, and all is quiet")
+
+    def _difference(self, id: str) -> str:
+        return f"{self._cache.states.get(id)} is cached, {self.history[id][-1]} is true"
 
     def close(self) -> None:
-        """Count what is stale for ever."""
+        """Count what stays stale for ever."""
         self.counts["forsaken"] += len(self._forsaken)
-        for commits in self._open.values():
-            for _ in commits:
-                self._count_staleness(math.inf)
+        self.staleness.close()
 
     def fail(self, check: str, id: str, text: str) -> None:
+        """Count a violation; end the run if this property is checked."""
         self.counts[f"broken: {check}"] += 1
         if check in self._checks:
             self.tell(id, f"VIOLATION of {check!r}: {text}")
             self._kernel.fail(Violation(f"{id}: {text} ({CHECKS[check]})", check=check, id=id))
-
-    def tell(self, id: str, text: str) -> None:
-        if id == self._traced:
-            self.story.append(f"{self._kernel.now:12.3f} {self._kernel.step:9d}  {text}")
-
-    # Staleness: the seconds from a commit until the cache shows it or a later one
-
-    def _refreshed(self, id: str, commit: int) -> None:
-        self._forsaken.discard(id)
-        self._settled(id, commit)
-
-    def _settled(self, id: str, commit: int) -> None:
-        waiting = self._open[id]
-        now = self._kernel.now
-        for _, time in [each for each in waiting if each[0] <= commit]:
-            self._count_staleness(now - time)
-        waiting[:] = [each for each in waiting if each[0] > commit]
-
-    def _count_staleness(self, seconds: float) -> None:
-        if seconds == math.inf:
-            self.staleness[-1] += 1
-        else:
-            self.staleness[
-                max(0, math.ceil(math.log10(max(seconds, LEAST) / LEAST) * PER_DECADE))
-            ] += 1
-        self.counts["stale 60"] += seconds > 60
-        self.counts["stale 300"] += seconds > 300

@@ -1,9 +1,9 @@
 """
-Virtual time: plain calls that pause, processes that crash, stall and lose what they had in hand.
+Virtual time: plain calls that pause, and processes that crash and stall.
 
-A task is a greenlet, so that production code, which knows nothing of it, can stop in the middle of
-a call (`Kernel.pause`) and go on later, after others had their turn. One runs at a time; who is
-next is decided by virtual time alone, so a run with the same seed is the same run.
+A task is a greenlet. So production code, which knows nothing of it, can stop in the middle of a
+call (`Kernel.pause`) and go on later, after other tasks. One task runs at a time. Virtual time
+alone decides which is next, so a run with the same seed is the same run.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 NEVER = 1e15
 
 
-class Killed(BaseException):  # not an Exception: production code survives those
+class Killed(BaseException):  # not an Exception, which production code would survive
     """The process of this task has crashed."""
 
 
 class Violation(Exception):  # noqa: N818
-    """A property does not hold. `id` is the entity's."""
+    """A property does not hold. `id` is the id of the entity."""
 
     def __init__(self, text: str, *, check: str, id: str) -> None:
         super().__init__(text)
@@ -35,16 +35,16 @@ class Violation(Exception):  # noqa: N818
 
 class Process:
     """
-    What lives, stalls and dies together.
+    Tasks that live, stall and die together.
 
     Attributes:
-        alive: False once it has crashed or ended: none of its tasks runs on, nothing it begins has
-            an effect.
-        stalled_until: No task of it runs before (a garbage collection, a suspended machine).
-        receipts: Ghost: when, and at which step, it first received a message, by message id.
-        saved: Ghost: at which step it first received the `saved` of a save.
-        looks: Ghost: when, and at which step, the GET of its last applied look at an id had
-            started.
+        name: Its name.
+        alive: False once it has crashed or ended. Its tasks then have no more effect.
+        stalled_until: None of its tasks runs before (a garbage collection, a suspended machine).
+        tasks: Its tasks.
+        receipts: For the ghost: time and step of the first receive, by message id.
+        saved: For the ghost: the step of the first receive of a save's `saved`, by save.
+        looks: For the ghost: time and step of the start of the GET of the last applied look, by id.
     """
 
     __slots__ = ("alive", "looks", "name", "receipts", "saved", "stalled_until", "tasks")
@@ -61,8 +61,14 @@ class Process:
 
 class Task:
     """
-    One thread of a process. The attributes after `wake` are the ghost's: what the GET of its look
-    has seen.
+    A thread of a process.
+
+    Attributes:
+        process: Its process.
+        wake: The number of the entry in the kernel's heap that wakes it.
+        get_started: For the ghost: the start of the current look's GET.
+        get_step: For the ghost: the step of that start.
+        commits: For the ghost: the commit that the GET has read, by id.
     """
 
     __slots__ = ("commits", "get_started", "get_step", "process", "switch", "thread", "wake")
@@ -82,12 +88,12 @@ _Target: TypeAlias = "Task | Callable[[], None]"
 
 class Kernel:
     """
-    The only clock there is, and what happens when.
+    The only clock, and the schedule.
 
     Attributes:
         now: Virtual seconds.
-        step: Grows with each turn; what happens within one step happens at once.
-        current: The task whose turn it is.
+        step: The number of the turn. What happens within one step happens at once.
+        current: The task that is running.
     """
 
     def __init__(self) -> None:
@@ -102,17 +108,18 @@ class Kernel:
         self._processes: dict[Process, None] = {}
 
     def process(self, name: str) -> Process:
+        """Make a process."""
         process = Process(name)
         self._processes[process] = None
         return process
 
     def at(self, time: float, call: Callable[[], None]) -> None:
-        """Call it then. It must not pause."""
+        """Schedule a call. It must not pause."""
         self._number += 1
         heapq.heappush(self._heap, (time, self._number, call))
 
     def spawn(self, process: Process, call: Callable[[], None]) -> Task:
-        """Start a task: it may pause, and it ends with its process."""
+        """Start a task. It may pause, and it ends with its process."""
         task = Task(process)
 
         def live() -> None:
@@ -131,7 +138,7 @@ class Kernel:
         return task
 
     def pause(self, seconds: float) -> None:
-        """Let others have their turn for so many seconds."""
+        """Let other tasks run for so many seconds."""
         task = self.current
         if not task.process.alive:
             raise Killed
@@ -140,29 +147,34 @@ class Kernel:
         self._main.switch()
 
     def wake(self, task: Task, time: float) -> None:
-        """End a task's pause then, and not when it asked to."""
+        """End a task's pause at this time instead."""
         self._number = task.wake = self._number + 1
         heapq.heappush(self._heap, (time, task.wake, task))
 
     def enter(self) -> Process:
-        """Return the process that is about to have an effect, if it may."""
+        """
+        Return the current process, which is about to have an effect.
+
+        Raises:
+            Killed: It is dead.
+        """
         process = self.current.process
         if not process.alive:
             raise Killed
         return process
 
     def kill(self, process: Process) -> None:
-        """End a process, now; not to be called by one of its tasks."""
+        """End a process now. None of its tasks may call this."""
         process.alive = False
         self._processes.pop(process, None)
         for task in list(process.tasks):
             task.wake = -1
-            if task.thread:  # has begun, has not ended
+            if task.thread:  # it has begun, and has not ended
                 self.current = task
                 task.thread.throw(Killed)
 
     def run(self) -> None:
-        """Go on until `stop`."""
+        """Run until `stop`."""
         heap, pop = self._heap, heapq.heappop
         try:
             while not self._stopped:
@@ -187,17 +199,18 @@ class Kernel:
             raise self._violation
 
     def stop(self) -> None:
+        """End `run` after this step."""
         self._stopped = True
 
     def fail(self, violation: Violation) -> None:
-        """Stop at once, out of whatever `except Exception` this was called from."""
+        """Stop at once. An `except Exception` around this call does not prevent it."""
         self._violation = self._violation or violation
         self._stopped = True
         if getcurrent() is not self._main:
             raise Killed
 
     def close(self) -> None:
-        """End all processes, so that nothing of them runs on when it is collected."""
+        """End all processes, so that none of them runs on when it is garbage collected."""
         self._heap.clear()
         for process in list(self._processes):
             process.alive = False
@@ -207,8 +220,9 @@ class Kernel:
 
 class Alarm:
     """
-    Stands in for the `threading.Condition` that the thread behind the renewals waits on; it is the
-    only one that waits.
+    Replaces the `threading.Condition` on which the thread of the renewals waits.
+
+    No other thread waits on it.
     """
 
     def __init__(self, kernel: Kernel, lock: threading.Lock) -> None:

@@ -1,4 +1,4 @@
-"""One world, played: in silence, and with its story told if a property did not hold."""
+"""Plays a world; if a property does not hold, plays it again and tells the story."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from verification.proof.simulation._world import World
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from verification.proof.simulation._environment import Setup
     from verification.proof.simulation._ghost import Ghost
-    from verification.proof.simulation._world import Protagonists, Setup
+    from verification.proof.simulation._world import Protagonists
 
 ALL_CHECKS = frozenset(CHECKS)
 
@@ -30,11 +31,11 @@ class Broken:
     A property that did not hold.
 
     Attributes:
-        seed: Of the world.
-        check: Which property, of `CHECKS`.
-        id: Of which entity.
+        seed: The world's seed.
+        check: The property, of `CHECKS`.
+        id: The entity's id.
         text: What was seen.
-        story: What happened to the entity until then.
+        story: What had happened to the entity.
     """
 
     seed: int
@@ -46,7 +47,7 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """How a world went."""
+    """The result of a world. `cpu` is in seconds."""
 
     seed: int
     writes: int
@@ -58,10 +59,7 @@ class Played:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """
-    Neither log (it is faults all the way) nor collect garbage (a world is garbage when it ends, and
-    not before).
-    """
+    """Neither log, because faults are all there is, nor collect garbage before a world ends."""
     log = logging.getLogger("change_events")
     disabled, log.disabled = log.disabled, True
     collects = gc.isenabled()
@@ -86,11 +84,11 @@ def play(
     Play the world of a seed.
 
     Args:
-        seed: Which world.
-        writes: How many entities are saved in it.
-        checks: Which properties must hold, of `CHECKS`.
-        trace: The id whose story to keep; default: that of the first violation, for which the world
-            is played again.
+        seed: The world's seed.
+        writes: How many entities are saved.
+        checks: The properties of `CHECKS` that must hold.
+        trace: The id whose story is kept. By default it is the id of the first violation, for which
+            the world is played again.
     """
     setup = drawn(seed, writes=writes)
     started = time.process_time()
@@ -100,7 +98,7 @@ def play(
         broken = _told(seed, setup, violation, checks, trace or violation.id)
         return Played(seed, writes, time.process_time() - started, Counter(), broken)
     return Played(
-        seed, writes, time.process_time() - started, ghost.counts, story=tuple(ghost.story)
+        seed, writes, time.process_time() - started, ghost.counts, story=tuple(ghost.story.lines)
     )
 
 
@@ -113,7 +111,7 @@ def run(
     trace: str | None = None,
 ) -> Ghost:
     """
-    Play a world of one's own making.
+    Play a world with this set-up.
 
     Raises:
         Violation: A property of `checks` did not hold.
@@ -126,14 +124,11 @@ def _told(seed: int, setup: Setup, violation: Violation, checks: frozenset[str],
     world = World(seed, setup, Ours(), checks=checks, traced=id)
     with undisturbed(), contextlib.suppress(Violation):
         world.run()
-    return Broken(seed, violation.check, id, str(violation), tuple(world.ghost.story))
+    return Broken(seed, violation.check, id, str(violation), tuple(world.ghost.story.lines))
 
 
 def shrunk(broken: Broken, *, attempts: int = 60) -> Broken:
-    """
-    Look for the same violation in small worlds of the same set-up; the story of the smallest is the
-    easiest to read.
-    """
+    """Search the same violation in smaller worlds of the same set-up, whose stories are shorter."""
     for writes in (3, 10, 30, 100, 300, 1000):
         setup = replace(drawn(broken.seed, writes=writes), ids=1 + writes // 100)
         for seed in range(attempts):

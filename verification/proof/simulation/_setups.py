@@ -1,7 +1,4 @@
-"""
-What a seed stands for: a set-up drawn at random, with far more going wrong than anywhere in
-earnest.
-"""
+"""The set-up of a seed. It is drawn at random, and far more goes wrong than in any production."""
 
 from __future__ import annotations
 
@@ -10,15 +7,15 @@ from typing import TYPE_CHECKING
 
 from change_events import MemorySink
 from verification.proof.simulation._chance import Faults, Latencies, latency
+from verification.proof.simulation._environment import Setup
 from verification.proof.simulation._ours import Service
 from verification.proof.simulation._worker import Worker
-from verification.proof.simulation._world import Setup
 
 if TYPE_CHECKING:
     from verification.proof.simulation._world import World
 
 WRITES = 10_000
-"""In one world, unless somebody asks for others."""
+"""The default number of writes in a world."""
 
 LATENCIES = Latencies(
     publish=latency(0.012, tail=0.003, worst=(0.3, 9.0)),  # some longer than the settle window

@@ -1,4 +1,4 @@
-"""The service that owns the entities, seen from its consumers; and the cache, watched."""
+"""The service that owns the entities, from its consumers' view; and the cache, watched."""
 
 from __future__ import annotations
 
@@ -10,30 +10,29 @@ from verification.proof.simulation._kernel import Killed
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from verification.proof.simulation._ghost import State
-    from verification.proof.simulation._world import World
-
+    from verification.proof.simulation._books import State
+    from verification.proof.simulation._environment import Environment, HasEnvironment
 
 LEAVES_OUT = 10
-"""So much more often than a GET fails is one of many entities missing in an answer."""
+"""How many times as often as a GET fails, a GET of many leaves out one of its entities."""
 
 
 class Source:
     """
-    Answers GETs: each reads the latest commit at one moment between its start and its end.
+    Answers GETs. Each reads the latest commit at one moment between its start and its end.
 
     Args:
-        world: Where it is.
-        etags: It sends an `ETag`, and answers 304.
-        bulk: For how many entities it answers at once.
+        environment: What the world's parts share.
+        etags: Send an `ETag`, and answer 304.
+        bulk: How many entities a GET can ask for.
 
     Attributes:
-        bulk_size: The same.
-        is_down: It answers nobody.
+        bulk_size: How many entities a GET can ask for.
+        is_down: Every GET fails.
     """
 
-    def __init__(self, world: World, *, etags: bool, bulk: int) -> None:
-        self._world = world
+    def __init__(self, environment: Environment, *, etags: bool, bulk: int) -> None:
+        self._environment = environment
         self._etags = etags
         self.bulk_size = bulk
         self.is_down = False
@@ -50,51 +49,52 @@ class Source:
         return Unchanged() if tag == etag else Found(state, tag)
 
     def fetch_many(self, ids: Sequence[str], /) -> dict[str, Found[int]]:
-        """Read each entity at a moment of its own; now and then leave out one that is there."""
-        world = self._world
+        """Read each entity at its own moment; sometimes leave out one that exists."""
+        environment = self._environment
         self._ask("gets of many", ids)
         found: dict[str, Found[int]] = {}
         for id in ids:
             state = self._read(id)
-            if state is not None and world.random() >= LEAVES_OUT * world.faults.get_fails:
+            left_out = LEAVES_OUT * environment.faults.get_fails
+            if state is not None and environment.random() >= left_out:
                 found[id] = Found(state)
-            if world.random() < 0.1:
-                world.kernel.pause(world.get_takes())
+            if environment.random() < 0.1:
+                environment.kernel.pause(environment.durations.get())
         self._answer()
         return found
 
     def _ask(self, what: str, ids: Sequence[str]) -> None:
-        world = self._world
-        kernel, ghost, task = world.kernel, world.ghost, world.kernel.current
+        environment = self._environment
+        kernel, ghost, task = environment.kernel, environment.ghost, environment.kernel.current
         process = kernel.enter()
         task.get_started, task.get_step = kernel.now, kernel.step
         ghost.counts[what] += 1
         for id in ids:
             ghost.tell(id, f"{process.name} {what}")
-        kernel.pause(world.get_takes())
-        if self.is_down or world.random() < world.faults.get_fails:
+        kernel.pause(environment.durations.get())
+        if self.is_down or environment.random() < environment.faults.get_fails:
             raise FetchError("503", status=503)
 
     def _read(self, id: str) -> State:
-        ghost, task = self._world.ghost, self._world.kernel.current
+        ghost, task = self._environment.ghost, self._environment.kernel.current
         task.commits[id] = commit = len(ghost.history[id]) - 1
         state = ghost.history[id][commit]
         ghost.tell(id, f"{task.process.name} is answered {commit}: {state}")
         return state
 
     def _answer(self) -> None:
-        world = self._world
-        if world.random() < 0.5:
-            world.kernel.pause(world.get_takes())
-        if world.random() < world.faults.get_fails:
+        environment = self._environment
+        if environment.random() < 0.5:
+            environment.kernel.pause(environment.durations.get())
+        if environment.random() < environment.faults.get_fails:
             raise FetchError("connection lost")
 
 
 class WatchedSink:
-    """Hands each call on to the production sink, some time after it began, and tells the ghost."""
+    """Passes each call on to the production sink after a while, and tells the ghost."""
 
-    def __init__(self, world: World, sink: MemorySink[int]) -> None:
-        self._world = world
+    def __init__(self, world: HasEnvironment, sink: MemorySink[int]) -> None:
+        self._environment = world.environment
         self._sink = sink
 
     def entry(self, id: str, /) -> Entry:
@@ -104,19 +104,19 @@ class WatchedSink:
         return entry
 
     def apply(self, id: str, change: Found[int] | Unchanged | Gone, /, *, if_version: int) -> bool:
-        world = self._world
+        environment = self._environment
         try:
             self._pause()
         except Killed:
-            if world.random() < 0.5:  # the process is dead, its statement is under way
+            if environment.random() < 0.5:  # the process is dead, but its statement is under way
                 self._apply(id, change, if_version)
             raise
-        fails = world.faults.sink_fails
-        if world.random() < fails:
+        fails = environment.faults.sink_fails
+        if environment.random() < fails:
             raise RuntimeError("the database is locked")
         applied = self._apply(id, change, if_version)
         self._pause()
-        if world.random() < fails:
+        if environment.random() < fails:
             raise RuntimeError("the database has gone away")
         return applied
 
@@ -124,32 +124,36 @@ class WatchedSink:
         before = self._sink.entry(id)
         applied = self._sink.apply(id, change, if_version=if_version)
         after = self._sink.entry(id)
+        ghost = self._environment.ghost
         if applied:
-            self._world.ghost.looked(id, before=before, after=after, value=self._sink.get(id))
+            ghost.looked(id, before=before, after=after, value=self._sink.get(id))
         else:
-            self._world.ghost.refused(id, before=before, after=after)
+            ghost.refused(id, before=before, after=after)
         return applied
 
     def _pause(self) -> None:
-        world = self._world
-        if world.random() < 0.3:
-            world.kernel.pause(world.sink_takes())
+        environment = self._environment
+        if environment.random() < 0.3:
+            environment.kernel.pause(environment.durations.sink())
         else:
-            world.kernel.enter()
+            environment.kernel.enter()
 
 
 class PlainTable:
-    """A cache that is written without a look at what is there, as the peers do."""
+    """A cache that is written without checking what is there, like the peers' caches."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, world: HasEnvironment) -> None:
+        self._environment = world.environment
 
     def write(self, id: str, state: State, commit: Callable[[], int | None]) -> None:
         """
-        Write; `commit` tells the ghost, at that moment, which commit the state is, if it is one.
+        Write a state.
+
+        `commit` is called at the moment of the write. It returns the number of the commit, or None
+        if the state is not committed.
         """
-        world = self._world
-        world.kernel.enter()
-        if world.random() < 0.5:
-            world.kernel.pause(world.sink_takes())
-        world.ghost.wrote(id, state, commit())
+        environment = self._environment
+        environment.kernel.enter()
+        if environment.random() < 0.5:
+            environment.kernel.pause(environment.durations.sink())
+        environment.ghost.wrote(id, state, commit())

@@ -1,4 +1,4 @@
-"""What is in the cache, how it came there, and whether that is right."""
+"""Compares what a cache has held with what its source has held."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from verification.chaos.source import Entity
+    from verification.harness.source import Entity
 
 
 class Cache:
     """
-    A SQLite file that workers share. SQLite itself notes every write, in the transaction that makes
-    it.
+    A SQLite file that workers share.
+
+    SQLite records every write itself, in the transaction of that write.
 
     Args:
         path: The file.
@@ -31,12 +32,14 @@ class Cache:
         SQLiteSink(path).close()
         with closing(sqlite3.connect(path)) as connection:
             connection.execute(
-                "CREATE TABLE applied (number INTEGER PRIMARY KEY, id TEXT, version INTEGER, body TEXT)"
+                "CREATE TABLE applied "
+                "(number INTEGER PRIMARY KEY, id TEXT, version INTEGER, body TEXT)"
             )
             for verb in ("INSERT", "UPDATE"):
                 connection.execute(
                     f"CREATE TRIGGER note_{verb} AFTER {verb} ON entities BEGIN "
-                    "INSERT INTO applied (id, version, body) VALUES (new.id, new.version, new.body); END"
+                    "INSERT INTO applied (id, version, body) "
+                    "VALUES (new.id, new.version, new.body); END"
                 )
             connection.commit()
 
@@ -46,7 +49,7 @@ class Cache:
             return dict(sink.items())
 
     def applied(self) -> dict[str, list[tuple[int, Entity | None]]]:
-        """Return the versions and states that each id had, in their order."""
+        """Return the versions and states that each id has had, in order."""
         with closing(sqlite3.connect(self.path, timeout=30)) as connection:
             rows = connection.execute(
                 "SELECT id, version, body FROM applied ORDER BY number"
@@ -61,11 +64,11 @@ def violations(
     applied: Sequence[tuple[int, Entity | None]], states: Sequence[Entity | None]
 ) -> tuple[int, int]:
     """
-    Compare what an id was in the cache with what it was in the source.
+    Compare the states of an id in the cache with its states in the source.
 
     Returns:
-        How many states the source never had, or had a version that does not follow the one before;
-        and how many came after a later one.
+        How many states are wrong: the source never had them, or their version does not follow the
+        one before. And how many steps go backward: to a state older than the one before.
     """
     history = [None, *states]
     wrong, backward, at = 0, 0, 0

@@ -1,6 +1,4 @@
-"""
-Who owns the entities: a service that answers GETs, and savers that change them through broadcasts.
-"""
+"""A service that owns entities and answers GETs, and savers that change the entities."""
 
 from __future__ import annotations
 
@@ -13,25 +11,25 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from change_events import PublishError, broadcasting
-from verification.chaos.wire import Answer, Server
+from verification.harness.wire import Answer, Server
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from change_events.typing import Publisher
-    from verification.chaos.wire import Asked
+    from verification.harness.wire import Asked
 
 Entity = dict[str, Any]
 
 
 class Source:
     """
-    Entities, and all that they ever were.
+    Entities, and every state that they ever had.
 
     Attributes:
-        states: Of each id, what it was, oldest first; None: deleted. Each state has a number `n`
-            that no other has.
-        asked: When the source was asked for which id, in monotonic seconds.
+        states: The states of each id, oldest first; None: deleted. Each state has its own `n`.
+        asked: The time of each GET in monotonic seconds, and the id.
+        server: Answers GETs.
     """
 
     def __init__(self) -> None:
@@ -48,7 +46,7 @@ class Source:
             self.states.setdefault(id, []).append(None if delete else {"id": id, "n": self._number})
 
     def live(self) -> dict[str, Entity]:
-        """Return what there is now."""
+        """Return the entities that exist now."""
         with self._lock:
             return {id: states[-1] for id, states in self.states.items() if states[-1] is not None}
 
@@ -60,14 +58,14 @@ class Source:
 
 
 def id_in(asked: Asked) -> str:
-    """Return which entity was asked for."""
+    """Return the id that a GET asks for."""
     return unquote(asked.path.rpartition("/")[2])
 
 
 def answer_of(
     entities: Mapping[str, Entity | None], id: str, if_none_match: str | None = None
 ) -> Answer:
-    """Answer as a service does that owns these entities; None: deleted."""
+    """Return the answer of a service that owns these entities; None: deleted."""
     if id not in entities:
         return Answer(404, b'{"detail": "no such product"}')
     entity = entities[id]
@@ -82,20 +80,21 @@ def answer_of(
 
 class Saver(threading.Thread):
     """
-    Saves one entity after another until it is told to stop: quick and slow, confirmed or not; some
-    it deletes, some saves fail.
+    Saves one entity after another until it is told to end.
+
+    Saves are fast or slow, confirmed or not; some delete, some fail.
 
     Args:
-        source: What it changes.
-        publisher: Where it broadcasts.
-        ids: What to choose from.
+        source: Where to commit.
+        publisher: Where to broadcast.
+        ids: The ids to choose from.
         settle: The settle window in seconds.
-        per_second: How many saves it begins.
-        seed: What it chooses by.
+        per_second: How many saves to begin per second.
+        seed: The seed of all choices.
 
     Attributes:
-        saves: How many saves it has committed.
-        prevented: How many it has not begun, as their broadcast failed.
+        saves: How many saves were committed.
+        prevented: How many saves did not begin because their broadcast failed.
     """
 
     def __init__(
@@ -116,21 +115,21 @@ class Saver(threading.Thread):
         self._ids = ids
         self._settle = settle
         self._pause = 1 / per_second
-        self._random = random.Random(seed)
-        self._stop_now = threading.Event()
+        self._random = random.Random(seed)  # a seed repeats the choices
+        self._end_now = threading.Event()
         self._error: BaseException | None = None
 
     def run(self) -> None:
         """Work until `end()`."""
         try:
-            while not self._stop_now.wait(self._random.uniform(0.5, 1.5) * self._pause):
+            while not self._end_now.wait(self._random.uniform(0.5, 1.5) * self._pause):
                 self._save(self._random.choice(self._ids))
         except BaseException as error:
             self._error = error
 
     def end(self) -> None:
-        """Finish the save in progress, and raise what went wrong."""
-        self._stop_now.set()
+        """Finish the current save, and raise the error that ended `run`, if any."""
+        self._end_now.set()
         self.join()
         if self._error is not None:
             raise self._error
@@ -141,8 +140,8 @@ class Saver(threading.Thread):
                 self._publisher, id, settle=self._settle, confirm=self._random.random() < 0.3
             ):
                 if self._random.random() < 0.1:
-                    return  # as if the save had failed
-                if self._random.random() < 0.2:  # slow, some of them slower than the window
+                    return  # a save that commits nothing
+                if self._random.random() < 0.2:  # slow; some are slower than the settle window
                     time.sleep(self._settle * self._random.choice([0.1, 0.5, 1.3]))
                 self._source.commit(id, delete=self._random.random() < 0.2)
             self.saves += 1

@@ -1,4 +1,4 @@
-"""How our plots look, on a page that is light or dark."""
+"""The style of our plots, which a page shows on white or on black."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 INK = "#7d8590"
-"""Readable on white and on black, as a page may be either."""
+"""A grey that is readable on white and on black."""
 
 
 @contextmanager
 def plot(path: Path, *grid: int, salt: str, **settings: Any) -> Iterator[Any]:
     """
-    Make a plot of so many rows and columns: yields its axes, and writes it as SVG, the same to the
-    byte for the same figures.
+    Yield a plot's axes; at the end write the plot as SVG.
+
+    The same figures make the same file, to the byte.
 
     Args:
-        path: Where to write it.
-        grid: Rows and columns.
-        salt: What the names within the SVG are made of.
-        settings: Of `matplotlib.pyplot.subplots`.
+        path: The file to write.
+        grid: The numbers of rows and of columns.
+        salt: The seed of the names within the SVG.
+        settings: Arguments of `matplotlib.pyplot.subplots`.
     """
-    import matplotlib as mpl  # not above: it takes a second
+    import matplotlib as mpl  # not at the top: this import takes a second
 
     mpl.use("svg")
     from matplotlib import pyplot as plt
 
-    style: Any = {  # matplotlib names every key in its type
+    style: Any = {  # matplotlib's type lists every key
         "axes.edgecolor": INK,
         "axes.labelcolor": INK,
         "axes.spines.right": False,

@@ -1,8 +1,9 @@
-"""Child processes, and waiting for what tells nobody when it happens."""
+"""Child processes, and waiting for what sends no signal when it happens."""
 
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import time
 from typing import TYPE_CHECKING
@@ -12,23 +13,23 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 START_PATIENCE = 60.0
-"""Seconds that a process may take until it works, on a busy machine."""
+"""Seconds that a process gets to start, on a busy machine."""
 
 
 class Process:
     """
-    A child process, and what it has printed.
+    A child process and what it has printed.
 
     Args:
         log: The file that it prints to.
-        command: What to run.
-        environment: What it finds in its environment, beside ours.
+        command: The command to run.
+        environment: Variables that are added to our environment.
     """
 
     def __init__(self, log: Path, *command: str, **environment: str) -> None:
         self._log = log
         with log.open("wb") as output:
-            self._process = subprocess.Popen(  # noqa: S603  # what we say
+            self._process = subprocess.Popen(  # noqa: S603  # a command of ours
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -39,23 +40,25 @@ class Process:
 
     @property
     def pid(self) -> int:
+        """The process id."""
         return self._process.pid
 
     @property
     def alive(self) -> bool:
+        """False once the process has ended."""
         return self._process.poll() is None
 
     def text(self) -> str:
-        """Return what it has printed."""
+        """Return what the process has printed."""
         return self._log.read_text(errors="replace")
 
     def require_alive(self) -> None:
-        """Raise if it has died."""
+        """Raise an error if the process has ended."""
         if not self.alive:
             raise RuntimeError(f"a process has died: {self.text()[-2000:]}")
 
     def address(self) -> str:
-        """Wait until it says where it listens, and return that."""
+        """Wait until the process prints where it listens; return the URL."""
         wait_until(lambda: "listening on " in self.text() or not self.alive, START_PATIENCE)
         self.require_alive()
         return self.text().split()[-1]
@@ -65,25 +68,32 @@ class Process:
         self._process.send_signal(signal)
 
     def wait(self) -> int:
-        """Wait for its end; return its exit status."""
+        """Wait for the end; return the exit status."""
         return self._process.wait(START_PATIENCE)
 
     def close(self) -> None:
-        """Kill it, if it lives."""
+        """Kill the process if it is alive."""
         self._process.kill()
         self._process.wait()
 
 
-def wait_until(condition: Callable[[], bool], seconds: float) -> float:
+def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> float:
     """
-    Look every twentieth of a second; return how long it took.
+    Check a condition every 50 ms until it is true; return the seconds that this took.
 
     Raises:
-        TimeoutError: It has not come true.
+        TimeoutError: The condition was still false after `seconds`.
     """
     started = time.monotonic()
     while not condition():
         if time.monotonic() - started > seconds:
-            raise TimeoutError(f"nothing came of it in {seconds:.0f} s")
+            raise TimeoutError(f"the condition was still false after {seconds:.0f} s")
         time.sleep(0.05)
     return time.monotonic() - started
+
+
+def free_port() -> int:
+    """Return a port of loopback on which nothing listens."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

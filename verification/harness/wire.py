@@ -1,7 +1,4 @@
-"""
-HTTP servers on loopback that answer what they are told to, or break off; and one of them that
-stands before another.
-"""
+"""HTTP servers on loopback that answer as told, or break off; and a proxy that can do so, too."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a server was asked, on which of its connections."""
+    """A request. `connection` identifies the connection that it came by."""
 
     method: str
     path: str
@@ -39,13 +36,15 @@ class Asked:
 @dataclass(frozen=True)
 class Answer:
     """
-    What it answers.
+    A server's answer.
 
     Attributes:
-        status: 0: nothing is sent.
-        length: What Content-Length claims, if it lies; the connection is closed then.
-        chunks: Sent after the body, each after a pause in seconds.
-        reset: Break off after all that with a TCP reset.
+        status: The HTTP status; 0: send nothing.
+        body: The body.
+        headers: The headers, without Content-Length.
+        length: A false Content-Length; the server then closes the connection.
+        chunks: Bytes to send after the body, each after a pause in seconds.
+        reset: Reset the TCP connection at the end.
     """
 
     status: int = 200
@@ -57,29 +56,33 @@ class Answer:
 
 
 HANG_UP = Answer(status=0)
-"""No answer: the connection is closed."""
+"""No answer: the server closes the connection."""
 
 RESET = Answer(status=0, reset=True)
-"""No answer: the connection is reset."""
+"""No answer: the server resets the connection."""
 
 
 def sqs_error(status: int, code: str) -> Answer:
-    """Refuse a call, as SQS does."""
+    """Return the answer by which SQS refuses a call."""
     body = json.dumps({"__type": f"com.amazonaws.sqs#{code}", "message": code}).encode()
     return Answer(status, body, {"Content-Type": "application/x-amz-json-1.0"})
 
 
 def half(answer: Answer) -> Answer:
-    """Break off in the middle of the body."""
+    """Return the answer, broken off in the middle of its body."""
     return replace(answer, body=answer.body[: len(answer.body) // 2], length=len(answer.body))
 
 
+def _reset_on_close(connection: socket.socket) -> None:
+    """Let `close` reset the connection: the time to linger is zero (socket(7), SO_LINGER)."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
 class _Handler(BaseHTTPRequestHandler):
-    server: _Listener  # pyright: ignore[reportIncompatibleVariableOverride]  # no other makes one
+    server: _Listener  # pyright: ignore[reportIncompatibleVariableOverride]  # no other class makes one
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = (
-        True  # head and body go out apart: the client would wait 40 ms for each answer's second
-    )
+    # Head and body are sent apart, and Nagle's algorithm would delay each body by 40 ms.
+    disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -88,22 +91,22 @@ class _Handler(BaseHTTPRequestHandler):
         )
         try:
             self._send(answer)
-        except OSError:  # the client has lost its patience, as it should
+        except OSError:  # the client gives up on a slow answer
             self.close_connection = True
 
-    do_POST = do_GET  # noqa: N815  # http.server's name for it
+    do_POST = do_GET  # noqa: N815  # http.server's name
 
     def _send(self, answer: Answer) -> None:
         if answer.status:
             self._send_head(answer)
             self.wfile.write(answer.body)
             for pause, chunk in answer.chunks:
-                time.sleep(pause)  # a slow server is what this plays
+                time.sleep(pause)  # simulates a slow server
                 self.wfile.write(chunk)
         if not answer.status or answer.length is not None:
             self.close_connection = True
-        if answer.reset:  # what closes with no time to linger is reset (socket(7), SO_LINGER)
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if answer.reset:
+            _reset_on_close(self.connection)
 
     def _send_head(self, answer: Answer) -> None:
         self.send_response(answer.status)
@@ -134,24 +137,22 @@ class _Listener(ThreadingHTTPServer):
 
     def shutdown_request(self, request: Any) -> None:
         self.connections.discard(request)
-        if request.getsockopt(
-            socket.SOL_SOCKET, socket.SO_LINGER
-        ):  # to be reset, which a goodbye before would hide
-            self.close_request(request)
+        if request.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER):
+            self.close_request(request)  # a shutdown first would end it without a reset
         else:
             super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        pass  # a connection that broke, which is what all this is for
+        pass  # broken connections are expected
 
 
 class Server:
     """
-    A server on a free port of loopback, which it keeps when it goes away and comes back.
+    A server on a free port of loopback. It keeps the port when it goes away and comes back.
 
     Args:
-        respond: Says what to answer, in a thread for each connection.
-        tls: To speak HTTPS.
+        respond: Returns the answer to a request. Each connection has a thread.
+        tls: Speak HTTPS.
     """
 
     def __init__(
@@ -164,6 +165,7 @@ class Server:
 
     @property
     def url(self) -> str:
+        """The base URL, without a slash at the end."""
         return f"http{'s' if self._tls else ''}://127.0.0.1:{self._port}"
 
     def __enter__(self) -> Self:
@@ -174,7 +176,7 @@ class Server:
         self.go_away()
 
     def come_back(self) -> None:
-        """Listen."""
+        """Start to listen."""
         self._listener = _Listener(self._port, self._respond)
         self._port = self._listener.server_port
         if self._tls is not None:
@@ -183,7 +185,7 @@ class Server:
         self._thread.start()
 
     def go_away(self) -> None:
-        """Refuse connections, and break those that there are; do nothing if it is away."""
+        """Refuse new connections, and break the open ones. Do nothing if the server is away."""
         listener, self._listener = self._listener, None
         if listener is None:
             return
@@ -191,19 +193,19 @@ class Server:
         self._thread.join()
         listener.server_close()
         for connection in listener.connections.copy():
-            with contextlib.suppress(OSError):  # closed meanwhile
+            with contextlib.suppress(OSError):  # it is closed already
                 connection.shutdown(socket.SHUT_RDWR)
 
 
 class Proxy(Server):
     """
-    Stands before another server.
+    A server that forwards to another one.
 
     Args:
-        upstream: The other's URL.
+        upstream: The other server's URL.
 
     Attributes:
-        fault: Answers in the other's place; None: it does.
+        fault: Returns an answer instead of the other server's, or None to forward the request.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -213,7 +215,7 @@ class Proxy(Server):
         self._pool = urllib3.PoolManager(maxsize=100, retries=False)
 
     def forward(self, asked: Asked) -> Answer:
-        """Let the other answer."""
+        """Return the other server's answer."""
         headers = {
             name: value
             for name, value in asked.headers.items()
@@ -238,11 +240,12 @@ class Proxy(Server):
 @dataclass(frozen=True)
 class Raw:
     """
-    What a `RawServer` answers: bytes, whatever they mean.
+    The answer of a `RawServer`: any bytes.
 
     Attributes:
-        keep: Keep the connection for the next request; else it is closed after them.
-        reset: Break it off with a TCP reset.
+        text: The bytes.
+        keep: Keep the connection for the next request; otherwise close it.
+        reset: Reset the TCP connection after these bytes.
     """
 
     text: bytes
@@ -251,25 +254,21 @@ class Raw:
 
 
 class _Talk(socketserver.BaseRequestHandler):
-    server: _RawListener  # pyright: ignore[reportIncompatibleVariableOverride]  # no other makes one
+    server: _RawListener  # pyright: ignore[reportIncompatibleVariableOverride]  # no other class makes one
 
     def handle(self) -> None:
         keep = True
-        with contextlib.suppress(OSError):  # the client has gone
+        with contextlib.suppress(OSError):  # the client has closed
             while keep and (head := self._head()):
                 answer = self.server.respond(head)
                 self.request.sendall(answer.text)
                 keep = answer.keep
                 if answer.reset:
-                    self.request.setsockopt(
-                        socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-                    )
-                    self.request.close()  # here, as the server would end what it sends first, and that is no reset
+                    _reset_on_close(self.request)
+                    self.request.close()  # the server would shut it down first: without a reset
 
     def _head(self) -> bytes:
-        """
-        Return the request line and the headers; nothing if the client has closed the connection.
-        """
+        """Return the request line and the headers; nothing if the client has closed."""
         head = b""
         while b"\r\n\r\n" not in head:
             more = self.request.recv(65536)
@@ -290,13 +289,12 @@ class _RawListener(socketserver.ThreadingTCPServer):
 
 class RawServer:
     """
-    A server on a free port of loopback that takes no part in HTTP: it hands on what it hears, and
-    says what it is told.
+    A server on a free port of loopback that knows nothing of HTTP.
 
     Args:
-        respond: Given a request line and its headers, says what to answer, in a thread for each
-            connection.
-        tls: To speak it in TLS.
+        respond: Given a request line and its headers, returns the bytes to answer. Each
+            connection has a thread.
+        tls: Speak TLS.
     """
 
     def __init__(
@@ -309,6 +307,7 @@ class RawServer:
 
     @property
     def url(self) -> str:
+        """The base URL, without a slash at the end."""
         return f"http://127.0.0.1:{self._listener.server_address[1]}"
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""What a play has measured."""
+"""A measured number and its goal."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Figure:
     """
-    A number, and what it must be.
+    A number and its goal.
 
     Attributes:
         what: What was counted or measured.
-        at_most: The goal, if it is one.
-        at_least: Likewise.
+        value: The number.
+        unit: Its unit.
+        at_most: The goal, if there is one.
+        at_least: The goal, if there is one.
     """
 
     what: str
@@ -24,13 +26,14 @@ class Figure:
 
     @property
     def met(self) -> bool:
+        """True if the number reaches its goal, or has none."""
         return (self.at_most is None or self.value <= self.at_most) and (
             self.at_least is None or self.value >= self.at_least
         )
 
     @property
     def goal(self) -> str:
-        """Say what it must be; nothing if it is no goal."""
+        """The goal in words; empty if there is none."""
         if self.at_most == self.at_least:
             return "" if self.at_most is None else f"{self.at_most:,g}"
         if self.at_most is None:
@@ -41,6 +44,12 @@ class Figure:
             else f"{self.at_least:,g} to {self.at_most:,g}"
         )
 
+    def verdict(self, *, met: str, missed: str) -> str:
+        """Return the text for a goal that is met or missed; empty without a goal."""
+        if not self.goal:
+            return ""
+        return met if self.met else missed
+
     def __str__(self) -> str:
         """Return the number with its unit."""
         number = f"{self.value:,.2f}" if isinstance(self.value, float) else f"{self.value:,}"
@@ -48,10 +57,10 @@ class Figure:
 
 
 def exactly(what: str, value: float, goal: float) -> Figure:
-    """Return a figure that must be just that."""
+    """Return a figure whose goal is one number."""
     return Figure(what, value, at_most=goal, at_least=goal)
 
 
 def none(**counts: int) -> list[Figure]:
-    """Return counts of what must not be."""
+    """Return a figure for each count; its goal is 0, its name the argument's, without `_`."""
     return [exactly(what.replace("_", " "), count, 0) for what, count in counts.items()]

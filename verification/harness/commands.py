@@ -1,0 +1,45 @@
+"""What our commands have in common: Ctrl-C, stories in the help, some options."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+
+def status_of(work: Callable[[], int]) -> int:
+    """Do a command's work; return its exit status, or 130 after Ctrl-C, as shells do."""
+    try:
+        return work()
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+
+
+def story_of(function: Callable[..., object]) -> str:
+    """Return a function's docstring on one line."""
+    return " ".join((function.__doc__ or "").split())
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """Add the option `--processes`."""
+    parser.add_argument(
+        "--processes", type=int, default=2, help="how many processes to use (default: 2)"
+    )
+
+
+def add_worlds(parser: argparse.ArgumentParser, *, writes: int) -> None:
+    """Add the options that say which worlds to play; `writes` is the default for one world."""
+    parser.add_argument(
+        "--first-seed", type=int, default=0, metavar="N", help="the first world's seed (default: 0)"
+    )
+    parser.add_argument(
+        "--world",
+        type=int,
+        default=writes,
+        metavar="WRITES",
+        help=f"writes in one world (default: {writes:_})",
+    )

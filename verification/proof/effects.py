@@ -1,0 +1,85 @@
+"""What a process wants of the world, and the values that both exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import greenlet
+
+from change_events._codec import decode
+
+if TYPE_CHECKING:
+    from change_events import ChangeEvent
+
+ID = "p1"
+TOPIC = "arn:aws:sns:eu-west-1:123456789012:products"
+
+Effect: TypeAlias = tuple[Any, ...]
+"""What a process wants of the world: its name, then its arguments. All of them are hashable."""
+
+
+class Violation(AssertionError):  # noqa: N818  # the word that the output uses
+    """A property does not hold."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """
+    How the processes are set up. Time is in ticks, and the settle window is two ticks.
+
+    Attributes:
+        early_look: The worker's setting.
+        delay: The queue's delay.
+        confirm: The publisher's setting.
+        renewals: Saves can last longer than the window, and are renewed.
+        slow_publish: SNS needs time to accept, and then to answer.
+        slow_get: What the source has read arrives later. To production code this adds no schedule,
+            because from the start of a GET until the apply it gets no other input.
+        bulk: The fetcher can ask for many ids at once. There is only one id, but it goes this way.
+    """
+
+    early_look: bool = True
+    delay: int = 0
+    confirm: bool = False
+    renewals: bool = False
+    slow_publish: bool = False
+    slow_get: bool = False
+    bulk: bool = False
+
+
+SETTLE = 2
+
+
+def ask(*effect: Hashable) -> Any:
+    """Pause the production code until the world has answered."""
+    parent = greenlet.getcurrent().parent
+    assert parent is not None
+    answer = parent.switch(effect)
+    if answer is CLOSED:
+        raise greenlet.GreenletExit
+    return answer
+
+
+GETS = {"get", "get many"}
+"""What a worker wants of the source."""
+
+CLOSED = object()
+"""The answer that ends a process."""
+
+
+class Message(NamedTuple):
+    """A message's content."""
+
+    body: str
+    attributes: tuple[tuple[str, str], ...]
+
+    @property
+    def event(self) -> ChangeEvent:
+        return decode(self.body, dict(self.attributes))
+
+
+def etag(number: int) -> str:
+    """Return the ETag of the state after a commit."""
+    return f'"{number}"'

@@ -1,0 +1,118 @@
+"""A process as an automaton: each step of production code is computed once, then looked up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from verification.proof.programs import numbered
+
+if TYPE_CHECKING:
+    from verification.proof.effects import Effect, Message, Setup
+    from verification.proof.process import Facts, Process
+
+
+class Known(NamedTuple):
+    """
+    What is known of a process in one of its states.
+
+    Attributes:
+        wants: By actor, what it waits for.
+        ready: By actor, in how many ticks it has something to begin.
+        facts: Other facts.
+    """
+
+    wants: tuple[tuple[str, Effect], ...]
+    ready: tuple[tuple[str, float], ...]
+    facts: Facts
+
+
+class Moved(NamedTuple):
+    """
+    The result of a process's step.
+
+    Attributes:
+        number: The new state.
+        places: The new place of each message that the process held, by its old place, then that of
+            a new message; 0: the process no longer holds it.
+    """
+
+    number: int
+    places: tuple[int, ...]
+
+
+class Automaton:
+    """The states of a process that were met, and how they follow one another."""
+
+    def __init__(self, make: Callable[[], Process]) -> None:
+        self._make = make
+        self._numbers: dict[Hashable, int] = {}
+        self._traces: list[tuple[tuple[Any, ...], ...]] = []
+        self._names: list[tuple[str, ...]] = []
+        self._moved: dict[tuple[Any, ...], Moved] = {}
+        self.known: list[Known] = []
+        process = make()
+        self._intern(process, ())
+        process.close()
+
+    def go_on(self, number: int, actor: str, answer: Any = None) -> Moved:
+        """Take an actor's next step."""
+        return self._after(number, "go_on", actor, answer)
+
+    def tick(self, number: int) -> Moved:
+        """Let time pass."""
+        return self._after(number, "tick")
+
+    def receive(self, number: int, message: Message, place: int) -> Moved:
+        """Let a worker receive a message. `place` is not 0 if the worker holds it already."""
+        return self._after(number, "receive", message, places=(place,) if place else ())
+
+    def acknowledged(self, number: int, failed: tuple[int, ...]) -> Moved:
+        """Answer a worker's acknowledgement; `failed` has the places of messages that failed."""
+        return self._after(number, "acknowledged", places=failed)
+
+    def give_up(self, number: int) -> Moved:
+        """Let a worker stop trying to acknowledge."""
+        return self._after(number, "give_up")
+
+    def _after(
+        self, number: int, method: str, *arguments: Any, places: tuple[int, ...] | None = None
+    ) -> Moved:
+        key = (number, method, arguments, places)
+        if key not in self._moved:
+            names = self._names[number]
+            named = () if places is None else (tuple(names[place - 1] for place in places),)
+            trace = (*self._traces[number], (method, *arguments, *named))
+            process = self._make()
+            try:
+                for name, *given in trace:
+                    getattr(process, name)(*given)
+                after = process.names()
+                new = [name for name in after if name not in names]
+                places = tuple(
+                    after.index(name) + 1 if name in after else 0 for name in (*names, *new)
+                )
+                self._moved[key] = Moved(self._intern(process, trace), places)
+            finally:
+                process.close()
+        return self._moved[key]
+
+    def _intern(self, process: Process, trace: tuple[tuple[Any, ...], ...]) -> int:
+        state = process.state()
+        if state not in self._numbers:
+            names = process.names()
+            self._numbers[state] = len(self._traces)
+            self._traces.append(trace)
+            self._names.append(names)
+            wants = tuple(
+                (actor, numbered(effect, names)) for actor, effect in process.wants.items()
+            )
+            self.known.append(Known(wants, tuple(process.ready_in().items()), process.facts()))
+        return self._numbers[state]
+
+
+@lru_cache
+def automaton(make: Callable[[Setup], Process], setup: Setup) -> Automaton:
+    """Return the automaton of a kind of process: the same one each time."""
+    return Automaton(lambda: make(setup))

@@ -1,0 +1,43 @@
+"""What must hold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from verification.proof.effects import Violation, etag
+
+if TYPE_CHECKING:
+    from verification.proof.explore._scenario import Scenario
+    from verification.proof.explore._state import State
+
+
+class Checks:
+    """The properties of states."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._saver = scenario.saver
+
+    def check(self, state: State) -> None:
+        """Check what must hold in every state."""
+        unsettled = state.fault == "SNS refuses" and self._is_saving(state)
+        if _is_stale(state) and not state.queue and not unsettled:
+            raise Violation("the cache is stale, and no event is left that would repair it")
+
+    def check_quiet(self, state: State) -> None:
+        """Check what must hold when no step is left."""
+        if state.queue:
+            names = ", ".join(queued.name for queued in state.queue)
+            raise Violation(f"no worker will ever acknowledge {names}")
+        if _is_stale(state):
+            raise Violation("all is quiet, and the cache is stale")
+
+    def _is_saving(self, state: State) -> bool:
+        return any(
+            number is not None and self._saver.known[number].wants for number in state.savers
+        )
+
+
+def _is_stale(state: State) -> bool:
+    if state.row.present != state.present:
+        return True
+    return state.present and state.row.etag != etag(state.commits)

@@ -1,0 +1,86 @@
+"""What is walked: the set-up, the history, and what can go wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from verification.proof.explore._automaton import Moved, automaton
+from verification.proof.explore._state import State, WorkerState, replaced, with_places
+from verification.proof.programs import Saver, Worker
+
+if TYPE_CHECKING:
+    from verification.proof.effects import Setup
+
+LONGEST_SAVE = 2
+"""Ticks that a save takes at most, where saves can outlast the window."""
+
+LONGEST_PUBLISH = 2
+"""Ticks that SNS takes at most to answer, where it is slow."""
+
+
+@dataclass(frozen=True)
+class History:
+    """
+    What is saved. A scenario can have one more saver, whose save raises.
+
+    Attributes:
+        present: The entity is present at first.
+        puts: For each saver, True for a put and False for a delete.
+    """
+
+    present: bool
+    puts: tuple[bool, ...]
+
+    def __str__(self) -> str:
+        saves = ", ".join("put" if put else "delete" for put in self.puts)
+        return f"{'present' if self.present else 'absent'}: {saves}"
+
+
+class Scenario:
+    """
+    What is walked.
+
+    Args:
+        setup: How the processes are set up.
+        history: What is saved.
+        faults: The faults that can happen, one of them in a schedule.
+        failing: There is one more saver, whose save raises.
+        alike: Take states for one that differ only in names.
+
+    Attributes:
+        puts: For each saver, True for a put and False for a delete.
+        failing: The index of the saver whose save raises, or None.
+        saver: The savers' automaton.
+        worker: The workers' automaton.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        history: History,
+        *,
+        faults: tuple[str, ...],
+        failing: bool,
+        alike: bool,
+    ) -> None:
+        self.setup = setup
+        self.puts = (*history.puts, True) if failing else history.puts
+        self.failing = len(history.puts) if failing else None
+        self.faults = faults
+        self.alike = alike
+        self.saver = automaton(Saver, setup)
+        self.worker = automaton(Worker, setup)
+
+    def may(self, state: State, fault: str) -> bool:
+        """Return whether a fault can still happen."""
+        return state.fault is None and fault in self.faults
+
+    def moved(self, state: State, index: int, moved: Moved, version: int | None = None) -> State:
+        """Return the state after a worker's step; `version` is what its look has read."""
+        version = state.workers[index].version if version is None else version
+        after = WorkerState(moved.number, version if self.worker.known[moved.number].wants else 0)
+        return state._replace(
+            workers=replaced(state.workers, index, after),
+            queue=with_places(state.queue, index, moved.places),
+        )

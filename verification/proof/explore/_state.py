@@ -1,0 +1,154 @@
+"""States of a world, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from verification.proof.effects import Message
+
+HELD = -1
+"""Stands for the time until a message becomes visible, while a worker holds it."""
+
+SPENT = "spent"
+"""The fault of a schedule that has had one."""
+
+FAULTS = (
+    "visibility expires",
+    "duplicate delivery",
+    "worker crashes",
+    "publisher crashes",
+    "batch call half failed",
+    "source answers 503",
+    "SNS refuses",
+    "left out of many",
+)
+
+
+class Queued(NamedTuple):
+    """
+    A message in the queue.
+
+    Attributes:
+        name: Its name in a schedule; empty where schedules are only counted.
+        message: Its content.
+        visible_in: Ticks, or `HELD`.
+        places: For each worker, its place among the messages that the worker holds, from 1; 0: the
+            worker does not hold it.
+    """
+
+    name: str
+    message: Message
+    visible_in: int
+    places: tuple[int, ...]
+
+
+class Row(NamedTuple):
+    """
+    The cache's row.
+
+    Attributes:
+        version: Its version.
+        present: The entity is present.
+        etag: The ETag of its state.
+        saw: The source's latest commit when the row's last look began its GET.
+        told: The source has sent that ETag, so the row has it; a GET of many sends none.
+    """
+
+    version: int
+    present: bool
+    etag: str | None
+    saw: int
+    told: bool = True
+
+
+class WorkerState(NamedTuple):
+    """
+    A worker.
+
+    Attributes:
+        number: Its state in its automaton.
+        version: The version that its look has read.
+    """
+
+    number: int
+    version: int
+
+
+class Orphan(NamedTuple):
+    """
+    A commit that the database can still make, although its client has got an error or has died.
+
+    Attributes:
+        puts: It is a put, not a delete.
+        in_time_for: For so many ticks it is still within the settle window.
+    """
+
+    puts: bool
+    in_time_for: int
+
+
+class State(NamedTuple):
+    """
+    Everything at one moment.
+
+    Attributes:
+        savers: The state of each saver in its automaton; None: it is dead.
+        workers: The workers.
+        queue: The messages in the queue.
+        commits: How many commits the source has made.
+        present: The entity is present at the source.
+        row: The cache's row.
+        fault: The fault that the schedule has had, or `SPENT`.
+        orphans: Commits that can still come.
+    """
+
+    savers: tuple[int | None, ...]
+    workers: tuple[WorkerState, ...]
+    queue: tuple[Queued, ...]
+    commits: int
+    present: bool
+    row: Row
+    fault: str | None
+    orphans: tuple[Orphan, ...]
+
+
+Step: TypeAlias = tuple[str, str]
+"""Which process, and what it does."""
+
+
+def replaced(values: tuple[Any, ...], position: int, value: Any) -> tuple[Any, ...]:
+    """Return the values with another one at this position."""
+    return (*values[:position], value, *values[position + 1 :])
+
+
+def with_saver(state: State, index: int, number: int | None) -> State:
+    """Return the state with a saver in another state of its automaton."""
+    return state._replace(savers=replaced(state.savers, index, number))
+
+
+@lru_cache(None)
+def with_places(
+    queue: tuple[Queued, ...], index: int, places: tuple[int, ...]
+) -> tuple[Queued, ...]:
+    """Return the queue with new places for a worker: `places` has the new one of each old one."""
+    places = (0, *places)
+    return tuple(
+        queued._replace(places=replaced(queued.places, index, places[queued.places[index]]))
+        for queued in queue
+    )
+
+
+def shown(queue: tuple[Queued, ...], index: int, places: Iterable[int]) -> tuple[Queued, ...]:
+    """Return the queue with the messages at these places of a worker visible."""
+    return tuple(
+        queued._replace(visible_in=0) if queued.places[index] in places else queued
+        for queued in queue
+    )
+
+
+def names_of(state: State, index: int, places: tuple[int, ...]) -> str:
+    """Return the names of the messages at these places of a worker."""
+    return ", ".join(queued.name for queued in state.queue if queued.places[index] in places)

@@ -1,0 +1,79 @@
+"""Time: when it can pass, and what it does."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from verification.proof.explore._scenario import LONGEST_PUBLISH, LONGEST_SAVE, Scenario
+
+if TYPE_CHECKING:
+    from verification.proof.explore._automaton import Known
+    from verification.proof.explore._state import State
+
+
+class Time:
+    """The time of a scenario, in ticks."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._scenario = scenario
+
+    def may_pass(self, state: State) -> bool:
+        """Return whether a tick can come next."""
+        return self._matters(state) and self._is_free_to_pass(state)
+
+    def tick(self, state: State) -> State:
+        """Return the state a tick later."""
+        scenario = self._scenario
+        for index, worker in enumerate(state.workers):
+            state = scenario.moved(state, index, scenario.worker.tick(worker.number))
+        return state._replace(
+            savers=tuple(
+                number if number is None else scenario.saver.tick(number).number
+                for number in state.savers
+            ),
+            queue=tuple(
+                queued._replace(visible_in=queued.visible_in - 1)
+                if queued.visible_in > 0
+                else queued
+                for queued in state.queue
+            ),
+            orphans=tuple(
+                orphan._replace(in_time_for=orphan.in_time_for - 1) for orphan in state.orphans
+            ),
+        )
+
+    def _matters(self, state: State) -> bool:
+        """Return whether something waits for time to pass. Otherwise it could pass for ever."""
+        scenario = self._scenario
+        if any(queued.visible_in > 0 for queued in state.queue):
+            return True
+        if any(
+            0 < ticks < math.inf
+            for worker in state.workers
+            for _, ticks in scenario.worker.known[worker.number].ready
+        ):
+            return True
+        return (scenario.setup.renewals or scenario.setup.slow_publish) and any(
+            number is not None and scenario.saver.known[number].wants for number in state.savers
+        )
+
+    def _is_free_to_pass(self, state: State) -> bool:
+        """Return False if a saver must act before, by the conditions of the promise."""
+        if any(orphan.in_time_for <= 1 for orphan in state.orphans):
+            return False
+        return all(
+            self._can_wait(self._scenario.saver.known[number])
+            for number in state.savers
+            if number is not None
+        )
+
+    def _can_wait(self, known: Known) -> bool:
+        wants = {effect[0] for _, effect in known.wants}
+        if {"publish", "answer"} & wants and known.facts.asked >= LONGEST_PUBLISH:
+            return False
+        if not {"commit", "return"} & wants:
+            return True
+        if not self._scenario.setup.renewals:
+            return known.facts.rely_on > 1
+        return ("renew", 0) not in known.ready and known.facts.saving < LONGEST_SAVE

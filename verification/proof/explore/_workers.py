@@ -1,0 +1,239 @@
+"""The steps of workers, and what they do to the queue and to the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from change_events import Entry, Found, Gone, MemorySink, Unchanged
+from change_events.sinks import memory
+from verification.proof.effects import GETS, ID, Effect, Violation, etag
+from verification.proof.explore._state import (
+    HELD,
+    SPENT,
+    Queued,
+    Row,
+    State,
+    Step,
+    WorkerState,
+    names_of,
+    replaced,
+    shown,
+)
+
+if TYPE_CHECKING:
+    from verification.proof.explore._scenario import Scenario
+
+ABSENT = 206
+"""
+Stands for the status of an entity that the answer to a GET of many leaves out. It never deletes.
+"""
+
+
+class WorkerSteps:
+    """The steps that workers can take in a scenario."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._scenario = scenario
+        self._worker = scenario.worker
+
+    def of(self, state: State) -> Iterator[tuple[Step, State]]:
+        """Yield each step, and the state after it."""
+        for index, worker in enumerate(state.workers):
+            yield from self._steps(state, index, worker)
+
+    def _steps(self, state: State, index: int, worker: WorkerState) -> Iterator[tuple[Step, State]]:
+        known = self._worker.known[worker.number]
+        for actor, ticks in known.ready:
+            if ticks:
+                continue
+            if actor == "poll":
+                yield from self._receives(state, index, worker)
+            elif actor == "look":
+                yield from self.look(self._begun(state, index, actor), index)
+            else:
+                yield from self.acknowledgement(state, index)
+        if known.wants:
+            yield from self.look(state, index)
+        held = {queued.places[index] for queued in state.queue} - {0}
+        if self._scenario.may(state, "worker crashes") and (known.wants or held):
+            dead = state._replace(
+                workers=replaced(state.workers, index, WorkerState(0, 0)),
+                queue=shown(state.queue, index, held),
+            )
+            queue = tuple(
+                queued._replace(places=replaced(queued.places, index, 0)) for queued in dead.queue
+            )
+            yield (_name(index), "crashes"), dead._replace(fault=SPENT, queue=queue)
+
+    def _begun(self, state: State, index: int, actor: str) -> State:
+        moved = self._worker.go_on(state.workers[index].number, actor)
+        return self._scenario.moved(state, index, moved)
+
+    def _receives(
+        self, state: State, index: int, worker: WorkerState
+    ) -> Iterator[tuple[Step, State]]:
+        seen: set[Queued] = set()
+        for position, queued in enumerate(state.queue):
+            if queued.visible_in == 0 and queued not in seen:
+                seen.add(queued)
+                held_at = queued.places[index]
+                moved = self._worker.receive(worker.number, queued.message, held_at)
+                place = held_at or len(moved.places)
+                delivered = queued._replace(
+                    visible_in=HELD, places=replaced(queued.places, index, place)
+                )
+                received = state._replace(queue=replaced(state.queue, position, delivered))
+                yield (
+                    (_name(index), f"receives {queued.name}"),
+                    self._scenario.moved(received, index, moved),
+                )
+
+    def look(self, state: State, index: int) -> Iterator[tuple[Step, State]]:
+        """Yield the steps that give a worker's look what it waits for."""
+        worker = _name(index)
+        number, read = state.workers[index]
+        effect = dict(self._worker.known[number].wants)["look"]
+
+        def after(answer: Any, version: int | None = None) -> State:
+            moved = self._worker.go_on(number, "look", answer)
+            return self._scenario.moved(state, index, moved, version)
+
+        wanted = effect[0]
+        if wanted == "entry":
+            row = state.row
+            entry = (min(row.version, 1), row.present, row.etag if row.told else None)
+            yield (worker, f"reads the entry: version {row.version}"), after(entry, row.version)
+        elif wanted in GETS:
+            for what, answer, fault in self._answers(state, effect):
+                yield (worker, what), after(answer)._replace(fault=fault)
+        elif wanted == "arrive":
+            yield (worker, "gets the answer"), after(None)
+        elif wanted == "apply":
+            saw = self._worker.known[number].facts.saw
+            applied, row = _apply(state, saw, effect, read)
+            what = "applies" if applied else "lost the compare-and-set of"
+            yield (
+                (worker, f"{what} {_shown_change(effect)}, if version is {read}"),
+                after(applied)._replace(row=row),
+            )
+        elif wanted == "delete":  # only a mutant deletes within a look
+            yield from self._deletes(state, index)
+        else:
+            places = _places(effect)
+            state = state._replace(queue=shown(state.queue, index, places))
+            yield (worker, f"hands back {names_of(state, index, places)}"), after(None)
+
+    def _answers(
+        self, state: State, effect: Effect
+    ) -> Iterator[tuple[str, tuple[int, int], str | None]]:
+        """
+        Yield what the source can answer.
+
+        It is in words; as status and commit; and with the fault that the schedule then has had.
+        """
+        scenario = self._scenario
+        if effect[0] == "get":
+            answer = _answer(state, effect[1])
+            yield f"GETs commit {state.commits}: {answer[0]}", answer, state.fault
+        else:
+            status, there = (200, "there") if state.present else (ABSENT, "not there")
+            what = f"GETs many at commit {state.commits}: it is {there}"
+            yield what, (status, state.commits), state.fault
+            if state.present and scenario.may(state, "left out of many"):
+                yield "GETs many: it is left out", (ABSENT, state.commits), SPENT
+        if scenario.may(state, "source answers 503"):
+            yield f"{'GETs' if effect[0] == 'get' else 'GETs many'}: 503", (503, -1), SPENT
+
+    def acknowledgement(self, state: State, index: int) -> Iterator[tuple[Step, State]]:
+        """Yield the steps by which a worker acknowledges."""
+        return self._deletes(self._begun(state, index, "acknowledge"), index)
+
+    def _deletes(self, state: State, index: int) -> Iterator[tuple[Step, State]]:
+        worker, number = _name(index), state.workers[index].number
+        (places,) = (
+            _places(effect)
+            for _, effect in self._worker.known[number].wants
+            if effect[0] == "delete"
+        )
+
+        def after(failed: tuple[int, ...], *, visible: bool = False) -> State:
+            queue = tuple(
+                queued
+                for queued in state.queue
+                if queued.places[index] not in places or queued.places[index] in failed
+            )
+            queue = shown(queue, index, failed) if visible else queue
+            moved = self._worker.acknowledged(number, failed)
+            return self._scenario.moved(state._replace(queue=queue), index, moved)
+
+        yield (worker, f"acknowledges {names_of(state, index, places)}"), after(())
+        if self._scenario.may(state, "batch call half failed"):
+            for failed in {(place,) for place in places} | {places}:
+                names = names_of(state, index, failed)
+                yield (
+                    (worker, f"fails to acknowledge {names}, and will try again"),
+                    after(failed)._replace(fault=SPENT),
+                )
+                half = after(failed, visible=True)._replace(fault=SPENT)
+                given_up = self._worker.give_up(half.workers[index].number)
+                yield (
+                    (worker, f"fails to acknowledge {names}, and gives up"),
+                    self._scenario.moved(half, index, given_up),
+                )
+
+
+def _answer(state: State, known_etag: Hashable) -> tuple[int, int]:
+    if state.present:
+        return (304 if known_etag == etag(state.commits) else 200, state.commits)
+    return (410 if state.commits else 404, state.commits)
+
+
+def _apply(state: State, seen: tuple[int, int], effect: Effect, read: int) -> tuple[bool, Row]:
+    """Apply what a look has found; check that it is right."""
+    _, kind, value, told, if_version = effect
+    assert if_version == min(read, 1), "a look applies with the version it has read"
+    status, saw = seen
+    before = (state.row.version, state.row.present, state.row.etag)
+    applied, entry = _applied(before, kind, value, read)
+    if not applied:
+        return False, state.row
+    row = Row(*entry, max(saw, state.row.saw), told)
+    if state.row.present and not row.present and status not in {404, 410}:
+        raise Violation(f"the answer {status} deletes")
+    if saw < state.row.saw and (state.row.present or row.present):
+        raise Violation(f"the cache goes back from commit {state.row.saw} to commit {saw}")
+    if row.present and row.etag not in {etag(saw), state.row.etag}:
+        raise Violation(f"{row.etag} was never committed")
+    return True, row
+
+
+@lru_cache(None)
+def _applied(
+    entry: tuple[int, bool, str | None], kind: str, value: int | None, if_version: int
+) -> tuple[bool, tuple[int, bool, str | None]]:
+    """Let the production sink apply a change to a row."""
+    sink: MemorySink[Any] = MemorySink(clock=lambda: 0.0)
+    if entry[0]:
+        sink._rows[ID] = memory._Row(Entry(*entry), None, 0.0)
+    change: Found[Any] | Unchanged | Gone = Found(value, etag(value or 0))
+    if kind != "Found":
+        change = Gone() if kind == "Gone" else Unchanged()
+    applied = sink.apply(ID, change, if_version=if_version)
+    after = sink.entry(ID)
+    return applied, (after.version, after.present, after.etag)
+
+
+def _places(effect: Effect) -> tuple[int, ...]:
+    """Return the places of the messages that a worker wants to delete or to hand back."""
+    places: tuple[int, ...] = effect[1]
+    return places
+
+
+def _name(index: int) -> str:
+    return f"worker {index + 1}"
+
+
+def _shown_change(effect: Effect) -> str:
+    return f"commit {effect[2]}" if effect[1] == "Found" else str(effect[1]).lower()

@@ -1,0 +1,131 @@
+"""A world: its states, and the steps between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from verification.proof.effects import GETS, Setup, etag
+from verification.proof.explore._checks import Checks
+from verification.proof.explore._savers import SaverSteps
+from verification.proof.explore._scenario import History, Scenario
+from verification.proof.explore._state import (
+    FAULTS,
+    HELD,
+    SPENT,
+    Row,
+    State,
+    Step,
+    WorkerState,
+    replaced,
+)
+from verification.proof.explore._symmetry import Symmetry
+from verification.proof.explore._time import Time
+from verification.proof.explore._workers import WorkerSteps
+
+
+class World:
+    """
+    The states of a scenario, and the steps between them.
+
+    Args:
+        setup: How the processes are set up.
+        history: What is saved.
+        faults: The faults that can happen, one of them in a schedule.
+        workers: How many workers there are.
+        failing: There is one more saver, whose save raises.
+        alike: Take states for one that differ only in names.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        history: History,
+        *,
+        faults: tuple[str, ...] = FAULTS,
+        workers: int = 2,
+        failing: bool = True,
+        alike: bool = True,
+    ) -> None:
+        scenario = Scenario(setup, history, faults=faults, failing=failing, alike=alike)
+        self._history = history
+        self._number_of_workers = workers
+        self._scenario = scenario
+        self._savers = SaverSteps(scenario)
+        self._workers = WorkerSteps(scenario)
+        self._time = Time(scenario)
+        self._checks = Checks(scenario)
+        self._symmetry = Symmetry(scenario)
+
+    def start(self) -> State:
+        """Return the state from which all schedules begin: the cache equals the source."""
+        present = self._history.present
+        row = Row(1, True, etag(0), 0) if present else Row(0, False, None, 0)
+        savers = (0,) * len(self._scenario.puts)
+        workers = (WorkerState(0, 0),) * self._number_of_workers
+        return State(savers, workers, (), 0, present, row, None, ())
+
+    def steps(self, state: State) -> Iterator[tuple[Step, State]]:
+        """Yield each step that can come next, and the state after it."""
+        for step, after in self._steps(state):
+            yield step, self._symmetry.same(after) if self._scenario.alike else after
+
+    def check(self, state: State) -> None:
+        """Check what must hold in every state."""
+        self._checks.check(state)
+
+    def check_quiet(self, state: State) -> None:
+        """Check what must hold when no step is left."""
+        self._checks.check_quiet(state)
+
+    def _steps(self, state: State) -> Iterator[tuple[Step, State]]:
+        if self._scenario.alike and (unseen := self._unseen_steps(state)):
+            yield from unseen
+            return
+        yield from self._savers.of(state)
+        yield from self._workers.of(state)
+        if self._scenario.may(state, "visibility expires"):
+            for position, queued in enumerate(state.queue):
+                if queued.visible_in == HELD:
+                    queue = replaced(state.queue, position, queued._replace(visible_in=0))
+                    step = ("fault", f"the visibility timeout of {queued.name} is over")
+                    yield step, state._replace(fault=SPENT, queue=queue)
+        if self._time.may_pass(state):
+            yield ("clock", "a tick"), self._time.tick(state)
+
+    def _unseen_steps(self, state: State) -> Iterator[tuple[Step, State]] | None:
+        """Return the steps of a process whose moment no other process can see, if there is one."""
+        scenario = self._scenario
+        for index, worker in enumerate(state.workers):
+            if self._acknowledges_unseen(state, index, worker):
+                return self._workers.acknowledgement(state, index)
+        failing = scenario.failing
+        raising = None if failing is None or scenario.setup.renewals else state.savers[failing]
+        if raising is not None and scenario.saver.known[raising].wants == (("save", ("commit",)),):
+            return self._savers.effect(state, failing or 0, raising, "save", ("commit",))
+        if self._is_still(state):
+            for index, worker in enumerate(state.workers):
+                wants = scenario.worker.known[worker.number].wants
+                if [effect[0] in GETS for _, effect in wants] == [True]:
+                    return self._workers.look(state, index)
+        return None
+
+    def _acknowledges_unseen(self, state: State, index: int, worker: WorkerState) -> bool:
+        scenario = self._scenario
+        known = scenario.worker.known[worker.number]
+        if (scenario.faults and state.fault is None) or ("acknowledge", 0) not in known.ready:
+            return False
+        return not any(queued.places[index] and queued.visible_in != HELD for queued in state.queue)
+
+    def _is_still(self, state: State) -> bool:
+        """Return whether the source will neither change nor fail any more."""
+        scenario = self._scenario
+        return (
+            not any(
+                scenario.may(state, fault)
+                for fault in ("source answers 503", "left out of many", "worker crashes")
+            )
+            and not state.orphans
+            and all(
+                number is None or scenario.saver.known[number].facts.over for number in state.savers
+            )
+        )

@@ -1,0 +1,79 @@
+"""What the parts of a world share. They import this module, and the world imports them."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from verification.proof.simulation._chance import Durations, Faults, Latencies
+
+if TYPE_CHECKING:
+    from verification.proof.simulation._ghost import Ghost
+    from verification.proof.simulation._kernel import Kernel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """How a world is set up. Times are seconds; the library's settings have their own meaning."""
+
+    writes: int
+    ids: int
+    zipf: float
+    rate: float
+    unique_states: bool
+    many: float
+    settle: float
+    worker_settle: float
+    confirm: float
+    renewals: bool
+    services: int
+    workers: int
+    threads: int
+    early_look: bool
+    prefetch: int
+    visibility: int
+    queue_delay: float
+    most_receives: int
+    raw: bool
+    etags: bool
+    latencies: Latencies = field(repr=False)
+    faults: Faults = field(repr=False)
+    bulk: int = 1
+
+
+class Environment:
+    """
+    What the parts of a world share.
+
+    Args:
+        kernel: The clock.
+        ghost: Is told everything.
+        chance: Draws everything random.
+        setup: How the world is set up.
+
+    Attributes:
+        random: `chance.random`.
+        durations: Draw how long something lasts.
+        faults: What goes wrong now. `NO_FAULTS` after the last save.
+    """
+
+    def __init__(self, kernel: Kernel, ghost: Ghost, chance: random.Random, setup: Setup) -> None:
+        self.kernel = kernel
+        self.ghost = ghost
+        self.chance = chance
+        self.random = chance.random
+        self.durations = Durations.of(setup.latencies, chance)
+        self.faults = setup.faults
+
+    def soon(self) -> float:
+        """Draw a moment within the next ten seconds, evenly by magnitude."""
+        pause: float = 1e-3 * 1e4 ** self.random()
+        return self.kernel.now + pause
+
+
+class HasEnvironment(Protocol):
+    """What most parts of a world know of it."""
+
+    @property
+    def environment(self) -> Environment: ...

@@ -1,0 +1,51 @@
+"""Outages of the source and of SNS."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from verification.proof.simulation._chance import NO_FAULTS
+
+if TYPE_CHECKING:
+    from verification.proof.simulation._environment import Environment
+
+
+class CanBeDown(Protocol):
+    """What can have an outage."""
+
+    is_down: bool
+
+
+class Outages:
+    """
+    Makes something fail, and work again, again and again.
+
+    Args:
+        environment: What the world's parts share.
+        what: The thing that fails.
+        per_second: The mean number of outages per second.
+    """
+
+    def __init__(self, environment: Environment, what: CanBeDown, per_second: float) -> None:
+        self._environment = environment
+        self._what = what
+        self._per_second = per_second
+
+    def await_next(self) -> None:
+        """Schedule the next outage."""
+        if self._per_second > 0:
+            kernel = self._environment.kernel
+            pause = self._environment.chance.expovariate(self._per_second)
+            kernel.at(kernel.now + pause, self._begin)
+
+    def _begin(self) -> None:
+        environment = self._environment
+        if environment.faults is not NO_FAULTS:
+            self._what.is_down = True
+            environment.ghost.counts["outages"] += 1
+            kernel = environment.kernel
+            kernel.at(kernel.now + 1e3 ** environment.random(), self._end)
+
+    def _end(self) -> None:
+        self._what.is_down = False
+        self.await_next()

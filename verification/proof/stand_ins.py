@@ -1,0 +1,126 @@
+"""Stand-ins for what the production code calls: clients of AWS, a pool, a sink."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import urllib3
+
+from change_events import Entry, Found, Gone, Unchanged
+from verification.proof.effects import ID, Message, ask, etag
+
+
+class Sns:
+    """An SNS client. `slow`: SNS accepts and answers in two steps."""
+
+    def __init__(self, *, slow: Callable[[], bool]) -> None:
+        self._slow = slow
+
+    def publish(
+        self, *, TopicArn: str, Message: str, MessageAttributes: dict[str, Any] | None = None
+    ) -> None:
+        attributes = {
+            name: value["StringValue"] for name, value in (MessageAttributes or {}).items()
+        }
+        accepted = ask("publish", Message, tuple(sorted(attributes.items())))
+        answered = ask("answer") if self._slow() else True
+        if not (accepted and answered):
+            raise ConnectionError(f"{TopicArn} does not answer")
+
+
+class Sqs:
+    """An SQS client."""
+
+    class meta:  # noqa: N801
+        class config:  # noqa: N801
+            read_timeout = 60
+
+    def __init__(self, delay: int) -> None:
+        self._delay = delay
+
+    def get_queue_attributes(self, **_: Any) -> dict[str, Any]:
+        return {"Attributes": {"DelaySeconds": str(self._delay)}}
+
+    def receive_message(self, **_: Any) -> dict[str, Any]:
+        return {"Messages": [_received(*delivery) for delivery in ask("receive")]}
+
+    def delete_message_batch(
+        self, *, QueueUrl: str, Entries: list[dict[str, str]]
+    ) -> dict[str, Any]:
+        del QueueUrl
+        failed = ask("delete", tuple(entry["ReceiptHandle"] for entry in Entries))
+        code = {"Code": "InternalError", "SenderFault": False}
+        return {
+            "Failed": [
+                {"Id": entry["Id"], **code} for entry in Entries if entry["ReceiptHandle"] in failed
+            ]
+        }
+
+    def change_message_visibility_batch(
+        self, *, QueueUrl: str, Entries: list[dict[str, Any]]
+    ) -> dict[str, Any]:
+        del QueueUrl
+        ask("visibility", tuple(entry["ReceiptHandle"] for entry in Entries))
+        return {}
+
+
+def _received(message_id: str, message: Message) -> dict[str, Any]:
+    return {
+        "MessageId": message_id,
+        "ReceiptHandle": message_id,
+        "Body": message.body,
+        "Attributes": {"ApproximateReceiveCount": "1"},
+        "MessageAttributes": {name: {"StringValue": value} for name, value in message.attributes},
+    }
+
+
+class Pool:
+    """
+    A urllib3 pool. The production fetcher, above it, decides what an answer means.
+
+    `slow`: The source reads and answers in two steps.
+    """
+
+    def __init__(self, *, slow: bool) -> None:
+        self._slow = slow
+
+    def request(
+        self, method: str, url: str, *, headers: dict[str, str], **_: Any
+    ) -> urllib3.HTTPResponse:
+        assert (method, url) in {("GET", f"http://source/{ID}"), ("GET", f"http://source/?id={ID}")}
+        many = url.endswith(f"?id={ID}")
+        status, number = ask("get many") if many else ask("get", headers.get("If-None-Match"))
+        if self._slow:
+            ask("arrive")
+        body: Any = {"id": ID, "number": number} if status == 200 else {"detail": "no product"}
+        if many and status != 503:
+            status, body = 200, [body] if status == 200 else []
+        return urllib3.HTTPResponse(
+            io.BytesIO(b"" if status == 304 else json.dumps(body).encode()),
+            headers={"Content-Type": "application/json", "ETag": etag(number)},
+            status=status,
+            preload_content=False,
+        )
+
+
+class Cache:
+    """A sink."""
+
+    def entry(self, id: str, /) -> Entry:
+        assert id == ID
+        return Entry(*ask("entry"))
+
+    def apply(self, id: str, change: Any, /, *, if_version: int) -> bool:
+        assert id == ID
+        answer: bool = ask("apply", *described(change), if_version)
+        return answer
+
+
+def described(change: Found[dict[str, Any]] | Unchanged | Gone) -> tuple[Hashable, ...]:
+    """Return a change as hashable values: its kind, its commit, and whether it has an ETag."""
+    if isinstance(change, Found):
+        return ("Found", change.value["number"], change.etag is not None)
+    return (type(change).__name__, None, True)
