@@ -124,8 +124,8 @@ def with_answers(patch, changed):
     patch.setattr(
         Looks,
         "__init__",
-        lambda self, settings, **rest: init(
-            self, replace(settings, fetcher=Changed(settings.fetcher)), **rest
+        lambda self, *, settings, **rest: init(
+            self, settings=replace(settings, fetcher=Changed(settings.fetcher)), **rest
         ),
     )
 
