@@ -57,6 +57,8 @@ class Agenda:
     def end(self, id: str) -> None:
         """Note that no look at the id is under way any more."""
         self._under_way.discard(id)
+        if id in self._at:
+            heapq.heappush(self._heap, (self._at[id], id))
 
 
 class Rest:

@@ -101,7 +101,7 @@ class Desk:
 
     def begin_receive(self) -> int:
         """Reserve room for a receive; return for how many messages, 0 if others took the room."""
-        if self._receiving and self.full:
+        if self.full:
             return 0
         self._receiving += 1
         return 1 if self.breaker.open else self._settings.batch_size
@@ -219,8 +219,9 @@ class Desk:
 
     def resume(self, now: float) -> None:
         """Go on after a mass deletion was refused."""
-        self.guard.resume()
-        self._release(now)
+        if self.guard.tripped:
+            self.guard.resume()
+            self._release(now)
 
     def close(self) -> None:
         """Hold nothing that is received from now on."""

@@ -211,13 +211,13 @@ class Inbox:
             del group.events[event.message_id]
         self._count -= len(settled)
         self._rest.look_over(id)
-        self._agenda.end(id)
         group.alone = False
         if group.events:
             self._agenda.add(id, min([self._agenda.at(id), *waiting]))
         else:
             self._agenda.cancel(id)
             del self._groups[id]
+        self._agenda.end(id)
         return settled
 
     def first_looked(self, id: str) -> list[Held]:
@@ -234,8 +234,8 @@ class Inbox:
     def give_up(self, id: str) -> list[Held]:
         """Stop holding all events of the id, reserved or not; return them to be handed back."""
         events = list(self._groups.pop(id).events.values())
-        self._agenda.end(id)
         self._agenda.cancel(id)
+        self._agenda.end(id)
         self._rest.forget(id)
         self._count -= len(events)
         return events
@@ -243,16 +243,16 @@ class Inbox:
     def look_alone(self, id: str, now: float) -> None:
         """Make the reserved id due now, for looks alone until one succeeds."""
         self._groups[id].alone = True
-        self._agenda.end(id)
         self._agenda.cancel(id)  # this look serves whatever else asked for one
+        self._agenda.end(id)
         self._agenda.add(id, now)
 
     def park(self, id: str) -> None:
         """Hold the events of the reserved id, with no look due until `release`."""
         # To the end: the id that was parked first is retried first.
         self._groups[id] = self._groups.pop(id)
-        self._agenda.end(id)
         self._agenda.cancel(id)
+        self._agenda.end(id)
         self._rest.forget(id)
 
     def retry(self) -> str | None:

@@ -80,6 +80,8 @@ class Intake:
             received = self.receive(wait=1 if until_empty else self.settings.wait_time)
         except Exception as error:
             return self._failed(error, until_empty=until_empty)
+        if received is None:
+            return Polled()
         if self._failures:
             log.info("receiving again", extra={"action": "receive"})
         self._failures = 0
@@ -92,12 +94,16 @@ class Intake:
         with contextlib.suppress(Exception):
             self.receive(wait=1)
 
-    def receive(self, *, wait: int) -> int:
-        """Long-poll for `wait` seconds, hold the events; return how many messages came."""
+    def receive(self, *, wait: int) -> int | None:
+        """
+        Long-poll for `wait` seconds, and hold the events.
+
+        Return how many messages came; None if other receives took the room meanwhile.
+        """
         with self.consumer as desk:
             most = desk.begin_receive()
         if not most:
-            return 0
+            return None
         messages: Sequence[Message] = []
         events: Sequence[Held] = []
         undecided: list[tuple[str, float]] = []
