@@ -3,65 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from hands import doubling, held
+from desks import ERROR, bring_down, fail, make_desk, receive, succeed
+from hands import held
 
 from change_events import FetchError
 from change_events._consumer.agenda import REST
-from change_events._consumer.desk import Desk, Limits
 from change_events._consumer.guard import Guard
-
-ERROR = FetchError("503", status=503)
-
-
-def make_desk(
-    *, early_look=True, guard=None, per_second=None, prefetch=10, batch_size=3, bulk_size=1
-):
-    limits = Limits(prefetch=prefetch, batch_size=batch_size, threads=2, bulk_size=bulk_size)
-    return Desk(
-        limits,
-        early_look=early_look,
-        guard=guard or Guard(),
-        probe_pause=doubling,
-        max_gets_per_second=per_second,
-    )
 
 
 @pytest.fixture
 def desk():
     return make_desk()
-
-
-def receive(desk, *ids, now=0.0, hold=0.0, received=None):
-    """Receive an event of each id. `received`: how many messages came, if not one for each."""
-    assert desk.begin_receive()
-    events = [held(id, f"{number} at {now}", now, hold) for number, id in enumerate(ids)]
-    desk.end_receive(events, now, received=len(ids) if received is None else received)
-    return events
-
-
-def succeed(desk, now, id=None):
-    """Look at the id that is due next, or at a reserved one, with success."""
-    if id is None:
-        (id,) = desk.next(now)
-    desk.begin_get([id], now)
-    return desk.succeeded(id, now)
-
-
-def fail(desk, now, id=None, *, error=ERROR, retry_after=0.0, source_wide=False):
-    """Look at the id that is due next, or at a reserved one, in vain."""
-    if id is None:
-        (id,) = desk.next(now)
-    desk.begin_get([id], now)
-    return desk.failed(id, now, error, retry_after=retry_after, source_wide=source_wide)
-
-
-def bring_down(desk, *ids, now=0.0):
-    """Let looks at `ids` fail, or else at five ids: the last one shows an outage."""
-    for id in ids or "abcde":
-        receive(desk, id, now=now)
-        failure = fail(desk, now, id=desk.next(now)[0])
-    assert desk.breaker.open
-    return failure
 
 
 # What may be received
@@ -232,7 +184,7 @@ def test_after_stop_bulk_each_id_is_next_alone_until_that_time():
 
 def test_in_an_outage_each_id_is_next_alone():
     desk = make_desk(bulk_size=2)
-    bring_down(desk, *"abcde")
+    bring_down(desk)
     receive(desk, "f", "g", now=1.0)
 
     assert len(desk.next(1.0)) == 1

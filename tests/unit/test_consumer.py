@@ -1,0 +1,396 @@
+"""One desk for many threads: each waits for what it needs until another thread provides it."""
+
+from __future__ import annotations
+
+import queue
+import threading
+
+import pytest
+from desks import bring_down, fail, make_desk, receive, succeed
+from hands import NotingCondition
+
+from change_events._consumer.consumer import Consumer
+from change_events._consumer.guard import Guard
+from change_events._consumer.health import FULL, MASS_DELETION, SOURCE_DOWN
+
+
+class Condition(threading.Condition):
+    """A condition that tells the test of each wait. A wait ends when the thread is notified."""
+
+    def __init__(self, lock, waits):
+        super().__init__(lock)
+        self._waits = waits
+
+    def wait(self, timeout=None):
+        self._waits.put(timeout)
+        return super().wait()
+
+
+class Noting:
+    """What the consumer reports, in order."""
+
+    def __init__(self):
+        self.held = []
+        self.pauses = []
+
+    def set(self, name, number):
+        assert name == "held"
+        self.held.append(number)
+
+    def begin(self, why):
+        self.pauses.append(why)
+
+    def end(self, why):
+        self.pauses.append(f"no longer {why}")
+
+
+class Shared:
+    """A consumer, and threads that wait for it."""
+
+    def __init__(self, **settings):
+        self.now = 0.0
+        self.waits = queue.SimpleQueue()
+        self.noted = Noting()
+        self.conditions = []
+        self.consumer = Consumer(
+            make_desk(**settings),
+            pauses=self.noted,
+            tally=self.noted,
+            clock=lambda: self.now,
+            condition=self.condition,
+        )
+        self.due, self.room, self.backlog = self.conditions
+        self.noted.pauses.clear()
+
+    def condition(self, lock):
+        self.conditions.append(Condition(lock, self.waits))
+        return self.conditions[-1]
+
+    def receive(self, *ids, **arguments):
+        with self.consumer as desk:
+            receive(desk, *ids, now=self.now, **arguments)
+
+    def begin(self, wait):
+        """Let a thread wait; return where its result comes, and how long it is ready to wait."""
+        results = queue.SimpleQueue()
+        threading.Thread(target=lambda: results.put(wait()), daemon=True).start()
+        return results, self.waits.get(timeout=10)
+
+
+@pytest.fixture
+def shared():
+    return Shared()
+
+
+def result(results):
+    return results.get(timeout=10)
+
+
+# Looking
+
+
+def test_take_returns_an_id_that_is_due_without_waiting_and_reserves_it(shared):
+    shared.receive("a", "b")
+
+    assert shared.consumer.take() == ["a"]
+    assert shared.consumer.take() == ["b"]
+
+    assert shared.waits.empty()
+    with shared.consumer as desk:
+        assert desk.inbox.looking() == 2
+
+
+def test_take_waits_until_something_is_due(shared):
+    taken, timeout = shared.begin(shared.consumer.take)
+    assert timeout is None
+
+    shared.receive("a")
+
+    assert result(taken) == ["a"]
+
+
+def test_take_waits_until_the_next_look_is_due():
+    shared = Shared(early_look=False)
+    shared.now = 1.0
+    shared.receive("a", hold=5.0)
+    taken, timeout = shared.begin(shared.consumer.take)
+    assert timeout == 5.5
+
+    shared.now = 6.5
+    with shared.due:
+        shared.due.notify()
+
+    assert result(taken) == ["a"]
+
+
+def test_take_waits_on_if_it_wakes_before_the_look_is_due():
+    shared = Shared(early_look=False)
+    shared.receive("a", hold=5.0)
+    shared.begin(shared.consumer.take)
+
+    shared.now = 2.0
+    with shared.due:
+        shared.due.notify()
+
+    assert shared.waits.get(timeout=10) == 3.5
+
+
+def test_take_returns_an_id_that_comes_in_while_it_waits_for_a_later_time():
+    shared = Shared(early_look=False)
+    shared.receive("later", hold=5.0)
+    taken, timeout = shared.begin(shared.consumer.take)
+    assert timeout == 5.5
+
+    shared.receive("now")
+
+    assert result(taken) == ["now"]
+
+
+def test_each_look_that_is_due_wakes_a_thread(shared):
+    first, _ = shared.begin(shared.consumer.take)
+    second, _ = shared.begin(shared.consumer.take)
+
+    shared.receive("a", "b")
+
+    assert sorted([result(first), result(second)]) == [["a"], ["b"]]
+
+
+def test_take_returns_what_a_look_makes_due(shared):
+    shared.receive("a", hold=5.0)
+    (id,) = shared.consumer.take()
+    taken, timeout = shared.begin(shared.consumer.take)
+    assert timeout is None
+
+    with shared.consumer as desk:
+        succeed(desk, 0.0, id)
+    assert shared.waits.get(timeout=10) == 5.5
+    shared.now = 5.5
+    with shared.due:
+        shared.due.notify()
+
+    assert result(taken) == ["a"]
+
+
+def test_stop_ends_every_take_with_nothing(shared):
+    first, _ = shared.begin(shared.consumer.take)
+    second, _ = shared.begin(shared.consumer.take)
+
+    shared.consumer.stop()
+
+    assert [result(first), result(second)] == [[], []]
+
+
+def test_take_returns_nothing_after_the_stop_though_an_id_is_due(shared):
+    shared.receive("a")
+    shared.consumer.stop()
+
+    assert shared.consumer.take() == []
+
+
+# Receiving
+
+
+def test_wait_for_room_returns_at_once_if_there_is_room(shared):
+    assert shared.consumer.wait_for_room()
+
+    assert shared.waits.empty()
+    assert FULL not in shared.noted.pauses
+
+
+def test_wait_for_room_waits_until_something_is_no_longer_held():
+    shared = Shared(prefetch=5)
+    shared.receive("a", "b", "c")
+    may, timeout = shared.begin(shared.consumer.wait_for_room)
+    assert timeout is None
+    assert shared.noted.pauses == [FULL]
+
+    with shared.consumer as desk:
+        desk.inbox.give_up("a")
+
+    assert result(may) is True
+    assert shared.noted.pauses == [FULL, f"no longer {FULL}"]
+
+
+def test_wait_for_room_waits_until_a_receive_has_brought_less_than_it_could():
+    shared = Shared(prefetch=5)
+    with shared.consumer as desk:
+        desk.begin_receive()
+    may, _ = shared.begin(shared.consumer.wait_for_room)
+
+    with shared.consumer as desk:
+        desk.end_receive([], 0.0, received=0)
+
+    assert result(may) is True
+
+
+def test_wait_for_room_waits_for_the_end_of_an_outage_without_being_full(shared):
+    with shared.consumer as desk:
+        bring_down(desk)
+    may, _ = shared.begin(shared.consumer.wait_for_room)
+    assert shared.noted.pauses == [SOURCE_DOWN]
+
+    with shared.consumer as desk:
+        succeed(desk, 1.0)
+
+    assert result(may) is True
+
+
+def test_stop_ends_wait_for_room_with_false():
+    shared = Shared(prefetch=5)
+    shared.receive("a", "b", "c")
+    may, _ = shared.begin(shared.consumer.wait_for_room)
+
+    shared.consumer.stop()
+
+    assert result(may) is False
+    assert shared.noted.pauses == [FULL, f"no longer {FULL}"]
+    assert shared.consumer.wait_for_room() is False
+
+
+def test_wait_for_backlog_waits_for_a_full_batch(shared):
+    may, timeout = shared.begin(shared.consumer.wait_for_backlog)
+    assert timeout is None
+
+    shared.receive("a", "b", "c")
+
+    assert result(may) is True
+    assert shared.consumer.wait_for_backlog() is True  # there is still more
+
+
+def test_each_receive_that_begins_in_a_backlog_wakes_one_more_thread_to_help():
+    shared = Shared(prefetch=20)
+    first, _ = shared.begin(shared.consumer.wait_for_backlog)
+    second, _ = shared.begin(shared.consumer.wait_for_backlog)
+
+    shared.receive("a", "b", "c")
+    assert result(first) is True
+    assert second.empty()
+    with shared.consumer as desk:
+        desk.begin_receive()
+
+    assert result(second) is True
+
+
+def test_stop_ends_wait_for_backlog_with_false(shared):
+    may, _ = shared.begin(shared.consumer.wait_for_backlog)
+
+    shared.consumer.stop()
+
+    assert result(may) is False
+    assert shared.consumer.wait_for_backlog() is False
+
+
+def test_what_is_received_after_the_stop_is_not_held(shared):
+    shared.consumer.stop()
+
+    shared.receive("a")
+
+    with shared.consumer as desk:
+        assert len(desk.inbox) == 0
+
+
+# Which threads are woken
+
+
+@pytest.fixture
+def noting():
+    """A consumer without other threads: its conditions note how many would be woken."""
+    conditions = []
+
+    def condition(lock):
+        conditions.append(NotingCondition(lock))
+        return conditions[-1]
+
+    noted = Noting()
+    consumer = Consumer(make_desk(), pauses=noted, tally=noted, condition=condition)
+    return consumer, conditions
+
+
+def woken(noting, block):
+    """Return how many threads a block wakes that wait for looks, for room and for a backlog."""
+    consumer, conditions = noting
+    for condition in conditions:
+        condition.woken.clear()
+    with consumer as desk:
+        block(desk)
+    return [sum(condition.woken) for condition in conditions]
+
+
+def test_a_block_that_changes_nothing_wakes_no_thread_that_looks(noting):
+    assert woken(noting, lambda desk: None) == [0, 1, 0]
+
+
+def test_a_block_wakes_a_thread_for_each_event_that_it_brings(noting):
+    assert woken(noting, lambda desk: receive(desk, "a", "b")) == [2, 1, 0]
+
+
+def test_a_block_wakes_one_thread_to_help_in_a_backlog(noting):
+    assert woken(noting, lambda desk: receive(desk, "a", "b", "c")) == [3, 1, 1]
+
+
+def test_a_block_that_begins_an_outage_wakes_no_thread_that_receives(noting):
+    assert woken(noting, bring_down)[1:] == [0, 0]
+
+
+def test_the_end_of_an_outage_wakes_a_thread_for_each_held_event(noting):
+    woken(noting, bring_down)
+    woken(noting, lambda desk: receive(desk, "f", "f", hold=5.0))
+
+    looks, room, backlog = woken(noting, lambda desk: succeed(desk, 1.0))
+
+    assert looks >= 3
+    assert (room, backlog) == (1, 0)
+
+
+# What is reported
+
+
+def test_the_number_of_held_events_is_reported_when_it_changes(shared):
+    shared.receive("a", "b")
+    shared.receive()
+    with shared.consumer as desk:
+        succeed(desk, 0.0)
+
+    assert shared.noted.held == [2, 1]
+
+
+def test_an_outage_is_reported_when_it_begins_and_when_it_ends(shared):
+    with shared.consumer as desk:
+        bring_down(desk)
+    with shared.consumer as desk:
+        fail(desk, 1.0)
+    assert shared.noted.pauses == [SOURCE_DOWN]
+
+    with shared.consumer as desk:
+        succeed(desk, 3.0)
+    assert shared.noted.pauses == [SOURCE_DOWN, f"no longer {SOURCE_DOWN}"]
+
+
+def test_a_refused_deletion_is_reported_once_and_until_resume():
+    shared = Shared(guard=Guard(max_share=0.0, min_deleted=1))
+    for id in ("a", "b"):
+        shared.receive(id)
+    with shared.consumer as desk:
+        ids = [*desk.next(0.0), *desk.next(0.0)]
+    for id in ids:
+        with shared.consumer as desk:
+            assert not desk.allows(id, 0.0, gone=True)
+    assert shared.noted.pauses == [MASS_DELETION]
+
+    with shared.consumer as desk:
+        desk.resume(0.0)
+    assert shared.noted.pauses == [MASS_DELETION, f"no longer {MASS_DELETION}"]
+
+
+def test_a_block_that_raises_wakes_reports_and_leaves_the_lock(shared):
+    taken, _ = shared.begin(shared.consumer.take)
+
+    def receive_and_raise():
+        with shared.consumer as desk:
+            receive(desk, "a")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        receive_and_raise()
+    assert result(taken) == ["a"]
+    assert shared.noted.held == [1]
