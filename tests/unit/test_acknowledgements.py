@@ -289,6 +289,21 @@ def test_a_thread_that_comes_back_finds_what_was_added_while_all_were_busy(make)
     assert acknowledging.next_call() == handles[10:]
 
 
+def test_a_thread_that_comes_back_leaves_events_to_the_thread_that_lingers(make):
+    acknowledging = make(threads=2)
+    acknowledging.gate.clear()
+    acknowledging.add(10)
+    acknowledging.next_call()
+    handles = acknowledging.add(1)
+    assert acknowledging.next_wait() == LINGER
+
+    acknowledging.gate.set()
+
+    assert acknowledging.next_wait() is None
+    acknowledging.full.let_timeout_pass()
+    assert acknowledging.next_call() == handles
+
+
 def test_close_ends_the_lingering(make):
     acknowledging = make(threads=2)
     handles = acknowledging.add(3)

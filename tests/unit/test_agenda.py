@@ -184,3 +184,11 @@ def test_a_get_is_remembered_for_five_seconds(rest):
     rest.get_started("b", REST + 0.1)
 
     assert rest.until("a", 0.0) == 0.0
+
+
+def test_a_get_is_forgotten_though_another_id_had_a_get_before_and_after_it(rest):
+    for id, now in (("a", 0.0), ("b", 1.0), ("a", 4.0), ("c", 1.1 + REST)):
+        rest.get_started(id, now)
+
+    assert rest.until("b", 0.0) == 0.0
+    assert rest.until("a", 0.0) == 4.0 + REST

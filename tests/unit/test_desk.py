@@ -106,21 +106,43 @@ def test_in_an_outage_nothing_is_received_until_more_looks_failed_than_ids_are_h
     assert not desk.may_receive()
 
     (id,) = desk.next(1.0)
-    assert not desk.may_receive()  # while the look is under way
+    assert not desk.may_receive()
     fail(desk, 1.0, id)
+    assert desk.may_receive()
+
+
+def test_in_an_outage_nothing_is_received_while_a_look_is_under_way(desk):
+    bring_down(desk)
+    fail(desk, 1.0)
+    assert desk.may_receive()
+
+    assert desk.next(3.0) == ["e"]
+
+    assert not desk.may_receive()
+
+
+def test_in_an_outage_no_second_receive_begins(desk):
+    for now in (0.0, REST):
+        receive(desk, "a", "b", "c", now=now)
+        for (id,) in [desk.next(now) for _ in "abc"]:
+            fail(desk, now, id)
+    for now in (REST + 1.0, REST + 3.0):
+        fail(desk, now)
+
     assert desk.may_receive()
     assert not desk.may_help_receive()
 
 
 def test_in_an_outage_one_message_is_received_at_a_time(desk):
     bring_down(desk)
-    fail(desk, 1.0)
+    for now in (1.0, 3.0):
+        fail(desk, now)
 
     assert desk.begin_receive() == 1
-    desk.end_receive([held("new", now=1.0)], 1.0, received=1)
+    desk.end_receive([held("new", now=3.0)], 3.0, received=1)
+    assert desk.breaker.failures > desk.inbox.ids
     assert not desk.may_receive()  # `new` is due
-    fail(desk, 3.0)
-    assert (desk.breaker.failures, desk.inbox.ids) == (3, 2)
+    fail(desk, 7.0)
     assert desk.may_receive()
 
 
