@@ -30,6 +30,7 @@ class NotingQueue:
 
     def __init__(self):
         self.delay = 0.0
+        self.has_delayed = False
         self.asked = []
         self.messages = []
         self.deleted = []
@@ -43,6 +44,9 @@ class NotingQueue:
     def open(self, *, wait):
         self.asked.append(wait)
         return self.delay
+
+    def delayed(self):
+        return self.has_delayed
 
     def receive(self, *, most, wait, visibility):
         self.asked.append((most, wait, visibility))

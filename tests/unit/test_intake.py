@@ -12,6 +12,7 @@ from hands import MALFORMED, Hands, message, opened
 from change_events import ConfigurationError, FetchError
 from change_events._consumer import log as log_module
 from change_events._consumer.agenda import REST
+from change_events._consumer.intake import Polled
 from change_events._consumer.queue import Message
 
 
@@ -150,6 +151,146 @@ def test_messages_that_are_received_after_the_stop_go_back_at_once(hands):
     assert hands.queue.hidden == [[("h1", 0.0), ("h2", 0.0)]]
     assert hands.held() == {}
     assert hands.changes == []
+
+
+@pytest.mark.xfail(reason="begin_receive() looks for room only beside other receives")
+def test_no_receive_begins_without_room_though_none_is_under_way():
+    """Another thread can have received after this thread saw that there was room."""
+    hands = opened(prefetch=7)
+    assert hands.may_receive()
+    hands.receive(message())
+    hands.queue.asked.clear()
+
+    assert hands.receive(message("p2", 2)) == 0
+
+    assert hands.queue.asked == []
+
+
+# Polling
+
+
+def unreachable(**_):
+    raise ConnectionError("reset")
+
+
+def test_a_poll_receives_and_notes_when_sqs_answered(hands):
+    assert hands.intake.last_poll is None
+    hands.queue.messages = [message()]
+
+    assert hands.intake.poll() == Polled()
+
+    assert hands.queue.asked[1:] == [(7, 20, 60)]
+    assert hands.intake.last_poll == 100.0
+    assert list(hands.held()) == ["m1"]
+
+
+def test_a_poll_asks_for_the_delay_once_a_minute(hands):
+    for hands.now in (159.9, 160.0, 219.9, 220.0):
+        hands.intake.poll()
+
+    polled = (7, 20, 60)
+    assert hands.queue.asked == [20, polled, 20, polled, polled, 20, polled]
+
+
+def test_a_drain_is_over_once_nothing_is_held_delayed_or_received(hands):
+    assert hands.intake.poll(until_empty=True) == Polled(drained=True)
+
+    assert hands.queue.asked[1:] == [(7, 1, 60)]
+    assert hands.intake.poll() == Polled()  # not in a run
+
+
+def test_a_drain_goes_on_while_something_is_held_delayed_or_received(hands):
+    hands.queue.has_delayed = True
+    assert hands.intake.poll(until_empty=True) == Polled()
+
+    hands.queue.has_delayed = False
+    hands.queue.messages = [message()]
+    assert hands.intake.poll(until_empty=True) == Polled()
+    assert hands.intake.poll(until_empty=True) == Polled()
+
+    hands.visibility.hand_back_all()
+    assert hands.intake.poll(until_empty=True) == Polled(drained=True)
+
+
+def test_a_poll_that_fails_is_logged_and_pauses_longer_each_time(hands, caplog, no_jitter):
+    hands.queue.receive = unreachable
+
+    assert [hands.intake.poll() for _ in range(6)] == [
+        Polled(pause) for pause in (2.0, 4.0, 8.0, 16.0, 30.0, 30.0)
+    ]
+
+    assert hands.pauses.why == "receive failed"
+    assert hands.intake.last_poll is None
+    assert [str(error) for error in hands.queue.renewed] == ["reset"] * 6
+    assert [(record.levelno, record.action, record.pause) for record in caplog.records][:2] == [
+        (logging.WARNING, "receive", 2.0),
+        (logging.WARNING, "receive", 4.0),
+    ]
+    assert caplog.records[0].getMessage() == "receive failed, next in 2.0 s: reset"
+
+
+def test_after_a_poll_that_succeeds_the_pauses_start_again(hands, caplog, no_jitter):
+    caplog.set_level(logging.INFO, "change_events")
+    receive, hands.queue.receive = hands.queue.receive, unreachable
+    hands.intake.poll()
+    hands.queue.receive = receive
+
+    assert hands.intake.poll() == hands.intake.poll() == Polled()
+
+    assert caplog.messages[1:] == ["receiving again"]
+    assert hands.pauses.why is None
+    hands.queue.receive = unreachable
+    assert hands.intake.poll() == Polled(2.0)
+
+
+def test_a_poll_fails_if_the_delay_can_not_be_read(hands, no_jitter):
+    hands.queue.open = unreachable
+    hands.now += 60.0
+
+    assert hands.intake.poll() == Polled(2.0)
+    assert hands.intake.poll() == Polled()  # it asks again in a minute
+
+
+def test_a_drain_gives_up_with_the_error_of_the_fourth_poll_that_fails(hands, no_jitter):
+    hands.queue.receive = unreachable
+    polled = [hands.intake.poll(until_empty=True) for _ in range(4)]
+
+    assert [each.error for each in polled[:3]] == [None] * 3
+    assert isinstance(polled[3].error, ConnectionError)
+    assert not polled[3].drained
+
+
+def test_a_poll_in_a_run_never_gives_up(hands):
+    hands.queue.receive = unreachable
+
+    assert all(hands.intake.poll().error is None for _ in range(10))
+
+
+@pytest.mark.xfail(reason="poll() takes a receive without room for an answer of SQS")
+def test_a_poll_without_room_says_nothing_about_sqs():
+    hands = opened(prefetch=7)
+    hands.queue.receive = unreachable
+    hands.intake.poll()
+    with hands.consumer as desk:
+        desk.begin_receive()  # another thread takes the room
+
+    hands.intake.poll()
+
+    assert hands.intake.last_poll is None
+    assert hands.pauses.why == "receive failed"
+
+
+def test_help_receives_for_a_second_and_leaves_errors_to_the_poll(hands, caplog):
+    hands.queue.messages = [message()]
+    hands.intake.help()
+    assert hands.queue.asked[1:] == [(7, 1, 60)]
+    assert list(hands.held()) == ["m1"]
+
+    hands.queue.receive = unreachable
+    hands.intake.help()
+
+    assert caplog.records == []
+    assert hands.pauses.why is None
 
 
 # Resting
