@@ -32,6 +32,12 @@ def test_a_pause_has_a_maximum_and_jitter():
     assert all(150.0 <= pause_after(failures, 300.0) <= 300.0 for failures in (9, 20, 100_000))
 
 
+def test_jitter_shortens_a_pause_by_up_to_half():
+    pauses = [pause_after(failures, 300.0) for failures in range(40)]
+
+    assert all(min(2**n, 300) / 2 <= pause <= min(2**n, 300) for n, pause in enumerate(pauses))
+
+
 def test_a_pause_doubles_with_each_failure_up_to_its_maximum(no_jitter):
     assert [pause_after(failures, 10.0) for failures in range(6)] == [1, 2, 4, 8, 10, 10]
 

@@ -1,4 +1,4 @@
-"""What a desk decides: what may be received, which ids are next, and what a result means."""
+"""What a desk decides: what can be received, which ids are next, and what a result means."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def desk():
     return make_desk()
 
 
-# What may be received
+# What can be received
 
 
 def test_an_empty_desk_receives_a_whole_batch(desk):
@@ -97,7 +97,7 @@ def test_a_closed_desk_returns_what_a_receive_brings(desk):
     assert desk.begin_receive() == 3  # the receive is over nevertheless
 
 
-# What may be received in an outage
+# What can be received in an outage
 
 
 def test_in_an_outage_nothing_is_received_until_more_looks_failed_than_ids_are_held(desk):

@@ -1,4 +1,4 @@
-"""An id that was just looked at rests while the queue has more, unless there is no room."""
+"""An id that was just looked at rests while the queue has more and there is room."""
 
 from __future__ import annotations
 

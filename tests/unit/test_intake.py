@@ -266,13 +266,13 @@ def test_a_poll_in_a_run_never_gives_up(hands):
     assert all(hands.intake.poll().error is None for _ in range(10))
 
 
-@pytest.mark.xfail(reason="poll() takes a receive without room for an answer of SQS")
+@pytest.mark.xfail(reason="poll() counts a receive that had no room as an answer of SQS")
 def test_a_poll_without_room_says_nothing_about_sqs():
     hands = opened(prefetch=7)
     hands.queue.receive = unreachable
     hands.intake.poll()
     with hands.consumer as desk:
-        desk.begin_receive()  # another thread takes the room
+        desk.begin_receive()  # of another thread, for which the room is reserved
 
     hands.intake.poll()
 
