@@ -71,7 +71,7 @@ def test_malformed_messages_count_for_a_full_batch(desk):
     assert desk.may_help_receive()
 
 
-def test_a_full_batch_of_one_says_nothing():
+def test_a_full_batch_of_one_message_is_not_a_backlog():
     desk = make_desk(batch_size=1)
     receive(desk, "a")
 

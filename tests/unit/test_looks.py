@@ -165,3 +165,19 @@ def test_the_pause_after_a_failed_look_grows_with_the_receives_up_to_five_minute
     hands.look("p2")
 
     assert hands.queue.hidden == [[("h1", 32.0)], [("h2", 300.0)]]
+
+
+def test_a_look_has_failed_once_the_sink_has_refused_it_fifty_times(caplog):
+    class Refusing(MemorySink):
+        def apply(self, id, change, /, *, if_version):
+            return False
+
+    hands = Hands(sink=Refusing())
+    hands.receive(message())
+
+    assert hands.look() == []
+
+    counts = hands.counts()
+    assert (counts["gets"], counts["conflicts"], counts["failed"]) == (50, 49, 1)
+    assert "Refusing refused what 50 looks in a row found at 'p1'" in caplog.text
+    assert len(hands.queue.hidden) == 1

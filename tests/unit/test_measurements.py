@@ -152,6 +152,19 @@ def test_pauses_are_measured_by_the_given_clock(measured, noted):
     assert noted.of("paused_seconds") == [("paused_seconds", 4.0, "full")]
 
 
+def test_a_pause_that_goes_on_is_counted_up_to_now(measured, noted):
+    with measured.consumer:
+        measured.pauses.begin("full")
+    for seconds in (4.0, 2.0):
+        measured.now += seconds
+        measured.pauses.count()
+
+    assert noted.of("paused_seconds") == [
+        ("paused_seconds", 4.0, "full"),
+        ("paused_seconds", 2.0, "full"),
+    ]
+
+
 # Bulk GETs
 
 

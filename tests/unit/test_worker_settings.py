@@ -86,7 +86,7 @@ def test_the_range_of_prefetch_follows_from_other_settings(settings, least, most
         )
 
 
-def test_no_limit_of_gets_is_a_limit_like_any_other():
+def test_max_gets_per_second_can_be_none_or_small():
     assert make(max_gets_per_second=None).max_gets_per_second is None
     assert make(max_gets_per_second=0.01).max_gets_per_second == 0.01
 
@@ -111,7 +111,7 @@ def test_a_health_address_must_be_a_host_and_a_port(address):
     )
 
 
-def test_the_highest_port_is_a_port():
+def test_a_health_address_can_have_the_highest_port():
     assert make(health_address=("::", 65_535)).health_address == ("::", 65_535)
 
 
