@@ -1,11 +1,16 @@
-"""A worker's parts, put together as a run does, with the test's clock and a stub queue."""
+"""
+A worker's parts, put together as a run does, with the test's clock and a stub queue; and events for
+an inbox.
+"""
 
 from __future__ import annotations
 
 from queue import SimpleQueue
 
-from change_events import MemorySink
+from change_events import Found, MemorySink
 from change_events._consumer.guard import Guard
+from change_events._consumer.health import RECEIVE_FAILED
+from change_events._consumer.inbox import Held
 from change_events._consumer.queue import Message
 from change_events._consumer.run import Run, Threads
 from change_events._consumer.settings import Settings
@@ -21,19 +26,23 @@ class NotingQueue:
 
     def __init__(self):
         self.delay = 0.0
+        self.has_delayed = False
         self.asked = []
         self.messages = []
         self.deleted = []
         self.hidden = []  # one list for each call
-        self.calls = 0  # to change something
+        self.calls = 0  # that delete or change visibility
         self.renewed = []
         self.broken = False
-        self.refused = set()  # what can't be made invisible, for good
-        self.failed = set()  # or for now
+        self.refused = set()  # handles whose visibility can never be changed
+        self.failed = set()  # handles whose visibility can't be changed for now
 
     def open(self, *, wait):
         self.asked.append(wait)
         return self.delay
+
+    def delayed(self):
+        return self.has_delayed
 
     def receive(self, *, most, wait, visibility):
         self.asked.append((most, wait, visibility))
@@ -63,7 +72,7 @@ class NotingQueue:
 
 
 class NotingCondition:
-    """A condition on which nobody waits: it notes who would be woken."""
+    """A condition for one thread, which never waits: it notes how many would be woken."""
 
     def __init__(self, lock):
         self.lock = lock
@@ -93,7 +102,7 @@ class NotingThreads(Threads):
 
 
 class Hands:
-    """A worker's parts, and all around them that a test looks at."""
+    """A worker's parts, and what a test changes and reads around them."""
 
     def __init__(self, *, metrics=None, guard=None, verify=None, probe_pause=doubling, **settings):
         self.now = 100.0
@@ -135,13 +144,15 @@ class Hands:
             self.desk = desk
         self.inbox = self.desk.inbox
         self.pauses = self.consumer.pauses
-        self.reader = self.intake._reader
-        for name in ("begin", "end"):  # a reason that began after its end would be one for ever
+        self.reader = self.intake.reader
+        for name in ("begin", "end"):
             setattr(self.pauses, name, self._locked(getattr(self.pauses, name)))
 
     def _locked(self, function):
+        # Two threads can change a reason, or one that began after its end would last for ever. Only
+        # the thread that polls tells that a receive has failed.
         def call(why):
-            assert self.is_locked()
+            assert self.is_locked() or why == RECEIVE_FAILED
             function(why)
 
         return call
@@ -155,7 +166,7 @@ class Hands:
 
     @property
     def changes(self):
-        """How many looks were said to be due, call by call."""
+        """How many threads were woken to look, wake by wake."""
         return self.due.woken
 
     def receive(self, *messages):
@@ -163,6 +174,7 @@ class Hands:
         return self.intake.receive(wait=3)
 
     def look(self, id="p1"):
+        """Look at the id that is due next, which must be this one."""
         assert self.inbox.next(self.now) == id
         return self.look_at(id)
 
@@ -202,3 +214,106 @@ def messages(number):
 
 
 MALFORMED = Message("bad", "h9", "{}", 1, {})
+
+
+def opened(**settings):
+    """Make hands that have asked the queue for its delay."""
+    hands = Hands(**settings)
+    hands.intake.ask_delay()
+    return hands
+
+
+def outage_log(caplog):
+    return [record for record in caplog.records if record.action == "outage"]
+
+
+def fail_look(hands, error):
+    """
+    Let a look at an id fail whose twelve messages have been received one to three times; return
+    what was handed back, call by call.
+    """
+
+    def fetch(id, /, *, etag=None):
+        raise error
+
+    hands.source.fetch = fetch
+    hands.receive(*(message(number=number, count=1 + number % 3) for number in range(12)))
+    assert hands.look() == []
+    return hands.queue.hidden
+
+
+# Many ids at once
+
+
+class Catalogue(FakeSource):
+    """A source that answers for many ids at once, unless it is told to fail at that."""
+
+    bulk_size = 4
+
+    def __init__(self):
+        super().__init__()
+        self.asked_many = []
+        self.error = None
+        self.meanwhile = lambda: None
+
+    def fetch_many(self, ids, /):
+        self.asked_many.append(list(ids))
+        self.meanwhile()
+        if self.error:
+            raise self.error
+        return {id: Found(self[id]) for id in self if id in ids} | {"stranger": Found({})}
+
+
+def with_catalogue(*ids, deleted=(), **settings):
+    """Make hands with an event of each id; the source has all of these entities but the deleted."""
+    hands = opened(**({"fetcher": Catalogue()} | settings))
+    hands.source = hands.settings.fetcher
+    hands.receive(*(message(id, number, sent=hands.wall - 2.0) for number, id in enumerate(ids)))
+    for id in set(ids).difference(deleted):
+        hands.source[id] = {"id": id}
+    return hands
+
+
+def reserved(hands):
+    with hands.consumer as desk:
+        return desk.next(hands.now)
+
+
+def look_together(hands):
+    return [
+        event.message_id
+        for settled in hands.looks.look_together(reserved(hands))
+        for event in settled
+    ]
+
+
+# Events for an inbox
+
+
+def held(id="p1", message="m1", now=0.0, hold=5.0, handle="h1", count=1, phase=None, save=None):
+    return Held(
+        id,
+        message,
+        handle,
+        count,
+        received=now,
+        hold=hold,
+        expires=now + 60,
+        phase=phase,
+        save=save,
+    )
+
+
+def saving(message="m1", now=0.0, save="s1", **other):
+    return held(message=message, now=now, phase="saving", save=save, **other)
+
+
+def saved(message="m2", now=0.0, save="s1", **other):
+    return held(message=message, now=now, hold=0.0, phase="saved", save=save, **other)
+
+
+def look(inbox, id, now):
+    """Reserve the look, start its GET and settle it, all at once."""
+    assert inbox.next(now) == id
+    inbox.freeze(id, now)
+    return inbox.settle(id)

@@ -1,4 +1,4 @@
-"""When the source counts as down, and when it is asked again; with time passed in."""
+"""What counts as an outage, and when the source is asked again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def fail(breaker, *ids, now=0.0, retry_after=0.0):
     return [breaker.failed(id, now, retry_after) for id in ids]
 
 
-def test_a_source_that_was_not_asked_yet_is_up(breaker):
+def test_a_new_breaker_tells_no_outage(breaker):
     assert not breaker.open
     assert breaker.look_at == -math.inf
     assert breaker.failures == 0
@@ -39,7 +39,7 @@ def test_a_source_that_was_not_asked_yet_is_up(breaker):
         ("a" * 99, False),
     ],
 )
-def test_it_is_down_after_five_failures_at_three_ids(breaker, ids, down):
+def test_five_failures_in_a_row_at_three_ids_are_an_outage(breaker, ids, down):
     told = fail(breaker, *ids)
 
     assert breaker.open == down
@@ -48,20 +48,20 @@ def test_it_is_down_after_five_failures_at_three_ids(breaker, ids, down):
     assert breaker.failures == int(down)
 
 
-def test_it_is_down_after_one_id_has_failed_twice_for_a_reason_of_the_sources_own(breaker):
+def test_one_id_that_fails_twice_for_a_source_wide_reason_is_an_outage(breaker):
     assert not breaker.failed("a", 0.0, 0.0, source_wide=True)
     assert not breaker.failed("b", 0.0, 0.0, source_wide=True)
     assert not breaker.failed("a", 0.0, 0.0)
     assert breaker.failed("a", 0.0, 0.0, source_wide=True)
 
 
-def test_but_not_if_another_look_has_succeeded_in_between(breaker):
+def test_one_id_that_fails_twice_with_a_success_in_between_is_not_an_outage(breaker):
     assert not breaker.failed("a", 0.0, 0.0, source_wide=True)
     breaker.succeeded()
     assert not breaker.failed("a", 0.0, 0.0, source_wide=True)
 
 
-def test_a_success_in_between_begins_the_count_anew(breaker):
+def test_a_success_starts_the_count_of_failures_again(breaker):
     fail(breaker, *"abcd")
     breaker.succeeded()
     fail(breaker, *"abcd")
@@ -96,7 +96,7 @@ def test_the_pauses_grow_with_the_looks_that_fail(breaker):
     assert breaker.failures == 4
 
 
-def test_a_look_that_began_before_does_not_count(breaker):
+def test_a_look_that_began_before_the_outage_does_not_count(breaker):
     fail(breaker, *"abcde", now=100.0)
     assert fail(breaker, "f", now=100.5) == [False]
     assert breaker.look_at == 101.0
@@ -115,14 +115,13 @@ def test_any_look_that_succeeds_ends_the_outage(breaker):
     assert not breaker.open
     assert breaker.look_at == -math.inf
     assert breaker.failures == 0
-    assert fail(breaker, "a", now=101.0) == [
-        False
-    ]  # the look of the outage that is over is a look like any other
+    # The outage is over, so its look counts like any other.
+    assert fail(breaker, "a", now=101.0) == [False]
     fail(breaker, *"bcde", now=102.0)
     assert breaker.look_at == 103.0
 
 
-def test_the_source_is_left_alone_for_as_long_as_it_has_asked(breaker):
+def test_the_source_is_left_alone_for_as_long_as_it_asked_for(breaker):
     fail(breaker, "a", now=90.0, retry_after=60.0)
     fail(breaker, *"bcde", now=100.0, retry_after=10.0)
     assert breaker.look_at == 150.0
@@ -136,15 +135,15 @@ def test_the_source_is_left_alone_for_as_long_as_it_has_asked(breaker):
 
 
 class Machine(RuleBasedStateMachine):
-    """Looks of several threads that begin when they may, and end in any order."""
+    """Looks of several threads, which begin when the breaker lets them and end in any order."""
 
     def __init__(self):
         super().__init__()
         self.now = 0.0
         self.breaker = Breaker(float)
-        self.looking = {}  # id: whether it began in an outage
+        self.looking = {}  # id: True if its look began in an outage
         self.failed_since = []  # the last success
-        self.convicted = False  # since then: an id failed again, for a reason of the source's own
+        self.convicted = False  # since then: an id failed again, for a source-wide reason
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 30.0]))
     def wait(self, seconds):
@@ -183,7 +182,7 @@ class Machine(RuleBasedStateMachine):
         self.looking = dict.fromkeys(self.looking, False)
 
     @invariant()
-    def it_is_down_exactly_when_enough_have_failed(self):
+    def there_is_an_outage_exactly_when_enough_looks_have_failed(self):
         assert self.breaker.open == (
             self.convicted or (len(self.failed_since) >= 5 and len(set(self.failed_since)) >= 3)
         )
@@ -197,14 +196,14 @@ class Machine(RuleBasedStateMachine):
 TestMachine = Machine.TestCase
 
 
-def test_without_a_pace_a_look_may_begin_at_any_time():
+def test_without_a_limit_a_get_can_begin_at_any_time():
     pace = Pace(None)
     for now in (1.0, 1.0, 2.0):
         assert pace.look_at <= now
         pace.begin(now)
 
 
-def test_a_pace_spreads_looks_evenly():
+def test_a_pace_spreads_gets_evenly():
     pace = Pace(4)
     begun = []
     for now in (10.0, 10.0, 10.1, 20.0, 20.0):
@@ -214,9 +213,9 @@ def test_a_pace_spreads_looks_evenly():
     assert begun == [10.0, 10.25, 10.5, 20.0, 20.25]
 
 
-def test_what_comes_before_its_time_counts_too():
+def test_a_get_that_begins_before_its_time_counts_for_the_pace():
     pace = Pace(4)
     pace.begin(10.0)
-    pace.begin(10.0)  # a look that begins again does not wait
+    pace.begin(10.0)  # the GET after a conflict does not wait
 
     assert pace.look_at == 10.5

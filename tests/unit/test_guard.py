@@ -12,7 +12,7 @@ from change_events._consumer.guard import Guard
 
 
 def see(guard, *, gone=0, found=0):
-    """Let looks find so many entities, then see so many gone; return how many were deleted."""
+    """Count looks: first `found` entities, then `gone` deletions; return how many are allowed."""
     assert all(guard.allows(gone=False) for _ in range(found))
     return sum(guard.allows(gone=True) for _ in range(gone))
 
@@ -24,7 +24,7 @@ def test_a_source_that_answers_gone_to_everything_costs_nineteen_entities():
     assert guard.tripped
 
 
-def test_after_many_looks_that_found_something_it_costs_fifty():
+def test_a_source_that_loses_everything_after_many_finds_costs_fifty_entities():
     guard = Guard()
 
     assert see(guard, found=200, gone=1000) == 50
@@ -32,7 +32,7 @@ def test_after_many_looks_that_found_something_it_costs_fifty():
     assert str(guard) == "100 of the last 100 looks at cached entities saw them gone"
 
 
-def test_half_is_not_too_much():
+def test_deletions_of_every_second_entity_are_allowed():
     guard = Guard()
     for _ in range(200):
         assert see(guard, found=1, gone=1) == 1
@@ -40,7 +40,7 @@ def test_half_is_not_too_much():
     assert not guard.tripped
 
 
-def test_what_was_refused_stays_refused_but_what_is_found_is_not():
+def test_a_tripped_guard_refuses_every_deletion_and_no_find():
     guard = Guard()
     see(guard, gone=20)
 
@@ -48,20 +48,20 @@ def test_what_was_refused_stays_refused_but_what_is_found_is_not():
     assert guard.tripped
 
 
-def test_an_operator_can_allow_it_until_it_is_over():
+def test_resume_allows_a_mass_deletion_until_it_is_over():
     guard = Guard()
     see(guard, gone=20)
 
     guard.resume()
     assert not guard.tripped
-    assert see(guard, gone=500) == 500  # it is meant
+    assert see(guard, gone=500) == 500  # the operator means it
     assert see(guard, found=50, gone=1) == 1
 
     assert see(guard, found=50, gone=500) == 50  # another one
     assert guard.tripped
 
 
-def test_an_operator_can_allow_the_next_one_too():
+def test_resume_allows_the_next_mass_deletion_too():
     guard = Guard()
     for _ in range(2):
         see(guard, found=100, gone=100)
@@ -73,7 +73,7 @@ def test_an_operator_can_allow_the_next_one_too():
     assert see(guard, gone=100) == 100
 
 
-def test_resuming_without_a_reason_allows_nothing():
+def test_resume_has_no_effect_if_no_deletion_was_refused():
     guard = Guard()
     guard.resume()
 
@@ -81,11 +81,11 @@ def test_resuming_without_a_reason_allows_nothing():
 
 
 @pytest.mark.parametrize(
-    ("max_share", "at_least", "deleted"),
+    ("max_share", "min_deleted", "deleted"),
     [(1.0, 1, 100), (0.0, 1, 0), (0.0, 3, 2), (0.5, 100, 99), (0.25, 5, 16), (0.26, 5, 17)],
 )
-def test_both_thresholds_can_be_set(max_share, at_least, deleted):
-    guard = Guard(max_share=max_share, min_deleted=at_least)
+def test_both_thresholds_can_be_set(max_share, min_deleted, deleted):
+    guard = Guard(max_share=max_share, min_deleted=min_deleted)
 
     assert see(guard, found=50, gone=100) == deleted
 
@@ -95,25 +95,23 @@ def test_both_thresholds_can_be_set(max_share, at_least, deleted):
     st.sampled_from([0.0, 0.3, 0.5, 1.0]),
     st.integers(1, 30),
 )
-def test_what_is_deleted_was_never_too_much_unless_an_operator_has_said_so(
-    looks, max_share, at_least
-):
-    guard = Guard(max_share=max_share, min_deleted=at_least)
+def test_too_many_deletions_are_allowed_only_after_a_resume(looks, max_share, min_deleted):
+    guard = Guard(max_share=max_share, min_deleted=min_deleted)
     last = deque(maxlen=100)
-    said_so = False
+    resumed = False
     for look in looks:
         if look == "resume":
-            said_so = said_so or guard.tripped
+            resumed = resumed or guard.tripped
             guard.resume()
             assert not guard.tripped
             continue
         last.append(look)
-        too_much = sum(last) >= at_least and sum(last) / len(last) > max_share
+        too_many = sum(last) >= min_deleted and sum(last) / len(last) > max_share
         was_tripped = guard.tripped
         allowed = guard.allows(gone=look)
         assert allowed or look, "what is found is never refused"
         if look and allowed:
-            assert said_so or not too_much
+            assert resumed or not too_many
             assert not was_tripped
         if look and not allowed:
-            assert was_tripped or too_much
+            assert was_tripped or too_many

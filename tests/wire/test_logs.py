@@ -1,4 +1,4 @@
-"""Every record has an action that stands on the page, and none tells what is nobody's business."""
+"""The page of logs lists the action and the fields of every record, and no record has a secret."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SECRETS = {
     "entity",
     "event",
 }
-"""Names whose values are not logged."""
+"""Names whose values must not be logged."""
 
 
 def calls():
@@ -59,7 +59,7 @@ def on_the_page():
 CALLS = list(calls())
 
 
-def test_calls_are_found():
+def test_the_calls_of_the_logger_are_found():
     assert len(CALLS) >= 25
 
 
@@ -75,31 +75,30 @@ def test_there_is_one_logger_and_nothing_is_printed():
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_every_record_has_its_action_and_fields_on_the_page(call):
-    said = fields(call)
-    action = said.pop("action")
+def test_the_page_has_the_action_and_the_fields_of_every_record(call):
+    extra = fields(call)
+    action = extra.pop("action")
     level = {"exception": "error"}.get(call.func.attr, call.func.attr)
-    if isinstance(action, ast.Name):  # batches name theirs themselves
+    if isinstance(action, ast.Name):  # the caller names it
         assert action.id == "action"
-        assert said.keys() == {"code"}
+        assert extra.keys() == {"code"}
         return
 
     levels, names = on_the_page()[action.value]
     assert level in levels
-    assert said.keys() <= names
+    assert extra.keys() <= names
 
 
 def test_the_page_has_no_action_that_is_never_logged():
     actions = [fields(call)["action"] for (call,) in (parameters.values for parameters in CALLS)]
 
     constant = {action.value for action in actions if isinstance(action, ast.Constant)}
-    assert constant | {"acknowledge", "change_visibility", "look_together"} == set(
-        on_the_page()
-    )  # what batches name
+    named_by_callers = {"acknowledge", "change_visibility", "look_together"}
+    assert constant | named_by_callers == set(on_the_page())
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_no_record_is_given_what_is_not_to_be_logged(call):
+def test_no_call_of_the_logger_mentions_a_secret(call):
     named = {node.id for node in ast.walk(call) if isinstance(node, ast.Name)}
     named |= {node.attr for node in ast.walk(call) if isinstance(node, ast.Attribute)}
 
@@ -107,7 +106,7 @@ def test_no_record_is_given_what_is_not_to_be_logged(call):
 
 
 def test_no_record_tells_a_body_a_token_or_a_receipt_handle(channel, source, caplog):
-    """Whatever goes wrong, and at the lowest level."""
+    """At the lowest level, while much goes wrong."""
     caplog.set_level(logging.DEBUG, "change_events")
     source.entities["good"] = {"id": "good", "name": "SECRET-BODY"}
     source.answer = {

@@ -1,7 +1,4 @@
-"""
-What is measured, as it arrives: in a real registry's exposition, and at a real OpenTelemetry SDK's
-reader.
-"""
+"""What arrives in a real registry's exposition, and at the reader of a real OpenTelemetry SDK."""
 
 from __future__ import annotations
 
@@ -42,16 +39,14 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 class Prometheus:
-    """A registry, and what its exposition says."""
+    """A registry and its exposition."""
 
     def __init__(self):
         self.registry = CollectorRegistry()
         self.metrics = PrometheusMetrics(self.registry)
 
     def samples(self):
-        """
-        Return what the exposition says: by name, then by the labels' values, without the queue.
-        """
+        """Return the exposed values by their names, and then by their labels but the queue."""
         found = {}
         for family in text_string_to_metric_families(generate_latest(self.registry).decode()):
             for sample in family.samples:
@@ -71,37 +66,35 @@ def prometheus():
 
 def some_of_everything(channel, source):
     source.entities |= {"p1": {"id": "p1"}, "p2": None}
-    later = {
-        "Content-Type": "text/html",
-        "Retry-After": "600",
-    }  # or a slow machine would see them twice
+    # Without `Retry-After`, a slow machine would look at these twice.
+    later = {"Content-Type": "text/html", "Retry-After": "600"}
     source.answer = {"bad": Answer(503, headers=later), "proxy": Answer(404, headers=later)}.get
     channel.announce("p1", "p2", "bad", "proxy")
     channel.send("nonsense")
 
 
-def test_prometheus_is_told_what_happens(channel, source, make_worker, prometheus):
+def test_prometheus_exposes_what_a_worker_did(channel, source, make_worker, prometheus):
     some_of_everything(channel, source)
     worker = make_worker(metrics=prometheus.metrics)
 
     assert worker.drain() == 2
 
-    said = prometheus.samples()
-    assert said["received_total"][()] == 5
-    assert said["malformed_total"][()] == 1
-    assert said["looks_total"] == {("created",): 1, ("never_saved",): 1, ("failed",): 2}
-    assert said["answers_total"] == {("found",): 1, ("gone",): 1, ("503",): 1, ("404",): 1}
+    measured = prometheus.samples()
+    assert measured["received_total"][()] == 5
+    assert measured["malformed_total"][()] == 1
+    assert measured["looks_total"] == {("created",): 1, ("never_saved",): 1, ("failed",): 2}
+    assert measured["answers_total"] == {("found",): 1, ("gone",): 1, ("503",): 1, ("404",): 1}
     assert (
-        said["gets_total"][()]
-        == said["get_seconds_count"][()]
-        == said["look_seconds_count"][()]
+        measured["gets_total"][()]
+        == measured["get_seconds_count"][()]
+        == measured["look_seconds_count"][()]
         == 4
     )
-    assert said["retries_total"][()] == 2
-    assert said["acknowledged_total"][()] == 2
-    assert said["held"][()] == 0
-    assert said["staleness_seconds_count"] == {("first",): 2, ("last",): 2}
-    assert 0.0 <= said["staleness_seconds_sum"][("last",)] < 60.0
+    assert measured["retries_total"][()] == 2
+    assert measured["acknowledged_total"][()] == 2
+    assert measured["held"][()] == 0
+    assert measured["staleness_seconds_count"] == {("first",): 2, ("last",): 2}
+    assert 0.0 <= measured["staleness_seconds_sum"][("last",)] < 60.0
     (series,) = [
         sample
         for family in prometheus.registry.collect()
@@ -111,7 +104,7 @@ def test_prometheus_is_told_what_happens(channel, source, make_worker, prometheu
     assert series.labels == {"queue": channel.queue_url.rpartition("/")[2]}
 
 
-def test_opentelemetry_is_told_what_happens(channel, source, make_worker):
+def test_opentelemetry_reads_what_a_worker_did(channel, source, make_worker):
     some_of_everything(channel, source)
     reader = InMemoryMetricReader()
     worker = make_worker(metrics=OpenTelemetryMetrics(MeterProvider([reader])))
@@ -121,32 +114,32 @@ def test_opentelemetry_is_told_what_happens(channel, source, make_worker):
     ((scope,),) = [
         resource.scope_metrics for resource in reader.get_metrics_data().resource_metrics
     ]
-    said = {metric.name: metric for metric in scope.metrics}
+    measured = {metric.name: metric for metric in scope.metrics}
     assert scope.scope.name == "change_events"
     queue = channel.queue_url.rpartition("/")[2]
-    (received,) = said["change_events.received"].data.data_points
+    (received,) = measured["change_events.received"].data.data_points
     assert (received.value, received.attributes) == (5, {"messaging.destination.name": queue})
     looks = {
         point.attributes["change_events.outcome"]: point.value
-        for point in said["change_events.looks"].data.data_points
+        for point in measured["change_events.looks"].data.data_points
     }
     assert looks == {"created": 1, "never_saved": 1, "failed": 2}
-    duration = said["change_events.look.duration"]
+    duration = measured["change_events.look.duration"]
     (point,) = duration.data.data_points
     assert (duration.unit, point.count, point.explicit_bounds) == (
         "s",
         4,
         METRICS["look_seconds"].buckets,
     )
-    (held,) = said["change_events.held"].data.data_points
+    (held,) = measured["change_events.held"].data.data_points
     assert held.value == 0
-    assert sum(point.count for point in said["change_events.staleness"].data.data_points) == 4
+    assert sum(point.count for point in measured["change_events.staleness"].data.data_points) == 4
 
 
-def test_the_age_of_an_event_is_counted_from_when_sqs_accepted_it(
+def test_staleness_counts_from_when_sqs_accepted_the_event(
     channel, source, make_worker, prometheus
 ):
-    """It lies in the queue while a first worker waits for its source to come back."""
+    """The event lies in the queue, because another worker that received it has died."""
     channel.announce("p1")
     (message,) = channel.sqs.receive_message(QueueUrl=channel.queue_url, VisibilityTimeout=2)[
         "Messages"
@@ -199,7 +192,9 @@ def test_a_pause_that_has_not_ended_is_counted_by_the_heartbeat(
         source.gate.set()
 
 
-def test_what_is_broadcast_beside_is_counted(channel, sns, prometheus, monkeypatch):
+def test_renewals_and_unsettled_saves_of_a_publisher_are_counted(
+    channel, sns, prometheus, monkeypatch
+):
     monkeypatch.setattr(renewal_module.process_renewals.tally, "meter", Meter())
     measure_broadcasts(prometheus.metrics)
 
@@ -255,7 +250,7 @@ def test_metrics_that_raise_change_nothing_and_are_logged_once(
     assert "no statsd" in caplog.text
 
 
-# Nothing is measured that has no name
+# Names
 
 
 def test_every_count_of_a_worker_has_its_metric():
@@ -289,11 +284,13 @@ def test_no_label_can_have_many_values():
         (600, "other"),
     ],
 )
-def test_an_answer_that_decides_nothing_is_named_by_its_status(status, answer):
+def test_a_get_that_failed_is_named_by_its_status(status, answer):
     assert answer_of(FetchError("", status=status)) == answer
 
 
-def test_what_a_fetcher_raises_of_its_own_is_an_error(channel, make_worker, prometheus):
+def test_a_fetcher_that_raises_an_error_of_its_own_is_counted_as_error(
+    channel, make_worker, prometheus
+):
     class Mine:
         def fetch(self, id, /, *, etag=None):
             raise KeyError(id)
@@ -307,7 +304,7 @@ def test_what_a_fetcher_raises_of_its_own_is_an_error(channel, make_worker, prom
 # The adapters
 
 
-def test_the_default_registry_is_the_processs(monkeypatch):
+def test_the_default_registry_is_that_of_prometheus_client(monkeypatch):
     metrics = PrometheusMetrics()
     try:
         metrics.count("renewals", 2)
@@ -344,7 +341,7 @@ def test_without_its_library_an_adapter_says_what_to_install(adapter, module, ex
 
 
 def exposed():
-    """Return all names that a query may have."""
+    """Return all names that a query can have."""
     registry = CollectorRegistry()
     PrometheusMetrics(registry)
     suffixes = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_count", "_sum"]}
@@ -353,7 +350,7 @@ def exposed():
     }
 
 
-def test_every_metric_stands_on_the_page_and_nothing_else():
+def test_the_page_lists_every_metric_and_nothing_else():
     rows = re.findall(
         r"^\| `(change_events_\w+)` \| `(change_events\.[\w.]+)` \((.+?)\) \| (.*?) \|",
         (DOCS / "reference/metrics.md").read_text(),

@@ -1,7 +1,4 @@
-"""
-What a worker depends on goes away, and comes back: the source, one entity of it, its memory, its
-trust in us, and SQS.
-"""
+"""The source, one of its entities, its data, our credentials or SQS fail, and come back."""
 
 from __future__ import annotations
 
@@ -22,10 +19,10 @@ from conftest import running, spy, wait_until
 from verification.harness.wire import HANG_UP, Answer, sqs_error
 
 PAUSE = 0.2
-"""Seconds between looks in an outage; a worker's grow to a minute."""
+"""Seconds between looks in an outage. A real worker's pauses grow to a minute."""
 
 HELD_FOR = 3
-"""Seconds of the visibility timeout, the shortest that there is."""
+"""Seconds of the visibility timeout: the shortest that a worker accepts."""
 
 
 @pytest.fixture
@@ -56,15 +53,15 @@ def make_worker(make_worker, monkeypatch):
 
 @pytest.fixture
 def gets(source):
-    """When the source was asked, while `answer` says what it answers."""
+    """The times at which the source was asked."""
     times = []
-    source.respond_as_ever = source.respond
+    respond = source.respond
 
-    def respond(asked):
+    def note_and_respond(asked):
         times.append(time.monotonic())
-        return source.respond_as_ever(asked)
+        return respond(asked)
 
-    source.respond = respond
+    source.respond = note_and_respond
     return times
 
 
@@ -83,7 +80,7 @@ def logged(caplog, level):
 # The source
 
 
-def test_a_source_that_is_down_costs_no_event_and_hardly_a_get(
+def test_a_source_that_is_down_costs_no_dead_letter_and_few_gets(
     channel, dead, source, sink, make_worker, outcomes, gets, caplog
 ):
     source.entities |= products(40)
@@ -92,9 +89,8 @@ def test_a_source_that_is_down_costs_no_event_and_hardly_a_get(
     worker = make_worker()
     with running(worker):
         wait_until(lambda: logged(caplog, logging.ERROR))
-        wait_until(
-            lambda: worker.stats().failed - worker.threads > HELD_FOR / PAUSE
-        )  # for longer than a timeout
+        # For longer than a visibility timeout.
+        wait_until(lambda: worker.stats().failed - worker.threads > HELD_FOR / PAUSE)
         source.answer = lambda id: None
         outcomes.wait_for(*((id, "created") for id in source.entities))
         wait_until(lambda: not channel.count())
@@ -102,7 +98,7 @@ def test_a_source_that_is_down_costs_no_event_and_hardly_a_get(
     assert dict(sink.items()) == source.entities
     assert dead.messages() == []
     stats = worker.stats()
-    assert stats.received <= 40 + 4  # only those come twice that failed before it was known
+    assert stats.received <= 40 + 4  # only those that failed before the outage come twice
     (began,) = logged(caplog, logging.ERROR)
     assert "the source or the cache is down" in began.getMessage()
     assert logged(caplog, logging.WARNING)[-1].getMessage() == "the source is back"
@@ -110,7 +106,9 @@ def test_a_source_that_is_down_costs_no_event_and_hardly_a_get(
     assert min(after - before for before, after in pairwise(in_outage)) > PAUSE / 2
 
 
-def test_a_source_that_asks_for_time_is_given_it(channel, source, make_worker, outcomes, gets):
+def test_a_source_is_left_alone_for_as_long_as_it_asks(
+    channel, source, make_worker, outcomes, gets
+):
     source.entities |= products(10)
     source.answer = lambda id: Answer(429, headers={"Retry-After": "2"}) if len(gets) <= 5 else None
     channel.announce(*source.entities)
@@ -120,7 +118,7 @@ def test_a_source_that_asks_for_time_is_given_it(channel, source, make_worker, o
     assert gets[5] - gets[4] >= 2.0 - PAUSE
 
 
-def test_entities_that_are_broken_do_not_keep_others_from_being_looked_at(
+def test_broken_entities_do_not_keep_others_from_being_looked_at(
     channel, source, sink, make_worker, outcomes, caplog
 ):
     source.entities |= {"good": {"id": "good"}}
@@ -152,7 +150,7 @@ def test_one_broken_entity_is_the_only_dead_letter(
     assert seconds < 10
 
 
-def test_a_source_that_refuses_us_deletes_nothing_and_the_log_says_credentials(
+def test_a_source_that_refuses_our_credentials_deletes_nothing_and_the_log_says_so(
     channel, source, sink, make_worker, outcomes, caplog
 ):
     fill(sink, products(30))
@@ -195,7 +193,9 @@ def test_a_worker_can_be_stopped_in_an_outage(channel, source, make_worker, capl
     wait_until(lambda: channel.count().get("visible") == 10)
 
 
-def test_a_source_is_asked_no_more_often_than_it_bears(channel, source, make_worker, gets):
+def test_a_source_is_asked_no_more_often_than_max_gets_per_second(
+    channel, source, make_worker, gets
+):
     channel.announce(*products(10))
 
     assert make_worker(max_gets_per_second=10).drain() == 10
@@ -203,7 +203,7 @@ def test_a_source_is_asked_no_more_often_than_it_bears(channel, source, make_wor
     assert gets[-1] - gets[0] >= 0.8
 
 
-# Many at once
+# Bulk GETs
 
 MANY = {
     "answers": lambda source, ids: None,
@@ -226,7 +226,7 @@ MANY = {
 
 
 @pytest.mark.parametrize("answer", MANY)
-def test_whatever_is_answered_to_many_nothing_is_lost_or_wrong(
+def test_whatever_a_bulk_get_answers_no_event_is_lost_and_the_cache_is_right(
     channel, dead, source, sink, make_worker, monkeypatch, caplog, answer
 ):
     monkeypatch.setattr(looks, "BULK_PAUSE", 0.0)
@@ -242,13 +242,13 @@ def test_whatever_is_answered_to_many_nothing_is_lost_or_wrong(
     assert dict(sink.items()) == {id: entity for id, entity in source.entities.items() if entity}
     assert max(map(len, source.asked_many)) > 1
     assert worker.stats().failed == 0
-    assert worker.stats().received == 40  # none was given back
+    assert worker.stats().received == 40  # none was handed back
     assert channel.count() == {}
     assert dead.messages() == []
     assert not logged(caplog, logging.ERROR)
 
 
-def test_a_source_that_answers_nobody_is_an_outage_for_many_too(
+def test_there_are_no_bulk_gets_in_an_outage_and_all_ids_follow_after_it(
     channel, dead, source, sink, make_worker, outcomes, gets, caplog
 ):
     source.entities |= products(40)
@@ -291,10 +291,10 @@ def test_a_source_that_forgets_everything_costs_nineteen_entities(
     with running(worker):
         wait_until(lambda: logged(caplog, logging.CRITICAL))
         before = len(beats)
-        wait_until(lambda: len(beats) > before + 5)  # what is held is kept
+        wait_until(lambda: len(beats) > before + 5)  # what is held stays invisible
         assert worker.stats().deleted == 19
         assert len(sink) == 41
-        assert beats[-1] == beats[before + 2]  # and nothing is received meanwhile
+        assert beats[-1] == beats[before + 2]  # nothing is received meanwhile
 
         source.entities |= {"p59": {"id": "p59", "n": 2}}
         worker.resume()
@@ -305,7 +305,7 @@ def test_a_source_that_forgets_everything_costs_nineteen_entities(
     assert record.action == "mass_deletion"
 
 
-def test_a_drain_says_that_it_has_refused_a_mass_deletion(channel, source, sink, make_worker):
+def test_a_drain_raises_if_a_mass_deletion_was_refused(channel, source, sink, make_worker):
     fill(sink, products(30))
     channel.announce(*products(30))
     worker = make_worker()
@@ -323,7 +323,7 @@ def test_a_drain_says_that_it_has_refused_a_mass_deletion(channel, source, sink,
     assert len(sink) == 0
 
 
-def test_a_mass_deletion_that_is_meant_can_be_allowed_from_the_start(channel, sink, make_worker):
+def test_a_mass_deletion_can_be_allowed_from_the_start(channel, sink, make_worker):
     fill(sink, products(30))
     channel.announce(*products(30))
 
@@ -331,7 +331,7 @@ def test_a_mass_deletion_that_is_meant_can_be_allowed_from_the_start(channel, si
     assert len(sink) == 0
 
 
-def test_what_is_too_much_can_be_set(channel, sink, make_worker):
+def test_the_limits_of_a_mass_deletion_can_be_set(channel, sink, make_worker):
     fill(sink, products(10))
     channel.announce(*products(10))
 
@@ -372,7 +372,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", [*FAULTS, "refused"])
-def test_sqs_may_go_away_and_come_back(
+def test_a_worker_goes_on_soon_after_sqs_has_come_back(
     line, channel, source, make_worker, outcomes, pauses, caplog, fault
 ):
     channel.announce("held")
@@ -395,13 +395,12 @@ def test_sqs_may_go_away_and_come_back(
         seconds = time.monotonic() - back
         wait_until(lambda: not channel.count())
 
-    assert (
-        lines <= len(pauses) + 2
-    )  # one for the acknowledgements and the heartbeat, as they fail, too
+    # One line for the acknowledgements and one for the heartbeat, because these fail, too.
+    assert lines <= len(pauses) + 2
     assert seconds < 3.0 + max(pauses)
 
 
-def test_credentials_that_have_expired_are_looked_for_again(
+def test_a_worker_finds_new_credentials_after_the_old_ones_have_expired(
     line, channel, source, make_worker, outcomes, pauses, monkeypatch
 ):
     expired = error(403, "ExpiredToken")
@@ -417,7 +416,7 @@ def test_credentials_that_have_expired_are_looked_for_again(
         outcomes.wait_for(("p2", "never_saved"))
 
 
-def test_a_client_of_the_users_is_never_exchanged(line, channel, source, make_worker, pauses):
+def test_a_client_that_the_user_gave_is_never_replaced(line, channel, source, make_worker, pauses):
     client = boto3.client("sqs")
     worker = make_worker(client=client)
     channel.announce("p1")

@@ -1,4 +1,4 @@
-"""Many workers on one cache, in one process and in several, while the source never rests."""
+"""Several workers share a cache, in one process and in several."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ SETTLE = 0.5
 
 
 @pytest.fixture
-def source():
+def changing_source():
     source = Source()
     with source.server:
         yield source
 
 
 class Noting(MemorySink):
-    """A sink that knows which of its applies succeeded, in their order."""
+    """A sink that remembers which of its applies succeeded, in their order."""
 
     def __init__(self):
         super().__init__()
@@ -56,20 +56,46 @@ def change_and_wait(source, channel, seed):
 
 def check(applied, source):
     """
-    Each apply adds one to its entry's version, and no state is followed by one that the source had
-    before it.
+    Assert that each apply added one to its entry's version, and that no entry went back to a state
+    that the source had earlier.
     """
     assert {id: violations(applied[id], source.states[id]) for id in applied} == dict.fromkeys(
         IDS, (0, 0)
     )
 
 
+def test_several_workers_on_one_queue_and_one_file_agree(channel, source, make_worker, tmp_path):
+    ids = [f"p{number}" for number in range(15)]
+    path = tmp_path / "cache.db"
+    with SQLiteSink(path) as one, SQLiteSink(path) as other:
+        workers = [
+            make_worker(settle=0.3, sink=one),
+            make_worker(settle=0.3, sink=other),
+            make_worker(settle=0.3, sink=one),
+        ]
+        with running(workers[0]), running(workers[1]), running(workers[2]):
+            for version in range(6):
+                for id in ids:
+                    source.entities[id] = {"id": id, "version": version}
+                channel.announce(*ids)
+            source.entities["p3"] = None
+            channel.announce("p3")
+            wait_until(lambda: not channel.count())
+
+        assert dict(other.items()) == {
+            id: entity for id, entity in source.entities.items() if entity
+        }
+        assert sum(worker.stats().acknowledged for worker in workers) >= 91
+
+
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
-def test_workers_that_share_a_sink_in_one_process(channel, source, tmp_path, kind):
+def test_workers_in_one_process_that_share_a_sink_follow_a_changing_source(
+    channel, changing_source, tmp_path, kind
+):
     cache = Cache(tmp_path / "cache.db")
     with SQLiteSink(cache.path) as sqlite, ExitStack() as stack:
         sink = Noting() if kind == "memory" else sqlite
-        fetcher = HTTPFetcher(source.server.url + "/products/{id}")
+        fetcher = HTTPFetcher(changing_source.server.url + "/products/{id}")
         workers = [
             Worker(
                 channel.queue_url, fetcher=fetcher, sink=sink, settle=SETTLE, wait_time=1, threads=4
@@ -78,11 +104,11 @@ def test_workers_that_share_a_sink_in_one_process(channel, source, tmp_path, kin
         ]
         for worker in workers:
             stack.enter_context(running(worker))
-        change_and_wait(source, channel, seed=1)
-        assert dict(sink.items()) == source.live()
+        change_and_wait(changing_source, channel, seed=1)
+        assert dict(sink.items()) == changing_source.live()
 
     applied = sink.applied if kind == "memory" else cache.applied()
-    check(applied, source)
+    check(applied, changing_source)
     stats = [worker.stats() for worker in workers]
     assert all(one.acknowledged for one in stats)
     looks = sum(
@@ -97,9 +123,9 @@ from change_events import HTTPFetcher, SQLiteSink, Worker
 
 queue_url, url, path, settle = sys.argv[1:]
 with SQLiteSink(path) as one, SQLiteSink(path) as other:
+    settings = {"settle": float(settle), "wait_time": 1, "threads": 4}
     workers = [
-        Worker(queue_url, fetcher=HTTPFetcher(url), sink=sink, settle=float(settle), wait_time=1, threads=4)
-        for sink in (one, other)
+        Worker(queue_url, fetcher=HTTPFetcher(url), sink=sink, **settings) for sink in (one, other)
     ]
     beside = threading.Thread(target=workers[1].run)
     beside.start()
@@ -111,11 +137,13 @@ print(json.dumps([worker.stats().acknowledged for worker in workers]))
 """
 
 
-def test_workers_in_several_processes_that_share_a_file(channel, source, tmp_path):
+def test_workers_in_several_processes_that_share_a_file_follow_a_changing_source(
+    channel, changing_source, tmp_path
+):
     cache = Cache(tmp_path / "cache.db")
     arguments = [
         channel.queue_url,
-        source.server.url + "/products/{id}",
+        changing_source.server.url + "/products/{id}",
         str(cache.path),
         str(SETTLE),
     ]
@@ -128,7 +156,7 @@ def test_workers_in_several_processes_that_share_a_file(channel, source, tmp_pat
     try:
         for process in processes:
             assert process.stdout.readline() == "started\n"
-        change_and_wait(source, channel, seed=2)
+        change_and_wait(changing_source, channel, seed=2)
     finally:
         for process in processes:
             process.send_signal(signal.SIGTERM)
@@ -136,5 +164,5 @@ def test_workers_in_several_processes_that_share_a_file(channel, source, tmp_pat
 
     assert [process.returncode for process in processes] == [0, 0]
     assert all(sum(json.loads(output)) for output in outputs)  # each had its share
-    assert cache.items() == source.live()
-    check(cache.applied(), source)
+    assert cache.items() == changing_source.live()
+    check(cache.applied(), changing_source)

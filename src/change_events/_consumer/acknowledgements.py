@@ -25,11 +25,7 @@ ATTEMPTS = 3
 
 
 class Acknowledgements:
-    """
-    Events that wait to be acknowledged.
-
-    `pause` waits for so many seconds, or less when the worker stops.
-    """
+    """Events that wait to be acknowledged. `pause` waits for so many seconds."""
 
     def __init__(
         self,
@@ -52,7 +48,7 @@ class Acknowledgements:
         self._full = condition(lock)  # of the thread that lingers
 
     def add(self, events: Sequence[Held]) -> None:
-        """Let events wait. A thread is woken for the first and for the tenth, not for each."""
+        """Let events wait. Wakes a thread for the first; the lingering one for the tenth."""
         with self._any:
             self._events += events
             self._wake()

@@ -1,0 +1,62 @@
+"""A desk, and what a worker's threads do with it."""
+
+from __future__ import annotations
+
+from hands import URL, doubling, held
+
+from change_events import FetchError, MemorySink
+from change_events._consumer.desk import Desk
+from change_events._consumer.guard import Guard
+from change_events._consumer.settings import Settings
+from change_events.testing import FakeSource
+
+ERROR = FetchError("503", status=503)
+
+
+def make_desk(
+    *, early_look=True, guard=None, per_second=None, prefetch=10, batch_size=3, bulk_size=1
+):
+    settings = Settings(
+        URL,
+        fetcher=FakeSource(),
+        sink=MemorySink(),
+        early_look=early_look,
+        prefetch=prefetch,
+        batch_size=batch_size,
+        threads=2,
+        max_gets_per_second=per_second,
+    )
+    return Desk(settings, guard or Guard(), probe_pause=doubling, bulk_size=bulk_size)
+
+
+def receive(desk, *ids, now=0.0, hold=0.0, received=None):
+    """Receive an event of each id. `received`: how many messages came, if not one for each."""
+    assert desk.begin_receive()
+    events = [held(id, f"{number} at {now}", now, hold) for number, id in enumerate(ids)]
+    desk.end_receive(events, now, received=len(ids) if received is None else received)
+    return events
+
+
+def succeed(desk, now, id=None):
+    """Look at the id that is due next, or at a reserved one, with success."""
+    if id is None:
+        (id,) = desk.next(now)
+    desk.begin_get([id], now)
+    return desk.succeeded(id, now)
+
+
+def fail(desk, now, id=None, *, error=ERROR, retry_after=0.0, source_wide=False):
+    """Look at the id that is due next, or at a reserved one, in vain."""
+    if id is None:
+        (id,) = desk.next(now)
+    desk.begin_get([id], now)
+    return desk.failed(id, now, error, retry_after=retry_after, source_wide=source_wide)
+
+
+def bring_down(desk, now=0.0):
+    """Let looks at five ids fail. The last failure, which is returned, shows an outage."""
+    for id in "abcde":
+        receive(desk, id, now=now)
+        failure = fail(desk, now, id=desk.next(now)[0])
+    assert desk.breaker.open
+    return failure

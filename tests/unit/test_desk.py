@@ -1,0 +1,493 @@
+"""What a desk decides: what can be received, which ids are next, and what a result means."""
+
+from __future__ import annotations
+
+import pytest
+from desks import ERROR, bring_down, fail, make_desk, receive, succeed
+from hands import held
+
+from change_events import FetchError
+from change_events._consumer.agenda import REST
+from change_events._consumer.guard import Guard
+
+
+@pytest.fixture
+def desk():
+    return make_desk()
+
+
+# What can be received
+
+
+def test_an_empty_desk_receives_a_whole_batch(desk):
+    assert desk.may_receive()
+    assert desk.begin_receive() == 3
+
+
+@pytest.mark.parametrize(("events", "full"), [(7, False), (8, True)])
+def test_a_desk_is_full_without_room_for_a_whole_batch(desk, events, full):
+    for number in range(events):
+        receive(desk, f"p{number}")
+
+    assert desk.full is full
+    assert desk.may_receive() is not full
+
+
+def test_each_receive_under_way_reserves_room_for_a_batch(desk):
+    assert [desk.begin_receive() for _ in range(4)] == [3, 3, 3, 0]
+    assert desk.full
+    assert not desk.may_receive()
+
+    desk.end_receive([], 0.0, received=0)
+
+    assert desk.may_receive()
+    assert desk.begin_receive() == 3
+
+
+def test_a_receive_that_began_without_room_reserves_none(desk):
+    for _ in range(3):
+        desk.begin_receive()
+    assert desk.begin_receive() == 0
+
+    for _ in range(3):
+        desk.end_receive([], 0.0, received=0)
+
+    assert [desk.begin_receive() for _ in range(4)] == [3, 3, 3, 0]
+
+
+def test_after_a_full_batch_one_receive_at_a_time_is_not_enough(desk):
+    assert not desk.may_help_receive()
+
+    receive(desk, "a", "b", "c")
+    assert desk.may_help_receive()
+
+    receive(desk, "d", "e")
+    assert not desk.may_help_receive()
+
+
+def test_malformed_messages_count_for_a_full_batch(desk):
+    receive(desk, "a", received=3)
+
+    assert desk.may_help_receive()
+
+
+def test_a_full_batch_of_one_message_is_not_a_backlog():
+    desk = make_desk(batch_size=1)
+    receive(desk, "a")
+
+    assert not desk.may_help_receive()
+
+
+def test_no_second_receive_begins_without_room_for_it():
+    desk = make_desk(prefetch=5)
+    receive(desk, "a", "b", "c")
+
+    assert not desk.may_help_receive()
+
+
+def test_a_closed_desk_returns_what_a_receive_brings(desk):
+    desk.begin_receive()
+    desk.close()
+    events = [held("a"), held("b", "m2")]
+
+    assert desk.end_receive(events, 0.0, received=2) == events
+
+    assert len(desk.inbox) == 0
+    assert desk.newly_due() == 0
+    assert desk.begin_receive() == 3  # the receive is over nevertheless
+
+
+# What can be received in an outage
+
+
+def test_in_an_outage_nothing_is_received_until_more_looks_failed_than_ids_are_held(desk):
+    bring_down(desk)
+    assert (desk.breaker.failures, desk.inbox.ids) == (1, 1)
+    assert not desk.may_receive()
+
+    (id,) = desk.next(1.0)
+    assert not desk.may_receive()
+    fail(desk, 1.0, id)
+    assert desk.may_receive()
+
+
+def test_in_an_outage_nothing_is_received_while_a_look_is_under_way(desk):
+    bring_down(desk)
+    fail(desk, 1.0)
+    assert desk.may_receive()
+
+    assert desk.next(3.0) == ["e"]
+
+    assert not desk.may_receive()
+
+
+def test_in_an_outage_no_second_receive_begins(desk):
+    for now in (0.0, REST):
+        receive(desk, "a", "b", "c", now=now)
+        for (id,) in [desk.next(now) for _ in "abc"]:
+            fail(desk, now, id)
+    for now in (REST + 1.0, REST + 3.0):
+        fail(desk, now)
+
+    assert desk.may_receive()
+    assert not desk.may_help_receive()
+
+
+def test_in_an_outage_one_message_is_received_at_a_time(desk):
+    bring_down(desk)
+    for now in (1.0, 3.0):
+        fail(desk, now)
+
+    assert desk.begin_receive() == 1
+    desk.end_receive([held("new", now=3.0)], 3.0, received=1)
+    assert desk.breaker.failures > desk.inbox.ids
+    assert not desk.may_receive()  # `new` is due
+    fail(desk, 7.0)
+    assert desk.may_receive()
+
+
+def test_in_an_outage_a_full_desk_receives_nothing():
+    desk = make_desk(prefetch=3)
+    bring_down(desk)
+    fail(desk, 1.0)
+
+    assert desk.breaker.failures > desk.inbox.ids
+    assert not desk.may_receive()
+
+
+# Which ids are next
+
+
+def test_the_id_that_has_been_due_the_longest_is_next(desk):
+    receive(desk, "late", now=2.0)
+    receive(desk, "early", now=1.0)
+
+    assert desk.next_at() == 1.0
+    assert desk.next(0.9) == []
+    assert desk.next(2.0) == ["early"]
+    assert desk.next(2.0) == ["late"]
+    assert desk.next(2.0) == []
+    assert desk.next_at() is None
+
+
+def test_without_an_early_look_an_id_is_next_when_its_hold_is_over():
+    desk = make_desk(early_look=False)
+    receive(desk, "a", hold=5.0)
+
+    assert desk.next_at() == 5.5
+    assert desk.next(5.4) == []
+    assert desk.next(5.5) == ["a"]
+
+
+def test_an_id_with_a_look_under_way_is_not_next(desk):
+    receive(desk, "a")
+    assert desk.next(0.0) == ["a"]
+    receive(desk, "a", now=1.0)
+
+    assert desk.next(1.0) == []
+
+
+def test_ids_that_are_due_are_next_with_others_up_to_the_size_of_a_bulk_get():
+    desk = make_desk(bulk_size=2)
+    receive(desk, "a", "b", "c")
+
+    assert desk.next(0.0) == ["a", "b"]
+    assert desk.next(0.0) == ["c"]
+
+
+def test_after_stop_bulk_each_id_is_next_alone_until_that_time():
+    desk = make_desk(bulk_size=2)
+    receive(desk, "a", "b", "c", now=1.0)
+    desk.stop_bulk(3.0)
+
+    assert desk.next(2.9) == ["a"]
+    assert desk.next(3.0) == ["b", "c"]
+
+
+def test_in_an_outage_each_id_is_next_alone():
+    desk = make_desk(bulk_size=2)
+    bring_down(desk)
+    receive(desk, "f", "g", now=1.0)
+
+    assert len(desk.next(1.0)) == 1
+
+
+def test_ids_of_a_bulk_get_that_decided_nothing_are_next_one_by_one():
+    desk = make_desk(bulk_size=3)
+    receive(desk, "a", "b", "c")
+    ids = desk.next(0.0)
+    desk.begin_get(ids, 0.0)
+    desk.newly_due()
+
+    desk.look_alone(ids, 1.0)
+
+    assert desk.newly_due() == 3
+    assert desk.next_at() == 1.0
+    assert [desk.next(1.0) for _ in range(4)] == [["a"], ["b"], ["c"], []]
+
+
+def test_gets_are_spread_evenly():
+    desk = make_desk(per_second=2, bulk_size=2)
+    receive(desk, "a", "b", "c")
+
+    assert desk.next(0.0) == ["a", "b"]
+    assert desk.next(0.4) == []
+    assert desk.next_at() == 0.5
+    assert desk.next(0.5) == ["c"]
+
+
+@pytest.mark.parametrize(("again", "at"), [(False, 0.5), (True, 1.0)])
+def test_only_a_get_after_a_conflict_counts_for_the_pace_once_more(again, at):
+    desk = make_desk(per_second=2)
+    receive(desk, "a", "b")
+    desk.next(0.0)
+
+    desk.begin_get(["a"], 0.0, again=again)
+
+    assert desk.next_at() == at
+
+
+# Which ids are next in an outage
+
+
+def test_in_an_outage_one_look_is_under_way_at_a_time_with_a_pause_before_each(desk):
+    bring_down(desk)
+    receive(desk, "f")
+
+    assert desk.next_at() == 1.0
+    assert desk.next(0.9) == []
+    assert desk.next(1.0) == ["f"]
+    assert desk.next(99.0) == []
+    assert desk.next_at() is None
+
+    fail(desk, 2.0, "f")
+    assert desk.next_at() == 4.0
+
+
+def test_in_an_outage_the_id_that_was_parked_first_is_next_if_none_is_due(desk):
+    bring_down(desk)
+    receive(desk, "f")
+    assert fail(desk, 1.0).events == []
+
+    assert [desk.inbox.parked(), desk.next(3.0)] == ["e", ["e"]]
+
+
+def test_the_end_of_an_outage_makes_parked_ids_due(desk):
+    bring_down(desk)
+    receive(desk, "f")
+    desk.newly_due()
+
+    succeed(desk, 1.0)  # f's
+
+    assert not desk.breaker.open
+    assert desk.newly_due() == 1
+    assert desk.next(1.0) == ["e"]
+
+
+# What a success means
+
+
+def test_an_early_look_is_the_first_to_read_an_event_and_settles_none(desk):
+    events = receive(desk, "a", hold=5.0)
+    desk.newly_due()
+
+    settled = succeed(desk, 0.0)
+
+    assert (settled.events, settled.first) == ([], events)
+    assert len(desk.inbox) == 1
+    assert desk.newly_due() == 1
+
+
+def test_a_look_after_the_hold_settles_an_event(desk):
+    events = receive(desk, "a", hold=5.0)
+    succeed(desk, 0.0)
+    desk.newly_due()
+
+    settled = succeed(desk, 5.5)
+
+    assert (settled.events, settled.first) == (events, [])
+    assert len(desk.inbox) == 0
+    assert desk.newly_due() == 0
+
+
+def test_an_event_that_came_during_the_get_is_not_settled(desk):
+    (first,) = receive(desk, "a")
+    desk.next(0.0)
+    desk.begin_get(["a"], 0.0)
+    receive(desk, "a", now=1.0)
+
+    assert desk.succeeded("a", 2.0).events == [first]
+    assert desk.next(2.0) == ["a"]
+
+
+# What a failure means
+
+
+def test_the_events_of_a_failed_look_are_handed_back(desk):
+    events = receive(desk, "a", "a")
+
+    failure = fail(desk, 0.0)
+
+    assert (failure.events, failure.outage, failure.begins) == (events, False, False)
+    assert len(desk.inbox) == 0
+    assert desk.halted is None
+
+
+def test_the_failure_that_shows_an_outage_hands_nothing_back_and_begins_a_pause(desk):
+    failure = bring_down(desk)
+
+    assert (failure.events, failure.outage, failure.begins) == ([], True, True)
+    assert failure.pause == 1.0
+    assert len(desk.inbox) == 1
+    assert desk.halted is ERROR
+
+
+def test_a_later_failure_of_an_outage_lengthens_the_pause(desk):
+    bring_down(desk)
+
+    failure = fail(desk, 1.0, error=FetchError("504"))
+
+    assert (failure.events, failure.outage, failure.begins) == ([], True, False)
+    assert failure.pause == 2.0
+    assert desk.halted is ERROR
+
+
+def test_a_failure_of_a_look_that_began_before_the_outage_shows_nothing_and_is_held(desk):
+    receive(desk, "before")
+    desk.next(0.0)
+    bring_down(desk)
+
+    failure = fail(desk, 0.5, "before")
+
+    assert (failure.events, failure.outage, failure.begins) == ([], False, False)
+    assert desk.next_at() == 1.0
+    assert len(desk.inbox) == 2
+
+
+def test_the_second_source_wide_failure_of_an_id_begins_an_outage(desk):
+    receive(desk, "a")
+    assert not fail(desk, 0.0, source_wide=True).outage
+    receive(desk, "a", now=1.0)
+
+    assert fail(desk, 1.0, source_wide=True).begins
+
+
+def test_an_outage_begins_with_the_pause_that_the_source_asks_for(desk):
+    receive(desk, "a", "a")
+    fail(desk, 0.0, source_wide=True)
+    receive(desk, "a")
+
+    assert fail(desk, 0.0, source_wide=True, retry_after=60.0).pause == 60.0
+    assert desk.next_at() == 60.0
+
+
+def test_a_success_ends_what_halted_the_worker(desk):
+    bring_down(desk)
+
+    succeed(desk, 1.0)
+
+    assert desk.halted is None
+
+
+# What a refused deletion means
+
+
+@pytest.fixture
+def strict():
+    return make_desk(guard=Guard(max_share=0.0, min_deleted=1))
+
+
+def refuse(desk, now=0.0):
+    (id,) = desk.next(now)
+    desk.begin_get([id], now)
+    assert not desk.allows(id, now, gone=True)
+
+
+def test_a_look_at_a_cached_entity_is_counted_and_allowed(desk):
+    receive(desk, "a")
+    desk.next(0.0)
+
+    assert desk.allows("a", 0.0, gone=True)
+
+    assert str(desk.guard).startswith("1 of the last 1")
+    assert desk.inbox.looking() == 1  # it is not over
+
+
+def test_after_a_refused_deletion_nothing_is_received_or_looked_at(strict):
+    receive(strict, "a", "b")
+    refuse(strict)
+
+    assert not strict.may_receive()
+    assert (strict.next(9.0), strict.next_at()) == ([], None)
+    assert strict.inbox.looking() == 0
+    assert len(strict.inbox) == 2
+
+
+def test_resume_makes_the_refused_ids_due(strict):
+    receive(strict, "a", "b")
+    refuse(strict)
+    strict.halted = RuntimeError("mass deletion")
+    strict.newly_due()
+
+    strict.resume(3.0)
+
+    assert strict.newly_due() == 2
+    assert strict.halted is None
+    assert strict.may_receive()
+    assert [strict.next(3.0), strict.next(3.0)] == [["b"], ["a"]]
+
+
+def test_a_refused_deletion_ends_an_outage(strict):
+    bring_down(strict)
+    refuse(strict, 1.0)
+
+    assert not strict.breaker.open
+    assert strict.halted is None
+
+
+def test_resume_without_a_refused_deletion_leaves_an_outage_as_it_is(desk):
+    bring_down(desk)
+
+    desk.resume(0.5)
+
+    assert desk.halted is ERROR
+
+
+# Waking
+
+
+def test_newly_due_counts_what_has_come_since_the_last_call(desk):
+    receive(desk, "a", "b")
+    receive(desk, "c")
+
+    assert [desk.newly_due(), desk.newly_due()] == [3, 0]
+
+
+def test_ids_that_stop_resting_are_newly_due():
+    desk = make_desk(prefetch=20)
+    receive(desk, "a", "b", "c")
+    for _ in "abc":
+        succeed(desk, 0.0)
+    receive(desk, "a", "b", "c", now=1.0)
+    assert desk.next_at() == REST
+    desk.newly_due()
+
+    receive(desk, now=2.0)
+
+    assert desk.newly_due() == 3
+    assert desk.next_at() == 1.0
+
+
+def test_without_room_as_many_ids_as_there_are_threads_stop_resting_and_are_newly_due():
+    desk = make_desk(prefetch=5)
+    receive(desk, "a", "b", "c")
+    for _ in "abc":
+        succeed(desk, 0.0)
+    desk.newly_due()
+
+    receive(desk, "a", "b", "c", now=1.0)
+
+    assert desk.full
+    assert desk.newly_due() == 3 + 2
+    assert [len(desk.next(1.0)) for _ in "abc"] == [1, 1, 0]
+    assert desk.next_at() == REST

@@ -1,0 +1,183 @@
+"""Looks at one id: what they store, report, settle, count and log."""
+
+from __future__ import annotations
+
+import logging
+import random
+
+import pytest
+from hands import Hands, fail_look, message, opened
+
+from change_events import FetchError, MemorySink, Outcome
+from change_events.testing import FakeSource
+
+
+@pytest.fixture
+def hands():
+    return opened()
+
+
+@pytest.fixture
+def no_jitter(monkeypatch):
+    monkeypatch.setattr(random, "uniform", lambda least, most: most)
+
+
+def test_a_look_returns_the_events_that_it_settles_and_reports_its_outcome(hands):
+    hands.source["p1"] = {"id": "p1"}
+    hands.receive(message())
+
+    assert hands.look() == []
+    hands.now = 105.5
+    (settled,) = hands.look()
+
+    assert settled.receipt_handle == "h1"
+    assert hands.sink.get("p1") == {"id": "p1"}
+    assert hands.outcomes == [("p1", Outcome.CREATED), ("p1", Outcome.UNCHANGED)]
+    assert hands.counts() == {"received": 1, "gets": 2, "created": 1, "unchanged": 1, "held": 0}
+    assert hands.changes == [1, 1]
+
+
+def test_a_look_settles_the_events_that_were_due_when_its_get_started():
+    class Slow(FakeSource):
+        def fetch(self, id, /, *, etag=None):
+            assert not hands.is_locked()
+            hands.now += 100.0
+            return super().fetch(id, etag=etag)
+
+    hands = opened(fetcher=Slow())
+    hands.receive(message())
+
+    assert hands.look() == []
+    assert len(hands.look()) == 1
+
+
+def test_a_lost_compare_and_set_counts_as_a_conflict_and_costs_another_get(hands):
+    lost = iter([True, True, False])
+
+    class Contended(MemorySink):
+        def apply(self, id, change, /, *, if_version):
+            return not next(lost) and super().apply(id, change, if_version=if_version)
+
+    hands = Hands(sink=Contended(), settle=0.0)
+    hands.receive(message())
+
+    assert len(hands.look()) == 1
+    assert hands.counts() == {"received": 1, "gets": 3, "conflicts": 2, "never_saved": 1, "held": 0}
+
+
+def test_a_look_stands_though_on_outcome_raises(caplog):
+    hands = Hands(settle=0.0, on_outcome=lambda id, outcome: 1 / 0)
+    hands.receive(message())
+
+    assert len(hands.look()) == 1
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_look_is_counted_without_on_outcome():
+    hands = Hands(settle=0.0, on_outcome=None)
+    hands.receive(message())
+
+    assert len(hands.look()) == 1
+    assert hands.counts()["never_saved"] == 1
+
+
+# The pace
+
+
+def test_gets_are_spread_evenly():
+    hands = Hands(max_gets_per_second=4.0, settle=0.0)
+    for number in range(3):
+        hands.receive(message(f"p{number}", number))
+
+    assert hands.next() == "p0"
+    assert hands.next() is None
+    assert hands.next_at() == 100.25
+    hands.now = 100.25
+    assert hands.next() == "p1"
+
+
+def test_a_get_after_a_conflict_counts_for_the_pace():
+    lost = iter([True, False])
+
+    class Contended(MemorySink):
+        def apply(self, id, change, /, *, if_version):
+            return not next(lost) and super().apply(id, change, if_version=if_version)
+
+    hands = Hands(max_gets_per_second=4.0, sink=Contended())
+    hands.receive(message(), message("p2", 2))
+    assert hands.next() == "p1"
+    hands.look_at("p1")
+
+    assert hands.next_at() == 100.5
+
+
+# Looks that fail
+
+
+@pytest.mark.parametrize(
+    ("error", "pause"),
+    [
+        (FetchError("503", status=503), 8.0),
+        (FetchError("503", status=503, retry_after=7.0), 8.0),
+        (FetchError("429", status=429, retry_after=90.0), 90.0),
+        (FetchError("429", status=429, retry_after=1e6), 3600.0),
+        (OSError("database is locked"), 8.0),
+    ],
+)
+def test_after_a_failed_look_all_events_of_the_id_go_back_for_a_while(
+    hands, no_jitter, error, pause
+):
+    first, second = fail_look(hands, error)
+
+    assert first == [(f"h{number}", pause) for number in range(10)]
+    assert second == [("h10", pause), ("h11", pause)]
+    assert hands.held() == {}
+    assert hands.counts() == {"received": 12, "gets": 1, "failed": 1, "retries": 12, "held": 0}
+    assert hands.changes == [12]
+    assert hands.outcomes == []
+
+
+@pytest.mark.parametrize(
+    ("error", "traceback"), [(FetchError("503"), False), (OSError("database is locked"), True)]
+)
+def test_a_failed_look_is_logged_with_a_traceback_unless_the_source_failed(
+    hands, caplog, no_jitter, error, traceback
+):
+    fail_look(hands, error)
+
+    (record,) = caplog.records
+    assert (record.levelno, record.action, record.id, record.outcome) == (
+        logging.WARNING,
+        "look",
+        "p1",
+        "failed",
+    )
+    assert record.pause == 8.0
+    assert str(error) in record.getMessage()
+    assert bool(record.exc_info) is traceback
+
+
+def test_the_pause_after_a_failed_look_grows_with_the_receives_up_to_five_minutes(hands, no_jitter):
+    hands.source.fail()
+    hands.receive(message(count=5), message("p2", 2, count=20))
+
+    hands.look("p1")
+    hands.look("p2")
+
+    assert hands.queue.hidden == [[("h1", 32.0)], [("h2", 300.0)]]
+
+
+def test_a_look_has_failed_once_the_sink_has_refused_it_fifty_times(caplog):
+    class Refusing(MemorySink):
+        def apply(self, id, change, /, *, if_version):
+            return False
+
+    hands = Hands(sink=Refusing())
+    hands.receive(message())
+
+    assert hands.look() == []
+
+    counts = hands.counts()
+    assert (counts["gets"], counts["conflicts"], counts["failed"]) == (50, 49, 1)
+    assert "Refusing refused what 50 looks in a row found at 'p1'" in caplog.text
+    assert len(hands.queue.hidden) == 1

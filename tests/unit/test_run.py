@@ -1,0 +1,374 @@
+"""One run of a worker: which threads it starts, what ends it, and the order in which they stop."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections import Counter
+
+import pytest
+from hands import URL, NotingQueue, message
+
+from change_events import FetchError, Found, MassDeletionError, MemorySink
+from change_events._consumer.guard import Guard
+from change_events._consumer.run import Run, StopReason, Threads
+from change_events._consumer.settings import Settings
+from change_events._consumer.stats import Tally
+from change_events.testing import FakeSource
+
+
+class Thread:
+    """A thread that runs when it is joined."""
+
+    def __init__(self, role, target, steps):
+        self.role = role
+        self.target = target
+        self._steps = steps
+
+    def join(self):
+        self._steps.append(f"join {self.role}")
+        self.target()
+
+
+class Unstarted(Threads):
+    """Threads that the test runs, one after the other, and a clock that it sets."""
+
+    def __init__(self, steps):
+        self.now = 100.0
+        self.started = []
+        self._steps = steps
+
+    def clock(self):
+        return self.now
+
+    def start(self, role, target):
+        self.started.append(Thread(role, target, self._steps))
+        return self.started[-1]
+
+    def of(self, role):
+        return [thread for thread in self.started if thread.role == role]
+
+
+class Bench:
+    """A run, and what it is made of."""
+
+    def __init__(self, *, until_empty=False, **settings):
+        self.steps = []
+        self.threads = Unstarted(self.steps)
+        self.queue = NotingQueue()
+        self.queue.delete = self.delete
+        self.queue.change_visibility = self.change_visibility
+        self.source = FakeSource()
+        self.sink = MemorySink()
+        self.control = queue.SimpleQueue()
+        self.run = Run(
+            Settings(URL, **{"fetcher": self.source, "sink": self.sink} | settings),
+            queue=self.queue,
+            guard=Guard(max_share=0.0, min_deleted=1),
+            tally=Tally(),
+            control=self.control,
+            until_empty=until_empty,
+            threads=self.threads,
+        )
+
+    def delete(self, handles):
+        self.steps.append(f"delete {' '.join(handles)}")
+        return len(handles), []
+
+    def change_visibility(self, deliveries):
+        self.steps += [f"hand back {handle}" for handle, _ in deliveries]
+        return [], []
+
+    def receive(self, *messages):
+        self.queue.messages = list(messages)
+        self.run.intake.receive(wait=1)
+
+    def come_in(self, *reasons):
+        for reason in reasons:
+            self.control.put(reason)
+
+
+@pytest.fixture
+def bench():
+    return Bench(threads=1)
+
+
+# Starting
+
+
+@pytest.mark.parametrize(
+    ("threads", "until_empty", "started"),
+    [
+        (10, False, {"look": 12, "acknowledge": 2, "heartbeat": 1, "poll": 2, "finish": 1}),
+        (10, True, {"look": 12, "acknowledge": 2, "heartbeat": 1, "poll": 1, "finish": 1}),
+        (1, False, {"look": 1, "acknowledge": 2, "heartbeat": 1, "poll": 2, "finish": 1}),
+        (25, False, {"look": 31, "acknowledge": 4, "heartbeat": 1, "poll": 4, "finish": 1}),
+    ],
+)
+def test_a_run_starts_threads_for_each_role(threads, until_empty, started):
+    bench = Bench(threads=threads, until_empty=until_empty)
+
+    bench.run.start()
+
+    assert Counter(thread.role for thread in bench.threads.started) == started
+
+
+def test_a_run_asks_for_the_queues_delay_before_it_starts_a_thread(bench, caplog):
+    caplog.set_level(logging.INFO, "change_events")
+    bench.queue.delay = 3.0
+    bench.queue.open = lambda wait: bench.threads.started == [] and bench.queue.delay
+    bench.come_in(StopReason.STOP, StopReason.FINISHED)
+
+    bench.run.work()
+
+    assert (caplog.records[0].getMessage(), caplog.records[0].delay) == ("started", 3.0)
+    assert bench.threads.started
+
+
+def test_real_threads_are_daemons_with_the_name_of_their_role():
+    began = threading.Event()
+    names = []
+
+    def target():
+        names.append((threading.current_thread().name, threading.current_thread().daemon))
+        began.set()
+
+    Threads().start("look", target).join(10)
+
+    assert names == [("change-events-look", True)]
+
+
+# The order of stopping
+
+
+def test_a_run_stops_its_threads_in_order_and_the_poll_last(bench):
+    bench.run.ask_delay()
+    bench.run.start()
+    bench.run.stop()
+
+    for thread in bench.threads.of("finish"):
+        thread.target()
+
+    assert bench.steps == [
+        "join look",
+        "join acknowledge",
+        "join acknowledge",
+        "join heartbeat",
+        "join poll",
+        "join poll",
+    ]
+    assert bench.control.get_nowait() is StopReason.FINISHED
+
+
+def test_a_stopping_run_acknowledges_what_its_looks_settle_and_hands_back_the_rest(bench):
+    bench.run.ask_delay()
+    bench.run.start()
+    bench.receive(message("a", 1, phase="saved"), message("b", 2, phase="saved"), message("c", 3))
+    ids = bench.run.consumer.take()
+    assert ids == ["a"]
+    bench.run.stop()
+    (look,) = bench.threads.of("look")
+    poll, _ = bench.threads.of("poll")
+    stopped, polled = look.target, poll.target
+
+    def look_to_its_end():
+        for settled in bench.run.looks.look(ids):
+            bench.run.acknowledgements.add(settled)
+        stopped()
+
+    def poll_to_its_end():
+        bench.receive(message("late", 4))
+        polled()
+
+    look.target, poll.target = look_to_its_end, poll_to_its_end
+    for thread in bench.threads.of("finish"):
+        thread.target()
+
+    assert bench.steps == [
+        "join look",
+        "join acknowledge",
+        "delete h1",
+        "join acknowledge",
+        "join heartbeat",
+        "hand back h2",
+        "hand back h3",
+        "join poll",
+        "hand back h4",
+        "join poll",
+    ]
+
+
+def test_a_run_that_has_finished_in_time_says_stopped(bench, caplog):
+    caplog.set_level(logging.INFO, "change_events")
+    bench.come_in(StopReason.STOP, StopReason.FINISHED)
+
+    bench.run.work()
+
+    assert caplog.messages[-1] == "stopped"
+
+
+def test_a_run_that_does_not_finish_in_time_says_stopped_halfway(caplog):
+    bench = Bench(shutdown_timeout=0.0)
+    bench.come_in(StopReason.STOP)
+
+    bench.run.work()
+
+    assert caplog.messages == ["stopped halfway; the messages still held come back by themselves"]
+
+
+def test_a_second_signal_ends_the_wait_for_the_threads(bench, caplog):
+    bench.come_in(StopReason.SIGNAL, StopReason.STOP, StopReason.SIGNAL, StopReason.FINISHED)
+
+    bench.run.work()
+
+    assert "stopped halfway" in caplog.text
+    assert bench.control.get_nowait() is StopReason.FINISHED
+
+
+def test_the_error_of_a_thread_stops_the_run_and_is_raised(bench, caplog):
+    caplog.set_level(logging.INFO, "change_events")
+    bench.come_in(ZeroDivisionError("bug"), StopReason.FINISHED)
+
+    with pytest.raises(ZeroDivisionError, match="bug"):
+        bench.run.work()
+
+    assert caplog.messages[-1] == "stopped"
+
+
+# What the threads tell the run
+
+
+def test_a_thread_that_dies_logs_its_role_and_hands_over_its_error(bench, caplog):
+    bench.run.start()
+    bench.run.consumer.take = lambda: 1 / 0
+
+    bench.threads.of("look")[0].target()
+
+    assert isinstance(bench.control.get_nowait(), ZeroDivisionError)
+    (record,) = caplog.records
+    assert (record.levelno, record.action, record.role) == (logging.CRITICAL, "die", "look")
+    assert not bench.run.health().alive
+
+
+def test_a_drain_ends_once_the_queue_is_empty():
+    bench = Bench(until_empty=True)
+    bench.run.ask_delay()
+    bench.run.start()
+
+    bench.threads.of("poll")[0].target()
+
+    assert bench.control.get_nowait() is StopReason.DRAINED
+
+
+def test_a_drain_ends_with_the_error_of_polls_that_fail():
+    bench = Bench(until_empty=True)
+    bench.run.start()
+    bench.run.stop()  # so that the poll makes no pause
+    bench.queue.open = lambda wait: 0.0
+    bench.queue.receive = None
+    bench.run.consumer.wait_for_room = lambda: True
+
+    bench.threads.of("poll")[0].target()
+
+    assert isinstance(bench.control.get_nowait(), TypeError)
+
+
+def look_until_it_halts(bench, *messages):
+    """Let the look thread of a drain look at these messages; return what it tells the run."""
+    bench.run.ask_delay()
+    bench.run.start()
+    bench.receive(*messages)
+    ids = [bench.run.consumer.take() for _ in messages]
+    taken = iter([*ids, []])
+    bench.run.consumer.take = lambda: next(taken)
+    bench.threads.of("look")[0].target()
+    return [] if bench.control.empty() else [bench.control.get_nowait()]
+
+
+@pytest.mark.parametrize(("until_empty", "told"), [(True, 1), (False, 0)])
+def test_only_a_drain_ends_with_the_error_that_shows_an_outage(until_empty, told):
+    bench = Bench(until_empty=until_empty)
+    bench.source.fail()
+
+    errors = look_until_it_halts(bench, *(message(f"p{number}", number) for number in range(5)))
+
+    assert [type(error) for error in errors] == [FetchError] * told
+
+
+def test_a_drain_ends_with_a_refused_mass_deletion():
+    bench = Bench(until_empty=True)
+    bench.sink.apply("p1", Found({}), if_version=0)
+
+    (error,) = look_until_it_halts(bench, message("p1", phase="saved"))
+
+    assert isinstance(error, MassDeletionError)
+
+
+def test_a_drain_goes_on_after_looks_that_succeed():
+    assert look_until_it_halts(Bench(until_empty=True), message("p1", phase="saved")) == []
+
+
+def test_resume_goes_on_after_a_refused_mass_deletion():
+    bench = Bench(until_empty=True)
+    bench.sink.apply("p1", Found({}), if_version=0)
+    look_until_it_halts(bench, message("p1", phase="saved"))
+    assert bench.run.health().paused == "mass deletion"
+
+    bench.run.resume()
+
+    assert bench.run.health().paused is None
+
+
+def test_the_heartbeat_extends_until_the_run_has_finished(bench):
+    bench.run.ask_delay()
+    bench.run.start()
+    bench.threads.now -= 0.1
+    bench.receive(message())  # it would become visible before the next beat but one
+    bench.threads.now += 20.1
+
+    def change_visibility(deliveries):
+        bench.steps.append(f"extend {deliveries}")
+        bench.run._finished.set()
+        return [], []
+
+    bench.queue.change_visibility = change_visibility
+    bench.threads.of("heartbeat")[0].target()
+
+    assert bench.steps == ["extend [('h1', 60)]"]
+
+
+# Health
+
+
+def test_a_run_is_ready_from_its_first_poll_until_it_stops(bench):
+    bench.run.ask_delay()
+    seen = [bench.run.health()]
+    bench.run.start()
+    seen.append(bench.run.health())
+    bench.run.intake.poll()
+    seen.append(bench.run.health())
+    bench.run.stop()
+    seen.append(bench.run.health())
+
+    assert [(each.paused, each.ready) for each in seen] == [
+        ("starting", False),
+        (None, False),
+        (None, True),
+        ("stopping", False),
+    ]
+    assert all(each.alive for each in seen)
+
+
+def test_health_tells_ages_and_what_is_in_hand(bench):
+    bench.run.ask_delay()
+    bench.run.start()
+    bench.queue.messages = [message(), message("p2", 2)]
+    bench.run.intake.poll()
+    bench.run.consumer.take()
+    bench.threads.now += 3.0
+
+    health = bench.run.health()
+
+    assert (health.last_poll, health.oldest_held) == (3.0, 3.0)
+    assert (health.held, health.in_flight) == (2, 1)

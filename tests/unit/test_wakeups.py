@@ -1,0 +1,217 @@
+"""
+A hypothesis machine runs a worker's threads one step at a time, and checks that no thread waits for
+what is already there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from desks import make_desk
+from hands import held
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from change_events import FetchError
+from change_events._consumer.consumer import Consumer
+from change_events._consumer.guard import Guard
+from change_events._consumer.health import Pauses
+from change_events._consumer.stats import Tally
+from change_events._meter import Meter
+
+LOOKERS = 3
+BATCH_SIZE = 2
+
+
+class Waits(Exception):  # noqa: N818  # not an error
+    """A thread waits, for so many seconds at most."""
+
+
+@dataclass(eq=False)
+class Thread:
+    """
+    A thread of a worker.
+
+    Attributes:
+        wait: The consumer's method that it repeats.
+        until: When it stops waiting by itself; None: never.
+        ids: The ids of its look, or of its receive the number of messages; empty between them.
+    """
+
+    wait: object
+    until: float | None = None
+    ids: object = ()
+
+
+class Condition:
+    """A condition whose waiting threads leave the consumer, and enter it again when they wake."""
+
+    def __init__(self, lock):
+        self.lock = lock
+        self.waiting = []  # first come, first woken
+        self.woken = []
+
+    def wait(self, timeout=None):
+        raise Waits(timeout)
+
+    def wait_for(self, predicate):
+        if not predicate():
+            raise Waits(None)
+
+    def notify(self, number=1):
+        assert self.lock.locked()
+        self.woken += self.waiting[:number]
+        del self.waiting[:number]
+
+
+class Machine(RuleBasedStateMachine):
+    """Three threads that look, one that receives, and one that helps it."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = 0.0
+        self.number = 0
+        self.conditions = []
+
+    @initialize(
+        early_look=st.booleans(),
+        bulk_size=st.sampled_from([1, 2]),
+        per_second=st.sampled_from([None, 2]),
+    )
+    def make(self, early_look, bulk_size, per_second):
+        guard = Guard(min_deleted=2)
+        self.desk = make_desk(
+            early_look=early_look,
+            guard=guard,
+            per_second=per_second,
+            prefetch=8,
+            batch_size=BATCH_SIZE,
+            bulk_size=bulk_size,
+        )
+        clock = lambda: self.now  # noqa: E731
+        self.consumer = Consumer(
+            self.desk,
+            pauses=Pauses(Meter(), clock=clock),
+            tally=Tally(),
+            clock=clock,
+            condition=self.condition,
+        )
+        self.due, self.room, self.backlog = self.conditions
+        self.due.woken = [Thread(self.consumer.take) for _ in range(LOOKERS)]
+        self.room.woken = [Thread(self.consumer.wait_for_room)]
+        self.backlog.woken = [Thread(self.consumer.wait_for_backlog)]
+        self.busy = []
+
+    def condition(self, lock):
+        self.conditions.append(Condition(lock))
+        return self.conditions[-1]
+
+    def enter(self, condition, thread):
+        """Let a thread ask the consumer for something to do."""
+        try:
+            found = thread.wait()
+        except Waits as waits:
+            (timeout,) = waits.args
+            thread.until = None if timeout is None else self.now + timeout
+            condition.waiting.append(thread)
+            return
+        if condition is self.due:
+            thread.ids = found
+        else:
+            with self.consumer as desk:
+                thread.ids = [desk.begin_receive()]
+        self.busy.append((condition, thread))
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 5.0, 60.0]))
+    def pass_time(self, seconds):
+        self.now += seconds
+
+    @precondition(lambda self: any(condition.woken for condition in self.conditions))
+    @rule(data=st.data())
+    def run_a_woken_thread(self, data):
+        condition = data.draw(st.sampled_from([each for each in self.conditions if each.woken]))
+        self.enter(
+            condition, condition.woken.pop(data.draw(st.integers(0, len(condition.woken) - 1)))
+        )
+
+    def timed_out(self):
+        return [
+            thread
+            for thread in self.due.waiting
+            if thread.until is not None and thread.until <= self.now
+        ]
+
+    @precondition(lambda self: self.timed_out())
+    @rule(data=st.data())
+    def run_a_thread_whose_wait_is_over(self, data):
+        thread = data.draw(st.sampled_from(self.timed_out()))
+        self.due.waiting.remove(thread)
+        self.enter(self.due, thread)
+
+    def draw_busy(self, data, *conditions):
+        chosen = data.draw(st.sampled_from([each for each in self.busy if each[0] in conditions]))
+        self.busy.remove(chosen)
+        condition, thread = chosen
+        condition.woken.append(thread)  # it asks for more when it runs next
+        return thread
+
+    @precondition(lambda self: any(condition is not self.due for condition, _ in self.busy))
+    @rule(data=st.data())
+    def end_receive(self, data):
+        (most,) = self.draw_busy(data, self.room, self.backlog).ids
+        if not most:
+            return
+        wanted = st.tuples(st.sampled_from("abcde"), st.sampled_from([0.0, 1.0, 5.0]))
+        events = []
+        for id, hold in data.draw(st.lists(wanted, max_size=most)):
+            self.number += 1
+            events.append(held(id, f"m{self.number}", self.now, hold))
+        with self.consumer as desk:
+            desk.end_receive(events, self.now, received=len(events))
+
+    @precondition(lambda self: any(condition is self.due for condition, _ in self.busy))
+    @rule(data=st.data(), result=st.sampled_from(["found", "found", "gone", "fails", "undecided"]))
+    def end_look(self, data, result):
+        ids = self.draw_busy(data, self.due).ids
+        with self.consumer as desk:
+            desk.begin_get(ids, self.now)
+        if result == "undecided" and len(ids) > 1:
+            with self.consumer as desk:
+                desk.look_alone(ids, self.now)
+            return
+        for id in ids:
+            with self.consumer as desk:
+                if result == "fails":
+                    desk.failed(id, self.now, FetchError("503"), retry_after=0.0, source_wide=False)
+                elif desk.allows(id, self.now, gone=result == "gone"):
+                    desk.succeeded(id, self.now)
+
+    @precondition(lambda self: self.desk.guard.tripped)
+    @rule()
+    def resume(self):
+        with self.consumer as desk:
+            desk.resume(self.now)
+
+    @rule()
+    def drop(self):
+        with self.consumer as desk:
+            desk.inbox.drop(desk.inbox.expiring(self.now + 30.0))
+
+    @invariant()
+    def no_thread_waits_for_a_look_that_is_due(self):
+        at = self.desk.next_at()
+        if at is not None and self.due.waiting and not self.due.woken:
+            assert any(
+                thread.until is not None and thread.until <= max(at, self.now)
+                for thread in self.due.waiting
+            ), "all threads sleep longer than until the next look is due"
+
+    @invariant()
+    def no_thread_waits_for_room_that_is_there(self):
+        if self.room.waiting:
+            assert not self.desk.may_receive()
+        if self.backlog.waiting and not self.backlog.woken:
+            assert not self.desk.may_help_receive()
+
+
+TestMachine = Machine.TestCase

@@ -1,0 +1,120 @@
+"""
+A worker's settings refuse a bad value by the name of the setting and by the value. The ends of each
+range are compared with the page of settings elsewhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import pytest
+from hands import URL
+
+from change_events import ConfigurationError, MemorySink
+from change_events._consumer.settings import Settings
+from change_events.testing import FakeSource
+
+
+def make(**settings):
+    return Settings(URL, fetcher=FakeSource(), sink=MemorySink(), **settings)
+
+
+def refusal(**settings):
+    with pytest.raises(ConfigurationError) as caught:
+        make(**settings)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("threads", 2.0),
+        ("batch_size", "5"),
+        ("prefetch", float("inf")),
+        ("wait_time", 0.5),
+        ("visibility_timeout", 30.0),
+        ("min_deleted", None),
+    ],
+)
+def test_a_value_that_is_not_an_integer_is_refused(name, value):
+    assert refusal(**{name: value}) == f"{name} must be an integer, not {value!r}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "least", "most"),
+    [
+        ("settle", -1, 0, 3600.0),
+        ("settle", None, 0, 3600.0),
+        ("settle", "5", 0, 3600.0),
+        ("settle", float("nan"), 0, 3600.0),
+        ("settle", 3600.1, 0, 3600.0),
+        ("threads", 0, 1, 256),
+        ("threads", 257, 1, 256),
+        ("batch_size", 0, 1, 10),
+        ("batch_size", 11, 1, 10),
+        ("prefetch", 9, 10, 9000),
+        ("prefetch", 9001, 10, 9000),
+        ("wait_time", 0, 1, 20),
+        ("wait_time", 21, 1, 20),
+        ("visibility_timeout", 2, 3, 43_200),
+        ("visibility_timeout", 43_201, 3, 43_200),
+        ("shutdown_timeout", -1, 0, 3600),
+        ("shutdown_timeout", float("inf"), 0, 3600),
+        ("max_gets_per_second", 0, 0.01, 10_000),
+        ("max_gets_per_second", float("nan"), 0.01, 10_000),
+        ("max_deleted_share", 1.1, 0, 1),
+        ("max_deleted_share", "half", 0, 1),
+        ("min_deleted", 0, 1, 100),
+        ("min_deleted", 101, 1, 100),
+    ],
+)
+def test_a_value_out_of_its_range_is_refused(name, value, least, most):
+    assert refusal(**{name: value}) == f"{name} must be from {least} to {most}, not {value!r}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "least", "most"),
+    [({"batch_size": 7}, 7, 9000), ({"visibility_timeout": 3}, 10, 450)],
+)
+def test_the_range_of_prefetch_follows_from_other_settings(settings, least, most):
+    for value in (least, most):
+        assert make(prefetch=value, **settings).prefetch == value
+    for value in (least - 1, most + 1):
+        assert refusal(prefetch=value, **settings) == (
+            f"prefetch must be from {least} to {most}, not {value}"
+        )
+
+
+def test_max_gets_per_second_can_be_none_or_small():
+    assert make(max_gets_per_second=None).max_gets_per_second is None
+    assert make(max_gets_per_second=0.01).max_gets_per_second == 0.01
+
+
+def test_a_topic_must_be_an_arn():
+    assert "'products'" in refusal(topic_arn="products")
+
+
+def test_signatures_can_not_be_verified_without_a_topic():
+    assert "topic_arn=" in refusal(verify_signatures=True)
+    assert make(verify_signatures=True, topic_arn="arn:aws:sns:eu-west-1:123456789012:products")
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["0.0.0.0:8080", ("0.0.0.0",), (8080, "0.0.0.0"), ("0.0.0.0", -1), ("0.0.0.0", 65_536)],
+)
+def test_a_health_address_must_be_a_host_and_a_port(address):
+    assert re.search(
+        rf"^health_address must be a host and a port, .*, not {re.escape(repr(address))}$",
+        refusal(health_address=address),
+    )
+
+
+def test_a_health_address_can_have_the_highest_port():
+    assert make(health_address=("::", 65_535)).health_address == ("::", 65_535)
+
+
+def test_settings_do_not_change():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        make().threads = 2
