@@ -226,6 +226,17 @@ def test_ids_of_a_bulk_get_that_decided_nothing_are_next_one_by_one():
     assert [desk.next(1.0) for _ in range(4)] == [["a"], ["b"], ["c"], []]
 
 
+def test_ids_to_look_at_alone_are_newly_due_beside_the_others():
+    desk = make_desk(bulk_size=2)
+    receive(desk, "a", "b")
+    ids = desk.next(0.0)
+    receive(desk, "c", now=1.0)
+
+    desk.look_alone(ids, 1.0)
+
+    assert desk.newly_due() == 5
+
+
 def test_gets_are_spread_evenly():
     desk = make_desk(per_second=2, bulk_size=2)
     receive(desk, "a", "b", "c")

@@ -15,6 +15,7 @@ from hands import (
 )
 
 from change_events import FetchError, MemorySink
+from change_events._consumer.looks import answer_of
 from change_events._consumer.stats import Tally
 from change_events._meter import Meter
 from change_events.testing import FakeSource
@@ -203,3 +204,19 @@ def test_a_bulk_get_that_finds_nothing_is_timed(noted):
     look_together(with_catalogue("p1", "p2", deleted=["p1", "p2"], metrics=noted))
 
     assert noted.of("get_seconds", "answers") == [("get_seconds", 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("status", "answer"),
+    [
+        (None, "none"),
+        (200, "unusable"),
+        (503, "503"),
+        (100, "100"),
+        (599, "599"),
+        (99, "other"),
+        (600, "other"),
+    ],
+)
+def test_a_get_that_failed_is_named_by_its_status(status, answer):
+    assert answer_of(FetchError("", status=status)) == answer

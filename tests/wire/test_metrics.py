@@ -17,7 +17,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from change_events import (
     BroadcastStats,
     ConfigurationError,
-    FetchError,
     HTTPFetcher,
     MemorySink,
     SNSPublisher,
@@ -27,7 +26,6 @@ from change_events import (
     measure_broadcasts,
 )
 from change_events._consumer import intake
-from change_events._consumer.looks import answer_of
 from change_events._consumer.stats import LOOKS
 from change_events._meter import Meter
 from change_events._producer import renewals as renewal_module
@@ -270,22 +268,6 @@ def test_no_label_can_have_many_values():
         "look",
         "reason",
     }
-
-
-@pytest.mark.parametrize(
-    ("status", "answer"),
-    [
-        (None, "none"),
-        (200, "unusable"),
-        (503, "503"),
-        (100, "100"),
-        (599, "599"),
-        (99, "other"),
-        (600, "other"),
-    ],
-)
-def test_a_get_that_failed_is_named_by_its_status(status, answer):
-    assert answer_of(FetchError("", status=status)) == answer
 
 
 def test_a_fetcher_that_raises_an_error_of_its_own_is_counted_as_error(
