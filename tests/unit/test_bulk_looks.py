@@ -337,3 +337,13 @@ def test_a_bulk_get_that_finds_an_entity_ends_an_outage_that_began_meanwhile():
 
     assert not hands.desk.breaker.open
     assert "source down" not in str(hands.pauses.why)
+
+
+@pytest.mark.parametrize("answer", [None, ["p1"], 5])
+def test_after_a_bulk_answer_that_is_not_a_mapping_each_id_is_looked_at_alone(answer):
+    hands = with_catalogue("p1", "p2", settle=0.0)
+    hands.source.fetch_many = lambda ids: answer
+
+    assert look_together(hands) == []
+
+    assert [reserved(hands) for _ in range(2)] == [["p1"], ["p2"]]

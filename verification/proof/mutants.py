@@ -127,11 +127,11 @@ MUTANTS = (
     Mutant(
         "bulk: what is absent is taken as gone",
         "_consumer.looks",
-        "            id: (entry, changes[id])\n"
-        "            for id, entry in entries.items()\n"
-        "            if isinstance(changes.get(id), Found)\n",
-        "            id: (entry, changes.get(id, Gone()))\n"
-        "            for id, entry in entries.items()\n",
+        "                id: (entry, changes[id])\n"
+        "                for id, entry in entries.items()\n"
+        "                if isinstance(changes.get(id), Found)\n",
+        "                id: (entry, changes.get(id, Gone()))\n"
+        "                for id, entry in entries.items()\n",
         setup=(("bulk", True),),
         faults=("left out of many",),
     ),

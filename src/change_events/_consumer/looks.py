@@ -112,6 +112,11 @@ class Looks(Generic[T]):
                 with self._measured() as answer:
                     changes = fetcher.fetch_many(ids)
                     answer.name, answer.number = "found", sum(id in changes for id in ids)
+            return {
+                id: (entry, changes[id])
+                for id, entry in entries.items()
+                if isinstance(changes.get(id), Found)
+            }
         except Exception as error:  # the looks alone will tell what is broken
             with self.consumer as desk:
                 desk.stop_bulk(self.clock() + max(BULK_PAUSE, asked_pause(error)))
@@ -121,11 +126,6 @@ class Looks(Generic[T]):
                 action="look_together",
             )
             return {}
-        return {
-            id: (entry, changes[id])
-            for id, entry in entries.items()
-            if isinstance(changes.get(id), Found)
-        }
 
     def _store(self, id: str, entry: Entry, change: Found[T], started: float) -> Sequence[Held]:
         try:
