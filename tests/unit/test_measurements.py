@@ -220,3 +220,14 @@ def test_a_bulk_get_that_finds_nothing_is_timed(noted):
 )
 def test_a_get_that_failed_is_named_by_its_status(status, answer):
     assert answer_of(FetchError("", status=status)) == answer
+
+
+def test_a_failed_look_ends_before_its_events_are_handed_back(noted):
+    hands = Hands(metrics=noted)
+    hands.source.fail(status=500)
+    hands.receive(message())
+    hands.queue.change_visibility = lambda deliveries: setattr(hands, "now", 200.0)
+
+    hands.look()
+
+    assert noted.of("look_seconds") == [("look_seconds", 0.0)]

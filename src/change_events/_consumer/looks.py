@@ -62,14 +62,14 @@ class Looks(Generic[T]):
 
     def look_at(self, id: str) -> Sequence[Held]:
         """Look at one id; return the events to acknowledge, none if the look decided nothing."""
-        started = self.clock()
+        started, done, failure = self.clock(), None, None
         try:
             done = self._look(id)
         except Exception as error:  # of the source, of the user's fetcher or sink
-            self._failed(id, error)
-            return []
-        finally:
-            self.tally.meter.observe("look_seconds", self.clock() - started)
+            failure = error
+        self.tally.meter.observe("look_seconds", self.clock() - started)
+        if failure is not None:
+            self._failed(id, failure)
         return [] if done is None else self._stored(id, done)
 
     def _look(self, id: str) -> Outcome | None:
