@@ -85,8 +85,8 @@ class Worker(Settings[T], Generic[T]):
         early_look: Look at an entity as soon as an event arrives, too. False saves a GET, and the
             cache follows only after the settle window. On a queue with `DelaySeconds` of at least
             `settle` there is one look in any case.
-        prefetch: How many events to hold at most: many batches, because a receive needs room for
-            one. At most 150 for each second of `visibility_timeout`: a heartbeat extends ten a call.
+        prefetch: How many events to hold: many batches, because a receive needs room for one. At
+            most 150 for each second of `visibility_timeout`: the heartbeat extends ten a call.
         threads: How many GETs run at once. The worker starts a quarter more look threads than that,
             so that no GET waits while others write. For every ten, one more thread acknowledges
             and, while receives return full batches, one more receives.
