@@ -60,7 +60,7 @@ class Found(Generic[T_co]):
 
     Attributes:
         value: The entity.
-        etag: Its `ETag`; with it the next GET asks only for changes. None if the source sent none.
+        etag: Its `ETag`. The next GET sends it, and the source can answer 304. None: it sent none.
     """
 
     value: T_co

@@ -51,11 +51,10 @@ class Fetcher(Protocol[T_co]):
 @runtime_checkable
 class BulkFetcher(Fetcher[T_co], Protocol[T_co]):
     """
-    Reads many entities at once, too: one call for all that a worker has due at the same moment.
+    Reads many entities at once, too: one call for up to `bulk_size` ids that are due.
 
-    It can say that an entity was found, and nothing else. An id that its answer lacks is undecided,
-    neither gone nor failed: the worker looks at it alone, with `fetch`. So the absence of an id
-    from a bulk answer never deletes anything.
+    It can only say that an entity was found. An id that its answer lacks is undecided, neither gone
+    nor failed: the worker looks at it alone, with `fetch`. A bulk answer never deletes anything.
     """
 
     @property
@@ -121,7 +120,8 @@ class Sink(Protocol[T_contra]):
 class Metrics(Protocol):
     """
     Receives measurements. Called from many threads, within the work that is measured and at times
-    under a lock: so be quick, and don't wait. What it raises is logged once.
+    under the worker's lock: be quick, don't wait, don't call the worker. What it raises is logged
+    once.
 
     `change_events.metrics` has two implementations. `METRICS` there lists the names and labels of
     each method. The name is positional, so a label can have any name.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from change_events._meter import Meter
 
 FULL = "full"
-"""The worker holds `prefetch` events. It is only busy: it goes on by itself."""
+"""`prefetch` has no room for another batch. The worker is only busy: it goes on by itself."""
 
 RECEIVE_FAILED = "receive failed"
 """SQS does not answer a receive, or refuses it."""
@@ -28,17 +28,16 @@ MASS_DELETION = "mass deletion"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
     """
-    A worker's health. A worker with an idle queue is alive, and so is one in an outage that a
-    restart would not end.
+    A worker's health. An idle worker is alive; so is one in an outage, which no restart would end.
 
     Attributes:
         alive: The worker runs, starts or stops, and none of its threads has died. If False, only a
             new process helps.
-        ready: SQS has answered a poll, and the worker receives or is only `full`. So not while it
-            starts or stops, nor while SQS or the source is down.
-        paused: Why the worker receives nothing: `not running`, `starting`, `stopping`, `full` (it
-            holds `prefetch` events), `receive failed`, `source down`, `mass deletion`; all reasons,
-            if there are several. None: it receives.
+        ready: SQS has answered a poll, and the worker receives or is only `full`. It is not ready
+            while it starts or stops, or while SQS or the source is down.
+        paused: Why the worker receives nothing: `not running`, `starting`, `stopping`, `full` (no
+            room in `prefetch` for another batch), `receive failed`, `source down`, `mass deletion`;
+            all reasons, if there are several. None: it receives.
         last_poll: Seconds since SQS last answered a receive, with messages or without. None: never.
         oldest_held: Seconds since the oldest held event was received. None: the worker holds none.
         held: The number of held events.

@@ -3,6 +3,8 @@ One look at one entity: read the entry's version, GET the entity, store it by co
 
 The version is read *before* the GET. A state that is older than the entry can then never be
 written over it: any change to the entry in between has raised its version.
+
+AWS Lambda uses `look()`. A worker's `Looks` has steps of its own in between, and shares the rest.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class Stats:
             signature could not be fetched.
         gets: GETs started.
         created: Looks that found an entity new to the cache.
-        updated: Looks that found an entity different from the cached one.
+        updated: Looks that found an entity whose `ETag` is not the cached one, or that has none.
         unchanged: Looks that found what the cache had: the same entity, or none.
         deleted: Looks that found a cached entity gone.
         never_saved: Looks that found no entity where the cache never had one.

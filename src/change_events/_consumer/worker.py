@@ -26,12 +26,11 @@ T = TypeVar("T")
 
 class Worker(Settings[T], Generic[T]):
     """
-    Keeps a cache in step with its source: receives change events, GETs the entities, stores what it
-    finds.
+    Keeps a cache in step with its source: receives events, GETs the entities, stores what it finds.
 
-    An event is acknowledged only after a look whose GET started when the settle window was over:
-    counted from the moment the event was received, less the queue's `DelaySeconds`. By then the
-    save behind the event is over. The worker also looks at once, and holds the event until then.
+    An event is acknowledged only after a look whose GET started `settle` seconds or more after the
+    event was received; the queue's `DelaySeconds` count towards them. By then the save behind the
+    event is over. The worker also looks at once, and holds the event until then.
 
     A look can decide nothing, because the source answers 503, for example. Then the cache stays as
     it is, and the id's events go back to the queue, invisible for a pause that grows with each
@@ -40,13 +39,12 @@ class Worker(Settings[T], Generic[T]):
 
     The worker assumes that the source or the cache is down when five looks in a row decide nothing,
     at three ids or more; or two at one id that got no answer, or a 401, 429, 502, 503 or 504. It
-    then stops receiving, keeps what it holds, and tries one id after growing pauses, of at most a
-    minute or what the source asks for. Once a look succeeds, it goes on. An outage loses no message
-    to the dead-letter queue.
+    then stops receiving, keeps what it holds, and tries one id at a time, after pauses that grow to
+    a minute, or to what the source asks for if that is longer. Once a look succeeds, it goes on. An
+    outage loses no message to the dead-letter queue.
 
     When too many looks at cached entities see them gone, the worker probably asks the wrong source.
-    It refuses the next deletion, logs it as `critical`, and neither receives nor looks until
-    `resume()` is called.
+    It refuses the next, logs it as `critical`, and neither receives nor looks until `resume()`.
 
     A fetcher that reads many ids at once (a `BulkFetcher`, like `HTTPFetcher(bulk_url=...)`) gets
     up to `bulk_size` ids that are due; no id waits for others. Each entity is stored, settled and
@@ -71,9 +69,8 @@ class Worker(Settings[T], Generic[T]):
         fetcher: Reads the source; many entities at once, if it can.
         sink: The cache.
         client: A boto3 SQS client. Default: one for the region in `queue_url`.
-        topic_arn: Accept only messages whose SNS envelope names this topic. Every other message
-            counts as malformed, and so does one without an envelope: switch off raw message
-            delivery.
+        topic_arn: Accept only messages whose SNS envelope names this topic. Any other, also one
+            without an envelope, counts as malformed: switch off raw message delivery.
         verify_signatures: Accept only messages whose envelope SNS has signed. Needs `topic_arn`,
             and `pip install 'change-events[verify]'`. The certificate is fetched once, from SNS's
             endpoint in the topic's Region. Until it can be fetched, messages go back to the queue
@@ -88,11 +85,11 @@ class Worker(Settings[T], Generic[T]):
         early_look: Look at an entity as soon as an event arrives, too. False saves a GET, and the
             cache follows only after the settle window. On a queue with `DelaySeconds` of at least
             `settle` there is one look in any case.
-        prefetch: How many events to hold at most. At most 150 for each second of
-            `visibility_timeout`, because the heartbeat needs a call for every ten of them.
-        threads: How many GETs run at once. A quarter more threads than that look, so that no GET
-            waits while others write. For every ten, one more thread acknowledges and, while
-            receives return full batches, one more receives.
+        prefetch: How many events to hold: many batches, because a receive needs room for one. At
+            most 150 for each second of `visibility_timeout`: the heartbeat extends ten a call.
+        threads: How many GETs run at once. The worker starts a quarter more look threads than that,
+            so that no GET waits while others write. For every ten, one more thread acknowledges
+            and, while receives return full batches, one more receives.
         batch_size: How many messages to ask for in one receive, 1 to 10.
         wait_time: Seconds of a long poll, 1 to 20. Stopping waits for the poll under way.
         visibility_timeout: Seconds, 3 to 43,200, after which messages of a worker that died come
@@ -103,15 +100,16 @@ class Worker(Settings[T], Generic[T]):
             raises is logged.
         max_gets_per_second: How many GETs to send to the source, evenly spread. A GET of many ids
             counts as one. None: no limit.
-        max_deleted_share: The share of the last hundred looks at cached entities that can see them
-            gone.
-        min_deleted: The number of these looks below which no deletion is refused.
+        max_deleted_share: A deletion is refused if more than this share of the last hundred looks
+            at cached entities saw them gone.
+        min_deleted: Below this many looks that saw one gone, no deletion is refused.
         allow_mass_deletion: Refuse no deletion, for as long as this worker lives.
-        metrics: Where to measure to: one of the two in `change_events.metrics`, or your own.
+        metrics: Where to measure to: one of the two in `change_events.metrics`, or your own. It
+            must not call the worker back, because it is called under the worker's lock.
         health_address: Host and port where `run()` answers a container's probes: `/healthz` with
             200 while the worker is alive, `/readyz` with 200 while it is ready, otherwise with 503.
-            The body is what `health()` returns, as JSON. In a container use `("0.0.0.0", 8080)`,
-            because its platform asks from outside. None: nowhere.
+            The body is `health()` as JSON. Use `0.0.0.0` where the platform asks from outside the
+            container (Kubernetes), `127.0.0.1` where it asks inside (ECS). None: nowhere.
 
     Raises:
         ConfigurationError: A value is out of its range, or signatures can't be verified with what

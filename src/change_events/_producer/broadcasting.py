@@ -131,18 +131,18 @@ class broadcasting(_AnnouncedSave):  # a context manager, named like one  # noqa
     publisher runs in a thread, within the caller's context variables, and the event loop goes on.
 
     While the block runs, its ids are broadcast again in the background whenever half of `settle`
-    has passed. So whenever the block commits, its consumers have heard of it less than `settle`
-    seconds before. If that could not be done in time, the ids are broadcast once more after the
-    block has returned or raised, and the caller waits for that. Only this last broadcast is left
-    where a process can be frozen in mid-save, or has no threads (uWSGI without `enable-threads`).
+    has passed. So whenever the block commits, its last broadcast started less than `settle` seconds
+    before. If no accepted broadcast is that young when the block ends, the ids are broadcast once
+    more, and the caller waits for that. Only this last broadcast is left where a process can be
+    frozen in mid-save, or has no threads (uWSGI without `enable-threads`).
 
     Args:
         publisher: What broadcasts.
         ids: The ids of the entities that the block is about to save: text, integers or UUIDs.
             Without any, nothing is broadcast.
-        settle: The settle window in seconds, up to 3600: the greatest age of the last broadcast
-            when the block commits. Unless it is the default, it travels with the event. Consumers
-            wait for the longer of it and their own window.
+        settle: The settle window in seconds, up to 3600: whenever the block commits, its last
+            broadcast started less than this long ago. Unless it is the default, it travels with the
+            event. Consumers wait for the longer of it and their own window.
         confirm: Broadcast a second time, in the background, when the block has returned. Consumers
             look only then, and do not wait for the settle window. That saves them a GET and
             seconds, and costs a publish. A block that raises is not confirmed, because its

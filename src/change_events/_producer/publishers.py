@@ -56,8 +56,8 @@ class SNSPublisher:
         topic_arn: The topic's ARN, or a callable that returns it, called at each broadcast. If it
             returns None, nothing is broadcast.
         client: A boto3 SNS client. Default: one made at the first broadcast, in the topic's region.
-            It gives up after three attempts of at most 2 s to connect and 3 s to answer each,
-            because a save is waiting.
+            It makes three attempts, each of at most 2 s to connect and 3 s to answer (together
+            longer than the default `settle`: then `PublishError`).
         attributes: Message attributes to send with every event, as text; or a callable that returns
             them, called in the context of the save (for a trace context, say). At most seven:
             with raw delivery SNS drops a message of more than ten, and three (`phase`, `save`,

@@ -52,8 +52,8 @@ class HTTPFetcher:
     With `bulk_url`, a worker that has several ids due asks for them at once: `GET
     /products?id=a&id=b`. The service must answer 200 with a JSON array of objects. Each needs its
     `"id"`, must equal what its own GET would return, and must be read after the GET began. An id
-    that the array lacks or has twice gets a GET of its own, and so does every id after any other
-    answer: only such a GET can say "gone". A bulk answer has no `ETag`s, so its looks report what
+    that the array lacks or has twice gets a GET of its own. After any other answer every id does.
+    Only such a GET can say "gone". A bulk answer has no `ETag`s, so its looks report what
     is cached as `updated`, changed or not, and the next GET of that entity is unconditional.
 
     The fetcher keeps a connection for each thread that uses it at the same time; with `bulk_url`,
@@ -62,7 +62,7 @@ class HTTPFetcher:
 
     Args:
         url: An entity's URL, with `{id}` in its path or query. The whole id is percent-encoded.
-        timeout: The most seconds for a GET, to the last byte of the body. A source that stalls in
+        timeout: Seconds for a GET, to the last byte. Not a hard limit: a source that stalls in
             mid-body can double it. A source that trickles its headers, or has several addresses
             that do not answer, can exceed even that.
         headers: Request headers to add; or a callable that returns them, called for each GET

@@ -28,7 +28,8 @@ _UNTOUCHED: _Row[None] = _Row(Entry(), None, 0.0)
 
 class MemorySink(Generic[T]):
     """
-    Keeps entities in a dictionary: for tests, and for caches that can start empty with the process.
+    Keeps entities in a dictionary: for tests, and for caches that can be lost with the process: a
+    restart begins empty, and only new broadcasts fill it.
 
     Args:
         clock: Returns the time in seconds since the epoch, for new versions and `purge`.

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 class SQLiteSink:
     """
-    Keeps JSON objects in a table of a SQLite file. Threads can share one sink, and processes one
-    file.
+    Keeps JSON objects in a table of a SQLite file. Threads can share a sink, and processes a file.
 
     You can query the table with SQL, from this process or another:
 
         CREATE TABLE entities (
             id         TEXT PRIMARY KEY,
-            version    INTEGER NOT NULL,  -- grows with every look; begins at the time, in µs
+            version    INTEGER NOT NULL,  -- grows with every look; starts at the current time
+                                          -- in µs since the epoch
             body       TEXT,              -- the entity as JSON; NULL if it is gone (a tombstone)
             etag       TEXT,
             applied_at REAL NOT NULL      -- the time of the last look, in seconds since the epoch
