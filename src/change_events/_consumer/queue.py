@@ -222,8 +222,13 @@ def _log_failed(failed: list[dict[str, Any]], action: str) -> list[int]:
     """Log a batch's failed entries; return the positions of those to try again."""
     if failed:
         codes = ", ".join(sorted({str(entry.get("Code")) for entry in failed}))
-        extra = {"action": action, "code": codes}
-        log.warning("%s failed for %d messages: %s", action, len(failed), codes, extra=extra)
+        log.warning(
+            "%s failed for %d messages: %s",
+            action,
+            len(failed),
+            codes,
+            extra={"action": action, "code": codes},
+        )
     return [int(entry["Id"]) for entry in failed if not entry.get("SenderFault")]
 
 

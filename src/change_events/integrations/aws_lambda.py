@@ -164,8 +164,8 @@ class _Function(Generic[T]):
             log.exception("handling a batch failed", extra={"action": "handle"})
         ids = [record["messageId"] for record in records]
         back = dict.fromkeys(id for id in ids if id not in batch.settled)
-        counts = {"settled": len(batch.settled), "back": len(back)}
-        log.debug("handled", extra={"action": "handle", **counts})
+        settled = len(batch.settled)
+        log.debug("handled", extra={"action": "handle", "settled": settled, "back": len(back)})
         return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in back]}
 
     def read(self, record: _Record) -> _Delivery | None:
