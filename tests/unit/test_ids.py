@@ -346,8 +346,8 @@ MISTAKES = {
         generator,
         {},
         (
-            r"generator\(\) is a generator function: .* called\. "
-            r"Decorate what iterates it, or use .* inside$"
+            r"generator\(\) is a generator function: .*, not when it is called\. "
+            r"Decorate what iterates it, or use `with broadcasting\(publisher, id\):` inside$"
         ),
     ),
     "asynchronous generator": (async_generator, {}, r"async_generator\(\) is a generator function"),

@@ -152,3 +152,20 @@ def test_nothing_is_held_after_hand_back_all_though_sqs_does_not_answer(hands, c
 
     assert hands.held() == {}
     assert "reset" in caplog.text
+
+
+def test_each_beat_extends_what_would_be_visible_before_the_next_beat_but_one(hands):
+    hands.receive(message())
+    hands.now = 119.0
+    hands.receive(message("p2", 2))
+    assert hands.visibility.until_beat() == 1.0
+
+    hands.now = 120.0
+    hands.visibility.beat()
+    assert hands.queue.hidden == []
+    assert hands.visibility.until_beat() == 20.0
+
+    hands.now = 140.0
+    hands.visibility.beat()
+    assert hands.queue.hidden == [[("h1", 60.0), ("h2", 60.0)]]
+    assert hands.visibility.until_beat() == 20.0
