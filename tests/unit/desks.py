@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from hands import URL, doubling, held
 
-from change_events import FetchError, MemorySink
+from change_events import MemorySink
 from change_events._consumer.desk import Desk
 from change_events._consumer.guard import Guard
 from change_events._consumer.settings import Settings
 from change_events.testing import FakeSource
 
-ERROR = FetchError("503", status=503)
-
 
 def make_desk(
     *, early_look=True, guard=None, per_second=None, prefetch=10, batch_size=3, bulk_size=1
 ):
+    bulk = SimpleNamespace(bulk_size=bulk_size) if bulk_size > 1 else None
     settings = Settings(
         URL,
         fetcher=FakeSource(),
@@ -26,7 +27,7 @@ def make_desk(
         threads=2,
         max_gets_per_second=per_second,
     )
-    return Desk(settings, guard or Guard(), probe_pause=doubling, bulk_size=bulk_size)
+    return Desk(settings, guard or Guard(), probe_pause=doubling, bulk=bulk)
 
 
 def receive(desk, *ids, now=0.0, hold=0.0, received=None):
@@ -45,12 +46,12 @@ def succeed(desk, now, id=None):
     return desk.succeeded(id, now)
 
 
-def fail(desk, now, id=None, *, error=ERROR, retry_after=0.0, source_wide=False):
+def fail(desk, now, id=None, *, retry_after=0.0, source_wide=False):
     """Look at the id that is due next, or at a reserved one, in vain."""
     if id is None:
         (id,) = desk.next(now)
     desk.begin_get([id], now)
-    return desk.failed(id, now, error, retry_after=retry_after, source_wide=source_wide)
+    return desk.failed(id, now, retry_after=retry_after, source_wide=source_wide)
 
 
 def bring_down(desk, now=0.0):

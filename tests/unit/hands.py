@@ -162,7 +162,7 @@ class Hands:
 
     @property
     def halted(self):
-        return self.desk.halted
+        return self.looks.halted
 
     @property
     def changes(self):
@@ -182,8 +182,7 @@ class Hands:
         return self.looks.look_at(id)
 
     def resume(self):
-        with self.consumer as desk:
-            desk.resume(self.now)
+        self.consumer.resume()
 
     def next(self):
         """Reserve the ids to look at now; return the first, None without any."""

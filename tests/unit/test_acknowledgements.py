@@ -26,7 +26,7 @@ def test_delete_counts_the_deleted_messages_and_returns_the_others(hands):
     assert hands.acknowledgements.delete(["h1", "h2", "h3"]) == ["h3"]
 
     assert hands.queue.deleted == [["h1", "h2", "h3"]]
-    assert hands.counts() == {"acknowledged": 2, "ack_failures": 1}
+    assert hands.counts() == {"held": 0, "acknowledged": 2, "ack_failures": 1}
 
 
 @pytest.mark.parametrize(
@@ -37,14 +37,14 @@ def test_each_message_that_is_not_deleted_counts_as_a_failure(hands, deleted, co
     hands.queue.delete = lambda handles: (deleted, [])
 
     assert hands.acknowledgements.delete(["h1", "h2", "h3"]) == []
-    assert hands.counts() == counts
+    assert hands.counts() == {"held": 0} | counts
 
 
 def test_delete_returns_every_message_if_sqs_does_not_answer(hands, caplog):
     hands.queue.broken = True
 
     assert hands.acknowledgements.delete(["h1", "h2"]) == ["h1", "h2"]
-    assert hands.counts() == {"ack_failures": 2}
+    assert hands.counts() == {"held": 0, "ack_failures": 2}
     assert "reset" in caplog.text
 
 

@@ -347,3 +347,12 @@ def test_after_a_bulk_answer_that_is_not_a_mapping_each_id_is_looked_at_alone(an
     assert look_together(hands) == []
 
     assert [reserved(hands) for _ in range(2)] == [["p1"], ["p2"]]
+
+
+def test_a_fetcher_can_ask_for_fewer_ids_at_any_time():
+    hands = with_catalogue(*"abcdef")
+    assert len(reserved(hands)) == 4
+
+    hands.source.bulk_size = 1
+
+    assert reserved(hands) == ["e"]

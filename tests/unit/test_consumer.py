@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 
 import pytest
@@ -205,7 +206,7 @@ def test_wait_for_room_waits_until_something_is_no_longer_held():
     assert shared.noted.pauses == [FULL]
 
     with shared.consumer as desk:
-        desk.inbox.give_up("a")
+        desk.drop(lambda event: event.id == "a")
 
     assert result(may) is True
     assert shared.noted.pauses == [FULL, f"no longer {FULL}"]
@@ -257,16 +258,17 @@ def test_wait_for_backlog_waits_for_a_full_batch(shared):
     assert shared.consumer.wait_for_backlog() is True  # there is still more
 
 
-def test_each_receive_that_begins_in_a_backlog_wakes_one_more_thread_to_help():
+def test_each_receive_that_ends_in_a_backlog_wakes_one_more_thread_to_help():
     shared = Shared(prefetch=20)
     first, _ = shared.begin(shared.consumer.wait_for_backlog)
     second, _ = shared.begin(shared.consumer.wait_for_backlog)
 
     shared.receive("a", "b", "c")
     assert result(first) is True
-    assert second.empty()
     with shared.consumer as desk:
-        desk.begin_receive()
+        succeed(desk, 0.0)  # that makes room, and asks for no help
+    assert second.empty()
+    shared.receive("d", "e", "f")
 
     assert result(second) is True
 
@@ -316,8 +318,10 @@ def woken(noting, block):
     return [sum(condition.woken) for condition in conditions]
 
 
-def test_a_block_that_changes_nothing_wakes_no_thread_that_looks(noting):
-    assert woken(noting, lambda desk: None) == [0, 1, 0]
+def test_a_block_that_changes_nothing_wakes_no_thread(noting):
+    assert woken(noting, lambda desk: None) == [0, 0, 0]
+    woken(noting, lambda desk: receive(desk, "a", "b", "c"))
+    assert woken(noting, lambda desk: desk.begin_get(desk.next(0.0), 0.0)) == [0, 0, 0]
 
 
 def test_a_block_wakes_a_thread_for_each_event_that_it_brings(noting):
@@ -345,13 +349,13 @@ def test_the_end_of_an_outage_wakes_a_thread_for_each_held_event(noting):
 # What is reported
 
 
-def test_the_number_of_held_events_is_reported_when_it_changes(shared):
+def test_the_number_of_held_events_is_reported_at_the_start_and_after_each_change(shared):
     shared.receive("a", "b")
     shared.receive()
     with shared.consumer as desk:
         succeed(desk, 0.0)
 
-    assert shared.noted.held == [2, 1]
+    assert shared.noted.held == [0, 2, 2, 1]
 
 
 def test_an_outage_is_reported_when_it_begins_and_when_it_ends(shared):
@@ -393,4 +397,14 @@ def test_a_block_that_raises_wakes_reports_and_leaves_the_lock(shared):
     with pytest.raises(ZeroDivisionError):
         receive_and_raise()
     assert result(taken) == ["a"]
-    assert shared.noted.held == [1]
+    assert shared.noted.held == [0, 1]
+
+
+def test_an_error_of_the_metrics_leaves_the_lock(shared):
+    shared.noted.set = lambda name, number: sys.exit("metrics")
+
+    with pytest.raises(SystemExit):
+        shared.receive("a")
+
+    events, looking = shared.consumer.events()
+    assert ([event.id for event in events], looking) == (["a"], 0)

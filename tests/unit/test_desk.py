@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from desks import ERROR, bring_down, fail, make_desk, receive, succeed
+from desks import bring_down, fail, make_desk, receive, succeed
 from hands import held
 
-from change_events import FetchError
 from change_events._consumer.agenda import REST
 from change_events._consumer.guard import Guard
 
@@ -341,7 +340,6 @@ def test_the_events_of_a_failed_look_are_handed_back(desk):
 
     assert (failure.events, failure.outage, failure.begins) == (events, False, False)
     assert len(desk.inbox) == 0
-    assert desk.halted is None
 
 
 def test_the_failure_that_shows_an_outage_hands_nothing_back_and_begins_a_pause(desk):
@@ -350,17 +348,15 @@ def test_the_failure_that_shows_an_outage_hands_nothing_back_and_begins_a_pause(
     assert (failure.events, failure.outage, failure.begins) == ([], True, True)
     assert failure.pause == 1.0
     assert len(desk.inbox) == 1
-    assert desk.halted is ERROR
 
 
 def test_a_later_failure_of_an_outage_lengthens_the_pause(desk):
     bring_down(desk)
 
-    failure = fail(desk, 1.0, error=FetchError("504"))
+    failure = fail(desk, 1.0)
 
     assert (failure.events, failure.outage, failure.begins) == ([], True, False)
     assert failure.pause == 2.0
-    assert desk.halted is ERROR
 
 
 def test_a_failure_of_a_look_that_began_before_the_outage_shows_nothing_and_is_held(desk):
@@ -390,14 +386,6 @@ def test_an_outage_begins_with_the_pause_that_the_source_asks_for(desk):
 
     assert fail(desk, 0.0, source_wide=True, retry_after=60.0).pause == 60.0
     assert desk.next_at() == 60.0
-
-
-def test_a_success_ends_what_halted_the_worker(desk):
-    bring_down(desk)
-
-    succeed(desk, 1.0)
-
-    assert desk.halted is None
 
 
 # What a refused deletion means
@@ -437,13 +425,11 @@ def test_after_a_refused_deletion_nothing_is_received_or_looked_at(strict):
 def test_resume_makes_the_refused_ids_due(strict):
     receive(strict, "a", "b")
     refuse(strict)
-    strict.halted = RuntimeError("mass deletion")
     strict.newly_due()
 
     strict.resume(3.0)
 
     assert strict.newly_due() == 2
-    assert strict.halted is None
     assert strict.may_receive()
     assert [strict.next(3.0), strict.next(3.0)] == [["b"], ["a"]]
 
@@ -453,7 +439,6 @@ def test_a_refused_deletion_ends_an_outage(strict):
     refuse(strict, 1.0)
 
     assert not strict.breaker.open
-    assert strict.halted is None
 
 
 def test_resume_without_a_refused_deletion_leaves_an_outage_as_it_is(desk):
@@ -461,7 +446,8 @@ def test_resume_without_a_refused_deletion_leaves_an_outage_as_it_is(desk):
 
     desk.resume(0.5)
 
-    assert desk.halted is ERROR
+    assert desk.breaker.open
+    assert desk.next(0.5) == []
 
 
 # Waking
@@ -471,7 +457,7 @@ def test_newly_due_counts_what_has_come_since_the_last_call(desk):
     receive(desk, "a", "b")
     receive(desk, "c")
 
-    assert [desk.newly_due(), desk.newly_due()] == [3, 0]
+    assert [desk.newly_due(), desk.newly_due()] == [3, None]
 
 
 def test_ids_that_stop_resting_are_newly_due():

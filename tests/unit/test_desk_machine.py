@@ -9,7 +9,6 @@ from hands import held
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from change_events import FetchError
 from change_events._consumer.guard import Guard
 
 PREFETCH, BATCH_SIZE = 12, 3
@@ -146,10 +145,7 @@ class Machine(RuleBasedStateMachine):
     def fail(self, data, retry_after, source_wide):
         id = self.draw_look(data)
         was_down, look = self.desk.breaker.open, self.looks.pop(id)
-        error = FetchError("503")
-        failure = self.desk.failed(
-            id, self.now, error, retry_after=retry_after, source_wide=source_wide
-        )
+        failure = self.desk.failed(id, self.now, retry_after=retry_after, source_wide=source_wide)
         self.forget(failure.events)
         assert failure.begins == (self.desk.breaker.open and not was_down)
         assert failure.outage == (failure.begins or look.in_outage)
@@ -159,7 +155,6 @@ class Machine(RuleBasedStateMachine):
             assert id not in self.desk.inbox
         if failure.outage:
             assert failure.pause >= max(1.0, retry_after)
-            assert self.desk.halted is not None
 
     @precondition(lambda self: any(not look.in_outage for look in self.looks.values()))
     @rule(data=st.data(), until=st.sampled_from([0.0, 30.0]))
@@ -175,7 +170,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def resume(self):
         self.desk.resume(self.now)
-        assert self.desk.halted is None
+        assert not self.desk.guard.tripped
 
     # What always holds
 

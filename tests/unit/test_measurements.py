@@ -67,7 +67,7 @@ def test_each_count_is_measured_and_looks_have_their_outcome(measured, noted):
         ("acknowledged", 2),
         ("ack_failures", 1),
     ]
-    assert noted.of("held") == [("held", 1)]
+    assert noted.of("held") == [("held", 0), ("held", 1), ("held", 1)]
 
 
 def test_several_looks_are_one_measurement_with_their_number(noted):

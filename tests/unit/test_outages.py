@@ -242,3 +242,16 @@ def test_a_success_without_an_outage_is_not_logged(hands, caplog):
 
     assert outage_log(caplog) == []
     assert hands.changes == [1, 1]
+
+
+def test_what_halts_a_drain_is_not_forgotten_when_a_look_succeeds(hands):
+    down = bring_down(hands)
+    error = down.halted
+    assert error is not None
+    down.source.recover()
+    down.now = 101.0
+
+    down.look_at(down.next())
+
+    assert down.may_receive()
+    assert down.halted is error

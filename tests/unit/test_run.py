@@ -10,12 +10,12 @@ from collections import Counter
 import pytest
 from hands import URL, NotingQueue, message
 
-from change_events import FetchError, Found, MassDeletionError, MemorySink
+from change_events import FetchError, Found, MassDeletionError, MemorySink, Worker
 from change_events._consumer.guard import Guard
 from change_events._consumer.run import Run, StopReason, Threads
 from change_events._consumer.settings import Settings
 from change_events._consumer.stats import Tally
-from change_events.testing import FakeSource
+from change_events.testing import FakeQueue, FakeSource
 
 
 class Thread:
@@ -372,3 +372,23 @@ def test_health_tells_ages_and_what_is_in_hand(bench):
 
     assert (health.last_poll, health.oldest_held) == (3.0, 3.0)
     assert (health.held, health.in_flight) == (2, 1)
+
+
+def test_stop_while_a_run_is_being_made_ends_it():
+    """As by a signal's handler. The fetcher's property is read while the run is made."""
+    fake = FakeQueue()
+
+    class Fetcher(FakeSource):
+        def fetch_many(self, ids, /):
+            raise AssertionError(ids)
+
+        @property
+        def bulk_size(self):
+            worker.stop()
+            return 5
+
+    worker = Worker(fake.url, client=fake.client, fetcher=Fetcher(), sink=MemorySink())
+
+    worker.run()
+
+    assert not worker.health().alive

@@ -832,3 +832,10 @@ def test_the_client_is_made_when_first_needed_for_the_queues_region(make, monkey
     assert client.meta.region_name == "us-east-2"
     config = client.meta.config
     assert config.connect_timeout + config.read_timeout <= 3  # a part of the function's time
+
+
+def test_a_handler_does_not_show_what_it_was_made_with(make, fetcher):
+    handler = make(fetcher=fetcher)
+
+    assert type(fetcher).__name__ not in repr(handler)
+    assert type(fetcher).__name__ not in repr(handler.__closure__[0].cell_contents)

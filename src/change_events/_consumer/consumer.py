@@ -8,6 +8,7 @@ what it changed are woken.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from change_events._consumer.desk import Desk
     from change_events._consumer.health import Pauses
+    from change_events._consumer.inbox import Held
     from change_events._consumer.stats import Tally
 
 
@@ -47,7 +49,6 @@ class Consumer:
         self._room = condition(self._lock)
         self._backlog = condition(self._lock)
         self._stopping = False
-        self._held = 0
         self._paused = {SOURCE_DOWN: False, MASS_DELETION: False}
         self._report()
 
@@ -57,9 +58,10 @@ class Consumer:
         return self._desk
 
     def __exit__(self, *error: object) -> None:
-        self._report()
-        self._wake()
-        self._lock.release()
+        try:
+            self._publish()
+        finally:
+            self._lock.release()
 
     def take(self) -> list[str]:
         """Wait for ids that are due, and reserve them; none once the consumer is stopped."""
@@ -89,6 +91,19 @@ class Consumer:
             self._backlog.wait_for(lambda: self._stopping or self._desk.may_help_receive())
             return not self._stopping
 
+    # For the main thread, which a signal's handler can interrupt: `with` on a lock is safe then.
+
+    def events(self) -> tuple[list[Held], int]:
+        """Return the events that are held, and how many looks are under way."""
+        with self._lock:
+            return self._desk.inbox.expiring(math.inf), self._desk.inbox.looking()
+
+    def resume(self) -> None:
+        """Go on after a mass deletion was refused."""
+        with self._lock:
+            self._desk.resume(self._clock())
+            self._publish()
+
     def stop(self) -> None:
         """End all waiting, and hold nothing that is received from now on."""
         with self._lock:
@@ -102,18 +117,20 @@ class Consumer:
 
     def _report(self) -> None:
         desk = self._desk
-        if (held := len(desk.inbox)) != self._held:
-            self._held = held
-            self._tally.set("held", held)
+        self._tally.set("held", len(desk.inbox))
         for why, holds in ((SOURCE_DOWN, desk.breaker.open), (MASS_DELETION, desk.guard.tripped)):
             if holds != self._paused[why]:
                 self._paused[why] = holds
                 (self.pauses.begin if holds else self.pauses.end)(why)
 
-    def _wake(self) -> None:
-        if due := self._desk.newly_due():
+    def _publish(self) -> None:
+        due = self._desk.newly_due()
+        if due is None:
+            return
+        self._report()
+        if due:
             self._due.notify(due)
         if self._desk.may_receive():
             self._room.notify()
-        if self._desk.may_help_receive():
+        if self._desk.wants_help():
             self._backlog.notify()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from change_events._consumer.guard import Guard
     from change_events._consumer.inbox import Held
     from change_events._consumer.settings import Settings
+    from change_events.typing import BulkFetcher
 
 
 class Settled(NamedTuple):
@@ -46,8 +47,7 @@ class Desk:
     """
     Decides what a worker receives and looks at, and what a result means.
 
-    `probe_pause` is the breaker's, `bulk_size` the number of ids in one GET. `halted` is the error
-    for which the worker can't go on without help.
+    `probe_pause` is the breaker's. `bulk` is the fetcher, if it reads many entities with one GET.
     """
 
     def __init__(
@@ -56,20 +56,20 @@ class Desk:
         guard: Guard,
         *,
         probe_pause: Callable[[int], float],
-        bulk_size: int = 1,
+        bulk: BulkFetcher[Any] | None = None,
     ) -> None:
         self.inbox = Inbox(early_look=settings.early_look)
         self.breaker = Breaker(probe_pause)
         self.guard = guard
-        self.halted: Exception | None = None
         self._pace = Pace(settings.max_gets_per_second)
         self._settings = settings
-        self._bulk_size = bulk_size
+        self._bulk = bulk
         self._receiving = 0
         self._backlog = False
         self._bulk_at = -math.inf
         self._closed = False
-        self._due = 0
+        self._due: int | None = None
+        self._help = False
 
     # Receiving
 
@@ -113,12 +113,13 @@ class Desk:
         A full batch means that the queue has more. A batch of one says nothing.
         """
         self._receiving -= 1
-        self._backlog = received == self._settings.batch_size > 1
+        self._backlog = self._help = received == self._settings.batch_size > 1
         if self._closed:
+            self._change()
             return events
         for event in events:
             self.inbox.add(event, event.received, more=self._backlog)
-        self._due += len(events) + self._stop_resting(now)
+        self._change(len(events) + self._stop_resting(now))
         return []
 
     def _stop_resting(self, now: float) -> int:
@@ -137,9 +138,9 @@ class Desk:
             return []
         self.breaker.begin(id)
         self._pace.begin(now)
-        if self.breaker.open or now < self._bulk_at:
+        if self._bulk is None or self.breaker.open or now < self._bulk_at:
             return [id]
-        return [id, *self.inbox.due_with(id, now, self._bulk_size - 1)]
+        return [id, *self.inbox.due_with(id, now, self._bulk.bulk_size - 1)]
 
     def next_at(self) -> float | None:
         """Return when to ask for the next ids; None: once something has changed."""
@@ -171,14 +172,11 @@ class Desk:
     def succeeded(self, id: str, now: float) -> Settled:
         """Settle what the look at the reserved id settles, now that it is stored."""
         first, events = self.inbox.first_looked(id), self.inbox.settle(id)
-        if id in self.inbox:  # it waits for its next look
-            self._due += 1
+        self._change(id in self.inbox)  # then it waits for its next look
         self._answered(now)
         return Settled(events, first)
 
-    def failed(
-        self, id: str, now: float, error: Exception, *, retry_after: float, source_wide: bool
-    ) -> Failure:
+    def failed(self, id: str, now: float, *, retry_after: float, source_wide: bool) -> Failure:
         """
         Decide what becomes of the events of a look that failed. In an outage they are held.
 
@@ -186,8 +184,7 @@ class Desk:
         """
         was_open = self.breaker.open
         outage = self.breaker.failed(id, now, retry_after, source_wide=source_wide)
-        if outage and not was_open:
-            self.halted = error
+        self._change()
         pause = self.breaker.look_at - now
         if self.breaker.open:
             self.inbox.park(id)
@@ -198,22 +195,32 @@ class Desk:
         """Make each of the reserved ids due, for a look of its own: a bulk GET decided nothing."""
         for id in ids:
             self.inbox.look_alone(id, now)
-        self._due += len(ids)
+        self._change(len(ids))
 
     def stop_bulk(self, until: float) -> None:
         """Begin no bulk GET before that time."""
         self._bulk_at = until
 
+    def drop(self, unwanted: Callable[[Held], bool]) -> list[Held]:
+        """Stop holding these events, except those of an id with a look under way; return which."""
+        self._change()
+        return self.inbox.drop(filter(unwanted, self.inbox.expiring(math.inf)))
+
+    def clear(self) -> list[Held]:
+        """Stop holding all events; return them to be handed back."""
+        self._change()
+        return self.inbox.clear()
+
     def _answered(self, now: float) -> None:
         was_open = self.breaker.open
         self.breaker.succeeded()
+        self._change()
         if was_open:
             self._release(now)
 
     def _release(self, now: float) -> None:
-        self.halted = None
         self.inbox.release(now)
-        self._due += len(self.inbox)
+        self._change(len(self.inbox))
 
     # Stopping, and going on
 
@@ -227,7 +234,21 @@ class Desk:
         """Hold nothing that is received from now on."""
         self._closed = True
 
-    def newly_due(self) -> int:
-        """Return how many looks can be due, or sooner than thought, since the last such call."""
-        due, self._due = self._due, 0
+    # What the threads that wait must know
+
+    def newly_due(self) -> int | None:
+        """
+        Return how many looks can be due, or sooner than thought, since the last such call.
+
+        None: nothing has changed for a thread that waits.
+        """
+        due, self._due = self._due, None
         return due
+
+    def wants_help(self) -> bool:
+        """Return True if a receive has ended since the last such call, and one more can begin."""
+        ended, self._help = self._help, False
+        return ended and self.may_help_receive()
+
+    def _change(self, due: int = 0) -> None:
+        self._due = (self._due or 0) + due

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from change_events._consumer.backoff import asked_pause, is_source_wide, retry_pause
@@ -41,7 +41,8 @@ class Looks(Generic[T]):
     """
     Looks at ids that the desk has reserved, and tells the desk what came of it.
 
-    `slot` is held during each GET. `wall_clock` is for measurements only.
+    `slot` is held during each GET. `wall_clock` is for measurements only. `halted` is the first
+    error that a drain must not wait for: of an outage that began, or of a refused mass deletion.
     """
 
     settings: Settings[T]
@@ -52,6 +53,7 @@ class Looks(Generic[T]):
     slot: AbstractContextManager[object] = UNLIMITED
     clock: Callable[[], float] = time.monotonic
     wall_clock: Callable[[], float] = time.time
+    halted: Exception | None = field(default=None, init=False)
 
     def look(self, ids: Sequence[str]) -> Iterator[Sequence[Held]]:
         """Look at the reserved ids; yield the events to acknowledge after each look."""
@@ -79,15 +81,21 @@ class Looks(Generic[T]):
             entry = sink.entry(id)
             with self.slot:
                 self._begin_get([id], again=attempt > 0)
-                with self._measured() as answer:
-                    change = fetcher.fetch(id, etag=entry.etag)
-                    answer.name = type(change).__name__.lower()
+                change = self._fetch(id, entry.etag)
             change = checked(change, id, entry, fetcher)
             if not self._allowed(id, entry, change):
                 return None
             if sink.apply(id, change, if_version=entry.version):
                 return outcome(entry, change)
         raise never_stored(id, sink)
+
+    def _fetch(self, id: str, etag: str | None) -> Change[T]:
+        if not self.tally.meter.on:
+            return self.settings.fetcher.fetch(id, etag=etag)
+        with self._measured() as answer:
+            change = self.settings.fetcher.fetch(id, etag=etag)
+            answer.name = type(change).__name__.lower()
+            return change
 
     def look_together(self, ids: Sequence[str]) -> Iterator[Sequence[Held]]:
         """
@@ -172,9 +180,8 @@ class Looks(Generic[T]):
                 "it, or HTTPFetcher(url), and start the worker again; if it is right, call "
                 "Worker.resume() or start with allow_mass_deletion=True"
             )
-            if not was_tripped:
-                desk.halted = error
         if not was_tripped:
+            self.halted = self.halted or error
             log.critical("%s", error, extra={"action": "mass_deletion"})
         if was_down:
             log_return()
@@ -199,7 +206,6 @@ class Looks(Generic[T]):
             failure = desk.failed(
                 id,
                 self.clock(),
-                error,
                 retry_after=asked_pause(error),
                 source_wide=is_source_wide(error),
             )
@@ -209,6 +215,8 @@ class Looks(Generic[T]):
             log_failed_look(id, error, pause)
             self.visibility.hand_back([(each.receipt_handle, pause) for each in failure.events])
         elif failure.outage:
+            if failure.begins:
+                self.halted = self.halted or error
             log_outage(error, failure.pause, begins=failure.begins)
 
     def _report(self, id: str, done: Outcome) -> None:

@@ -105,9 +105,9 @@ class Run(Generic[T]):
         clock, condition = threads.clock, threads.condition
         throttled = ThrottledLog(clock)
         fetcher = settings.fetcher
-        bulk_size = fetcher.bulk_size if isinstance(fetcher, BulkFetcher) else 1
+        bulk = fetcher if isinstance(fetcher, BulkFetcher) else None
         self.consumer = Consumer(
-            Desk(settings, guard, probe_pause=probe_pause, bulk_size=bulk_size),
+            Desk(settings, guard, probe_pause=probe_pause, bulk=bulk),
             pauses=Pauses(tally.meter, clock=clock),
             tally=tally,
             clock=clock,
@@ -167,13 +167,11 @@ class Run(Generic[T]):
 
     def resume(self) -> None:
         """Go on after a mass deletion was refused."""
-        with self.consumer as desk:
-            desk.resume(self._threads.clock())
+        self.consumer.resume()
 
     def health(self) -> Health:
         """Return the run's health now."""
-        with self.consumer as desk:
-            events, in_flight = desk.inbox.expiring(math.inf), desk.inbox.looking()
+        events, in_flight = self.consumer.events()
         now, last_poll, paused = self._threads.clock(), self.intake.last_poll, self._why_paused()
         alive = self._state != "died"
         return Health(
@@ -251,8 +249,8 @@ class Run(Generic[T]):
 
     def _shut_down(self, *, signals: int) -> None:
         """Stop in good order, unless that takes too long or a second signal comes."""
-        self.stop()
         deadline = self._threads.clock() + self._settings.shutdown_timeout
+        self.stop()
         while signals < 2 and self._threads.clock() < deadline:
             why = self._next_control(deadline)
             if why is StopReason.FINISHED:
@@ -292,14 +290,8 @@ class Run(Generic[T]):
         while ids := self.consumer.take():
             for settled in self.looks.look(ids):
                 self.acknowledgements.add(settled)
-            if self._until_empty:
-                self._end_if_halted()
-
-    def _end_if_halted(self) -> None:
-        with self.consumer as desk:
-            error = desk.halted
-        if error is not None:
-            self._control.put(error)
+            if self._until_empty and self.looks.halted is not None:
+                self._control.put(self.looks.halted)
 
     def _acknowledge(self) -> None:
         while self.acknowledgements.acknowledge():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -63,7 +62,7 @@ class Visibility:
     def hand_back_all(self) -> None:
         """Stop holding everything; each message becomes visible when its window is over."""
         with self.consumer as desk:
-            held = desk.inbox.clear()
+            held = desk.clear()
         now = self.clock()
         self.hand_back([(event.receipt_handle, max(0.0, event.due - now)) for event in held])
 
@@ -74,7 +73,7 @@ class Visibility:
 
     def _drop(self, unwanted: Callable[[Held], bool]) -> list[Held]:
         with self.consumer as desk:
-            return desk.inbox.drop(filter(unwanted, desk.inbox.expiring(math.inf)))
+            return desk.drop(unwanted)
 
     def _extend(self, events: Sequence[Held]) -> bool:
         """Return False if SQS did not answer."""

@@ -218,6 +218,8 @@ class Worker(Settings[T], Generic[T]):
                 until_empty=until_empty,
             )
             self._run_now = run, control
+            if self._stopped:  # by a signal's handler, meanwhile
+                control.put(StopReason.STOP)
         try:
             with _serving(None if until_empty else self.health_address, self.health):
                 run.work()

@@ -120,7 +120,12 @@ def make_handler(
     """
     if not isinstance(settle, (int, float)) or not 0 <= settle <= MAX_SETTLE:
         raise ConfigurationError(f"settle must be from 0 to {MAX_SETTLE}, not {settle!r}")
-    return _Function(fetcher, sink, settle, early_look=early_look, client=client).handle
+    function = _Function(fetcher, sink, settle, early_look=early_look, client=client)
+
+    def handler(event: Mapping[str, Any], context: object) -> dict[str, list[dict[str, str]]]:
+        return function.handle(event, context)
+
+    return handler
 
 
 @dataclass(slots=True, eq=False)
@@ -142,7 +147,7 @@ class _Delivery:
     due: float = math.inf
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class _Function(Generic[T]):
     """What invocations in one process share."""
 
