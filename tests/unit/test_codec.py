@@ -246,3 +246,8 @@ def test_invalid_attributes_of_an_envelope_are_ignored(odd):
     assert decode(
         json.dumps({"Type": "Notification", "Message": BODY, "MessageAttributes": odd})
     ) == ChangeEvent("p1")
+
+
+def test_an_id_that_can_not_be_one_is_refused_with_the_reason():
+    with pytest.raises(DecodeError, match="512"):
+        decode(json.dumps({"id": "x" * 513}))

@@ -408,3 +408,12 @@ def test_an_error_of_the_metrics_leaves_the_lock(shared):
 
     events, looking = shared.consumer.events()
     assert ([event.id for event in events], looking) == (["a"], 0)
+
+
+def test_take_waits_for_less_than_a_second():
+    shared = Shared(early_look=False)
+    shared.receive("a", hold=0.5)
+
+    _, timeout = shared.begin(shared.consumer.take)
+
+    assert timeout == pytest.approx(0.55)

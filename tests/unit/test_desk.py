@@ -488,3 +488,22 @@ def test_without_room_as_many_ids_as_there_are_threads_stop_resting_and_are_newl
     assert desk.newly_due() == 3 + 2
     assert [len(desk.next(1.0)) for _ in "abc"] == [1, 1, 0]
     assert desk.next_at() == REST
+
+
+def test_full_batches_of_two_are_a_backlog():
+    desk = make_desk(batch_size=2)
+    receive(desk, "a", "b")
+
+    assert desk.may_help_receive()
+
+
+def test_a_get_counts_for_the_pace_again_only_after_a_conflict():
+    desk = make_desk(per_second=2)
+    receive(desk, "a", "b")
+    ids = desk.next(0.0)
+
+    desk.begin_get(ids, 0.0)
+    assert desk.next_at() == 0.5
+
+    desk.begin_get(ids, 0.2, again=True)
+    assert desk.next_at() == 1.0

@@ -8,7 +8,7 @@ import random
 import pytest
 from hands import Hands, fail_look, message, opened
 
-from change_events import FetchError, MemorySink, Outcome
+from change_events import FetchError, MemorySink, Outcome, Unchanged
 from change_events.testing import FakeSource
 
 
@@ -181,3 +181,29 @@ def test_a_look_has_failed_once_the_sink_has_refused_it_fifty_times(caplog):
     assert (counts["gets"], counts["conflicts"], counts["failed"]) == (50, 49, 1)
     assert "Refusing refused what 50 looks in a row found at 'p1'" in caplog.text
     assert len(hands.queue.hidden) == 1
+
+
+def test_a_get_sends_the_etag_of_what_is_cached(hands):
+    sent = []
+    fetch = hands.source.fetch
+    hands.source.fetch = lambda id, etag=None: (sent.append(etag), fetch(id, etag=etag))[1]
+    hands.source["p1"] = {"id": "p1"}
+    hands.receive(message())
+    hands.look()
+    hands.now += 10.0
+
+    hands.look()
+
+    assert sent == [None, hands.sink.entry("p1").etag]
+    assert sent[1] is not None
+
+
+def test_an_unchanged_that_nothing_cached_can_equal_names_the_fetcher_and_the_id(hands, caplog):
+    hands.source.fetch = lambda id, etag=None: Unchanged()
+    hands.receive(message())
+
+    hands.look()
+
+    (record,) = caplog.records
+    found = "FakeSource found 'p1' unchanged, but nothing is cached that it could equal"
+    assert record.getMessage().endswith(found)

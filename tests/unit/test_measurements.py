@@ -231,3 +231,17 @@ def test_a_failed_look_ends_before_its_events_are_handed_back(noted):
     hands.look()
 
     assert noted.of("look_seconds") == [("look_seconds", 0.0)]
+
+
+def test_each_answer_is_counted_by_its_name(noted):
+    hands = Hands(metrics=noted, settle=0.0)
+    hands.source["p1"] = {"id": "p1"}
+    for number, id in enumerate(["p1", "p1", "p2"]):
+        hands.receive(message(id, number))
+        hands.look(id)
+
+    assert noted.of("answers") == [
+        ("answers", 1, "found"),
+        ("answers", 1, "unchanged"),
+        ("answers", 1, "gone"),
+    ]

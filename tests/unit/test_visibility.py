@@ -169,3 +169,6 @@ def test_each_beat_extends_what_would_be_visible_before_the_next_beat_but_one(ha
     hands.visibility.beat()
     assert hands.queue.hidden == [[("h1", 60.0), ("h2", 60.0)]]
     assert hands.visibility.until_beat() == 20.0
+
+    hands.now = 170.0
+    assert hands.visibility.until_beat() == 0.0  # it is late

@@ -185,11 +185,13 @@ class Desk:
         was_open = self.breaker.open
         outage = self.breaker.failed(id, now, retry_after, source_wide=source_wide)
         self._change()
-        pause = self.breaker.look_at - now
+        events: Sequence[Held] = []
         if self.breaker.open:
             self.inbox.park(id)
-            return Failure([], outage, begins=not was_open, pause=pause)
-        return Failure(self.inbox.give_up(id), outage, begins=False, pause=pause)
+        else:
+            events = self.inbox.give_up(id)
+        begins = outage and not was_open
+        return Failure(events, outage, begins=begins, pause=self.breaker.look_at - now)
 
     def look_alone(self, ids: Sequence[str], now: float) -> None:
         """Make each of the reserved ids due, for a look of its own: a bulk GET decided nothing."""

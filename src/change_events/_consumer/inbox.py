@@ -212,9 +212,9 @@ class Inbox:
         self._count -= len(settled)
         self._rest.look_over(id)
         group.alone = False
-        if group.events:
-            self._agenda.add(id, min([self._agenda.at(id), *waiting]))
-        else:
+        if waiting:
+            self._agenda.add(id, min(waiting))
+        if not group.events:
             self._agenda.cancel(id)
             del self._groups[id]
         self._agenda.end(id)

@@ -106,7 +106,6 @@ class Intake:
             return None
         messages: Sequence[Message] = []
         events: Sequence[Held] = []
-        undecided: list[tuple[str, float]] = []
         try:
             messages = self.queue.receive(
                 most=most, wait=wait, visibility=self.settings.visibility_timeout

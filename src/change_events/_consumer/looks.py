@@ -194,8 +194,9 @@ class Looks(Generic[T]):
         with self.consumer as desk:
             was_down = desk.breaker.open
             settled = desk.succeeded(id, self.clock())
-        self._measure_staleness("first", settled.first)
-        self._measure_staleness("last", settled.events)
+        if self.tally.meter.on:
+            self._measure_staleness("first", settled.first)
+            self._measure_staleness("last", settled.events)
         if was_down:
             log_return()
         return settled.events
@@ -228,13 +229,11 @@ class Looks(Generic[T]):
                 log.exception("on_outcome failed", extra={"action": "report", "id": id})
 
     def _measure_staleness(self, which: str, events: Sequence[Held]) -> None:
-        if self.tally.meter.on:
-            now = self.wall_clock()
-            for event in events:
-                if event.sent is not None:
-                    self.tally.meter.observe(
-                        "staleness_seconds", max(0.0, now - event.sent), look=which
-                    )
+        now = self.wall_clock()
+        for event in events:
+            if event.sent is not None:
+                age = max(0.0, now - event.sent)
+                self.tally.meter.observe("staleness_seconds", age, look=which)
 
     @contextlib.contextmanager
     def _measured(self) -> Iterator[_Answer]:
