@@ -103,24 +103,20 @@ MUTANTS = (
         "            entry = sink.entry(id)\n"
         "            with self.slot:\n"
         "                self._begin_get([id], again=attempt > 0)\n"
-        "                with self._measured() as answer:\n"
-        "                    change = fetcher.fetch(id, etag=entry.etag)\n",
+        "                change = self._fetch(id, entry.etag)\n",
         "            with self.slot:\n"
         "                self._begin_get([id], again=attempt > 0)\n"
-        "                with self._measured() as answer:\n"
-        "                    change = fetcher.fetch(id, etag=None)\n"
-        "                    entry = sink.entry(id)\n",
+        "                change = self._fetch(id, None)\n"
+        "            entry = sink.entry(id)\n",
         puts=(True, True),
     ),
     Mutant(
         "an event joins a GET that is under way",
         "_consumer.looks",
         "                self._begin_get([id], again=attempt > 0)\n"
-        "                with self._measured() as answer:\n"
-        "                    change = fetcher.fetch(id, etag=entry.etag)\n",
-        "                with self._measured() as answer:\n"
-        "                    change = fetcher.fetch(id, etag=entry.etag)\n"
-        "                    self._begin_get([id], again=attempt > 0)\n",
+        "                change = self._fetch(id, entry.etag)\n",
+        "                change = self._fetch(id, entry.etag)\n"
+        "                self._begin_get([id], again=attempt > 0)\n",
         setup=(("delay", 2), ("slow_get", True)),
         puts=(True, True),
     ),
