@@ -57,7 +57,7 @@ def _wait_outside(queue: Queue, timeout: int) -> None:
         _turn.acquire()
 
 
-Queue.wait_for_messages = _wait_outside  # type: ignore[assignment]
+Queue.wait_for_messages = _wait_outside  # type: ignore[assignment]  # it is another library's
 
 
 class KeepAlive(WSGIRequestHandler):
