@@ -11,6 +11,7 @@ import pytest
 from hands import URL, NotingQueue, message
 
 from change_events import FetchError, Found, MassDeletionError, MemorySink, Worker
+from change_events._consumer import worker as worker_module
 from change_events._consumer.guard import Guard
 from change_events._consumer.run import Run, StopReason, Threads
 from change_events._consumer.settings import Settings
@@ -374,20 +375,16 @@ def test_health_tells_ages_and_what_is_in_hand(bench):
     assert (health.held, health.in_flight) == (2, 1)
 
 
-def test_stop_while_a_run_is_being_made_ends_it():
-    """As by a signal's handler. The fetcher's property is read while the run is made."""
+def test_stop_while_a_run_is_being_made_ends_it(monkeypatch):
+    """As by a signal's handler, at the worst moment."""
     fake = FakeQueue()
+    worker = Worker(fake.url, client=fake.client, fetcher=FakeSource(), sink=MemorySink())
 
-    class Fetcher(FakeSource):
-        def fetch_many(self, ids, /):
-            raise AssertionError(ids)
+    def make_run(*arguments, **settings):
+        worker.stop()
+        return Run(*arguments, **settings)
 
-        @property
-        def bulk_size(self):
-            worker.stop()
-            return 5
-
-    worker = Worker(fake.url, client=fake.client, fetcher=Fetcher(), sink=MemorySink())
+    monkeypatch.setattr(worker_module, "Run", make_run)
 
     worker.run()
 
