@@ -507,3 +507,14 @@ def test_a_get_counts_for_the_pace_again_only_after_a_conflict():
 
     desk.begin_get(ids, 0.2, again=True)
     assert desk.next_at() == 1.0
+
+
+def test_help_is_wanted_once_after_each_receive_that_leaves_a_backlog():
+    desk = make_desk(prefetch=20)
+    assert not desk.wants_help()
+
+    receive(desk, "a", "b", "c")
+    assert [desk.wants_help(), desk.wants_help()] == [True, False]
+
+    receive(desk, "d", "e", "f")
+    assert [desk.wants_help(), desk.wants_help()] == [True, False]

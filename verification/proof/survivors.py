@@ -60,6 +60,9 @@ SURVIVORS = {
             ),
         ),
     ],
+    "before the first receive there is no backlog to help with": [
+        ("_consumer.desk.Desk.__init__", "self._help = False", "self._help = True"),
+    ],
     "a second entry for the same time is skipped": [
         ("_consumer.agenda.Agenda.add", "if at <= self.at(id):", "if at < self.at(id):"),
     ],
