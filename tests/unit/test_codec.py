@@ -5,10 +5,10 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_ids import USABLE
 
 from change_events import ChangeEvent, ConfigurationError, DecodeError
 from change_events._codec import attributes, decode, encode, parsed_arn
+from id_samples import USABLE
 
 
 def envelope(message, **attributes):

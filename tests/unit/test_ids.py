@@ -8,7 +8,6 @@ from uuid import UUID
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from change_events import (
     ConfigurationError,
@@ -19,10 +18,7 @@ from change_events import (
 )
 from change_events._ids import checked_id
 from change_events.testing import Broadcasts
-
-USABLE = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=512).filter(
-    lambda text: text not in {".", ".."}
-)
+from id_samples import UNUSABLE, USABLE
 
 
 @pytest.fixture
@@ -55,22 +51,6 @@ def test_valid_text_is_an_id_without_a_change(text):
 )
 def test_integers_and_uuids_become_text(value, text):
     assert checked_id(value) == text
-
-
-UNUSABLE = {
-    "empty": ("", "1 to 512 characters, not 0"),
-    "too long": ("x" * 513, "not 513"),
-    "dot": (".", "which path"),
-    "dots": ("..", "which path"),
-    "newline": ("a\nb", "control characters"),
-    "nul": ("\x00", "control characters"),
-    "delete": ("\x7f", "control characters"),
-    "lone surrogate": ("\ud800", "surrogates"),
-    "bytes": (b"p1", "not b'p1'"),
-    "float": (1.0, "not 1.0"),
-    "bool": (True, "not True"),
-    "object": (SimpleNamespace(), "not namespace()"),
-}
 
 
 @pytest.mark.parametrize(("value", "message"), UNUSABLE.values(), ids=UNUSABLE)

@@ -27,7 +27,7 @@ from change_events import (
 from change_events._codec import decode
 from conftest import Source, serving
 from fetching import HTML, JSON, TRANSPORTS, UNDECIDED, answering, answering_raw
-from unit.test_ids import UNUSABLE, USABLE
+from id_samples import UNUSABLE, USABLE
 from verification.harness.wire import Answer
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from change_events import ConfigurationError, FetchError, Found, HTTPFetcher
 from fetching import HTML, JSON, UNDECIDED
-from unit.test_ids import USABLE
+from id_samples import USABLE
 from verification.harness.wire import Answer
 
 
