@@ -34,7 +34,15 @@ if TYPE_CHECKING:
     from change_events.sinks.memory import MemorySink
     from change_events.sinks.postgres import PostgresSink
     from change_events.sinks.sqlite import SQLiteSink
-    from change_events.typing import BulkFetcher, Fetcher, Metrics, Publisher, Sink
+    from change_events.typing import (
+        BulkFetcher,
+        EnumerableSink,
+        Fetcher,
+        Metrics,
+        Publisher,
+        Sink,
+        StatefulSink,
+    )
 
 __all__ = [
     "BroadcastStats",
@@ -45,6 +53,7 @@ __all__ = [
     "DecodeError",
     "DynamoDBSink",
     "Entry",
+    "EnumerableSink",
     "FetchError",
     "Fetcher",
     "Found",
@@ -63,6 +72,7 @@ __all__ = [
     "SNSPublisher",
     "SQLiteSink",
     "Sink",
+    "StatefulSink",
     "Stats",
     "Unchanged",
     "Worker",
@@ -87,7 +97,15 @@ _NAMES = {
     "sinks.memory": ["MemorySink"],
     "sinks.postgres": ["PostgresSink"],
     "sinks.sqlite": ["SQLiteSink"],
-    "typing": ["BulkFetcher", "Fetcher", "Metrics", "Publisher", "Sink"],
+    "typing": [
+        "BulkFetcher",
+        "EnumerableSink",
+        "Fetcher",
+        "Metrics",
+        "Publisher",
+        "Sink",
+        "StatefulSink",
+    ],
 }
 """
 The names of each module, which is loaded at the first use of one (PEP 562): a service that only

@@ -46,11 +46,13 @@ class Entry:
             succeeded for the id. It has no other meaning.
         present: True if an entity is cached; False for a tombstone and for an unknown id.
         etag: The `ETag` that came with the cached entity, or None.
+        digest: The `digest` of the `Found` that was stored, or None.
     """
 
     version: int = 0
     present: bool = False
     etag: str | None = None
+    digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +63,26 @@ class Found(Generic[T_co]):
     Attributes:
         value: The entity.
         etag: Its `ETag`. The next GET sends it, and the source can answer 304. None: it sent none.
+        digest: Equal only for equal entities. The look computes it from a value that JSON can hold,
+            so a fetcher gives one only for other values. None: what is stored counts as changed.
     """
 
     value: T_co
     etag: str | None = None
+    digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Unchanged:
     """
-    The source still has what the cache holds (304). Only a GET that sent the entry's `etag` can get
-    this answer.
+    The source still has what the cache holds: it answered 304, which only a GET that sent the
+    entry's `etag` can get; or the look found an entity with the entry's `digest`.
+
+    Attributes:
+        etag: The `ETag` to store with the entity from now on; None: the stored one stays.
     """
+
+    etag: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

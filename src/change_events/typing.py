@@ -40,7 +40,8 @@ class Fetcher(Protocol[T_co]):
         Args:
             id: The entity's id.
             etag: The `ETag` of the cached entity, if the source sent one. Without it, the answer
-                must not be `Unchanged`.
+                must not be `Unchanged`. A look that settles an event gives none, because an `ETag`
+                can miss a change, unless the fetcher has an attribute `trust_etags` that is true.
 
         Raises:
             FetchError: The answer decides nothing (an outage, say). The worker looks again later.
@@ -107,13 +108,45 @@ class Sink(Protocol[T_contra]):
 
         Args:
             id: The entity's id.
-            change: What the look found. `Unchanged` keeps the entity, `Gone` leaves a tombstone;
-                both bump the version.
+            change: What the look found. `Found` stores the value, the `etag` and the `digest`.
+                `Unchanged` keeps the entity and its digest, and its `etag` unless it brings
+                another. `Gone` leaves a tombstone. All three bump the version.
             if_version: The version read *before* the look's GET.
 
         Returns:
             False if the entry's version has changed since; nothing is written.
         """
+        ...
+
+
+@runtime_checkable
+class EnumerableSink(Protocol):
+    """A sink that can name what it holds. The worker asks it for ids that are known to be good."""
+
+    def ids(self, *, after: str | None = None, limit: int = 1000) -> list[str]:
+        """
+        Return ids of cached entities (no tombstones), a page at a time, in the sink's own order.
+
+        Args:
+            after: The last id of the page before; None: begin with the first.
+            limit: The most ids to return, 1 or more.
+
+        Returns:
+            One id or more; none only if no more follow.
+        """
+        ...
+
+
+@runtime_checkable
+class StatefulSink(Protocol):
+    """A sink that keeps a few texts beside the entities, for as long as it keeps the entities."""
+
+    def state(self, name: str, /) -> str | None:
+        """Return the text that was last stored under the name, by any process; None: none was."""
+        ...
+
+    def set_state(self, name: str, text: str, /) -> None:
+        """Store the text under the name, durably. The last writer wins."""
         ...
 
 
