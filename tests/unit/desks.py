@@ -7,7 +7,9 @@ from types import SimpleNamespace
 from hands import URL, doubling, held
 
 from change_events import MemorySink
+from change_events._consumer.backoff import Backoff
 from change_events._consumer.desk import Desk
+from change_events._consumer.experiment import Failed
 from change_events._consumer.guard import Guard
 from change_events._consumer.settings import Settings
 from change_events.testing import FakeSource
@@ -27,7 +29,7 @@ def make_desk(
         threads=2,
         max_gets_per_second=per_second,
     )
-    return Desk(settings, guard or Guard(), probe_pause=doubling, bulk=bulk)
+    return Desk(settings, guard or Guard(), backoff=Backoff(doubling), bulk=bulk)
 
 
 def receive(desk, *ids, now=0.0, hold=0.0, received=None):
@@ -38,20 +40,20 @@ def receive(desk, *ids, now=0.0, hold=0.0, received=None):
     return events
 
 
-def succeed(desk, now, id=None):
+def succeed(desk, now, id=None, *, found=True):
     """Look at the id that is due next, or at a reserved one, with success."""
     if id is None:
         (id,) = desk.next(now)
     desk.begin_get([id], now)
-    return desk.succeeded(id, now)
+    return desk.succeeded(id, now, started=now, found=found, cached=found)
 
 
-def fail(desk, now, id=None, *, retry_after=0.0, source_wide=False):
+def fail(desk, now, id=None, *, retry_after=0.0, own=True):
     """Look at the id that is due next, or at a reserved one, in vain."""
     if id is None:
         (id,) = desk.next(now)
     desk.begin_get([id], now)
-    return desk.failed(id, now, retry_after=retry_after, source_wide=source_wide)
+    return desk.failed(id, now, Failed(OSError(id), own, retry_after))
 
 
 def bring_down(desk, now=0.0):

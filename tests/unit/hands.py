@@ -8,6 +8,7 @@ from __future__ import annotations
 from queue import SimpleQueue
 
 from change_events import Found, MemorySink
+from change_events._consumer.backoff import Backoff
 from change_events._consumer.guard import Guard
 from change_events._consumer.health import RECEIVE_FAILED
 from change_events._consumer.inbox import Held
@@ -86,8 +87,8 @@ class NotingCondition:
         assert self.lock.locked()
 
 
-def doubling(failures):
-    return 2.0**failures
+def doubling(failures, most):
+    return min(2.0**failures, most)
 
 
 class NotingThreads(Threads):
@@ -104,7 +105,7 @@ class NotingThreads(Threads):
 class Hands:
     """A worker's parts, and what a test changes and reads around them."""
 
-    def __init__(self, *, metrics=None, guard=None, verify=None, probe_pause=doubling, **settings):
+    def __init__(self, *, metrics=None, guard=None, verify=None, pause=doubling, **settings):
         self.now = 100.0
         self.wall = 1_700_000_000.0
         self.queue = NotingQueue()
@@ -134,7 +135,7 @@ class Hands:
             tally=self.tally,
             control=SimpleQueue(),
             verify=verify,
-            probe_pause=probe_pause,
+            backoff=Backoff(pause),
             threads=NotingThreads(self),
         )
         self.consumer, self.intake, self.looks = run.consumer, run.intake, run.looks

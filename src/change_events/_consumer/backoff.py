@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from change_events.exceptions import FetchError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MAX_PAUSE = 300.0
 """Longest pause in seconds before an id is looked at again, unless the source asks for more."""
@@ -18,10 +23,13 @@ MAX_PROBE_PAUSE = 60.0
 MAX_POLL_PAUSE = 30.0
 """Longest pause in seconds between receives that fail."""
 
-SOURCE_WIDE = {None, 401, 429, 502, 503, 504}
+EARLY_PAUSE = 0.1
+"""Seconds after an early look that found nothing new until the next. Each further one doubles."""
+
+NOT_OWN = {None, 401, 403, 429, 502, 503, 504}
 """
-Statuses of a failed GET that say nothing about its entity: any other entity's GET would have
-failed, too. None: no answer, or half of one.
+Statuses of a failed GET that say nothing about its entity: they tell of the source, of a proxy, or
+of our credentials. None: no answer, half of one, or no credentials to ask with.
 """
 
 
@@ -34,9 +42,18 @@ def pause_after(failures: int, most: float) -> float:
     return min(2.0 ** min(failures, 20), most) * random.uniform(0.5, 1.0)  # noqa: S311  # no secret
 
 
-def probe_pause(failures: int) -> float:
-    """Return the seconds to wait after `failures` looks of an outage that failed."""
-    return pause_after(failures, MAX_PROBE_PAUSE)
+@dataclass(frozen=True)
+class Backoff:
+    """
+    How long a worker waits. The proof has its own.
+
+    Attributes:
+        pause: Returns the seconds to wait after `n` failures, up to the given most.
+        early: The seconds between an early look that found nothing new and the next one.
+    """
+
+    pause: Callable[[int, float], float] = pause_after
+    early: float = EARLY_PAUSE
 
 
 def retry_pause(error: Exception, receive_count: int) -> float:
@@ -50,6 +67,6 @@ def asked_pause(error: Exception) -> float:
     return min(asked, MAX_ASKED_PAUSE)
 
 
-def is_source_wide(error: Exception) -> bool:
-    """Return True if a look failed for a reason that is not its entity's own."""
-    return isinstance(error, FetchError) and error.status in SOURCE_WIDE
+def is_own(error: Exception) -> bool:
+    """Return True if a look can have failed because of its entity alone."""
+    return not isinstance(error, FetchError) or error.status not in NOT_OWN

@@ -1,18 +1,20 @@
 """
 When to leave the source alone. Pure: no clock, no thread, no I/O.
 
-The worker assumes an outage when five looks in a row have failed, at three ids or more: while other
-ids succeed, one or two broken ids can't look like that. It makes no difference whether the source
-or the sink failed, because a look needs both. The queue can hold fewer ids for as long as an outage
-lasts. So the worker also assumes an outage when one id fails twice in a row for a reason that any
-other id would have met, too: no answer, for example. From then on it looks at one id at a time,
-with growing pauses, until a look succeeds.
+In an outage the worker looks at one id at a time, with growing pauses, until a look succeeds. It
+makes no difference whether the source or the sink is down, because a look needs both.
+
+`Experiment` finds out that there is an outage. Where it can't, because no id is known to be good,
+the failures are counted: five looks in a row that failed, at three ids or more, are an outage; and
+so are two at one id whose failure is not the entity's own (no answer, for example).
 """
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
+
+from change_events._consumer.backoff import MAX_PROBE_PAUSE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,24 +25,33 @@ FAILURES = 5
 IDS = 3
 """Different ids that these looks must have."""
 
+HUNG = 60.0
+"""Seconds after which a look that tests the source counts as hung, and the next one can begin."""
+
 
 class Breaker:
     """
-    Detects an outage by looks that fail in a row. Times are passed in, in monotonic seconds.
+    Spreads looks in an outage. Times are passed in, in monotonic seconds.
 
     Args:
-        pause: Returns the seconds to wait after `n` looks of an outage that failed.
+        pause: Returns the seconds to wait after `n` failures, up to the given most.
 
     Attributes:
         open: True in an outage.
-        look_at: When the next look can begin; infinity while the only look of an outage runs.
+        look_at: When the next look can begin.
+        probing: True while the only look of an outage runs.
         failures: How many looks have shown this outage: the one that began it, and all that began
             and failed since.
     """
 
-    def __init__(self, pause: Callable[[int], float]) -> None:
+    def __init__(self, pause: Callable[[int, float], float]) -> None:
         self._pause = pause
         self.succeeded()
+
+    @property
+    def probing(self) -> bool:
+        """True while the only look of an outage runs."""
+        return self._probe is not None
 
     def succeeded(self) -> None:
         """Note that a look has succeeded: there is no outage."""
@@ -52,30 +63,35 @@ class Breaker:
         self._not_before = -math.inf  # what the source asked for
         self._probe: str | None = None
 
-    def begin(self, id: str) -> None:
+    def begin(self, id: str, now: float) -> None:
         """Note that a look begins."""
         if self.open:
             self._probe = id
-            self.look_at = math.inf
+            self.look_at = now + HUNG
 
-    def failed(self, id: str, now: float, retry_after: float, *, source_wide: bool = False) -> bool:
+    def count(self, id: str, *, own: bool) -> bool:
         """
-        Note that a look has failed; return True if it shows an outage.
+        Count a look that failed; return True if the failures in a row show an outage.
 
-        It does not if it began before the outage. `retry_after` is for how many seconds the source
-        asked to be left alone; `source_wide`, that any other id's look would have failed, too.
+        `own`: The entity itself can be the reason.
         """
-        self._not_before = max(self._not_before, now + retry_after)
         self._in_a_row += 1
         again = id in self._ids
         self._ids.add(id)
+        return (self._in_a_row >= FAILURES and len(self._ids) >= IDS) or (again and not own)
+
+    def failed(self, id: str, now: float, retry_after: float) -> bool:
+        """
+        Begin an outage, or note that a look in it has failed; return False if that tells nothing.
+
+        A look that began before the outage tells nothing. `retry_after` is for how many seconds the
+        source asked to be left alone.
+        """
+        self._not_before = max(self._not_before, now + retry_after)
         if self.open and id != self._probe:
             self.look_at = max(self.look_at, self._not_before)
             return False
-        many = self._in_a_row >= FAILURES and len(self._ids) >= IDS
-        if not (self.open or many or (again and source_wide)):
-            return False
-        self.look_at = max(now + self._pause(self.failures), self._not_before)
+        self.look_at = max(now + self._pause(self.failures, MAX_PROBE_PAUSE), self._not_before)
         self.open = True
         self.failures += 1
         self._probe = None

@@ -78,7 +78,7 @@ class Consumer:
         """Wait until a receive can begin; False once the consumer is stopped."""
         with self._lock:
             if not self._may_receive():
-                if self._desk.full:
+                if self._desk.receiving.full:
                     self.pauses.begin(FULL)
                 self._room.wait_for(self._may_receive)
             stopping = self._stopping
@@ -88,7 +88,7 @@ class Consumer:
     def wait_for_backlog(self) -> bool:
         """Wait until one receive at a time is not enough; False once the consumer is stopped."""
         with self._lock:
-            self._backlog.wait_for(lambda: self._stopping or self._desk.may_help_receive())
+            self._backlog.wait_for(lambda: self._stopping or self._desk.receiving.may_help())
             return not self._stopping
 
     # For the main thread, which a signal's handler can interrupt: `with` on a lock is safe then.
@@ -108,12 +108,12 @@ class Consumer:
         """End all waiting, and hold nothing that is received from now on."""
         with self._lock:
             self._stopping = True
-            self._desk.close()
+            self._desk.receiving.close()
             for condition in (self._due, self._room, self._backlog):
                 condition.notify_all()
 
     def _may_receive(self) -> bool:
-        return self._stopping or self._desk.may_receive()
+        return self._stopping or self._desk.receiving.may_begin()
 
     def _report(self) -> None:
         desk = self._desk
@@ -130,7 +130,7 @@ class Consumer:
         self._report()
         if due:
             self._due.notify(due)
-        if self._desk.may_receive():
+        if self._desk.receiving.may_begin():
             self._room.notify()
-        if self._desk.wants_help():
+        if self._desk.receiving.wants_help():
             self._backlog.notify()

@@ -1,10 +1,10 @@
 """
 What a worker decides. Pure: no clock, no thread, no I/O.
 
-The desk owns the four parts that decide together, and answers for them: what can be received
-(`inbox`, `breaker`, `guard`), which ids are looked at next (and `pace`), and what a success, a
-failure or a refused deletion means for the events in hand. Times are passed in, in monotonic
-seconds. `Consumer` calls a desk from one thread at a time.
+The desk owns the parts that decide together: what can be received (`receiving`), which ids are
+looked at next (`inbox`, and `experiment` or `breaker` when looks fail), and what a success, a
+failure or a refused deletion (`guard`) means for the events in hand. Times are passed in, in
+monotonic seconds. `Consumer` calls a desk from one thread at a time.
 """
 
 from __future__ import annotations
@@ -12,42 +12,63 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from change_events._consumer.backoff import MAX_PAUSE, Backoff
 from change_events._consumer.breaker import Breaker, Pace
+from change_events._consumer.experiment import PATIENCE, Experiment, Failed
 from change_events._consumer.inbox import Inbox
+from change_events._consumer.receiving import Receiving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from change_events._consumer.experiment import Suspect
     from change_events._consumer.guard import Guard
     from change_events._consumer.inbox import Held
     from change_events._consumer.settings import Settings
     from change_events.typing import BulkFetcher
 
 
+class Verdict(NamedTuple):
+    """
+    An id whose own fault it is that its look failed: why, its events to hand back (none: they are
+    held), and the seconds until its next look.
+    """
+
+    id: str
+    error: Exception
+    events: Sequence[Held]
+    pause: float
+
+
 class Settled(NamedTuple):
-    """A look that was stored: the events to acknowledge, and those that it read first."""
+    """
+    A look that was stored: the events to acknowledge, those that it read first, and the ids whose
+    fault it shows.
+    """
 
     events: Sequence[Held]
     first: Sequence[Held]
+    at_fault: Sequence[Verdict]
 
 
 class Failure(NamedTuple):
     """
-    A look that failed: the events to hand back, whether it shows an outage, whether the outage
-    begins, and the seconds until the next look.
+    What a look that failed shows: ids at fault; or an outage, whether it begins, and the seconds
+    until the next look. Nothing of both: it is not known yet.
     """
 
-    events: Sequence[Held]
-    outage: bool
-    begins: bool
-    pause: float
+    at_fault: Sequence[Verdict] = ()
+    outage: bool = False
+    begins: bool = False
+    pause: float = 0.0
 
 
 class Desk:
     """
     Decides what a worker receives and looks at, and what a result means.
 
-    `probe_pause` is the breaker's. `bulk` is the fetcher, if it reads many entities with one GET.
+    `patience` is for how many seconds to hold the events of an id that is stuck. `bulk` is the
+    fetcher, if it reads many entities with one GET.
     """
 
     def __init__(
@@ -55,174 +76,185 @@ class Desk:
         settings: Settings[Any],
         guard: Guard,
         *,
-        probe_pause: Callable[[int], float],
+        backoff: Backoff,
+        patience: float = PATIENCE,
         bulk: BulkFetcher[Any] | None = None,
     ) -> None:
         self.inbox = Inbox(early_look=settings.early_look)
-        self.breaker = Breaker(probe_pause)
+        self.breaker = Breaker(backoff.pause)
+        self.experiment = Experiment(backoff.pause, patience=patience)
         self.guard = guard
-        self._pace = Pace(settings.max_gets_per_second)
+        self._backoff = backoff
         self._settings = settings
-        self._bulk = bulk
-        self._receiving = 0
-        self._backlog = False
-        self._bulk_at = -math.inf
-        self._closed = False
+        self._gets = _Gets(settings.max_gets_per_second, bulk)
+        self.receiving = Receiving(settings, self.inbox, self.breaker, guard)
         self._due: int | None = None
-        self._help = False
-
-    # Receiving
-
-    @property
-    def full(self) -> bool:
-        """True if one more batch, and those under way, could be more than can be held."""
-        coming = (self._receiving + 1) * self._settings.batch_size
-        return len(self.inbox) + coming > self._settings.prefetch
-
-    def may_receive(self) -> bool:
-        """
-        Return True if a receive can begin.
-
-        In an outage, none does; but after each look there is one message if all ids in hand were
-        tried in vain: perhaps these ids are broken, and not the source.
-        """
-        if self.guard.tripped or self.full:
-            return False
-        breaker = self.breaker
-        return not breaker.open or (
-            breaker.failures > self.inbox.ids
-            and breaker.look_at < math.inf
-            and self.inbox.next_at() is None
-        )
-
-    def may_help_receive(self) -> bool:
-        """Return True if one receive at a time is not enough."""
-        return self._backlog and not self.breaker.open and self.may_receive()
-
-    def begin_receive(self) -> int:
-        """Reserve room for a receive; return for how many messages, 0 if others took the room."""
-        if self.full:
-            return 0
-        self._receiving += 1
-        return 1 if self.breaker.open else self._settings.batch_size
 
     def end_receive(self, events: Sequence[Held], now: float, *, received: int) -> Sequence[Held]:
-        """
-        Hold the events that a receive of so many messages brought; return those to hand back.
-
-        A full batch means that the queue has more. A batch of one says nothing.
-        """
-        self._receiving -= 1
-        self._backlog = self._help = received == self._settings.batch_size > 1
-        if self._closed:
-            self._change()
-            return events
-        for event in events:
-            self.inbox.add(event, event.received, more=self._backlog)
-        self._change(len(events) + self._stop_resting(now))
-        return []
-
-    def _stop_resting(self, now: float) -> int:
-        if not self._backlog:
-            return self.inbox.stop_resting()
-        return self.inbox.make_room(self._settings.threads, now) if self.full else 0
+        """Hold the events that a receive of so many messages brought; return those to hand back."""
+        due = self.receiving.end(events, now, received=received)
+        self.changed(due or 0)
+        return events if due is None else []
 
     # Looking
 
     def next(self, now: float) -> list[str]:
         """Reserve the ids to look at now, with one GET; none if the source is to be left alone."""
-        if self.guard.tripped or now < max(self.breaker.look_at, self._pace.look_at):
+        if self.guard.tripped or now < max(self.breaker.look_at, self._gets.look_at):
             return []
-        id = self.inbox.next(now) or (self.inbox.retry() if self.breaker.open else None)
+        id = self._next_to_test(now) or self.inbox.next(now)
         if id is None:
             return []
-        self.breaker.begin(id)
-        self._pace.begin(now)
-        if self._bulk is None or self.breaker.open or now < self._bulk_at:
-            return [id]
-        return [id, *self.inbox.due_with(id, now, self._bulk.bulk_size - 1)]
+        self.breaker.begin(id, now)
+        others = self._gets.begin(now, alone=self.breaker.open or id == self.experiment.control)
+        return [id, *self.inbox.due_with(id, now, others)]
+
+    def _next_to_test(self, now: float) -> str | None:
+        """Reserve the control of an experiment, or the id that tests if an outage is over."""
+        id = None
+        if not self.breaker.open:
+            id = self.experiment.next(now, self._is_free)
+        elif self.breaker.failures % 2:  # good ids and ids in hand in turn: both can be broken
+            id = self.experiment.rotate(self._is_free)
+        if id is None and self.breaker.open:
+            if (due := self.inbox.next(now)) is not None:
+                return due
+            id = self.inbox.parked() or self.experiment.rotate(self._is_free)
+        if id is not None:
+            self.inbox.reserve(id)
+        return id
+
+    def _is_free(self, id: str) -> bool:
+        return not self.inbox.looking(id)
 
     def next_at(self) -> float | None:
         """Return when to ask for the next ids; None: once something has changed."""
-        parked = self.breaker.open and self.inbox.parked() is not None
-        at = -math.inf if parked else self.inbox.next_at()
-        if at is None or self.guard.tripped or self.breaker.look_at == math.inf:
+        if self.guard.tripped:
             return None
-        return max(at, self.breaker.look_at, self._pace.look_at)
+        at = self.inbox.next_at()
+        if self.breaker.open and (self.experiment.knows_ids or self.inbox.parked() is not None):
+            at = -math.inf
+        elif self.experiment.next_at() < math.inf:
+            at = min(self.experiment.next_at(), math.inf if at is None else at)
+        return None if at is None else max(at, self.breaker.look_at, self._gets.look_at)
 
-    def begin_get(self, ids: Iterable[str], now: float, *, again: bool = False) -> None:
-        """Note that a GET starts: the events held by now are its own. `again`: after a conflict."""
+    def begin_get(self, ids: Iterable[str], now: float, *, again: bool = False) -> set[str]:
+        """
+        Note that a GET starts: the events held by now are its own. `again`: after a conflict.
+
+        Return the ids whose look is early: it settles nothing. A look that tests the source is not
+        early, because it must test the sink, too.
+        """
         if again:
-            self._pace.begin(now)
-        for id in ids:
-            self.inbox.freeze(id, now)
+            self._gets.again(now)
+        early = {id for id in ids if self.inbox.freeze(id, now)}
+        return set() if self.breaker.open else early - {self.experiment.control}
 
-    def allows(self, id: str, now: float, *, gone: bool) -> bool:
+    def refused(self, id: str, now: float) -> None:
         """
-        Ask the guard before a look at a cached entity is stored.
+        Note that the guard refused to believe that the entity of the reserved id is gone.
 
-        If it would be a mass deletion, the look is over, and its events are held until `resume`.
+        The look is over. Its events are held until `resume`.
         """
-        if self.guard.allows(gone=gone):
-            return True
-        self.inbox.park(id)
-        self._answered(now)
-        return False
-
-    def succeeded(self, id: str, now: float) -> Settled:
-        """Settle what the look at the reserved id settles, now that it is stored."""
-        first, events = self.inbox.first_looked(id), self.inbox.settle(id)
-        self._change(id in self.inbox)  # then it waits for its next look
-        self._answered(now)
-        return Settled(events, first)
-
-    def failed(self, id: str, now: float, *, retry_after: float, source_wide: bool) -> Failure:
-        """
-        Decide what becomes of the events of a look that failed. In an outage they are held.
-
-        `retry_after` and `source_wide` are as for `Breaker.failed`.
-        """
-        was_open = self.breaker.open
-        outage = self.breaker.failed(id, now, retry_after, source_wide=source_wide)
-        self._change()
-        events: Sequence[Held] = []
-        if self.breaker.open:
+        if self.guard.tripped:
             self.inbox.park(id)
+        else:  # there was a `resume` since
+            self.inbox.look_again(id, now)
+        self._answered(now)
+
+    def too_early(self, id: str, now: float, *, cached: bool) -> None:
+        """Note that the early look at the reserved id found nothing new. `cached`: It is cached."""
+        if cached:
+            self.guard.found(cached=True)
+        if self.receiving.backlog:  # the queue can have its next event
+            self.inbox.settle(id)
         else:
-            events = self.inbox.give_up(id)
-        begins = outage and not was_open
-        return Failure(events, outage, begins=begins, pause=self.breaker.look_at - now)
+            self.inbox.too_early(id, now, self._backoff.early)
+        self.changed(1)
+
+    def succeeded(
+        self, id: str, now: float, *, started: float, found: bool, cached: bool
+    ) -> Settled:
+        """
+        Settle what the look at the reserved id settles, now that it is stored.
+
+        `started` is when the look began; `found`, that the source has the entity; `cached`, that
+        the sink had it before.
+        """
+        if found:
+            self.guard.found(cached=cached)
+        first, events = self.inbox.first_looked(id), self.inbox.settle(id)
+        self.changed(id in self.inbox)  # then it waits for its next look
+        self._answered(now)
+        at_fault = self.experiment.passed(id, started, present=found)
+        return Settled(events, first, self._judged(at_fault, now))
+
+    def failed(self, id: str, now: float, failed: Failed) -> Failure:
+        """Decide what becomes of the events of a look that failed. Until it is known, hold them."""
+        self.changed(1)
+        held = id in self.inbox and self.inbox.park(id)
+        if self.breaker.open:
+            outage = self.breaker.failed(id, now, failed.retry_after)
+            return Failure(outage=outage, pause=self.breaker.look_at - now)
+        outage = self.experiment.failed(id, failed, now, held=held)
+        if not outage and held and not self.experiment.can_tell():
+            outage = self.breaker.count(id, own=failed.own)
+            if not outage:
+                return Failure(self._judged(self.experiment.give_up(), now))
+        if not outage:
+            return Failure()
+        self.experiment.outage()
+        self.breaker.failed(id, now, failed.retry_after)
+        return Failure(outage=True, begins=True, pause=self.breaker.look_at - now)
+
+    def _judged(self, suspects: Iterable[Suspect], now: float) -> list[Verdict]:
+        return [
+            self._verdict(suspect, now)
+            for suspect in suspects
+            if suspect.id in self.inbox and not self.inbox.looking(suspect.id)
+        ]
+
+    def _verdict(self, suspect: Suspect, now: float) -> Verdict:
+        pause = self.experiment.hold(suspect, now)
+        if pause is not None and not self.receiving.full:
+            self.inbox.look_again(suspect.id, now + pause)
+            return Verdict(suspect.id, suspect.failed.error, [], pause)
+        self.experiment.forget(suspect.id)
+        events = self.inbox.give_up(suspect.id)
+        receives = max(event.receive_count for event in events)
+        pause = max(self._backoff.pause(receives, MAX_PAUSE), suspect.failed.retry_after)
+        return Verdict(suspect.id, suspect.failed.error, events, pause)
 
     def look_alone(self, ids: Sequence[str], now: float) -> None:
         """Make each of the reserved ids due, for a look of its own: a bulk GET decided nothing."""
         for id in ids:
-            self.inbox.look_alone(id, now)
-        self._change(len(ids))
+            self.inbox.look_again(id, now, alone=True)
+        self.changed(len(ids))
 
     def stop_bulk(self, until: float) -> None:
         """Begin no bulk GET before that time."""
-        self._bulk_at = until
+        self._gets.bulk_at = until
 
     def drop(self, unwanted: Callable[[Held], bool]) -> list[Held]:
         """Stop holding these events, except those of an id with a look under way; return which."""
-        self._change()
+        self.changed()
         return self.inbox.drop(filter(unwanted, self.inbox.expiring(math.inf)))
 
     def clear(self) -> list[Held]:
         """Stop holding all events; return them to be handed back."""
-        self._change()
+        self.changed()
         return self.inbox.clear()
 
     def _answered(self, now: float) -> None:
         was_open = self.breaker.open
         self.breaker.succeeded()
-        self._change()
+        self.changed()
         if was_open:
             self._release(now)
 
     def _release(self, now: float) -> None:
         self.inbox.release(now)
-        self._change(len(self.inbox))
+        self.changed(len(self.inbox))
 
     # Stopping, and going on
 
@@ -231,10 +263,6 @@ class Desk:
         if self.guard.tripped:
             self.guard.resume()
             self._release(now)
-
-    def close(self) -> None:
-        """Hold nothing that is received from now on."""
-        self._closed = True
 
     # What the threads that wait must know
 
@@ -247,10 +275,31 @@ class Desk:
         due, self._due = self._due, None
         return due
 
-    def wants_help(self) -> bool:
-        """Return True if a receive has ended since the last such call, and one more can begin."""
-        ended, self._help = self._help, False
-        return ended and self.may_help_receive()
-
-    def _change(self, due: int = 0) -> None:
+    def changed(self, due: int = 0) -> None:
+        """Note a change for the threads that wait, and how many looks it makes due."""
         self._due = (self._due or 0) + due
+
+
+class _Gets:
+    """When a GET can begin, and for how many ids. `bulk` reads many entities with one GET."""
+
+    def __init__(self, per_second: float | None, bulk: BulkFetcher[Any] | None) -> None:
+        self._pace = Pace(per_second)
+        self._bulk = bulk
+        self.bulk_at = -math.inf
+
+    @property
+    def look_at(self) -> float:
+        """When the next GET can begin."""
+        return self._pace.look_at
+
+    def begin(self, now: float, *, alone: bool) -> int:
+        """Note that a GET begins; return how many other ids it can ask for."""
+        self._pace.begin(now)
+        if self._bulk is None or alone or now < self.bulk_at:
+            return 0
+        return self._bulk.bulk_size - 1
+
+    def again(self, now: float) -> None:
+        """Note that a GET begins that `begin` did not count."""
+        self._pace.begin(now)

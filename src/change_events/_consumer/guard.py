@@ -5,12 +5,16 @@ A wrong base URL, or a service with an empty database, answers a plausible 404 t
 look by look the cache would be deleted. So the guard counts looks at cached entities. When too many
 of them find the entity gone, it refuses this deletion and every other one, until an operator says
 that the entities are meant to be gone.
+
+An empty cache has nothing to delete. There the guard counts the ids that the source does not know,
+until it has found its first entity: a wrong URL would acknowledge every event as "never saved".
 """
 
 from __future__ import annotations
 
+import json
 from collections import deque
-from enum import Enum, auto
+from enum import Enum
 
 WINDOW = 100
 """How many of the last looks at cached entities count."""
@@ -19,13 +23,19 @@ MAX_SHARE = 0.5
 """The share of these looks that can find the entity gone."""
 
 MIN_DELETED = 20
-"""The number of "gone" looks below which no deletion is refused."""
+"""The number of "gone" looks below which no deletion is refused, unless the cache is small."""
+
+MIN_DELETED_OF_FEW = 5
+"""The same for a small cache: below it, the share of the cached entities decides nothing."""
+
+UNKNOWN_IDS = 3
+"""How many ids the source must not know, at an empty cache, before the log has a warning."""
 
 
-class _State(Enum):
-    WATCHES = auto()
-    REFUSES = auto()
-    BELIEVES = auto()  # an operator has called resume(), and there are still too many
+class _State(str, Enum):
+    WATCHES = "watches"
+    REFUSES = "refuses"
+    BELIEVES = "believes"  # an operator has called resume(), and there are still too many
 
 
 class Guard:
@@ -33,14 +43,23 @@ class Guard:
     Refuses a mass deletion.
 
     Args:
-        max_share: The share of the last hundred looks at cached entities that can see them gone.
-        min_deleted: The number of such looks below which no deletion is refused.
+        max_share: The share of the last hundred looks at cached entities that can see them gone. Of
+            a small cache, also the share of its entities.
+        min_deleted: The number of such looks below which no deletion is refused, unless the cache
+            is small. Also the number of ids that the source of an empty cache can deny.
+        on: Refuse at all.
     """
 
-    def __init__(self, *, max_share: float = MAX_SHARE, min_deleted: int = MIN_DELETED) -> None:
-        self._max_share = max_share
+    def __init__(
+        self, *, max_share: float = MAX_SHARE, min_deleted: int = MIN_DELETED, on: bool = True
+    ) -> None:
         self._min_deleted = min_deleted
+        self._max_share = max_share
+        self._on = on
         self._saw_gone: deque[bool] = deque(maxlen=WINDOW)
+        self._since_dump: deque[bool] = deque(maxlen=WINDOW)
+        self._unknown: set[str] | None = set()  # None: the source has known an id
+        self._warned = False
         self._state = _State.WATCHES
 
     @property
@@ -48,26 +67,113 @@ class Guard:
         """True while deletions are refused."""
         return self._state is _State.REFUSES
 
-    def allows(self, *, gone: bool) -> bool:
-        """Count a look at a cached entity before it is stored; False if it must not be stored."""
-        self._saw_gone.append(gone)
-        too_many = self._too_many()
-        if self._state is _State.WATCHES and gone and too_many:
+    @property
+    def is_new(self) -> bool:
+        """True if it has counted no look yet."""
+        return self._unknown == set() and not self._saw_gone
+
+    @property
+    def unknown(self) -> int:
+        """The number of ids that the source did not know, before it knew its first one."""
+        return len(self._unknown or ())
+
+    @property
+    def few(self) -> int:
+        """
+        The number of cached entities from which on a cache is not small. 0: its size does not
+        matter for the next deletion.
+        """
+        if not MIN_DELETED_OF_FEW - 1 <= sum(self._saw_gone) < self._min_deleted - 1:
+            return 0
+        return int(self._min_deleted / max(self._max_share, 0.02))
+
+    def found(self, *, cached: bool) -> None:
+        """Count a look that found an entity. `cached`: It was cached before."""
+        self._unknown = None
+        if cached:
+            self._count(gone=False)
+            too_many = self._too_many()
+            if self._state is _State.BELIEVES and not too_many and len(self._saw_gone) == WINDOW:
+                self._state = _State.WATCHES
+
+    def allows_deletion(self, left: int | None = None) -> bool:
+        """
+        Count a look at a cached entity that is gone; False if it must not be deleted.
+
+        `left`: How many entities are cached, this one included; None: many, or not known.
+        """
+        self._unknown = None
+        self._count(gone=True)
+        if self._on and self._state is _State.WATCHES and self._too_many(left):
             self._state = _State.REFUSES
-        elif self._state is _State.BELIEVES and not too_many and len(self._saw_gone) == WINDOW:
-            self._state = _State.WATCHES
-        return not (gone and self.tripped)
+        return not self.tripped
+
+    def allows_unknown(self, id: str, *, is_warm: bool = False) -> bool:
+        """
+        Count an id that is neither cached nor at the source; False: don't believe the source.
+
+        `is_warm`: The cache has entities, so the source has known ids before.
+        """
+        if is_warm:
+            self._unknown = None
+        if self._unknown is None or not self._on:
+            return True
+        self._unknown.add(id)
+        if self._state is _State.WATCHES and len(self._unknown) >= self._min_deleted:
+            self._state = _State.REFUSES
+        return not self.tripped
+
+    def warns(self) -> bool:
+        """Return True once, if the source has not known any of a few ids."""
+        warns = not self._warned and self.unknown >= UNKNOWN_IDS
+        self._warned |= warns
+        return warns
 
     def resume(self) -> None:
         """Allow deletions until there are no longer too many. No effect if none was refused."""
         if self.tripped:
             self._state = _State.BELIEVES
+            self._unknown = None
+
+    def dump(self) -> str:
+        """Return what other processes, and later ones, must know, as text."""
+        self._since_dump.clear()
+        gone = "".join(str(int(each)) for each in self._saw_gone)
+        return json.dumps({"state": self._state.value, "gone": gone})
+
+    def load(self, text: str) -> None:
+        """
+        Add what other processes have counted and decided. A text not from `dump` changes nothing.
+
+        A refusal of this guard's own stands until another one believes.
+        """
+        try:
+            kept = json.loads(text)
+            state, gone = _State(kept["state"]), [each == "1" for each in kept["gone"]]
+        except (ValueError, LookupError, TypeError):
+            return
+        if not (self.tripped and state is _State.WATCHES):
+            self._state = state
+        self._saw_gone = deque([*gone, *self._since_dump], maxlen=WINDOW)
 
     def __str__(self) -> str:
-        """Return how many looks found the entity gone."""
+        """Return why deletions are refused."""
+        if self._unknown:
+            return f"the cache is empty, and the source does not know any of {self.unknown} ids"
         gone, looks = sum(self._saw_gone), len(self._saw_gone)
         return f"{gone} of the last {looks} looks at cached entities saw them gone"
 
-    def _too_many(self) -> bool:
+    def _count(self, *, gone: bool) -> None:
+        self._saw_gone.append(gone)
+        self._since_dump.append(gone)
+
+    def _too_many(self, left: int | None = None) -> bool:
         gone = sum(self._saw_gone)
-        return gone >= self._min_deleted and gone > self._max_share * len(self._saw_gone)
+        if gone <= self._max_share * len(self._saw_gone):
+            return False
+        if gone >= self._min_deleted:
+            return True
+        # Those that are left, and those deleted before: this one is in both.
+        return left is not None and (
+            gone >= MIN_DELETED_OF_FEW and gone > self._max_share * (left + gone - 1)
+        )

@@ -13,7 +13,10 @@ then it is held. The events of one id are held together:
   few ids costs few GETs. When there is no room for more, the ids with most events go first.
 - A save that is confirmed is looked at when it is over: its `saving` asks for no early look; its
   `saved` is due at once, and makes its `saving` due, too.
-- In an outage ids are parked: their events are held, and no look is due.
+- An early look that finds nothing new came before the commit. The next follows soon, after pauses
+  that double, until one finds something or the events are due.
+- In an outage, and until it is known why a look failed, ids are parked: their events are held, and
+  no look is due.
 - Ids that are due at the same time can be looked at together, except one that such a look has left
   undecided.
 """
@@ -28,7 +31,7 @@ from typing import TYPE_CHECKING
 from change_events._consumer.agenda import Agenda, Rest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from change_events._event import Phase
 
@@ -87,6 +90,7 @@ class _Group:
     frozen: list[Held] = field(default_factory=list)
     get_started: float = math.inf
     alone: bool = False
+    too_early: int = 0  # early looks in a row that found nothing new
 
 
 class Inbox:
@@ -132,6 +136,7 @@ class Inbox:
             return
         retry = bool(group.events) and self._is_parked(event.id)
         group.events[event.message_id] = event
+        group.too_early = 0
         self._count += 1
         if event.save is not None:
             _release(event.save, group, now)
@@ -191,16 +196,36 @@ class Inbox:
         due = self._agenda.next()
         return None if due is None else due[0]
 
-    def freeze(self, id: str, now: float) -> None:
+    def reserve(self, id: str) -> None:
+        """Reserve the id for a look, with events or without."""
+        self._groups.setdefault(id, _Group())
+        self._agenda.begin(id)
+
+    def freeze(self, id: str, now: float) -> bool:
         """
         Note that the GET of the reserved look starts: the look reads for the events held by now.
         Later ones ask for another look.
+
+        Return True for an early look: it will settle none of these events.
         """
         group = self._groups[id]
         group.frozen = list(group.events.values())
         group.get_started = now
         self._agenda.cancel(id)
         self._rest.get_started(id, now)
+        return bool(group.frozen) and all(event.due > now for event in group.frozen)
+
+    def too_early(self, id: str, now: float, pause: float) -> None:
+        """
+        End the reserved early look, which found nothing new.
+
+        The next look follows after `pause`, doubled for each look before, if no event is due
+        earlier.
+        """
+        group = self._groups[id]
+        self._agenda.add(id, now + pause * 2.0**group.too_early)
+        group.too_early += 1
+        self.settle(id)
 
     def settle(self, id: str) -> list[Held]:
         """Stop holding the events that the applied look settles; return them to be acknowledged."""
@@ -227,9 +252,9 @@ class Inbox:
             event.looked = True
         return first
 
-    def looking(self) -> int:
-        """Return how many looks are under way."""
-        return self._agenda.under_way()
+    def looking(self, id: str | None = None) -> int:
+        """Return how many looks are under way, at any id or at this one."""
+        return self._agenda.under_way() if id is None else self._agenda.is_under_way(id)
 
     def give_up(self, id: str) -> list[Held]:
         """Stop holding all events of the id, reserved or not; return them to be handed back."""
@@ -240,27 +265,23 @@ class Inbox:
         self._count -= len(events)
         return events
 
-    def look_alone(self, id: str, now: float) -> None:
-        """Make the reserved id due now, for looks alone until one succeeds."""
-        self._groups[id].alone = True
-        self._agenda.cancel(id)  # this look serves whatever else asked for one
+    def look_again(self, id: str, at: float, *, alone: bool = False) -> None:
+        """Make the id, reserved or parked, due at that time. `alone`: until a look succeeds."""
+        self._groups[id].alone |= alone
+        self._agenda.add(id, at)
         self._agenda.end(id)
-        self._agenda.add(id, now)
 
-    def park(self, id: str) -> None:
-        """Hold the events of the reserved id, with no look due until `release`."""
+    def park(self, id: str) -> bool:
+        """Hold the events of the reserved id, with no look due; return False if it has none."""
+        if not self._groups[id].events:
+            self.give_up(id)
+            return False
         # To the end: the id that was parked first is retried first.
         self._groups[id] = self._groups.pop(id)
         self._agenda.cancel(id)
         self._agenda.end(id)
         self._rest.forget(id)
-
-    def retry(self) -> str | None:
-        """Reserve the id that has been parked the longest; None if no id is parked."""
-        id = self.parked()
-        if id is not None:
-            self._agenda.begin(id)
-        return id
+        return True
 
     def parked(self) -> str | None:
         """Return the id that has been parked the longest; None if no id is parked."""
@@ -287,14 +308,12 @@ class Inbox:
 
     def expiring(self, before: float) -> list[Held]:
         """Return the events that become visible to other workers before that time."""
-        return [event for event in self._events() if event.expires < before]
+        groups = self._groups.values()
+        return [each for group in groups for each in group.events.values() if each.expires < before]
 
     def clear(self) -> list[Held]:
         """Stop holding all events; return them to be handed back."""
         return [event for id in list(self._groups) for event in self.give_up(id)]
-
-    def _events(self) -> Iterator[Held]:
-        return (event for group in self._groups.values() for event in group.events.values())
 
     def _is_parked(self, id: str) -> bool:
         return self._agenda.at(id) == math.inf and not self._agenda.is_under_way(id)

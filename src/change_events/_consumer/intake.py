@@ -101,7 +101,7 @@ class Intake:
         Return how many messages came; None if other receives took the room meanwhile.
         """
         with self.consumer as desk:
-            most = desk.begin_receive()
+            most = desk.receiving.begin()
         if not most:
             return None
         messages: Sequence[Message] = []

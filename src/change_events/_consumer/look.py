@@ -4,12 +4,20 @@ One look at one entity: read the entry's version, GET the entity, store it by co
 The version is read *before* the GET. A state that is older than the entry can then never be
 written over it: any change to the entry in between has raised its version.
 
+An *early* look settles no event: it keeps the cache fresh while a save is under way. It can ask for
+changes only (`If-None-Match`), and writes nothing if it finds nothing new. A look that settles an
+event asks for the whole entity, because an `ETag` can miss a change. What it finds is compared by
+its digest, so that what is cached already is not written again.
+
 AWS Lambda uses `look()`. A worker's `Looks` has steps of its own in between, and shares the rest.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from change_events._event import Entry, Found, Gone, Outcome, Unchanged
@@ -31,39 +39,84 @@ so this many mean that the sink is broken.
 
 
 class Looked(NamedTuple):
-    """A look that was stored: what it did to the cache, and when its GET started."""
+    """
+    A look that succeeded: what it did to the cache, and when its GET started. An early look that
+    found nothing new has no outcome.
+    """
 
-    outcome: Outcome
+    outcome: Outcome | None
     get_started: float
 
 
 def look(
-    id: str, *, fetcher: Fetcher[T], sink: Sink[T], clock: Callable[[], float] = time.monotonic
+    id: str,
+    *,
+    fetcher: Fetcher[T],
+    sink: Sink[T],
+    before_gone: Callable[[str, Entry], object] | None = None,
+    early: bool = False,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Looked:
     """
     Look at the entity; start again if another worker changed the entry meanwhile.
 
+    `before_gone` is called before it is stored that an entity is gone. What it raises ends the
+    look, and nothing is stored.
+
     Raises:
         FetchError: The GET decided nothing. The cache stays as it was.
-        RuntimeError: The sink, or the fetcher, breaks its contract.
+        RuntimeError: The sink breaks its contract.
+        TypeError: The fetcher breaks its contract.
     """
     for _ in range(MAX_CONFLICTS):
         entry = sink.entry(id)
         started = clock()
-        change = checked(fetcher.fetch(id, etag=entry.etag), id, entry, fetcher)
+        etag = etag_to_send(entry, fetcher, early=early)
+        change = compared(fetcher.fetch(id, etag=etag), id, entry, fetcher, etag)
+        if isinstance(change, Gone) and before_gone is not None:
+            before_gone(id, entry)
+        if early and not is_new(entry, change):
+            return Looked(None, started)
         if sink.apply(id, change, if_version=entry.version):
             return Looked(outcome(entry, change), started)
     raise never_stored(id, sink)
 
 
-def checked(change: Change[T], id: str, entry: Entry, fetcher: Fetcher[T]) -> Change[T]:
-    """Return what a GET found; an "unchanged" needs something cached that it can equal."""
-    if isinstance(change, Unchanged) and not entry.present:
-        raise RuntimeError(
-            f"{type(fetcher).__name__} found {id!r} unchanged, but nothing is cached that it could "
-            "equal"
+def etag_to_send(entry: Entry, fetcher: object, *, early: bool) -> str | None:
+    """Return the `ETag` that a GET sends: only an early look relies on it, unless it is trusted."""
+    return entry.etag if early or getattr(fetcher, "trust_etags", False) else None
+
+
+def compared(
+    change: Change[T], id: str, entry: Entry, fetcher: object, etag: str | None
+) -> Change[T]:
+    """
+    Return what a GET with this `ETag` found: `Unchanged`, if the cache holds an equal entity.
+
+    Raises:
+        TypeError: The fetcher returned something else, or "unchanged" without a cause.
+    """
+    if isinstance(change, Gone) or (isinstance(change, Unchanged) and etag is not None):
+        return change
+    if not isinstance(change, Found):
+        raise TypeError(
+            f"{type(fetcher).__name__}.fetch({id!r}, etag={etag!r}) must return Found, Gone or, if "
+            f"it was given an etag, Unchanged; not {change!r:.200}"
         )
+    if change.digest is None:
+        change = replace(change, digest=digest(change.value))
+    if entry.present and change.digest is not None and change.digest == entry.digest:
+        return Unchanged(change.etag)
     return change
+
+
+def digest(value: object) -> str | None:
+    """Return a text that only equal JSON has; None if JSON can't hold the value."""
+    try:
+        text = json.dumps(value, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return None
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def never_stored(id: str, sink: Sink[T]) -> RuntimeError:
@@ -73,14 +126,17 @@ def never_stored(id: str, sink: Sink[T]) -> RuntimeError:
     )
 
 
+def is_new(entry: Entry, change: Found[object] | Unchanged | Gone) -> bool:
+    """Return True if the change is more than what the cache has."""
+    return isinstance(change, Found) or (isinstance(change, Gone) and entry.present)
+
+
 def outcome(entry: Entry, change: Found[object] | Unchanged | Gone) -> Outcome:
     """Return what storing the change does to the entry."""
     if isinstance(change, Gone):
         if entry.present:
             return Outcome.DELETED
         return Outcome.NEVER_SAVED if entry.version == 0 else Outcome.UNCHANGED
-    if not entry.present:
-        return Outcome.CREATED
-    if isinstance(change, Unchanged) or (change.etag is not None and change.etag == entry.etag):
+    if isinstance(change, Unchanged):
         return Outcome.UNCHANGED
-    return Outcome.UPDATED
+    return Outcome.UPDATED if entry.present else Outcome.CREATED

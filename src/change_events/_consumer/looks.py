@@ -5,26 +5,37 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
-from change_events._consumer.backoff import asked_pause, is_source_wide, retry_pause
+from change_events._consumer.backoff import asked_pause, is_own
+from change_events._consumer.experiment import Failed
 from change_events._consumer.log import log, log_failed_look, log_outage, log_return
-from change_events._consumer.look import MAX_CONFLICTS, checked, never_stored, outcome
-from change_events._event import Found, Gone
-from change_events.exceptions import FetchError, MassDeletionError
+from change_events._consumer.look import (
+    MAX_CONFLICTS,
+    compared,
+    etag_to_send,
+    is_new,
+    never_stored,
+    outcome,
+)
+from change_events._consumer.measure import measure_staleness, measured_get
+from change_events._event import Entry, Found, Gone
+from change_events.typing import EnumerableSink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from change_events._consumer.consumer import Consumer
+    from change_events._consumer.deletions import Deletions
+    from change_events._consumer.desk import Verdict
     from change_events._consumer.inbox import Held
     from change_events._consumer.log import ThrottledLog
     from change_events._consumer.look import Change
     from change_events._consumer.settings import Settings
     from change_events._consumer.stats import Tally
     from change_events._consumer.visibility import Visibility
-    from change_events._event import Entry, Outcome
+    from change_events._event import Outcome
     from change_events.typing import BulkFetcher
 
 T = TypeVar("T")
@@ -47,6 +58,7 @@ class Looks(Generic[T]):
 
     settings: Settings[T]
     consumer: Consumer
+    deletions: Deletions
     visibility: Visibility
     tally: Tally
     throttled: ThrottledLog
@@ -54,6 +66,19 @@ class Looks(Generic[T]):
     clock: Callable[[], float] = time.monotonic
     wall_clock: Callable[[], float] = time.time
     halted: Exception | None = field(default=None, init=False)
+
+    def recall(self) -> None:
+        """Go on where an earlier worker was: a refusal of a mass deletion outlasts a restart."""
+        with contextlib.suppress(Exception):  # without the sink, no look will delete anything
+            self.deletions.recall()
+        with self.consumer as desk:
+            desk.changed()
+
+    def resume(self) -> None:
+        """Go on after a mass deletion was refused, by this worker or another."""
+        self.deletions.recall()
+        self.consumer.resume()
+        self.deletions.keep()
 
     def look(self, ids: Sequence[str]) -> Iterator[Sequence[Held]]:
         """Look at the reserved ids; yield the events to acknowledge after each look."""
@@ -64,35 +89,43 @@ class Looks(Generic[T]):
 
     def look_at(self, id: str) -> Sequence[Held]:
         """Look at one id; return the events to acknowledge, none if the look decided nothing."""
-        started, done, failure = self.clock(), None, None
+        started, done, failed = self.clock(), None, None
+        entry: Entry | None = None
         try:
-            done = self._look(id)
+            entry = self.settings.sink.entry(id)
+            done = self._look(id, entry)
         except Exception as error:  # of the source, of the user's fetcher or sink
-            failure = error
+            # If even the entry can't be read, the entity has no part in it.
+            own = entry is not None and is_own(error)
+            failed = Failed(error, own=own, retry_after=asked_pause(error))
         self.tally.meter.observe("look_seconds", self.clock() - started)
-        if failure is not None:
-            self._failed(id, failure)
-        return [] if done is None else self._stored(id, done)
+        if failed is not None:
+            self._failed(id, failed)
+        return [] if done is None else self._stored(id, done, started)
 
-    def _look(self, id: str) -> Outcome | None:
-        """Read the version, GET, ask the guard, store; None if the guard refuses."""
+    def _look(self, id: str, entry: Entry) -> _Done | None:
+        """GET, ask the guard, store; None if nothing is stored: too early, or refused."""
         fetcher, sink = self.settings.fetcher, self.settings.sink
         for attempt in range(MAX_CONFLICTS):
-            entry = sink.entry(id)
             with self.slot:
-                self._begin_get([id], again=attempt > 0)
-                change = self._fetch(id, entry.etag)
-            change = checked(change, id, entry, fetcher)
-            if not self._allowed(id, entry, change):
+                early = bool(self._begin_get([id], again=attempt > 0))
+                etag = etag_to_send(entry, fetcher, early=early)
+                change = self._fetch(id, etag)
+            change = compared(change, id, entry, fetcher, etag)
+            if isinstance(change, Gone) and self._refused(id, entry):
+                return None
+            if early and not is_new(entry, change):
+                self._too_early(id, entry)
                 return None
             if sink.apply(id, change, if_version=entry.version):
-                return outcome(entry, change)
+                return _Done(entry, change)
+            entry = sink.entry(id)
         raise never_stored(id, sink)
 
     def _fetch(self, id: str, etag: str | None) -> Change[T]:
         if not self.tally.meter.on:
             return self.settings.fetcher.fetch(id, etag=etag)
-        with self._measured() as answer:
+        with measured_get(self.tally.meter, self.clock) as answer:
             change = self.settings.fetcher.fetch(id, etag=etag)
             answer.name = type(change).__name__.lower()
             return change
@@ -105,23 +138,30 @@ class Looks(Generic[T]):
         due again at once, for a look alone.
         """
         started = self.clock()
-        found = self._read_together(ids)
+        found, early = self._read_together(ids)
         self._look_alone([id for id in ids if id not in found])
-        for id, (entry, change) in found.items():
-            yield self._store(id, entry, change, started)
+        for id, done in found.items():
+            if id in early and not is_new(*done):
+                self._too_early(id, done.entry)
+            else:
+                yield self._store(id, done, started)
 
-    def _read_together(self, ids: Sequence[str]) -> dict[str, tuple[Entry, Found[T]]]:
-        """Read all versions, GET; what the answer lacks is undecided, and never gone."""
+    def _read_together(self, ids: Sequence[str]) -> tuple[dict[str, _Done], set[str]]:
+        """
+        Read all versions, GET; what the answer lacks is undecided, and never gone.
+
+        Return what was found, and the ids whose look is early.
+        """
         fetcher, sink = cast("BulkFetcher[T]", self.settings.fetcher), self.settings.sink
         try:
             entries = {id: sink.entry(id) for id in ids}
             with self.slot:
-                self._begin_get(ids)
-                with self._measured() as answer:
+                early = self._begin_get(ids)
+                with measured_get(self.tally.meter, self.clock) as answer:
                     changes = fetcher.fetch_many(ids)
                     answer.name, answer.number = "found", sum(id in changes for id in ids)
-            return {
-                id: (entry, changes[id])
+            found = {
+                id: _Done(entry, compared(changes[id], id, entry, fetcher, None))
                 for id, entry in entries.items()
                 if isinstance(changes.get(id), Found)
             }
@@ -133,13 +173,12 @@ class Looks(Generic[T]):
                 error,
                 action="look_together",
             )
-            return {}
+            return {}, set()
+        return found, early
 
-    def _store(self, id: str, entry: Entry, change: Found[T], started: float) -> Sequence[Held]:
+    def _store(self, id: str, done: _Done, started: float) -> Sequence[Held]:
         try:
-            stored = self._allowed(id, entry, change) and self.settings.sink.apply(
-                id, change, if_version=entry.version
-            )
+            stored = self.settings.sink.apply(id, done.change, if_version=done.entry.version)
         except Exception as error:
             self.throttled.warn(
                 "storing what a bulk GET has found failed, so it is looked at alone: %s",
@@ -153,72 +192,89 @@ class Looks(Generic[T]):
             self._look_alone([id])
             return []
         self.tally.meter.observe("look_seconds", self.clock() - started)
-        return self._stored(id, outcome(entry, change))
+        return self._stored(id, done, started)
 
-    def _begin_get(self, ids: Sequence[str], *, again: bool = False) -> None:
+    def _begin_get(self, ids: Sequence[str], *, again: bool = False) -> set[str]:
+        """Note that a GET starts; return the ids whose look is early."""
         self.tally.add("gets")
         if again:
             self.tally.add("conflicts")
         with self.consumer as desk:
-            desk.begin_get(ids, self.clock(), again=again)
+            return desk.begin_get(ids, self.clock(), again=again)
 
     def _look_alone(self, ids: Sequence[str]) -> None:
         if ids:
             with self.consumer as desk:
                 desk.look_alone(ids, self.clock())
 
-    def _allowed(self, id: str, entry: Entry, change: Change[T]) -> bool:
-        """Ask the guard about a look at a cached entity; False if it must not be stored."""
-        if not entry.present:
-            return True
+    def _too_early(self, id: str, entry: Entry) -> None:
+        log.debug("looked", extra={"action": "look", "id": id, "outcome": "too_early"})
+        self.tally.add("too_early")
         with self.consumer as desk:
-            was_down, was_tripped = desk.breaker.open, desk.guard.tripped
-            if desk.allows(id, self.clock(), gone=isinstance(change, Gone)):
-                return True
-            error = MassDeletionError(
-                f"{desk.guard}. Nothing more is deleted or received. If the source is wrong, mend "
-                "it, or HTTPFetcher(url), and start the worker again; if it is right, call "
-                "Worker.resume() or start with allow_mass_deletion=True"
-            )
-        if not was_tripped:
-            self.halted = self.halted or error
-            log.critical("%s", error, extra={"action": "mass_deletion"})
-        if was_down:
-            log_return()
-        return False
+            desk.too_early(id, self.clock(), cached=entry.present)
 
-    def _stored(self, id: str, done: Outcome) -> Sequence[Held]:
-        """Count a look that was stored; return the events that it settles."""
-        log.debug("looked", extra={"action": "look", "id": id, "outcome": done.value})
-        self._report(id, done)
+    def _refused(self, id: str, entry: Entry) -> bool:
+        """Ask the guard whether to believe that an entity is gone; True if it refuses."""
+        refusal = self.deletions.refused(id, entry)
+        if refusal is None:
+            return False
+        self.halted = self.halted or refusal
         with self.consumer as desk:
             was_down = desk.breaker.open
-            settled = desk.succeeded(id, self.clock())
-        if self.tally.meter.on:
-            self._measure_staleness("first", settled.first)
-            self._measure_staleness("last", settled.events)
+            desk.refused(id, self.clock())
         if was_down:
             log_return()
+        return True
+
+    def _stored(self, id: str, done: _Done, started: float) -> Sequence[Held]:
+        """Count a look that was stored; return the events that it settles."""
+        what, found = outcome(*done), not isinstance(done.change, Gone)
+        log.debug("looked", extra={"action": "look", "id": id, "outcome": what.value})
+        self._report(id, what)
+        with self.consumer as desk:
+            was_down = desk.breaker.open
+            settled = desk.succeeded(
+                id, self.clock(), started=started, found=found, cached=done.entry.present
+            )
+        if self.tally.meter.on:
+            now = self.wall_clock()
+            measure_staleness(self.tally.meter, "first", settled.first, now)
+            measure_staleness(self.tally.meter, "last", settled.events, now)
+        if was_down:
+            log_return()
+        self._hand_back(settled.at_fault)
         return settled.events
 
-    def _failed(self, id: str, error: Exception) -> None:
+    def _failed(self, id: str, failed: Failed) -> None:
         self.tally.add("failed")
+        self._learn_ids(id)
         with self.consumer as desk:
-            failure = desk.failed(
-                id,
-                self.clock(),
-                retry_after=asked_pause(error),
-                source_wide=is_source_wide(error),
-            )
-        if failure.events:
-            self.tally.add("retries", len(failure.events))
-            pause = retry_pause(error, max(event.receive_count for event in failure.events))
-            log_failed_look(id, error, pause)
-            self.visibility.hand_back([(each.receipt_handle, pause) for each in failure.events])
-        elif failure.outage:
+            failure = desk.failed(id, self.clock(), failed)
+        self._hand_back(failure.at_fault)
+        if failure.outage:
             if failure.begins:
-                self.halted = self.halted or error
-            log_outage(error, failure.pause, begins=failure.begins)
+                self.halted = self.halted or failed.error
+            log_outage(failed.error, failure.pause, begins=failure.begins)
+
+    def _learn_ids(self, id: str) -> None:
+        """Ask the sink for ids that are good, if none is known but the failing ones."""
+        with self.consumer as desk:
+            number = desk.experiment.wants_ids(id, self.clock())
+        if number and isinstance(self.settings.sink, EnumerableSink):
+            ids: Sequence[str] = []
+            with contextlib.suppress(Exception):  # then the look has failed for that reason
+                ids = self.settings.sink.ids(limit=number)
+            with self.consumer as desk:
+                desk.experiment.learn(ids, self.clock())
+
+    def _hand_back(self, at_fault: Sequence[Verdict]) -> None:
+        """Log whose own fault it is that a look failed, and hand back their events."""
+        for id, error, events, pause in at_fault:
+            log_failed_look(id, error, pause)
+            self.tally.add("retries", len(events))
+        self.visibility.hand_back(
+            [(event.receipt_handle, each.pause) for each in at_fault for event in each.events]
+        )
 
     def _report(self, id: str, done: Outcome) -> None:
         self.tally.add(done.value)
@@ -228,41 +284,9 @@ class Looks(Generic[T]):
             except Exception:  # the user's; the look stands
                 log.exception("on_outcome failed", extra={"action": "report", "id": id})
 
-    def _measure_staleness(self, which: str, events: Sequence[Held]) -> None:
-        now = self.wall_clock()
-        for event in events:
-            if event.sent is not None:
-                age = max(0.0, now - event.sent)
-                self.tally.meter.observe("staleness_seconds", age, look=which)
 
-    @contextlib.contextmanager
-    def _measured(self) -> Iterator[_Answer]:
-        """Measure a GET: how long it takes, and what comes of it."""
-        answer, started = _Answer(), self.clock()
-        try:
-            yield answer
-        except FetchError as error:
-            answer.name = answer_of(error)
-            raise
-        finally:
-            self.tally.meter.observe("get_seconds", self.clock() - started)
-            if answer.number:
-                self.tally.meter.count("answers", answer.number, answer=answer.name)
+class _Done(NamedTuple):
+    """A look that was stored, or found nothing new: the entry that it read, and what it found."""
 
-
-@dataclass(slots=True)
-class _Answer:
-    """What came of a GET: a name for it, and of how many entities."""
-
-    name: str = "error"
-    number: int = 1
-
-
-def answer_of(error: FetchError) -> str:
-    """Return a failed GET's status; `none` without a response, `unusable` for a bad 200."""
-    if error.status is None:
-        return "none"
-    if error.status == 200:
-        return "unusable"
-    # Not each number: a metric's label must not have a thousand values.
-    return str(error.status) if 100 <= error.status <= 599 else "other"
+    entry: Entry
+    change: Change[Any]

@@ -17,9 +17,11 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from change_events._consumer.acknowledgements import Acknowledgements
-from change_events._consumer.backoff import probe_pause
+from change_events._consumer.backoff import Backoff
 from change_events._consumer.consumer import Consumer
+from change_events._consumer.deletions import Deletions
 from change_events._consumer.desk import Desk
+from change_events._consumer.experiment import PATIENCE
 from change_events._consumer.health import Health, Pauses, is_ready
 from change_events._consumer.intake import Intake, MessageReader
 from change_events._consumer.log import ThrottledLog, log
@@ -93,7 +95,7 @@ class Run(Generic[T]):
         verify: Callable[[Mapping[str, object]], object] | None = None,
         until_empty: bool = False,
         threads: Threads | None = None,
-        probe_pause: Callable[[int], float] = probe_pause,
+        backoff: Backoff = Backoff(),  # noqa: B008  # it is frozen
     ) -> None:
         self._settings = settings
         self._control = control
@@ -107,7 +109,13 @@ class Run(Generic[T]):
         fetcher = settings.fetcher
         bulk = fetcher if isinstance(fetcher, BulkFetcher) else None
         self.consumer = Consumer(
-            Desk(settings, guard, probe_pause=probe_pause, bulk=bulk),
+            Desk(
+                settings,
+                guard,
+                backoff=backoff,
+                patience=0.0 if until_empty else PATIENCE,
+                bulk=bulk,
+            ),
             pauses=Pauses(tally.meter, clock=clock),
             tally=tally,
             clock=clock,
@@ -131,6 +139,7 @@ class Run(Generic[T]):
         self.looks = Looks(
             settings=settings,
             consumer=self.consumer,
+            deletions=Deletions(guard, settings.sink, fetcher, lock=self.consumer),
             visibility=self.visibility,
             tally=tally,
             throttled=throttled,
@@ -145,6 +154,7 @@ class Run(Generic[T]):
     def work(self) -> None:
         """Start, work until something comes in at the control, stop."""
         self.ask_delay()
+        self.looks.recall()
         # Not before: until the queue has answered, Ctrl-C should just end it.
         with contextlib.nullcontext() if self._until_empty else _signals_put_into(self._control):
             why: StopReason | BaseException | None = StopReason.SIGNAL
@@ -167,7 +177,7 @@ class Run(Generic[T]):
 
     def resume(self) -> None:
         """Go on after a mass deletion was refused."""
-        self.consumer.resume()
+        self.looks.resume()
 
     def health(self) -> Health:
         """Return the run's health now."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from change_events._event import Outcome
 from change_events._meter import Meter
 
-LOOKS = {outcome.value for outcome in Outcome} | {"failed"}
+LOOKS = {outcome.value for outcome in Outcome} | {"failed", "too_early"}
 """The counts of looks. They are one metric, with the outcome as its label."""
 
 
@@ -29,6 +29,8 @@ class Stats:
         unchanged: Looks that found what the cache had: the same entity, or none.
         deleted: Looks that found a cached entity gone.
         never_saved: Looks that found no entity where the cache never had one.
+        too_early: Early looks that found nothing new: the commit is still to come, or the save has
+            failed. They write nothing, and the next one follows soon.
         conflicts: Looks started again because another worker had changed the entry meanwhile.
         failed: Looks that decided nothing. Their events went back to the queue for a while or, in
             an outage, are held.
@@ -47,6 +49,7 @@ class Stats:
     unchanged: int = 0
     deleted: int = 0
     never_saved: int = 0
+    too_early: int = 0
     conflicts: int = 0
     failed: int = 0
     retries: int = 0

@@ -7,6 +7,7 @@ import queue
 import threading
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from change_events._consumer.deletions import Deletions
 from change_events._consumer.guard import Guard
 from change_events._consumer.health import NOT_RUNNING, Health
 from change_events._consumer.queue import Queue
@@ -121,8 +122,9 @@ class Worker(Settings[T], Generic[T]):
         self._queue = Queue(self.queue_url, self.client)
         self._verify = _verifier(self.topic_arn) if self.verify_signatures else None
         self._guard = Guard(
-            max_share=1.0 if self.allow_mass_deletion else self.max_deleted_share,
+            max_share=self.max_deleted_share,
             min_deleted=self.min_deleted,
+            on=not self.allow_mass_deletion,
         )
         self._tally = Tally(Meter(self.metrics, queue=self.queue_url.rpartition("/")[2]))
         self._lock = threading.RLock()  # re-entrant, so that a signal handler can call stop()
@@ -188,7 +190,10 @@ class Worker(Settings[T], Generic[T]):
         """
         with self._lock:
             if self._run_now is None:
+                deletions = Deletions(self._guard, self.sink, self.fetcher, lock=self._lock)
+                deletions.recall()
                 self._guard.resume()
+                deletions.keep()
             else:
                 self._run_now[0].resume()
 

@@ -42,30 +42,31 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from change_events._codec import decode
 from change_events._consumer.backoff import MAX_PAUSE, pause_after, retry_pause
+from change_events._consumer.deletions import Deletions
+from change_events._consumer.guard import Guard
 from change_events._consumer.intake import window_of
 from change_events._consumer.log import MalformedLog, log_failed_look
 from change_events._consumer.look import look
 from change_events._consumer.queue import Queue, batches
-from change_events._event import DEFAULT_SETTLE, MAX_SETTLE
+from change_events._event import DEFAULT_SETTLE, MAX_SETTLE, Outcome
 from change_events.exceptions import ConfigurationError
+from change_events.integrations._records import delivery_of, group_of, records_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from change_events._event import ChangeEvent
+    from change_events._event import ChangeEvent, Entry
+    from change_events.integrations._records import Delivery, Record
     from change_events.typing import Fetcher, Sink
 
 __all__ = ["make_handler"]
 
 T = TypeVar("T")
-
-_Record: TypeAlias = Mapping[str, Any]
 
 log = logging.getLogger("change_events")
 
@@ -88,6 +89,7 @@ def make_handler(
     sink: Sink[T],
     settle: float = DEFAULT_SETTLE,
     early_look: bool = True,
+    allow_mass_deletion: bool = False,
     client: Any = None,
 ) -> Callable[[Mapping[str, Any], object], dict[str, list[dict[str, str]]]]:
     """
@@ -109,6 +111,10 @@ def make_handler(
         sink: The cache. All processes that Lambda starts share it, so not in memory or in a file.
         settle: The settle window in seconds; see `Worker`.
         early_look: Look also when an event arrives, not only when its window is over; see `Worker`.
+        allow_mass_deletion: Refuse no deletion. By default, a deletion is refused if more than half
+            of the last hundred looks at cached entities saw them gone, and twenty or more did; see
+            `Worker`. The event comes back, and ends in the dead-letter queue if nobody acts. All
+            processes count together, if the sink keeps state (a `StatefulSink`).
         client: A boto3 SQS client. Default: one for the queue's Region, made when first needed.
 
     Returns:
@@ -120,31 +126,13 @@ def make_handler(
     """
     if not isinstance(settle, (int, float)) or not 0 <= settle <= MAX_SETTLE:
         raise ConfigurationError(f"settle must be from 0 to {MAX_SETTLE}, not {settle!r}")
-    function = _Function(fetcher, sink, settle, early_look=early_look, client=client)
+    guard = Guard(on=not allow_mass_deletion)
+    function = _Function(fetcher, sink, settle, guard, early_look=early_look, client=client)
 
     def handler(event: Mapping[str, Any], context: object) -> dict[str, list[dict[str, str]]]:
         return function.handle(event, context)
 
     return handler
-
-
-@dataclass(slots=True, eq=False)
-class _Delivery:
-    """
-    A record that is a change event.
-
-    Attributes:
-        sent: When SQS accepted the message, in milliseconds since the epoch, by SQS's clock.
-        first_received: When the message was first received, by the same clock.
-        due: When a GET that settles the event can start, in monotonic seconds.
-    """
-
-    event: ChangeEvent
-    receipt_handle: str
-    receive_count: int
-    sent: int
-    first_received: int
-    due: float = math.inf
 
 
 @dataclass(eq=False, repr=False)
@@ -154,14 +142,20 @@ class _Function(Generic[T]):
     fetcher: Fetcher[T]
     sink: Sink[T]
     settle: float
+    guard: Guard
     early_look: bool
     client: Any
     clock: Callable[[], float] = time.monotonic
     _malformed: MalformedLog = field(default_factory=MalformedLog)
     _unchangeable: set[str] = field(default_factory=set)
+    _deletions: Deletions = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Lambda invokes one process once at a time.
+        self._deletions = Deletions(self.guard, self.sink, self.fetcher, lock=nullcontext())
 
     def handle(self, event: Mapping[str, Any], context: object) -> dict[str, list[dict[str, str]]]:
-        records = _records(event)
+        records = records_of(event)
         batch = _Batch(self, records)
         try:
             batch.work(context)
@@ -173,13 +167,39 @@ class _Function(Generic[T]):
         log.debug("handled", extra={"action": "handle", "settled": settled, "back": len(back)})
         return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in back]}
 
-    def read(self, record: _Record) -> _Delivery | None:
+    def read(self, record: Record) -> Delivery | None:
         """Return the record as a delivery; or log, once a message, why it is not a change event."""
         try:
-            return _delivery(record)
+            return delivery_of(record)
         except Exception as error:  # whatever the record is, the others must not fail
             self._malformed.add(record["messageId"], error)
             return None
+
+    def look(self, id: str, *, early: bool) -> float:
+        """
+        Look at an id; return when the GET started.
+
+        Raises:
+            MassDeletionError: Too many entities seem to be gone.
+            Exception: The fetcher or the sink raised it.
+        """
+        looked = look(
+            id,
+            fetcher=self.fetcher,
+            sink=self.sink,
+            before_gone=self._refuse,
+            early=early,
+            clock=self.clock,
+        )
+        if looked.outcome in {Outcome.CREATED, Outcome.UPDATED, Outcome.UNCHANGED}:
+            self.guard.found(cached=looked.outcome is not Outcome.CREATED)
+        what = "too_early" if looked.outcome is None else looked.outcome.value
+        log.debug("looked", extra={"action": "look", "id": id, "outcome": what})
+        return looked.get_started
+
+    def _refuse(self, id: str, entry: Entry) -> None:
+        if refusal := self._deletions.refused(id, entry):
+            raise refusal
 
     def ask_time(self, arn: str) -> float:
         """Return the least possible time by SQS's clocks, in epoch milliseconds; 0 if unknown."""
@@ -231,11 +251,12 @@ class _Batch(Generic[T]):
         settled: The ids of the messages that Lambda can delete.
     """
 
-    def __init__(self, function: _Function[T], records: Sequence[_Record]) -> None:
+    def __init__(self, function: _Function[T], records: Sequence[Record]) -> None:
         self.settled: set[str] = set()
         self._function = function
         self._clock = function.clock
         self._records = records
+        self._due: dict[str, float] = {}  # by id: when the first of its events is due
         self._looks: dict[str, float | Exception] = {}
         self._last_look = math.inf
         self._unreached = 0
@@ -249,7 +270,7 @@ class _Batch(Generic[T]):
         returns: dict[str, float] = {}
         changes: list[tuple[str, float]] = []
         for record, delivery in zip(self._records, deliveries, strict=True):
-            group = _group(record)
+            group = group_of(record)
             at = returns[group] if group in returns else self._return_at(delivery)
             if at is None:
                 self.settled.add(record["messageId"])
@@ -259,7 +280,7 @@ class _Batch(Generic[T]):
                     changes.append((delivery.receipt_handle, at))
         self._send_back(changes, until=now + left * RETURN_SHARE)
 
-    def _plan(self, deliveries: Sequence[_Delivery]) -> None:
+    def _plan(self, deliveries: Sequence[Delivery]) -> None:
         """Set each event's `due`."""
         windows = self._windows([delivery.event for delivery in deliveries])
         planned = list(zip(deliveries, windows, strict=True))
@@ -269,6 +290,8 @@ class _Batch(Generic[T]):
         for delivery, window in planned:
             age = _seconds(delivery.sent, max(delivery.first_received, time_now))
             delivery.due = start + max(0.0, window - age)
+            id = delivery.event.id
+            self._due[id] = min(delivery.due, self._due.get(id, math.inf))
 
     def _windows(self, events: Sequence[ChangeEvent]) -> list[float]:
         saved = [event for event in events if event.phase == "saved"]
@@ -278,7 +301,7 @@ class _Batch(Generic[T]):
             for each in events
         ]
 
-    def _return_at(self, delivery: _Delivery | None) -> float | None:
+    def _return_at(self, delivery: Delivery | None) -> float | None:
         """
         Return when the message must come back (infinity: when its visibility timeout ends); None if
         it is settled.
@@ -308,17 +331,14 @@ class _Batch(Generic[T]):
             if self._clock() >= self._last_look:
                 self._unreached += 1
                 return None
-            self._looks[id] = self._look(id)
+            early = self._clock() < self._due[id]
+            try:
+                started = self._function.look(id, early=early)
+            except Exception as error:  # of the fetcher or the sink: the event needs another look
+                self._looks[id] = error
+            else:
+                self._looks[id] = -math.inf if early else started  # early, it settles nothing
         return self._looks[id]
-
-    def _look(self, id: str) -> float | Exception:
-        fetcher, sink = self._function.fetcher, self._function.sink
-        try:
-            looked = look(id, fetcher=fetcher, sink=sink, clock=self._clock)
-        except Exception as error:  # of the fetcher or the sink: the event needs another look
-            return error
-        log.debug("looked", extra={"action": "look", "id": id, "outcome": looked.outcome.value})
-        return looked.get_started
 
     def _send_back(self, changes: Sequence[tuple[str, float]], *, until: float) -> None:
         if self._unreached:
@@ -338,39 +358,6 @@ class _Batch(Generic[T]):
     @property
     def _queue_arn(self) -> Any:
         return self._records[0]["eventSourceARN"]  # a batch comes from one queue
-
-
-def _records(event: object) -> Sequence[_Record]:
-    records = event.get("Records") if isinstance(event, Mapping) else None
-    if not isinstance(records, list) or not all(
-        record.get("eventSource") == "aws:sqs" for record in records
-    ):
-        raise ConfigurationError(
-            "this handler is for events of an SQS event source. Subscribe a queue to the topic, "
-            "not the function itself, and give the function an event source mapping for the queue"
-        )
-    return records
-
-
-def _delivery(record: _Record) -> _Delivery:
-    attributes, own = record["attributes"], record["messageAttributes"]
-    return _Delivery(
-        event=decode(
-            record["body"],
-            {name: value["stringValue"] for name, value in own.items() if value.get("stringValue")},
-        ),
-        receipt_handle=record["receiptHandle"],
-        receive_count=int(attributes["ApproximateReceiveCount"]),
-        sent=int(attributes["SentTimestamp"]),
-        first_received=int(attributes["ApproximateFirstReceiveTimestamp"]),
-    )
-
-
-def _group(record: _Record) -> str:
-    """Return what goes back together: a FIFO queue's message group, or a message alone."""
-    alone: str = record["messageId"]
-    fifo = record["eventSourceARN"].endswith(".fifo")  # fair queues have groups, too
-    return record["attributes"].get("MessageGroupId", alone) if fifo else alone
 
 
 def _seconds(earlier: float, later: float) -> float:

@@ -1,0 +1,96 @@
+"""What can be received. Pure: no clock, no thread, no I/O."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from change_events._consumer.breaker import Breaker
+    from change_events._consumer.guard import Guard
+    from change_events._consumer.inbox import Held, Inbox
+    from change_events._consumer.settings import Settings
+
+
+class Receiving:
+    """
+    Decides whether a receive can begin: there is room in the inbox, no outage, and no refusal.
+
+    Attributes:
+        backlog: True if the last receive brought a full batch, so the queue has more.
+    """
+
+    def __init__(
+        self, settings: Settings[Any], inbox: Inbox, breaker: Breaker, guard: Guard
+    ) -> None:
+        self.backlog = False
+        self._settings = settings
+        self._inbox = inbox
+        self._breaker = breaker
+        self._guard = guard
+        self._under_way = 0
+        self._closed = False
+        self._help = False
+
+    @property
+    def full(self) -> bool:
+        """True if one more batch, and those under way, could be more than can be held."""
+        coming = (self._under_way + 1) * self._settings.batch_size
+        return len(self._inbox) + coming > self._settings.prefetch
+
+    def may_begin(self) -> bool:
+        """
+        Return True if a receive can begin.
+
+        In an outage, none does; but after each look there is one message if all ids in hand were
+        tried in vain: perhaps these ids are broken, and not the source.
+        """
+        if self._guard.tripped or self.full:
+            return False
+        breaker = self._breaker
+        return not breaker.open or (
+            breaker.failures > self._inbox.ids
+            and not breaker.probing
+            and self._inbox.next_at() is None
+        )
+
+    def may_help(self) -> bool:
+        """Return True if one receive at a time is not enough."""
+        return self.backlog and not self._breaker.open and self.may_begin()
+
+    def begin(self) -> int:
+        """Reserve room for a receive; return for how many messages, 0 if others took the room."""
+        if self.full:
+            return 0
+        self._under_way += 1
+        return 1 if self._breaker.open else self._settings.batch_size
+
+    def end(self, events: Sequence[Held], now: float, *, received: int) -> int | None:
+        """
+        Hold the events that a receive of so many messages brought; None if they are not held.
+
+        Return how many looks are due now. A full batch means that the queue has more. A batch of
+        one says nothing.
+        """
+        self._under_way -= 1
+        self.backlog = self._help = received == self._settings.batch_size > 1
+        if self._closed:
+            return None
+        for event in events:
+            self._inbox.add(event, event.received, more=self.backlog)
+        return len(events) + self._stop_resting(now)
+
+    def _stop_resting(self, now: float) -> int:
+        if not self.backlog:
+            return self._inbox.stop_resting()
+        return self._inbox.make_room(self._settings.threads, now) if self.full else 0
+
+    def close(self) -> None:
+        """Hold nothing that is received from now on."""
+        self._closed = True
+
+    def wants_help(self) -> bool:
+        """Return True if a receive has ended since the last such call, and one more can begin."""
+        ended, self._help = self._help, False
+        return ended and self.may_help()

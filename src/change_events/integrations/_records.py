@@ -1,0 +1,70 @@
+"""The records that AWS Lambda passes to a handler of an SQS event source."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from change_events._codec import decode
+from change_events.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from change_events._event import ChangeEvent
+
+Record: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(slots=True, eq=False)
+class Delivery:
+    """
+    A record that is a change event.
+
+    Attributes:
+        sent: When SQS accepted the message, in milliseconds since the epoch, by SQS's clock.
+        first_received: When the message was first received, by the same clock.
+        due: When a GET that settles the event can start, in monotonic seconds.
+    """
+
+    event: ChangeEvent
+    receipt_handle: str
+    receive_count: int
+    sent: int
+    first_received: int
+    due: float = math.inf
+
+
+def records_of(event: object) -> Sequence[Record]:
+    records = event.get("Records") if isinstance(event, Mapping) else None
+    if not isinstance(records, list) or not all(
+        record.get("eventSource") == "aws:sqs" for record in records
+    ):
+        raise ConfigurationError(
+            "this handler is for events of an SQS event source. Subscribe a queue to the topic, "
+            "not the function itself, and give the function an event source mapping for the queue"
+        )
+    return records
+
+
+def delivery_of(record: Record) -> Delivery:
+    attributes, own = record["attributes"], record["messageAttributes"]
+    return Delivery(
+        event=decode(
+            record["body"],
+            {name: value["stringValue"] for name, value in own.items() if value.get("stringValue")},
+        ),
+        receipt_handle=record["receiptHandle"],
+        receive_count=int(attributes["ApproximateReceiveCount"]),
+        sent=int(attributes["SentTimestamp"]),
+        first_received=int(attributes["ApproximateFirstReceiveTimestamp"]),
+    )
+
+
+def group_of(record: Record) -> str:
+    """Return what goes back together: a FIFO queue's message group, or a message alone."""
+    alone: str = record["messageId"]
+    fifo = record["eventSourceARN"].endswith(".fifo")  # fair queues have groups, too
+    return record["attributes"].get("MessageGroupId", alone) if fifo else alone
