@@ -5,8 +5,8 @@ worst.
 Each row is a set-up. It walks every history of so many saves of one entity: puts and deletes, with
 the entity present or absent at first, one after the other and at the same time, with two workers.
 A row can have one more saver, whose save raises (and can be committed even so). It can have one
-fault at any step, of seven kinds. With bulk GETs there is an eighth kind: the answer leaves out an
-entity that is present.
+fault at any step, of eight kinds. With bulk GETs there is a ninth kind: the answer leaves out an
+entity that is present. With coarse ETags, two saves in a row have the same one.
 
 Schedules count as one if they differ only in the names of workers, savers and messages, or in the
 moment of a step that no other process can see. Late saves can outlast the settle window; with slow
@@ -59,6 +59,7 @@ class Walk:
 
 
 LATE = Setup(renewals=True, early_look=False)
+COARSE = Setup(coarse_etags=True)
 BULK = Setup(bulk=True)
 BULK_DELAYED = Setup(bulk=True, delay=SETTLE)
 SLOW = Setup(renewals=True, slow_publish=True, early_look=False)
@@ -66,6 +67,8 @@ WALKS = (
     Walk("early look", Setup(), 2, fault=True),
     Walk("early look", Setup(), 2, failing=True),
     Walk("early look", Setup(), 1, failing=True, fault=True),
+    Walk("coarse ETags", COARSE, 2),
+    Walk("coarse ETags", COARSE, 1, failing=True, fault=True),
     Walk("one look", Setup(early_look=False), 2, failing=True, fault=True),
     Walk("queue delay", Setup(delay=SETTLE), 2, failing=True, fault=True),
     Walk("confirm", Setup(confirm=True), 2),

@@ -19,6 +19,7 @@ from typing import Any
 import greenlet
 
 from change_events import HTTPFetcher, PublishError, SNSPublisher, broadcasting
+from change_events._consumer.backoff import Backoff
 from change_events._consumer.guard import Guard
 from change_events._consumer.queue import Queue
 from change_events._consumer.run import Run, Threads
@@ -163,7 +164,7 @@ class Worker(Process):
             fetcher=HTTPFetcher(
                 "http://source/{id}",
                 bulk_url="http://source/" if setup.bulk else None,
-                pool=Pool(slow=setup.slow_get),  # type: ignore[arg-type]  # all that it uses
+                pool=Pool(setup),  # type: ignore[arg-type]  # all that it uses
             ),
             sink=Cache(),
             settle=float(SETTLE),
@@ -176,6 +177,7 @@ class Worker(Process):
             tally=Tally(),
             control=SimpleQueue(),
             threads=Ticks(lambda: self.now),
+            backoff=Backoff(lambda *_: 1.0, early=1.0),
         )
         with self._run.consumer as desk:
             self._inbox = desk.inbox
@@ -220,7 +222,7 @@ class Worker(Process):
             self._look_answers = [each for each in self._look_answers if each[0] == "entry"]
             self._spec.get(self.now)
             self._saw = answer
-        if name == "visibility" and self._saw[0] != 503:
+        if name == "visibility" and self._saw[0] != 500:
             raise Violation("a look failed without a reason")
         if name == "apply":
             self._look_answers.clear()
@@ -277,7 +279,12 @@ class Worker(Process):
         return (
             tuple(map(self._known_of, names)),
             tuple(
-                (self.ticks_to(agenda.at(id)), agenda.is_under_way(id), group.alone)
+                (
+                    self.ticks_to(agenda.at(id)),
+                    agenda.is_under_way(id),
+                    group.alone,
+                    group.too_early,
+                )
                 for id, group in self._inbox._groups.items()
             ),
             tuple(self._look_answers),

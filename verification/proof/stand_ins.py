@@ -10,7 +10,8 @@ from typing import Any
 import urllib3
 
 from change_events import Entry, Found, Gone, Unchanged
-from verification.proof.effects import ID, Message, ask, etag
+from change_events._consumer.look import digest
+from verification.proof.effects import ID, Message, Setup, ask
 
 
 class Sns:
@@ -81,11 +82,11 @@ class Pool:
     """
     A urllib3 pool. The production fetcher, above it, decides what an answer means.
 
-    `slow`: The source reads and answers in two steps.
+    The set-up says whether the source reads and answers in two steps, and how exact its ETags are.
     """
 
-    def __init__(self, *, slow: bool) -> None:
-        self._slow = slow
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
 
     def request(
         self, method: str, url: str, *, headers: dict[str, str], **_: Any
@@ -93,14 +94,14 @@ class Pool:
         assert (method, url) in {("GET", f"http://source/{ID}"), ("GET", f"http://source/?id={ID}")}
         many = url.endswith(f"?id={ID}")
         status, number = ask("get many") if many else ask("get", headers.get("If-None-Match"))
-        if self._slow:
+        if self._setup.slow_get:
             ask("arrive")
-        body: Any = {"id": ID, "number": number} if status == 200 else {"detail": "no product"}
-        if many and status != 503:
+        body: Any = entity(number) if status == 200 else {"detail": "no product"}
+        if many and status < 500:
             status, body = 200, [body] if status == 200 else []
         return urllib3.HTTPResponse(
             io.BytesIO(b"" if status == 304 else json.dumps(body).encode()),
-            headers={"Content-Type": "application/json", "ETag": etag(number)},
+            headers={"Content-Type": "application/json", "ETag": self._setup.etag(number)},
             status=status,
             preload_content=False,
         )
@@ -111,7 +112,8 @@ class Cache:
 
     def entry(self, id: str, /) -> Entry:
         assert id == ID
-        return Entry(*ask("entry"))
+        version, present, etag, number = ask("entry")
+        return Entry(version, present, etag, digest_of(number))
 
     def apply(self, id: str, change: Any, /, *, if_version: int) -> bool:
         assert id == ID
@@ -119,8 +121,19 @@ class Cache:
         return answer
 
 
+def entity(number: int) -> dict[str, Any]:
+    """Return the entity after a commit."""
+    return {"id": ID, "number": number}
+
+
+def digest_of(number: int | None) -> str | None:
+    """Return the digest of the entity after a commit; None without one."""
+    return None if number is None else digest(entity(number))
+
+
 def described(change: Found[dict[str, Any]] | Unchanged | Gone) -> tuple[Hashable, ...]:
-    """Return a change as hashable values: its kind, its commit, and whether it has an ETag."""
-    if isinstance(change, Found):
-        return ("Found", change.value["number"], change.etag is not None)
-    return (type(change).__name__, None, True)
+    """Return a change as hashable values: its kind, its commit, and its ETag."""
+    if isinstance(change, Gone):
+        return ("Gone", None, None)
+    number = change.value["number"] if isinstance(change, Found) else None
+    return (type(change).__name__, number, change.etag)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from verification.proof.effects import Violation, etag
+from verification.proof.effects import Violation
 
 if TYPE_CHECKING:
     from verification.proof.explore._scenario import Scenario
@@ -40,4 +40,4 @@ class Checks:
 def _is_stale(state: State) -> bool:
     if state.row.present != state.present:
         return True
-    return state.present and state.row.etag != etag(state.commits)
+    return state.present and state.row.number != state.commits

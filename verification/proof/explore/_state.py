@@ -15,13 +15,16 @@ HELD = -1
 SPENT = "spent"
 """The fault of a schedule that has had one."""
 
+FAILING_GETS = {"source answers 500": 500, "source answers 503": 503}
+"""Faults of the source. A worker takes the first for the entity's own, and the second not."""
+
 FAULTS = (
     "visibility expires",
     "duplicate delivery",
     "worker crashes",
     "publisher crashes",
     "batch call half failed",
-    "source answers 503",
+    *FAILING_GETS,
     "SNS refuses",
     "left out of many",
 )
@@ -52,16 +55,20 @@ class Row(NamedTuple):
     Attributes:
         version: Its version.
         present: The entity is present.
-        etag: The ETag of its state.
+        number: The commit whose state it holds.
+        etag: The ETag that it has; the answer to a GET of many brings none.
         saw: The source's latest commit when the row's last look began its GET.
-        told: The source has sent that ETag, so the row has it; a GET of many sends none.
     """
 
     version: int
     present: bool
+    number: int | None
     etag: str | None
     saw: int
-    told: bool = True
+
+
+NO_ROW = Row(0, False, None, None, 0)
+"""What the cache has of an entity that it has never seen."""
 
 
 class WorkerState(NamedTuple):

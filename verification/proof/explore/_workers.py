@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from change_events import Entry, Found, Gone, MemorySink, Unchanged
 from change_events.sinks import memory
-from verification.proof.effects import GETS, ID, Effect, Violation, etag
+from verification.proof.effects import GETS, ID, Effect, Violation
 from verification.proof.explore._state import (
+    FAILING_GETS,
     HELD,
     SPENT,
     Queued,
@@ -21,6 +22,7 @@ from verification.proof.explore._state import (
     replaced,
     shown,
 )
+from verification.proof.stand_ins import digest_of
 
 if TYPE_CHECKING:
     from verification.proof.explore._scenario import Scenario
@@ -103,7 +105,7 @@ class WorkerSteps:
         wanted = effect[0]
         if wanted == "entry":
             row = state.row
-            entry = (min(row.version, 1), row.present, row.etag if row.told else None)
+            entry = (min(row.version, 1), row.present, row.etag, row.number)
             yield (worker, f"reads the entry: version {row.version}"), after(entry, row.version)
         elif wanted in GETS:
             for what, answer, fault in self._answers(state, effect):
@@ -135,7 +137,7 @@ class WorkerSteps:
         """
         scenario = self._scenario
         if effect[0] == "get":
-            answer = _answer(state, effect[1])
+            answer = self._answer(state, effect[1])
             yield f"GETs commit {state.commits}: {answer[0]}", answer, state.fault
         else:
             status, there = (200, "there") if state.present else (ABSENT, "not there")
@@ -143,8 +145,16 @@ class WorkerSteps:
             yield what, (status, state.commits), state.fault
             if state.present and scenario.may(state, "left out of many"):
                 yield "GETs many: it is left out", (ABSENT, state.commits), SPENT
-        if scenario.may(state, "source answers 503"):
-            yield f"{'GETs' if effect[0] == 'get' else 'GETs many'}: 503", (503, -1), SPENT
+        for fault, code in FAILING_GETS.items():
+            if scenario.may(state, fault):
+                what = "GETs" if effect[0] == "get" else "GETs many"
+                yield f"{what}: {code}", (code, -1), SPENT
+
+    def _answer(self, state: State, known_etag: Hashable) -> tuple[int, int]:
+        if state.present:
+            same = known_etag == self._scenario.setup.etag(state.commits)
+            return (304 if same else 200, state.commits)
+        return (410 if state.commits else 404, state.commits)
 
     def acknowledgement(self, state: State, index: int) -> Iterator[tuple[Step, State]]:
         """Yield the steps by which a worker acknowledges."""
@@ -184,45 +194,41 @@ class WorkerSteps:
                 )
 
 
-def _answer(state: State, known_etag: Hashable) -> tuple[int, int]:
-    if state.present:
-        return (304 if known_etag == etag(state.commits) else 200, state.commits)
-    return (410 if state.commits else 404, state.commits)
-
-
 def _apply(state: State, seen: tuple[int, int], effect: Effect, read: int) -> tuple[bool, Row]:
     """Apply what a look has found; check that it is right."""
-    _, kind, value, told, if_version = effect
+    _, kind, number, etag, if_version = effect
     assert if_version == min(read, 1), "a look applies with the version it has read"
     status, saw = seen
-    before = (state.row.version, state.row.present, state.row.etag)
-    applied, entry = _applied(before, kind, value, read)
+    row = state.row
+    applied, after = _applied(row, kind, number, etag, read)
     if not applied:
-        return False, state.row
-    row = Row(*entry, max(saw, state.row.saw), told)
-    if state.row.present and not row.present and status not in {404, 410}:
+        return False, row
+    after = after._replace(saw=max(saw, row.saw))
+    if row.present and not after.present and status not in {404, 410}:
         raise Violation(f"the answer {status} deletes")
-    if saw < state.row.saw and (state.row.present or row.present):
-        raise Violation(f"the cache goes back from commit {state.row.saw} to commit {saw}")
-    if row.present and row.etag not in {etag(saw), state.row.etag}:
-        raise Violation(f"{row.etag} was never committed")
-    return True, row
+    if saw < row.saw and (row.present or after.present):
+        raise Violation(f"the cache goes back from commit {row.saw} to commit {saw}")
+    if after.present and after.number not in {saw, row.number}:
+        raise Violation(f"commit {after.number} is stored, and the look saw commit {saw}")
+    return True, after
 
 
 @lru_cache(None)
 def _applied(
-    entry: tuple[int, bool, str | None], kind: str, value: int | None, if_version: int
-) -> tuple[bool, tuple[int, bool, str | None]]:
+    row: Row, kind: str, number: int | None, etag: str | None, if_version: int
+) -> tuple[bool, Row]:
     """Let the production sink apply a change to a row."""
     sink: MemorySink[Any] = MemorySink(clock=lambda: 0.0)
-    if entry[0]:
-        sink._rows[ID] = memory._Row(Entry(*entry), None, 0.0)
-    change: Found[Any] | Unchanged | Gone = Found(value, etag(value or 0))
+    if row.version:
+        entry = Entry(row.version, row.present, row.etag, digest_of(row.number))
+        sink._rows[ID] = memory._Row(entry, row.number, 0.0)
+    change: Found[Any] | Unchanged | Gone = Found(number, etag, digest_of(number))
     if kind != "Found":
-        change = Gone() if kind == "Gone" else Unchanged()
+        change = Gone() if kind == "Gone" else Unchanged(etag)
     applied = sink.apply(ID, change, if_version=if_version)
-    after = sink.entry(ID)
-    return applied, (after.version, after.present, after.etag)
+    after, value = sink.entry(ID), sink.get(ID)
+    assert after.digest == digest_of(value)
+    return applied, Row(after.version, after.present, value, after.etag, row.saw)
 
 
 def _places(effect: Effect) -> tuple[int, ...]:

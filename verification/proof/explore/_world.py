@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from verification.proof.effects import GETS, Setup, etag
+from verification.proof.effects import GETS, Setup
 from verification.proof.explore._checks import Checks
 from verification.proof.explore._savers import SaverSteps
 from verification.proof.explore._scenario import History, Scenario
 from verification.proof.explore._state import (
+    FAILING_GETS,
     FAULTS,
     HELD,
+    NO_ROW,
     SPENT,
     Row,
     State,
@@ -59,7 +61,7 @@ class World:
     def start(self) -> State:
         """Return the state from which all schedules begin: the cache equals the source."""
         present = self._history.present
-        row = Row(1, True, etag(0), 0) if present else Row(0, False, None, 0)
+        row = Row(1, True, 0, self._scenario.setup.etag(0), 0) if present else NO_ROW
         savers = (0,) * len(self._scenario.puts)
         workers = (WorkerState(0, 0),) * self._number_of_workers
         return State(savers, workers, (), 0, present, row, None, ())
@@ -122,7 +124,7 @@ class World:
         return (
             not any(
                 scenario.may(state, fault)
-                for fault in ("source answers 503", "left out of many", "worker crashes")
+                for fault in (*FAILING_GETS, "left out of many", "worker crashes")
             )
             and not state.orphans
             and all(
