@@ -33,17 +33,24 @@ class Deletions:
         sink: The cache.
         fetcher: Named in what is logged, because its URL can be wrong.
         lock: Held while the guard is used.
+        one_at_a_time: Held from reading the state in the sink to writing it.
     """
 
     def __init__(
-        self, guard: Guard, sink: object, fetcher: object, *, lock: AbstractContextManager[object]
+        self,
+        guard: Guard,
+        sink: object,
+        fetcher: object,
+        *,
+        lock: AbstractContextManager[object],
+        one_at_a_time: AbstractContextManager[object] | None = None,
     ) -> None:
         self._guard = guard
         self._state = sink if isinstance(sink, StatefulSink) else None
         self._ids = sink if isinstance(sink, EnumerableSink) else None
         self._fetcher = fetcher
         self._lock = lock
-        self._one_at_a_time = threading.Lock()  # from reading the state to writing it
+        self._one_at_a_time = one_at_a_time or threading.Lock()
 
     def recall(self) -> None:
         """Let the guard know what it and others knew before."""

@@ -196,9 +196,10 @@ class Desk:
         if self.breaker.open:
             outage = self.breaker.failed(id, now, failed.retry_after)
             return Failure(outage=outage, pause=self.breaker.look_at - now)
+        in_a_row = self.breaker.count(id, own=failed.own)
         outage = self.experiment.failed(id, failed, now, held=held)
         if not outage and held and not self.experiment.can_tell():
-            outage = self.breaker.count(id, own=failed.own)
+            outage = in_a_row
             if not outage:
                 return Failure(self._judged(self.experiment.give_up(), now))
         if not outage:

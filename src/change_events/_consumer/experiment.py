@@ -102,9 +102,10 @@ class Experiment:
     # Good ids
 
     def learn(self, ids: Iterable[str], now: float) -> None:
-        """Remember ids that the sink has."""
-        self._ask_at = now + ASK_AGAIN
+        """Remember ids that the sink has; without any, don't ask it again for a while."""
         self._good = {**dict.fromkeys(ids), **self._good}
+        if self._untried() is None:
+            self._ask_at = now + ASK_AGAIN
 
     def wants_ids(self, id: str, now: float) -> int:
         """Return how many ids to ask the sink for, now that a look at `id` has failed."""

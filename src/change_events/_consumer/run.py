@@ -139,7 +139,13 @@ class Run(Generic[T]):
         self.looks = Looks(
             settings=settings,
             consumer=self.consumer,
-            deletions=Deletions(guard, settings.sink, fetcher, lock=self.consumer),
+            deletions=Deletions(
+                guard,
+                settings.sink,
+                fetcher,
+                lock=self.consumer,
+                one_at_a_time=threads.semaphore(1),
+            ),
             visibility=self.visibility,
             tally=tally,
             throttled=throttled,

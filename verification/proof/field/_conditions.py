@@ -90,7 +90,7 @@ SETUP = Setup(
     queue_delay=0.0,
     most_receives=10,
     raw=True,
-    etags=True,
+    etags="exact",
     latencies=LATENCIES,
     faults=FAULTS,
 )
@@ -133,7 +133,7 @@ def _id_only() -> Protagonists:
     return Peers(IdBefore, GetWorker)
 
 
-_PLAIN = replace(SETUP, etags=False)
+_PLAIN = replace(SETUP, etags="none")
 _SERIAL = replace(_PLAIN, workers=1, threads=1)
 
 CONTENDERS = [

@@ -63,6 +63,7 @@ HEADER = (
     "writes",
     "stale for ever",
     "stale > 1 min",
+    "the same, source up",
     "stale > 5 min",
     "backward",
     "p50",
@@ -74,6 +75,7 @@ UNITS = (
     "",
     "",
     "per million writes",
+    "",
     "",
     "",
     "per million applies",
@@ -98,6 +100,7 @@ def _cells(sum_: Sum) -> tuple[str, ...]:
         f"{sum_.writes:,}",
         _rate(sum_.per_million("forsaken"), sum_.bound()),
         _rate(sum_.per_million("stale 60"), sum_.bound()),
+        _rate(sum_.per_million("stale 60, source up"), sum_.bound()),
         _rate(sum_.per_million("stale 300"), sum_.bound()),
         _rate(sum_.per_million("backward", "applies"), sum_.bound("applies")),
         _seconds(sum_.quantile(0.5)),
@@ -174,6 +177,9 @@ def _contender(sum_: Sum) -> dict[str, Any]:
         "cpu_microseconds_per_write": round(sum_.cpu / sum_.writes * 1e6),
         "stale_for_ever_per_million_writes": sum_.per_million("forsaken"),
         "stale_after_1_minute_per_million_writes": sum_.per_million("stale 60"),
+        "stale_after_1_minute_with_the_source_up_per_million_writes": sum_.per_million(
+            "stale 60, source up"
+        ),
         "stale_after_5_minutes_per_million_writes": sum_.per_million("stale 300"),
         "backward_per_million_applies": sum_.per_million("backward", "applies"),
         "upper_bound_95_if_zero": {

@@ -299,15 +299,17 @@ class SQSClient:
     Args:
         cloud: The world's AWS.
         strict: The ghost checks what this process acknowledges, because it is one of ours.
+        beat: For how many seconds its heartbeat keeps messages invisible.
     """
 
     meta = SimpleNamespace(config=SimpleNamespace(read_timeout=30))
 
-    def __init__(self, cloud: Cloud, *, strict: bool) -> None:
+    def __init__(self, cloud: Cloud, *, strict: bool, beat: float = 0.0) -> None:
         self._environment = cloud.environment
         self._queue = cloud.queue
         self._delivered = cloud.delivered
         self._strict = strict
+        self._beat = beat
 
     def get_queue_attributes(self, *, QueueUrl: str, AttributeNames: list[str]) -> JSON:  # noqa: ARG002
         return {"Attributes": {"DelaySeconds": str(int(self._queue.delay))}}
@@ -361,7 +363,11 @@ class SQSClient:
         return self._call(Entries, delete)
 
     def change_message_visibility_batch(self, *, QueueUrl: str, Entries: list[JSON]) -> JSON:  # noqa: ARG002
-        self._environment.kernel.enter()
+        process = self._environment.kernel.enter()
+        for entry in Entries if not process.stopping else ():
+            message = self._queue.of(entry["ReceiptHandle"])
+            if message is not None and entry["VisibilityTimeout"] != self._beat:
+                self._environment.ghost.handed_back(process, message)
         return self._call(
             Entries,
             lambda entry: self._queue.hide(entry["ReceiptHandle"], entry["VisibilityTimeout"]),

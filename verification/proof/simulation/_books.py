@@ -102,7 +102,12 @@ class Staleness:
         self._kernel = kernel
         self._counts = counts
         self._waiting: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
+        self._outages: list[tuple[float, float]] = []  # from, to
         self.buckets: Counter[int] = Counter()
+
+    def down(self, since: float) -> None:
+        """The source, or the cache's database, was down until now."""
+        self._outages.append((since, self._kernel.now))
 
     def begin(self, id: str, commit: int) -> None:
         """The cache does not show this commit yet."""
@@ -118,16 +123,17 @@ class Staleness:
         waiting = self._waiting[id]
         now = self._kernel.now
         for _, time in [each for each in waiting if each[0] <= commit]:
-            self._count(now - time)
+            self._count(time, now)
         waiting[:] = [each for each in waiting if each[0] > commit]
 
     def close(self) -> None:
         """Count the commits that the cache never showed."""
         for commits in self._waiting.values():
-            for _ in commits:
-                self._count(math.inf)
+            for _, time in commits:
+                self._count(time, math.inf)
 
-    def _count(self, seconds: float) -> None:
+    def _count(self, since: float, until: float) -> None:
+        seconds = until - since
         if seconds == math.inf:
             self.buckets[-1] += 1
         else:
@@ -135,3 +141,6 @@ class Staleness:
             self.buckets[max(0, bucket)] += 1
         self._counts["stale 60"] += seconds > 60
         self._counts["stale 300"] += seconds > 300
+        if seconds > 60:
+            down = sum(max(0.0, min(until, end) - max(since, at)) for at, end in self._outages)
+            self._counts["stale 60, source up"] += seconds - down > 60

@@ -86,10 +86,11 @@ class Faults:
         heartbeat_stalls: The heartbeat misses beats. Per beat.
         duplicated: SNS delivers a message twice.
         redelivered: SQS delivers a message that is in flight, or was deleted.
-        get_fails: A GET is answered by a 5xx, or its answer is lost.
+        get_fails: A GET is answered by an error, or its answer is lost.
         sink_fails: The sink raises, applied or not.
         outages_per_second: The source answers 5xx to everything, for a while.
         topic_outages_per_second: SNS refuses everything, for a while.
+        cache_outages_per_second: The database of the cache does not answer, for a while.
     """
 
     save_fails: float = 0.0
@@ -109,6 +110,7 @@ class Faults:
     sink_fails: float = 0.0
     outages_per_second: float = 0.0
     topic_outages_per_second: float = 0.0
+    cache_outages_per_second: float = 0.0
 
     def times(self, factor: float) -> Faults:
         """Multiply all numbers, up to one half each."""

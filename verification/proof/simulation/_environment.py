@@ -36,7 +36,7 @@ class Setup:
     queue_delay: float
     most_receives: int
     raw: bool
-    etags: bool
+    etags: str
     latencies: Latencies = field(repr=False)
     faults: Faults = field(repr=False)
     bulk: int = 1

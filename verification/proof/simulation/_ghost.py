@@ -33,6 +33,7 @@ CHECKS = {
         "a worker acknowledges a message only after a look of its own whose GET started late "
         "enough, while the worker held the message"
     ),
+    "patient": "an outage costs no receive: what a look could not settle meanwhile stays held",
     "pending": "a stale id has an unacknowledged event, or a save under way",
     "quiet": "the queues run empty",
     "equal": "once all is quiet, the cache equals the source",
@@ -135,6 +136,7 @@ class Ghost:
         self.staleness = Staleness(kernel, self.counts)
         self._cache = CacheBook()
         self._forsaken: set[str] = set()
+        self._down: dict[object, float] = {}
 
     def tell(self, id: str, text: str) -> None:
         """Add a line to the story of an id."""
@@ -228,6 +230,22 @@ class Ghost:
         else:
             text = f"{message_id}: its GET started {look[0] - receipt[0]:.3f} s after its receipt"
         self.fail("look", id, text)
+
+    def down(self, what: object) -> None:
+        """An outage begins."""
+        self._down[what] = self._kernel.now
+
+    def up(self, what: object) -> None:
+        """An outage is over."""
+        self.staleness.down(self._down.pop(what))
+
+    def handed_back(self, process: Process, message: Message) -> None:
+        """A worker that is not about to stop gives back a message: check that no outage is why."""
+        id, began = message.entity, process.began.get(message.entity, -math.inf)
+        self.tell(id, f"{process.name} hands back {message.message_id}")
+        if any(since <= began for since in self._down.values()):
+            text = f"{process.name} handed back {message.message_id} in an outage"
+            self.fail("patient", id, text)
 
     def deleted(self, message: Message) -> None:
         """SQS has deleted a message."""

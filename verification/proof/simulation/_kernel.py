@@ -45,9 +45,21 @@ class Process:
         receipts: For the ghost: time and step of the first receive, by message id.
         saved: For the ghost: the step of the first receive of a save's `saved`, by save.
         looks: For the ghost: time and step of the start of the GET of the last applied look, by id.
+        began: For the ghost: when the last look began, by id.
+        stopping: For the ghost: it was asked to stop.
     """
 
-    __slots__ = ("alive", "looks", "name", "receipts", "saved", "stalled_until", "tasks")
+    __slots__ = (
+        "alive",
+        "began",
+        "looks",
+        "name",
+        "receipts",
+        "saved",
+        "stalled_until",
+        "stopping",
+        "tasks",
+    )
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -57,6 +69,8 @@ class Process:
         self.receipts: dict[str, tuple[float, int]] = {}
         self.saved: dict[str, int] = {}
         self.looks: dict[str, tuple[float, int]] = {}
+        self.began: dict[str, float] = {}
+        self.stopping = False
 
 
 class Task:

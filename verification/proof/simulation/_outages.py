@@ -1,4 +1,4 @@
-"""Outages of the source and of SNS."""
+"""Outages of the source, of SNS and of the cache."""
 
 from __future__ import annotations
 
@@ -24,12 +24,16 @@ class Outages:
         environment: What the world's parts share.
         what: The thing that fails.
         per_second: The mean number of outages per second.
+        stops_looks: No look can succeed meanwhile.
     """
 
-    def __init__(self, environment: Environment, what: CanBeDown, per_second: float) -> None:
+    def __init__(
+        self, environment: Environment, what: CanBeDown, per_second: float, *, stops_looks: bool
+    ) -> None:
         self._environment = environment
         self._what = what
         self._per_second = per_second
+        self._stops_looks = stops_looks
 
     def await_next(self) -> None:
         """Schedule the next outage."""
@@ -42,10 +46,18 @@ class Outages:
         environment = self._environment
         if environment.faults is not NO_FAULTS:
             self._what.is_down = True
+            if self._stops_looks:
+                environment.ghost.down(self._what)
             environment.ghost.counts["outages"] += 1
             kernel = environment.kernel
             kernel.at(kernel.now + 1e3 ** environment.random(), self._end)
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """End the outage, if there is one."""
+        if self._what.is_down and self._stops_looks:
+            self._environment.ghost.up(self._what)
         self._what.is_down = False
+
+    def _end(self) -> None:
+        self.end()
         self.await_next()

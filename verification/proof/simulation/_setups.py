@@ -44,6 +44,7 @@ FAULTS = Faults(
     sink_fails=0.001,
     outages_per_second=1 / 500,
     topic_outages_per_second=1 / 1000,
+    cache_outages_per_second=1 / 1000,
 )
 
 
@@ -84,7 +85,7 @@ def drawn(seed: int, *, writes: int = WRITES) -> Setup:
         queue_delay=choose([0.0, 0.0, 3.0, 5.0, 15.0]),
         most_receives=choose([4, 10]),
         raw=choose([True, True, True, False]),
-        etags=choose([True, True, False]),
+        etags=choose(["exact", "coarse", "none"]),
         latencies=LATENCIES,
         faults=FAULTS.times(choose([0.0, 0.2, 1.0, 1.0, 4.0])),
         bulk=choose([1, 1, 5, 50]),

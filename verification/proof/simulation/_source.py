@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from verification.proof.simulation._books import State
     from verification.proof.simulation._environment import Environment, HasEnvironment
 
+STATUSES = (None, 200, 302, 401, 403, 429, 500, 500, 503)
+"""How a GET fails: with no answer, with an unusable one, or with an error."""
+
 LEAVES_OUT = 10
 """How many times as often as a GET fails, a GET of many leaves out one of its entities."""
 
@@ -23,7 +26,8 @@ class Source:
 
     Args:
         environment: What the world's parts share.
-        etags: Send an `ETag`, and answer 304.
+        etags: `exact`: Send an `ETag`, and answer 304; `coarse`: different states can have the same
+            one; `none`: send none.
         bulk: How many entities a GET can ask for.
 
     Attributes:
@@ -31,7 +35,7 @@ class Source:
         is_down: Every GET fails.
     """
 
-    def __init__(self, environment: Environment, *, etags: bool, bulk: int) -> None:
+    def __init__(self, environment: Environment, *, etags: str, bulk: int) -> None:
         self._environment = environment
         self._etags = etags
         self.bulk_size = bulk
@@ -43,9 +47,9 @@ class Source:
         self._answer()
         if state is None:
             return Gone()
-        if not self._etags:
+        if self._etags == "none":
             return Found(state)
-        tag = f'"{state}"'
+        tag = f'"{state if self._etags == "exact" else state % 2}"'
         return Unchanged() if tag == etag else Found(state, tag)
 
     def fetch_many(self, ids: Sequence[str], /) -> dict[str, Found[int]]:
@@ -73,7 +77,8 @@ class Source:
             ghost.tell(id, f"{process.name} {what}")
         kernel.pause(environment.durations.get())
         if self.is_down or environment.random() < environment.faults.get_fails:
-            raise FetchError("503", status=503)
+            status = STATUSES[int(environment.random() * len(STATUSES))]
+            raise FetchError(str(status), status=status)
 
     def _read(self, id: str) -> State:
         ghost, task = self._environment.ghost, self._environment.kernel.current
@@ -90,15 +95,34 @@ class Source:
             raise FetchError("connection lost")
 
 
-class WatchedSink:
-    """Passes each call on to the production sink after a while, and tells the ghost."""
+class Outage:
+    """Whether something is down."""
 
-    def __init__(self, world: HasEnvironment, sink: MemorySink[int]) -> None:
+    is_down = False
+
+
+class WatchedSink:
+    """
+    Passes each call on to the production sink after a while, and tells the ghost.
+
+    `outage` is the database's.
+    """
+
+    def __init__(self, world: HasEnvironment, sink: MemorySink[int], outage: Outage) -> None:
         self._environment = world.environment
         self._sink = sink
+        self._outage = outage
+
+    def ids(self, *, after: str | None = None, limit: int = 1000) -> list[str]:
+        self._pause()
+        self._require_database()
+        return self._sink.ids(after=after, limit=limit)
 
     def entry(self, id: str, /) -> Entry:
+        kernel = self._environment.kernel
+        kernel.current.process.began[id] = kernel.now
         self._pause()
+        self._require_database()
         entry = self._sink.entry(id)
         self._pause()
         return entry
@@ -111,6 +135,7 @@ class WatchedSink:
             if environment.random() < 0.5:  # the process is dead, but its statement is under way
                 self._apply(id, change, if_version)
             raise
+        self._require_database()
         fails = environment.faults.sink_fails
         if environment.random() < fails:
             raise RuntimeError("the database is locked")
@@ -130,6 +155,10 @@ class WatchedSink:
         else:
             ghost.refused(id, before=before, after=after)
         return applied
+
+    def _require_database(self) -> None:
+        if self._outage.is_down:
+            raise ConnectionError("the database does not answer")
 
     def _pause(self) -> None:
         environment = self._environment

@@ -30,7 +30,7 @@ class Worker:
         settings = Settings(
             QUEUE_URL,
             fetcher=world.source,
-            sink=WatchedSink(world, sink),
+            sink=WatchedSink(world, sink, world.database),
             settle=setup.worker_settle,
             early_look=setup.early_look,
             prefetch=setup.prefetch,
@@ -39,8 +39,8 @@ class Worker:
         )
         self._run = Run(
             settings,
-            queue=Queue(QUEUE_URL, SQSClient(world, strict=True)),
-            guard=Guard(max_share=1.0),  # a random source deletes more than a guard believes
+            queue=Queue(QUEUE_URL, SQSClient(world, strict=True, beat=setup.visibility)),
+            guard=Guard(on=False),  # a random source deletes more than a guard believes
             tally=Tally(),
             control=cast("Control", self),
             threads=VirtualThreads(
@@ -60,6 +60,7 @@ class Worker:
     def stop(self) -> None:
         """Ask the run to stop in good order."""
         if self.process.alive:
+            self.process.stopping = True
             self._run.stop()
 
     def put(self, reason: StopReason | BaseException) -> None:

@@ -19,11 +19,14 @@ from verification.proof.simulation._ghost import CHECKS, Ghost, Save
 from verification.proof.simulation._kernel import Kernel, Process
 from verification.proof.simulation._operator import Operator
 from verification.proof.simulation._outages import Outages
-from verification.proof.simulation._source import Source
+from verification.proof.simulation._source import Outage, Source
 from verification.proof.simulation._workload import Workload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+MANY_IDS = 30
+"""With fewer ids it can be that none is known to be good, and an outage costs a few receives."""
 
 QUIET_LIMIT = 20_000.0
 """Virtual seconds from the last save until everything must be quiet."""
@@ -59,6 +62,8 @@ class World:
     ) -> None:
         random.seed(seed)  # production code jitters its pauses by the module's functions
         kernel = Kernel()
+        if setup.ids < MANY_IDS:
+            checks -= {"patient"}
         hold = max(0.0, max(setup.settle, setup.worker_settle) - setup.queue_delay)
         ghost = Ghost(kernel, settle=setup.settle, hold=hold, checks=checks, traced=traced)
         self.setup = setup
@@ -66,6 +71,7 @@ class World:
         self.source = Source(environment, etags=setup.etags, bulk=setup.bulk)
         self.queue = Queue(environment, delay=setup.queue_delay, most_receives=setup.most_receives)
         self.topic = Topic(environment, self.queue, raw=setup.raw)
+        self.database = Outage()  # of the cache
         self._database = Database(environment, settle=setup.settle)
         self._workload = Workload(environment, setup)
         self._operator = Operator(self, settle=setup.settle)
@@ -75,6 +81,7 @@ class World:
             make_service=partial(protagonists.service, self),
             make_worker=partial(protagonists.worker, self),
         )
+        self._outages: list[Outages] = []
         self._quiet_since = 0.0
 
     # What services and workers use
@@ -134,11 +141,14 @@ class World:
         kernel.at(0.0, self._workload.change_rate)
         self._operator.start()
         faults = setup.faults
-        for what, per_second in (
-            (self.source, faults.outages_per_second),
-            (self.topic, faults.topic_outages_per_second),
-        ):
-            Outages(self.environment, what, per_second).await_next()
+        outages = partial(Outages, self.environment)
+        self._outages = [
+            outages(self.source, faults.outages_per_second, stops_looks=True),
+            outages(self.database, faults.cache_outages_per_second, stops_looks=True),
+            outages(self.topic, faults.topic_outages_per_second, stops_looks=False),
+        ]
+        for outage in self._outages:
+            outage.await_next()
         kernel.run()
         self.ghost.close()
         self.ghost.counts["virtual seconds"] = round(kernel.now)
@@ -157,7 +167,8 @@ class World:
 
     def _end_faults(self) -> None:
         self.environment.faults = NO_FAULTS
-        self.source.is_down = self.topic.is_down = False
+        for outage in self._outages:
+            outage.end()
         self._quiet_since = self.kernel.now
 
     def _await_quiet(self) -> None:
