@@ -17,14 +17,14 @@ MAX_PAUSE = 300.0
 MAX_ASKED_PAUSE = 3600.0
 """Longest pause in seconds that the source can ask for (`Retry-After`)."""
 
-MAX_PROBE_PAUSE = 60.0
+MAX_PROBE_PAUSE = 30.0
 """Longest pause in seconds between looks in an outage, unless the source asks for more."""
 
 MAX_POLL_PAUSE = 30.0
 """Longest pause in seconds between receives that fail."""
 
 EARLY_PAUSE = 0.1
-"""Seconds after an early look that found nothing new until the next. Each further one doubles."""
+"""Seconds after an early look that found nothing new until the next. Each further one triples."""
 
 NOT_OWN = {None, 401, 403, 429, 502, 503, 504}
 """

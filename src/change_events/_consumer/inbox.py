@@ -14,7 +14,7 @@ then it is held. The events of one id are held together:
 - A save that is confirmed is looked at when it is over: its `saving` asks for no early look; its
   `saved` is due at once, and makes its `saving` due, too.
 - An early look that finds nothing new came before the commit. The next follows soon, after pauses
-  that double, until one finds something or the events are due.
+  that triple, until one finds something or the events are due.
 - In an outage, and until it is known why a look failed, ids are parked: their events are held, and
   no look is due.
 - Ids that are due at the same time can be looked at together, except one that such a look has left
@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from change_events._event import Phase
+
+GROWTH = 3.0
+"""
+How much longer each pause between early looks is than the one before. So from commit to cache it
+lasts at most twice as long as the save, and the first pause.
+"""
 
 SLACK = 0.1
 """How much longer than its hold an event can wait to share a look, as a share of the hold."""
@@ -219,11 +225,11 @@ class Inbox:
         """
         End the reserved early look, which found nothing new.
 
-        The next look follows after `pause`, doubled for each look before, if no event is due
+        The next look follows after `pause`, tripled for each look before, if no event is due
         earlier.
         """
         group = self._groups[id]
-        self._agenda.add(id, now + pause * 2.0**group.too_early)
+        self._agenda.add(id, now + pause * GROWTH**group.too_early)
         group.too_early += 1
         self.settle(id)
 
