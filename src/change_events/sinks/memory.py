@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import threading
 import time
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ class MemorySink(Generic[T]):
         self._clock = clock
         self._lock = threading.Lock()
         self._rows: dict[str, _Row[T]] = {}
+        self._state: dict[str, str] = {}
 
     def entry(self, id: str, /) -> Entry:
         """Return what the sink knows of the id."""
@@ -54,14 +56,18 @@ class MemorySink(Generic[T]):
             if row.entry.version != if_version:
                 return False
             if isinstance(change, Found):
-                present, etag, value = True, change.etag, change.value
+                present, value = True, change.value
+                etag, digest = change.etag, change.digest
             elif isinstance(change, Gone):
-                present, etag, value = False, None, None
+                present, value = False, None
+                etag, digest = None, None
             else:
-                present, etag, value = row.entry.present, row.entry.etag, row.value
+                present, value = row.entry.present, row.value
+                etag = row.entry.etag if change.etag is None else change.etag
+                digest = row.entry.digest
             now = self._clock()
             version = if_version + 1 if if_version else first_version(now)
-            self._rows[id] = _Row(Entry(version, present, etag), value, now)
+            self._rows[id] = _Row(Entry(version, present, etag, digest), value, now)
             return True
 
     def get(self, id: str, /) -> T | None:
@@ -78,6 +84,22 @@ class MemorySink(Generic[T]):
         """Return how many entities are cached."""
         with self._lock:
             return sum(row.entry.present for row in self._rows.values())
+
+    def ids(self, *, after: str | None = None, limit: int = 1000) -> list[str]:
+        """Return up to `limit` ids of cached entities, in order, beginning after `after`."""
+        with self._lock:
+            rows = list(self._rows.items())
+        return heapq.nsmallest(
+            limit, (id for id, row in rows if row.entry.present and (after is None or id > after))
+        )
+
+    def state(self, name: str, /) -> str | None:
+        """Return the text that was last stored under the name, or None."""
+        return self._state.get(name)
+
+    def set_state(self, name: str, text: str, /) -> None:
+        """Store the text under the name."""
+        self._state[name] = text
 
     def purge(self, *, older_than: float = MAX_EVENT_AGE) -> int:
         """
