@@ -3,41 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from change_events._event import Entry, Found, Gone, Unchanged
 from change_events.exceptions import ConfigurationError
 from change_events.sinks import (
     MAX_EVENT_AGE,
-    check_process,
     check_purge_age,
     check_revision,
-    check_table_name,
     first_version,
     state_key,
 )
-from change_events.sinks.postgres.connections import (
-    borrow,
-    check_transaction,
-    connection_to,
-    make_pool,
-    require_psycopg,
-)
+from change_events.sinks.postgres.connections import check_transaction
+from change_events.sinks.postgres.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from psycopg import Connection, Cursor
+    from psycopg import Connection
     from psycopg_pool import ConnectionPool
     from typing_extensions import Self
-
-LATER_COLUMNS = {"digest": "text", "revision": "text NOT NULL DEFAULT ''", "state": "text"}
-"""Columns that the tables of version 0.1.0 lack, and their types."""
-
-COLUMNS = f"id, version, present, body, etag, {', '.join(LATER_COLUMNS)}, applied_at"
 
 _INSERT = (
     "INSERT INTO {table} (id, version, present, body, etag, digest, revision, applied_at) VALUES "
@@ -135,75 +121,20 @@ class PostgresSink:
         timeout: float = 5.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        check_table_name(table)
         check_revision(revision)
         if (upsert is None) != (delete is None):
             raise ConfigurationError(
                 "tables of your own need both upsert= and delete= to follow the source"
             )
-        self._table = table
         self._upsert = upsert
         self._delete = delete
         self._revision = revision
         self._clock = clock
-        self._pid = os.getpid()
-        psycopg = require_psycopg()
-        self._row_factory = psycopg.rows.tuple_row  # the user's pool can have another
-        try:
-            # Without a pool of our own: it would only raise that it has no connection, and log why.
-            with connection_to(database, timeout) as connection:
-                self._prepare(connection)
-        except psycopg.Error as error:
-            raise _unusable(table, error) from error
-        self._own_pool = isinstance(database, str)
-        self._pool = (
-            make_pool(database, connections, timeout) if isinstance(database, str) else database
-        )
-
-    def _prepare(self, connection: Connection[Any]) -> None:
-        with connection.transaction():
-            # One sink at a time: of two CREATE TABLE IF NOT EXISTS at once, one can fail.
-            self._execute(connection, "SELECT pg_advisory_xact_lock(hashtext('change_events'))")
-            # IF NOT EXISTS would need the permission to create even if the table exists.
-            if self._execute(connection, "SELECT to_regclass('{table}')").fetchone() == (None,):
-                later = "".join(f"{name} {kind}, " for name, kind in LATER_COLUMNS.items())
-                self._execute(
-                    connection,
-                    'CREATE TABLE {table} (id text COLLATE "C" PRIMARY KEY, '
-                    "version bigint NOT NULL, present boolean NOT NULL, body jsonb, etag text, "
-                    f"{later}applied_at timestamptz NOT NULL)",
-                )
-            self._add_columns(connection)
-            # A write that changes nothing. It fails now, and not at the first event, if the table
-            # can't be written.
-            self._execute(
-                connection,
-                f"INSERT INTO {{table}} ({COLUMNS}) SELECT {COLUMNS} FROM {{table}} WHERE false "
-                "ON CONFLICT (id) DO UPDATE SET version = excluded.version",
-            )
-
-    def _add_columns(self, connection: Connection[Any]) -> None:
-        rows = self._execute(
-            connection,
-            "SELECT attname FROM pg_attribute "
-            "WHERE attrelid = '{table}'::regclass AND NOT attisdropped",
-        )
-        missing = LATER_COLUMNS.keys() - {name for (name,) in rows}
-        if not missing:
-            return
-        each = (f"ADD COLUMN {name} {LATER_COLUMNS[name]}" for name in sorted(missing))
-        statement = f"ALTER TABLE {{table}} {', '.join(each)}"
-        try:
-            self._execute(connection, statement)
-        except require_psycopg().Error as error:
-            raise ConfigurationError(
-                f"the table {self._table!r} lacks columns, and this role can't add them: {error}. "
-                f"Let a role that can run {self._named(statement)}"
-            ) from error
+        self._table = Table(database, table, connections, timeout)
 
     def entry(self, id: str, /) -> Entry:
         """Return what the sink knows of the id."""
-        row = self._row(
+        row = self._table.row(
             "SELECT revision, version, present, etag, digest FROM {table} WHERE id = %s", id
         )
         if not row:
@@ -231,7 +162,7 @@ class PostgresSink:
             RuntimeError: `upsert` or `delete` caught an error of PostgreSQL without a savepoint, so
                 nothing is written; or it ended the transaction or the connection.
         """
-        with self._connection() as connection, connection.transaction():
+        with self._table.connection() as connection, connection.transaction():
             if not self._compare_and_set(connection, id, change, if_version):
                 return False
             if isinstance(change, Found) and self._upsert is not None:
@@ -254,7 +185,7 @@ class PostgresSink:
         now = self._clock()
         values = {"id": id, "now": now, "first": first_version(now), "if_version": if_version}
         values |= {"revision": self._revision, **self._columns(change)}
-        return self._execute(connection, statement, values).rowcount == 1
+        return self._table.execute(connection, statement, values).rowcount == 1
 
     def _columns(self, change: Found[Mapping[str, Any]] | Unchanged | Gone) -> dict[str, Any]:
         if isinstance(change, Unchanged):
@@ -272,7 +203,7 @@ class PostgresSink:
             ConfigurationError: The entities are in tables of your own.
         """
         self._require_bodies()
-        row = self._row("SELECT body::text FROM {table} WHERE id = %s AND present", id)
+        row = self._table.row("SELECT body::text FROM {table} WHERE id = %s AND present", id)
         return json.loads(row[0]) if row else None
 
     def items(self) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -283,12 +214,12 @@ class PostgresSink:
             ConfigurationError: The entities are in tables of your own.
         """
         self._require_bodies()
-        rows = self._rows("SELECT id, body::text FROM {table} WHERE present ORDER BY id")
+        rows = self._table.rows("SELECT id, body::text FROM {table} WHERE present ORDER BY id")
         return ((id, json.loads(body)) for id, body in rows)
 
     def __len__(self) -> int:
         """Return how many entities are cached; with tables of your own, too."""
-        row = self._row("SELECT count(*) FROM {table} WHERE present")
+        row = self._table.row("SELECT count(*) FROM {table} WHERE present")
         return int(row[0])
 
     def ids(self, *, after: str | None = None, limit: int = 1000) -> list[str]:
@@ -296,7 +227,7 @@ class PostgresSink:
         Return up to `limit` ids of cached entities, in order, beginning after `after`; with tables
         of your own, too.
         """
-        rows = self._rows(
+        rows = self._table.rows(
             "SELECT id FROM {table} WHERE present AND id > %s ORDER BY id LIMIT %s",
             after or "",  # less than any id
             limit,
@@ -305,15 +236,15 @@ class PostgresSink:
 
     def state(self, name: str, /) -> str | None:
         """Return the text that was last stored under the name, or None."""
-        row = self._row("SELECT state FROM {table} WHERE id = %s", state_key(name))
+        row = self._table.row("SELECT state FROM {table} WHERE id = %s", state_key(name))
         return row[0] if row else None
 
     def set_state(self, name: str, text: str, /) -> None:
         """
         Store the text under the name, durably. It is in a row of the table that is not an entity.
         """
-        with self._connection() as connection:
-            self._execute(connection, _SET_STATE, (state_key(name), text, self._clock()))
+        with self._table.connection() as connection:
+            self._table.execute(connection, _SET_STATE, (state_key(name), text, self._clock()))
 
     def purge(self, *, older_than: float = MAX_EVENT_AGE) -> int:
         """
@@ -322,8 +253,8 @@ class PostgresSink:
         """
         check_purge_age(older_than)
         before = self._clock() - older_than
-        with self._connection() as connection:
-            return self._execute(
+        with self._table.connection() as connection:
+            return self._table.execute(
                 connection,
                 "DELETE FROM {table} "
                 "WHERE NOT present AND state IS NULL AND applied_at < to_timestamp(%s)",
@@ -332,8 +263,7 @@ class PostgresSink:
 
     def close(self) -> None:
         """Close the connections, unless the pool is yours. A `with` block does so at its end."""
-        if self._own_pool and self._pid == os.getpid():
-            self._pool.close()
+        self._table.close()
 
     def __enter__(self) -> Self:
         return self
@@ -346,35 +276,3 @@ class PostgresSink:
             raise ConfigurationError(
                 "the entities are where upsert= put them, in tables of your own; query those"
             )
-
-    def _row(self, statement: str, *values: object) -> Any:
-        with self._connection() as connection:
-            return self._execute(connection, statement, values).fetchone()
-
-    def _rows(self, statement: str, *values: object) -> list[Any]:
-        with self._connection() as connection:
-            return self._execute(connection, statement, values).fetchall()
-
-    @contextmanager
-    def _connection(self) -> Iterator[Connection[Any]]:
-        check_process(self._pid, type(self).__name__)
-        with self._pool.connection() if self._own_pool else borrow(self._pool) as connection:
-            yield connection
-
-    def _execute(
-        self, connection: Connection[Any], statement: str, values: Any = ()
-    ) -> Cursor[Any]:
-        # As bytes: psycopg's types accept text only if it is a literal.
-        query = self._named(statement).encode()
-        return connection.cursor(row_factory=self._row_factory).execute(query, values)
-
-    def _named(self, statement: str) -> str:
-        return statement.format(table=f'"{self._table}"')
-
-
-def _unusable(table: str, error: Exception) -> ConfigurationError:
-    return ConfigurationError(
-        f"the table {table!r} can't be used: {error}. Check the connection string, and that the "
-        "role can create the table; or else that the table is as PostgresSink's documentation "
-        "shows it, and that the role can read and write it"
-    )

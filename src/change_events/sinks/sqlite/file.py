@@ -1,4 +1,4 @@
-"""The connection to a SQLite file: who uses it when, and what a fork does to it."""
+"""The connection to a SQLite file: one thread at a time, and none in a fork."""
 
 from __future__ import annotations
 
