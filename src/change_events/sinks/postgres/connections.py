@@ -28,14 +28,19 @@ SETTINGS: dict[str, Any] = {
 def borrow(pool: ConnectionPool[Any]) -> Iterator[Connection[Any]]:
     """Lend a connection of the user's pool, with the settings of our own pool's connections."""
     with pool.connection() as connection:
-        before = connection.autocommit, connection.prepare_threshold
-        connection.autocommit, connection.prepare_threshold = SETTINGS.values()
+        before = {name: getattr(connection, name) for name in SETTINGS}
+        _set(connection, SETTINGS)
         try:
             yield connection
         finally:
-            status = connection.info.transaction_status
-            if status == status.IDLE:  # otherwise the pool throws the connection away
-                connection.autocommit, connection.prepare_threshold = before
+            _set(connection, before)
+
+
+def _set(connection: Connection[Any], settings: dict[str, Any]) -> None:
+    status = connection.info.transaction_status
+    if status == status.IDLE:  # otherwise the pool throws the connection away
+        for name, value in settings.items():
+            setattr(connection, name, value)
 
 
 def check_transaction(connection: Connection[Any], hook: str) -> None:

@@ -45,10 +45,10 @@ class File:
         # read takes microseconds.
         self.lock = threading.Lock()
         self.waiting: deque[_Write] = deque()
-        with _FORKS.lock:
+        with FORKS.lock:
             self.connection = self._connect(self._path, prepare)
             self._pid = os.getpid()
-            _FORKS.files.add(self)
+            FORKS.files.add(self)
 
     def read(self, statement: str, values: tuple[object, ...]) -> list[Any]:
         """Return all rows."""
@@ -68,8 +68,8 @@ class File:
 
     def close(self) -> None:
         """Close the connection for good."""
-        with _FORKS.lock, self.lock:
-            _FORKS.files.discard(self)
+        with FORKS.lock, self.lock:
+            FORKS.files.discard(self)
             if self._pid in {_CLOSED, os.getpid()}:  # others' must not be touched
                 self.connection.close()
                 self._pid = os.getpid()
@@ -169,7 +169,7 @@ _CLOSED = 0
 """Instead of a process's id: the connection was closed before a fork."""
 
 
-class _Forks:
+class Forks:
     """
     Closes all files before a fork, and keeps their locks until after it.
 
@@ -208,13 +208,13 @@ class _Forks:
         self.after_in_parent()
 
 
-_FORKS = _Forks()
+FORKS = Forks()
 
 if sys.platform != "win32":  # pragma: no branch  # there are no forks
     os.register_at_fork(
-        before=_FORKS.before,
-        after_in_parent=_FORKS.after_in_parent,
-        after_in_child=_FORKS.after_in_child,
+        before=FORKS.before,
+        after_in_parent=FORKS.after_in_parent,
+        after_in_child=FORKS.after_in_child,
     )
 
 
