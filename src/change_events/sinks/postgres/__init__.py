@@ -162,16 +162,21 @@ class PostgresSink:
             RuntimeError: `upsert` or `delete` caught an error of PostgreSQL without a savepoint, so
                 nothing is written; or it ended the transaction or the connection.
         """
-        with self._table.connection() as connection, connection.transaction():
-            if not self._compare_and_set(connection, id, change, if_version):
-                return False
-            if isinstance(change, Found) and self._upsert is not None:
-                self._upsert(connection, id, change.value)
-                check_transaction(connection, "upsert")
-            elif isinstance(change, Gone) and self._delete is not None:
-                self._delete(connection, id)
-                check_transaction(connection, "delete")
-            return True
+        upsert, delete = self._upsert, self._delete
+        with self._table.connection() as connection:
+            if upsert is None or delete is None or isinstance(change, Unchanged):
+                # A statement alone is a transaction, and saves the round trips of BEGIN and COMMIT.
+                return self._compare_and_set(connection, id, change, if_version)
+            with connection.transaction():
+                if not self._compare_and_set(connection, id, change, if_version):
+                    return False
+                if isinstance(change, Found):
+                    upsert(connection, id, change.value)
+                    check_transaction(connection, "upsert")
+                else:
+                    delete(connection, id)
+                    check_transaction(connection, "delete")
+                return True
 
     def _compare_and_set(
         self,

@@ -222,7 +222,7 @@ class SQLiteSink:
         self.close()
 
     def _row(self, statement: str, *values: object) -> Any:
-        rows = self._read(statement, *values)
+        rows = self._file.read(statement.format(table=self._table), values)
         return rows[0] if rows else None
 
     def _read(self, statement: str, *values: object) -> list[Any]:
