@@ -17,7 +17,7 @@ from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool
 
 from change_events import ConfigurationError, Entry, Found, Gone, PostgresSink, Unchanged
-from change_events.sinks.postgres import connections as postgres_connections
+from change_events.sinks.postgres import pool as postgres_pool
 from change_events.testing import SinkContract
 from conftest import make_schema
 
@@ -441,7 +441,7 @@ def test_more_threads_than_connections_can_share_a_sink(database):
     ],
 )
 def test_timeouts_in_the_connection_string_are_kept(given, kept):
-    assert f"connect_timeout={kept} " in postgres_connections._conninfo(given, 0.5) + " "
+    assert f"connect_timeout={kept} " in postgres_pool._conninfo(given, 0.5) + " "
 
 
 def test_many_sinks_can_start_at_once(database):

@@ -15,7 +15,7 @@ from change_events.sinks import (
     first_version,
     state_key,
 )
-from change_events.sinks.postgres.connections import check_transaction
+from change_events.sinks.postgres.pool import check_transaction
 from change_events.sinks.postgres.table import Table
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from change_events.exceptions import ConfigurationError
 from change_events.sinks import check_process, check_table_name
-from change_events.sinks.postgres.connections import (
+from change_events.sinks.postgres.pool import (
     borrow,
     connection_to,
     make_pool,
