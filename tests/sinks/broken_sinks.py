@@ -103,7 +103,7 @@ class LocksThreadsOnly(SQLiteSink):
 class ForgetsETagOnUnchanged(MemorySink):
     def apply(self, id, change, /, *, if_version):
         if isinstance(change, Unchanged):
-            change = Found(self.get(id), None)
+            change = Found(self.get(id), None, self.entry(id).digest)
         return super().apply(id, change, if_version=if_version)
 
 
@@ -114,10 +114,49 @@ class KeepsETagOfBefore(MemorySink):
         return super().apply(id, change, if_version=if_version)
 
 
+class IgnoresETagOfUnchanged(MemorySink):
+    def apply(self, id, change, /, *, if_version):
+        if isinstance(change, Unchanged):
+            change = Unchanged()
+        return super().apply(id, change, if_version=if_version)
+
+
+class StoresNoDigest(MemorySink):
+    def apply(self, id, change, /, *, if_version):
+        if isinstance(change, Found):
+            change = replace(change, digest=None)
+        return super().apply(id, change, if_version=if_version)
+
+
+class KeepsDigestOfBefore(MemorySink):
+    def apply(self, id, change, /, *, if_version):
+        if isinstance(change, Found):
+            change = replace(change, digest=change.digest or self.entry(id).digest)
+        return super().apply(id, change, if_version=if_version)
+
+
+class KeepsDigestOfTheDeleted(MemorySink):
+    def apply(self, id, change, /, *, if_version):
+        before = self.entry(id).digest
+        done = super().apply(id, change, if_version=if_version)
+        if done and isinstance(change, Gone):
+            row = self._rows[id]
+            self._rows[id] = replace(row, entry=replace(row.entry, digest=before))
+        return done
+
+
+class ForgetsDigestOnUnchanged(MemorySink):
+    def apply(self, id, change, /, *, if_version):
+        if isinstance(change, Unchanged):
+            change = Found(self.get(id), change.etag or self.entry(id).etag)
+        return super().apply(id, change, if_version=if_version)
+
+
 class ForgetsEntityOnUnchanged(MemorySink):
     def apply(self, id, change, /, *, if_version):
         if isinstance(change, Unchanged):
-            change = Found(None, self.entry(id).etag)
+            entry = self.entry(id)
+            change = Found(None, change.etag or entry.etag, entry.digest)
         return super().apply(id, change, if_version=if_version)
 
 
@@ -142,6 +181,69 @@ class ListsTombstones(MemorySink):
 class CountsTombstones(MemorySink):
     def __len__(self):
         return len(self._rows)
+
+
+class NamesTombstones(MemorySink):
+    def ids(self, *, after=None, limit=1000):
+        return sorted(id for id in self._rows if after is None or id > after)[:limit]
+
+
+class NamesTheLastIdAgain(MemorySink):
+    def ids(self, *, after=None, limit=1000):
+        return sorted(id for id, _ in self.items() if after is None or id >= after)[:limit]
+
+
+class NamesMoreThanAsked(MemorySink):
+    def ids(self, *, after=None, limit=1000):
+        return super().ids(after=after)
+
+
+class StopsAtTombstones(MemorySink):
+    """It reads a page and then leaves out tombstones, so that a page can be empty too early."""
+
+    def ids(self, *, after=None, limit=1000):
+        page = sorted(id for id in self._rows if after is None or id > after)[:limit]
+        return [id for id in page if self.entry(id).present]
+
+
+class StopsAtAnIdThatIsGone(MemorySink):
+    def ids(self, *, after=None, limit=1000):
+        if after is not None and not self.entry(after).present:
+            return []
+        return super().ids(after=after, limit=limit)
+
+
+class KeepsTheFirstState(MemorySink):
+    def set_state(self, name, text, /):
+        self._state.setdefault(name, text)
+
+
+class KeepsOneState(MemorySink):
+    def state(self, name, /):
+        return self._state.get("")
+
+    def set_state(self, name, text, /):
+        self._state[""] = text
+
+
+class KeepsStateAmongEntities(MemorySink):
+    def state(self, name, /):
+        return self.get(f"state of {name}")
+
+    def set_state(self, name, text, /):
+        id = f"state of {name}"
+        self.apply(id, Found(text), if_version=self.entry(id).version)
+
+
+class MistakesStateForAnEntry(MemorySink):
+    def entry(self, id, /):
+        return Entry(1) if id in self._state else super().entry(id)
+
+
+class PurgesState(MemorySink):
+    def purge(self, **settings):
+        self._state.clear()
+        return super().purge(**settings)
 
 
 class PurgesTheYoung(MemorySink):

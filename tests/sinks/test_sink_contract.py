@@ -77,11 +77,26 @@ def run_contract(pytester):
         ("WritesThenCompares", "test_a_look_that_is_refused_leaves_the_entity[found-found]"),
         ("ForgetsETagOnUnchanged", "test_the_entry_says_what_was_found[found-unchanged]"),
         ("KeepsETagOfBefore", "test_the_entry_says_what_was_found[found-found without ETag]"),
+        ("IgnoresETagOfUnchanged", "test_the_entry_says_what_was_found[found-unchanged, another"),
+        ("StoresNoDigest", "test_the_entry_says_what_was_found[-found]"),
+        ("KeepsDigestOfBefore", "test_the_entry_says_what_was_found[found-found without ETag]"),
+        ("KeepsDigestOfTheDeleted", "test_the_entry_says_what_was_found[found-gone]"),
+        ("ForgetsDigestOnUnchanged", "test_the_entry_says_what_was_found[found-unchanged]"),
         ("ForgetsEntityOnUnchanged", "test_the_entity_is_what_was_found[found-unchanged]"),
         ("TakesIdsForEachOther", "test_ids_are_kept_apart"),
         ("MixesUpEntities", "test_entities_of_all_ids_can_be_read"),
         ("ListsTombstones", "test_only_what_is_present_is_listed"),
         ("CountsTombstones", "test_only_what_is_present_is_counted"),
+        ("NamesTombstones", "test_ids_names_only_what_is_present"),
+        ("NamesTheLastIdAgain", "test_pages_of_ids_name_each_id_once[7]"),
+        ("NamesMoreThanAsked", "test_pages_of_ids_name_each_id_once[1]"),
+        ("StopsAtTombstones", "test_pages_of_ids_name_each_id_once[1]"),
+        ("StopsAtAnIdThatIsGone", "test_pages_go_on_after_an_id_that_is_gone_meanwhile"),
+        ("KeepsTheFirstState", "test_state_is_what_was_last_set_under_the_name"),
+        ("KeepsOneState", "test_state_is_what_was_last_set_under_the_name"),
+        ("KeepsStateAmongEntities", "test_state_is_not_an_entity"),
+        ("MistakesStateForAnEntry", "test_state_is_not_an_entity"),
+        ("PurgesState", "test_state_is_kept_by_a_purge"),
         ("ChecksThenWrites", "test_of_many_threads_with_one_version_one_wins"),
         ("PurgesTheYoung", "test_purge_refuses_the_young[13.9]"),
         ("PurgesWhatLives", "test_purge_forgets_tombstones_older_than_any_event"),
@@ -104,8 +119,14 @@ def test_a_sink_that_breaks_a_rule_fails_its_test(run_contract, name, rule):
         ),
         (ONE_FOR_EACH, "test_of_many_processes_with_one_version_one_wins"),
         (ONE_FOR_EACH, "test_the_storage_is_one_however_often_it_is_opened"),
+        (ONE_FOR_EACH, "test_state_is_one_however_often_the_storage_is_opened"),
     ],
-    ids=["only threads are locked out", "one cache for each process", "one cache for each handle"],
+    ids=[
+        "only threads are locked out",
+        "one cache for each process",
+        "one cache for each handle",
+        "one state for each handle",
+    ],
 )
 def test_a_sink_that_is_wrong_only_when_shared_fails(run_contract, body, rule):
     result = run_contract(body)
@@ -125,6 +146,8 @@ def test_for_the_smallest_sink_only_tests_of_missing_methods_are_skipped(run_con
             "*no items()*",
             "*no len()*",
             "*no purge()*",
+            "*no ids()*",
+            "*no set_state()*",
             "*the fixture 'open_again' is missing*",
         ]
     )
@@ -133,7 +156,7 @@ def test_for_the_smallest_sink_only_tests_of_missing_methods_are_skipped(run_con
 def test_tests_that_need_old_entries_are_skipped_for_a_sink_without_the_clock(run_contract):
     result = run_contract(IN_MEMORY.format(name="OwnClock"))
 
-    assert result.parseoutcomes()["skipped"] == 4
+    assert result.parseoutcomes()["skipped"] == 6
     result.stdout.fnmatch_lines("*does not ask the fixture 'clock' for the time*")
 
 

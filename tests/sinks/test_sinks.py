@@ -52,20 +52,21 @@ class TestSQLiteSink(SinkContract):
 
 
 class Looks(RuleBasedStateMachine):
-    """Any sequence of looks, current and stale, compared with a model of three attributes."""
+    """Any sequence of looks, current and stale, compared with a model of four attributes."""
 
     make = staticmethod(MemorySink)
 
     @initialize()
     def start(self):
         self.sink = self.make(clock=lambda: 1.0)
-        self.version, self.value, self.etag = 0, None, None
+        self.version, self.value, self.etag, self.digest = 0, None, None, None
 
     @rule(
         change=st.builds(
             Found,
             st.dictionaries(st.text("ab", max_size=2), st.integers()),
             st.none() | st.text("xy", min_size=1),
+            st.none() | st.text("de", min_size=1),
         )
         | st.just(Gone()),
         behind=st.sampled_from([0, 0, 0, 1, -1]),
@@ -76,20 +77,21 @@ class Looks(RuleBasedStateMachine):
         assert done == (behind == 0)
         if done:
             self.version = self.version + 1 if self.version else 1_000_000
-            self.value, self.etag = (
-                (change.value, change.etag) if isinstance(change, Found) else (None, None)
-            )
+            found = change if isinstance(change, Found) else Found(None)
+            self.value, self.etag, self.digest = found.value, found.etag, found.digest
 
-    @precondition(lambda self: self.version)
-    @rule()
-    def look_again(self):
-        assert self.sink.apply("p1", Unchanged(), if_version=self.version)
+    @precondition(lambda self: self.value is not None)
+    @rule(etag=st.none() | st.text("xy", min_size=1))
+    def look_again(self, etag):
+        assert self.sink.apply("p1", Unchanged(etag), if_version=self.version)
         self.version += 1
+        self.etag = etag or self.etag
 
     @invariant()
     def agree(self):
         if hasattr(self, "sink"):
-            assert self.sink.entry("p1") == Entry(self.version, self.value is not None, self.etag)
+            present = self.value is not None
+            assert self.sink.entry("p1") == Entry(self.version, present, self.etag, self.digest)
             assert self.sink.get("p1") == self.value
 
     def teardown(self):
@@ -111,8 +113,9 @@ def test_any_sequence_of_looks_matches_a_model(make):
 
 
 def test_the_table_is_as_documented_and_can_be_queried(path):
-    with SQLiteSink(path, clock=lambda: 7.0) as sink:
-        sink.apply("p1", Found({"name": "Ü", "n": [1, None, True]}, '"one"'), if_version=0)
+    entity = {"name": "Ü", "n": [1, None, True]}
+    with SQLiteSink(path, revision="r1", clock=lambda: 7.0) as sink:
+        sink.apply("p1", Found(entity, '"one"', "d1"), if_version=0)
         sink.apply("p2", Gone(), if_version=0)
         other = sqlite3.connect(path)
         columns = [(row[1], row[2]) for row in other.execute("PRAGMA table_info(entities)")]
@@ -126,26 +129,26 @@ def test_the_table_is_as_documented_and_can_be_queried(path):
         r"^ +(\w+) +(TEXT|INTEGER|REAL)\b", SQLiteSink.__doc__, re.MULTILINE
     )
     assert rows == [
-        ("p1", 7_000_000, json.dumps({"name": "Ü", "n": [1, None, True]}), '"one"', 7.0),
-        ("p2", 7_000_000, None, None, 7.0),
+        ("p1", 7_000_000, json.dumps(entity), '"one"', "d1", "r1", None, 7.0),
+        ("p2", 7_000_000, None, None, None, "r1", None, 7.0),
     ]
     assert names == [("Ü",)]
 
 
 def test_a_commit_reaches_the_disk_before_it_returns(path):
     with SQLiteSink(path) as sink:
-        assert sink._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        assert sink._connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+        assert sink._file.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert sink._file.connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
 
 
 @contextmanager
 def held_up(sink):
     """Let ten writes of the sink wait for each other; yield the statements that SQLite gets."""
     told = []
-    with ThreadPoolExecutor(10) as pool, sink._lock:
-        sink._connection.set_trace_callback(told.append)
+    with ThreadPoolExecutor(10) as pool, sink._file.lock:
+        sink._file.connection.set_trace_callback(told.append)
         yield pool, told
-        while len(sink._waiting) < 10:
+        while len(sink._file.waiting) < 10:
             time.sleep(0.001)  # no event tells when a thread waits for a lock
 
 
@@ -183,6 +186,55 @@ def test_the_cache_survives_the_process(path):
     with SQLiteSink(str(path)) as sink:
         assert sink.entry("p1") == Entry(7_000_000, True, '"one"')
         assert sink.entry("p2") == Entry(7_000_000, False, None)
+
+
+OLD_TABLE = """
+CREATE TABLE entities (
+    id TEXT PRIMARY KEY, version INTEGER NOT NULL, body TEXT, etag TEXT, applied_at REAL NOT NULL
+) WITHOUT ROWID;
+INSERT INTO entities VALUES ('p1', 7, '{"n": 1}', '"one"', 7.0);
+"""
+
+
+def test_columns_that_an_older_table_lacks_are_added(path):
+    other = sqlite3.connect(path)
+    other.executescript(OLD_TABLE)
+    other.close()
+
+    for _ in range(2):
+        with SQLiteSink(path) as sink:
+            assert sink.entry("p1") == Entry(7, True, '"one"')
+            sink.set_state("name", "text")
+    with SQLiteSink(path) as sink:
+        assert sink.apply("p1", Found({"n": 2}, '"two"', "d2"), if_version=7)
+        assert sink.entry("p1") == Entry(8, True, '"two"', "d2")
+
+
+def test_columns_are_added_once_however_many_sinks_start(tmp_path):
+    for round in range(10):
+        path = tmp_path / f"{round}.db"
+        other = sqlite3.connect(path)
+        other.executescript(OLD_TABLE)
+        other.close()
+        meet = threading.Barrier(4)
+
+        def make(path=path, meet=meet):
+            meet.wait()
+            SQLiteSink(path).close()
+
+        with ThreadPoolExecutor(4) as pool:
+            for made in [pool.submit(make) for _ in range(4)]:
+                made.result()
+
+
+def test_no_column_is_added_to_a_table_that_is_not_a_cache(path):
+    another_table(path)
+    with pytest.raises(ConfigurationError):
+        SQLiteSink(path)
+
+    other = sqlite3.connect(path)
+    assert [row[1] for row in other.execute("PRAGMA table_info(entities)")] == ["id", "name"]
+    other.close()
 
 
 def test_one_file_can_hold_several_tables(path):
@@ -300,7 +352,7 @@ def test_a_read_only_file_is_an_error_at_the_start(path, monkeypatch):
     monkeypatch.setattr(
         sqlite3,
         "connect",
-        lambda path, **kwargs: connect(f"file:{path}?mode=ro", uri=True, **kwargs),
+        lambda path, **kwargs: connect(f"file:{path}?mode=ro", **{**kwargs, "uri": True}),
     )
 
     with pytest.raises(ConfigurationError, match="readonly database"):

@@ -58,8 +58,8 @@ class TestDynamoDBSink(SinkContract):
 
 
 def test_an_item_is_as_documented(table, dynamodb):
-    sink = DynamoDBSink(table, clock=lambda: 7.5)
-    sink.apply("p1", Found({"name": "Ü", "n": [1, None, True]}, '"one"'), if_version=0)
+    sink = DynamoDBSink(table, revision="r1", clock=lambda: 7.5)
+    sink.apply("p1", Found({"name": "Ü", "n": [1, None, True]}, '"one"', "d1"), if_version=0)
     sink.apply("p2", Gone(), if_version=0)
 
     items = {item["id"]["S"]: item for item in dynamodb.scan(TableName=table)["Items"]}
@@ -70,6 +70,8 @@ def test_an_item_is_as_documented(table, dynamodb):
             "present": {"BOOL": True},
             "body": {"S": json.dumps({"name": "Ü", "n": [1, None, True]})},
             "etag": {"S": '"one"'},
+            "digest": {"S": "d1"},
+            "revision": {"S": "r1"},
             "applied_at": {"N": "7.5"},
         },
         "p2": {

@@ -6,6 +6,7 @@ import re
 import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime, timezone
 from functools import partial
 from threading import Barrier
@@ -16,7 +17,7 @@ from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool
 
 from change_events import ConfigurationError, Entry, Found, Gone, PostgresSink, Unchanged
-from change_events.sinks import postgres as postgres_sink
+from change_events.sinks.postgres import pool as postgres_pool
 from change_events.testing import SinkContract
 from conftest import make_schema
 
@@ -103,8 +104,9 @@ class TestPostgresSinkWithTablesOfYourOwn(TestPostgresSink):
 
 
 def test_the_table_is_as_documented_and_can_be_queried(database, sql):
-    with PostgresSink(database, clock=lambda: 7.0) as sink:
-        sink.apply("p1", Found({"name": "Ü", "n": [1, None, True]}, '"one"'), if_version=0)
+    entity = {"name": "Ü", "n": [1, None, True]}
+    with PostgresSink(database, revision="r1", clock=lambda: 7.0) as sink:
+        sink.apply("p1", Found(entity, '"one"', "d1"), if_version=0)
         sink.apply("p2", Gone(), if_version=0)
 
     columns = sql(
@@ -120,8 +122,8 @@ def test_the_table_is_as_documented_and_can_be_queried(database, sql):
     ]
     at = datetime.fromtimestamp(7, timezone.utc)
     assert sql("SELECT * FROM entities ORDER BY id") == [
-        ("p1", 7_000_000, True, {"name": "Ü", "n": [1, None, True]}, '"one"', at),
-        ("p2", 7_000_000, False, None, None, at),
+        ("p1", 7_000_000, True, entity, '"one"', "d1", "r1", None, at),
+        ("p2", 7_000_000, False, None, None, None, "r1", None, at),
     ]
     assert sql("SELECT body->>'name' FROM entities WHERE present") == [("Ü",)]
 
@@ -134,6 +136,37 @@ def test_the_cache_survives_the_process(database):
     with PostgresSink(database) as sink:
         assert sink.entry("p1") == entry
         assert sink.get("p1") == FOUND.value
+
+
+OLD_TABLE = (
+    'CREATE TABLE entities (id text COLLATE "C" PRIMARY KEY, version bigint NOT NULL, '
+    "present boolean NOT NULL, body jsonb, etag text, applied_at timestamptz NOT NULL)"
+)
+
+
+def test_columns_that_an_older_table_lacks_are_added(database, sql):
+    sql(OLD_TABLE)
+    sql("""INSERT INTO entities VALUES ('p1', 7, true, '{"n": 1}', '"one"', now())""")
+
+    with PostgresSink(database), PostgresSink(database) as sink:
+        assert sink.entry("p1") == Entry(7, True, '"one"')
+        assert sink.apply("p1", Found({"n": 2}, '"two"', "d2"), if_version=7)
+        assert sink.entry("p1") == Entry(8, True, '"two"', "d2")
+
+
+def test_if_the_role_can_not_add_columns_the_error_shows_what_can(database, sql, role):
+    conninfo, name = role
+    sql(OLD_TABLE)
+    sql(f"GRANT SELECT, INSERT, UPDATE, DELETE ON entities TO {name}")
+
+    with pytest.raises(
+        ConfigurationError, match=r"'entities' lacks columns.*must be owner.*can run ALTER TABLE"
+    ) as raised:
+        PostgresSink(conninfo)
+    sql(str(raised.value).partition("Let a role that can run ")[2])
+
+    with PostgresSink(conninfo) as sink:
+        assert sink.apply("p1", Found({"n": 2}, '"two"', "d2"), if_version=0)
 
 
 def test_one_schema_can_hold_several_tables_even_with_reserved_words_as_names(database):
@@ -232,6 +265,132 @@ def test_one_hook_without_the_other_is_refused(hooks):
         PostgresSink("", **hooks)
 
 
+def insert(connection, id):
+    connection.execute("INSERT INTO products VALUES (%s, 'Anvil', 1)", (id,))
+
+
+def catch(connection, id, value=None):
+    with suppress(psycopg.errors.UniqueViolation):
+        insert(connection, id)
+
+
+def catch_with_a_savepoint(connection, id, value=None):
+    try:
+        with connection.transaction():
+            insert(connection, id)
+    except psycopg.errors.UniqueViolation:
+        connection.execute("UPDATE products SET n = 2 WHERE id = %s", (id,))
+
+
+CHANGES = pytest.mark.parametrize(
+    ("change", "hook"), [(FOUND, "upsert"), (Gone(), "delete")], ids=["upsert", "delete"]
+)
+
+
+@CHANGES
+def test_an_error_of_the_database_that_a_hook_catches_fails_the_look(
+    database, sql, products, change, hook
+):
+    sql("INSERT INTO products VALUES ('p1', 'Anvil', 1)")
+    with PostgresSink(database, upsert=catch, delete=catch) as sink:
+        with pytest.raises(RuntimeError, match=rf"{hook} caught .*with connection.transaction\(\)"):
+            sink.apply("p1", change, if_version=0)
+
+        assert sink.entry("p1") == Entry()
+
+
+@CHANGES
+def test_a_hook_can_catch_errors_of_the_database_behind_a_savepoint(
+    database, sql, products, change, hook
+):
+    sql("INSERT INTO products VALUES ('p1', 'Anvil', 1)")
+    hooks = dict.fromkeys(("upsert", "delete"), catch_with_a_savepoint)
+    with PostgresSink(database, **hooks) as sink:
+        assert sink.apply("p1", change, if_version=0)
+
+        assert sink.entry("p1").present == (hook == "upsert")
+        assert products() == [("p1", "Anvil", 2)]
+
+
+ENDS = {
+    "COMMIT": lambda connection: connection.execute("COMMIT"),
+    "ROLLBACK": lambda connection: connection.execute("ROLLBACK"),
+    "commit()": lambda connection: connection.commit(),
+    "rollback()": lambda connection: connection.rollback(),
+    "close()": lambda connection: connection.close(),
+    "ROLLBACK, and more": lambda connection: (
+        connection.execute("ROLLBACK"),
+        connection.execute("SELECT 1"),
+    ),
+}
+
+
+@pytest.mark.parametrize("pool", ["of ours", "of the user", "of the user, with autocommit"])
+@pytest.mark.parametrize("end", ENDS)
+def test_a_look_whose_hook_ends_the_transaction_fails_and_is_right_when_it_is_tried_again(
+    database, products, pool, end
+):
+    ending = ENDS[end]
+
+    def badly(connection, id, value):
+        upsert(connection, id, {"name": "badly", "n": 0})
+        ending(connection)
+
+    settings = {"autocommit": "autocommit" in pool}
+    with ConnectionPool(database, kwargs=settings, min_size=1, open=True) as given:
+        for hook, name in ((badly, "badly"), (upsert, "Anvil")):
+            with PostgresSink(
+                database if pool == "of ours" else given, upsert=hook, delete=delete
+            ) as sink:
+                version = sink.entry("p1").version
+                change = Found({"name": "Anvil", "n": 1})
+                if name == "badly":
+                    with pytest.raises((RuntimeError, psycopg.ProgrammingError)):
+                        sink.apply("p1", change, if_version=version)
+                    # Only what the hook itself has committed is there, with a version.
+                    committed = [("p1", "badly", 0)] if end == "COMMIT" else []
+                    assert products() == committed
+                    assert sink.entry("p1").present == bool(committed)
+                else:
+                    assert sink.apply("p1", change, if_version=version)
+                    assert products() == [("p1", "Anvil", 1)]
+
+
+def test_a_constraint_that_is_checked_at_the_commit_fails_the_look(database, sql, products):
+    sql("CREATE TABLE shelves (n integer PRIMARY KEY)")
+    sql("ALTER TABLE products ADD FOREIGN KEY (n) REFERENCES shelves DEFERRABLE INITIALLY DEFERRED")
+    with PostgresSink(database, upsert=upsert, delete=delete) as sink:
+        with pytest.raises(psycopg.errors.ForeignKeyViolation):
+            sink.apply("p1", Found({"name": "Anvil", "n": 1}), if_version=0)
+
+        assert (sink.entry("p1"), products()) == (Entry(), [])
+
+
+def test_upsert_is_called_for_an_unchanged_entity_once_it_has_a_new_revision(
+    database, sql, products, channel, source, make_worker
+):
+    source.entities["p1"] = {"id": "p1", "name": "Anvil", "n": 1, "color": "red"}
+    called = []
+
+    def upsert_with_color(connection, id, value):
+        called.append(id)
+        upsert(connection, id, value)
+        connection.execute("UPDATE products SET color = %s WHERE id = %s", (value["color"], id))
+
+    def look(upsert, **settings):
+        with PostgresSink(database, upsert=upsert, delete=delete, **settings) as sink:
+            channel.announce("p1")
+            make_worker(sink=sink).drain()
+
+    look(upsert)
+    sql("ALTER TABLE products ADD COLUMN color text")
+    look(upsert_with_color, revision="with color")
+    look(upsert_with_color, revision="with color")
+
+    assert sql("SELECT id, color FROM products") == [("p1", "red")]
+    assert called == ["p1"]
+
+
 # Connections
 
 
@@ -250,6 +409,9 @@ def test_a_given_pool_can_have_any_settings_and_stays_open(database, sql, autoco
 
         assert sink.entry("p1").present
         assert sql("SELECT id FROM entities") == [("p1",)]
+        with pool.connection() as connection:
+            assert connection.autocommit is autocommit
+            assert connection.prepare_threshold == 5
 
 
 def test_dead_connections_are_replaced_before_a_look(database, sql):
@@ -279,7 +441,7 @@ def test_more_threads_than_connections_can_share_a_sink(database):
     ],
 )
 def test_timeouts_in_the_connection_string_are_kept(given, kept):
-    assert f"connect_timeout={kept} " in postgres_sink._conninfo(given, 0.5) + " "
+    assert f"connect_timeout={kept} " in postgres_pool._conninfo(given, 0.5) + " "
 
 
 def test_many_sinks_can_start_at_once(database):

@@ -133,9 +133,10 @@ def _lines(graph: grimp.ImportGraph, modules: list[str], width: int) -> list[tup
     inside: nx.DiGraph[str] = nx.DiGraph()
     inside.add_nodes_from(modules)
     inside.add_edges_from(edge for edge in edges(graph) if set(edge) <= set(modules))
-    names = {module: module.rpartition(".")[2] for module in modules}
-    for package in names.keys() & {module.rpartition(".")[0] for module in modules}:
-        names[package] = "__init__"
+    packages = set(modules) & {module.rpartition(".")[0] for module in modules}
+    outermost = min(packages, key=len, default=PACKAGE)
+    names = {module: module.removeprefix(f"{outermost}.") for module in modules}
+    names |= dict.fromkeys(packages & {outermost}, "__init__")
     lines = []
     for module in nx.lexicographical_topological_sort(inside):
         name = names[module]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 from change_events.exceptions import ConfigurationError
@@ -44,3 +45,30 @@ def check_table_name(table: str) -> None:
         raise ConfigurationError(
             f"{table!r} can't be a table's name; use letters, digits and underscores"
         )
+
+
+def check_revision(revision: object) -> None:
+    """Refuse a revision that could differ from itself once it is stored as text."""
+    if not isinstance(revision, str):
+        raise ConfigurationError(f"revision must be text, not {revision!r}")
+
+
+def check_process(pid: int, sink: str) -> None:
+    """
+    Refuse to use connections that have crossed a fork. Two processes with one socket would read
+    each other's answers.
+
+    Args:
+        pid: The process that made the connections.
+        sink: The sink's name.
+    """
+    if pid != os.getpid():
+        raise ConfigurationError(
+            f"this {sink} was made in process {pid}, and can't be used in its fork, {os.getpid()}: "
+            "connections can't be shared. Make the sink in the process that uses it"
+        )
+
+
+def state_key(name: str) -> str:
+    """Return the key of a `StatefulSink`'s text: not an id, for ids have no control characters."""
+    return f"\x1f{name}"

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
 from change_events._event import Entry, Found, Gone, Unchanged
 from change_events.exceptions import ConfigurationError
-from change_events.sinks import MAX_EVENT_AGE, check_purge_age, first_version
+from change_events.sinks import (
+    MAX_EVENT_AGE,
+    check_process,
+    check_purge_age,
+    check_revision,
+    first_version,
+    state_key,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -32,17 +40,26 @@ class DynamoDBSink:
         present     BOOL   false if the entity is gone (a tombstone)
         body        S      the entity as JSON; missing if it is gone
         etag        S      missing if the source sent none
+        digest      S      equal for equal entities
+        revision    S      the `revision` that stored the entity; missing if it is empty
         applied_at  N      the time of the last look, in seconds since the epoch
 
-    and any attributes that you add: the sink keeps them. Reads are consistent. The sink needs the
-    permissions `dynamodb:GetItem` and `UpdateItem`; `items()` and `len()` need `Scan`, too, and
-    `purge()` needs `Scan` and `DeleteItem`. Don't set a time to live: it would delete tombstones
-    while their events are still in a queue.
+    and any attributes that you add: the sink keeps them. A few items are a worker's own: they have
+    only an `id` that no entity can have, and a `state_text`. Reads are consistent. The sink needs
+    the permissions `dynamodb:GetItem` and `UpdateItem`; `items()`, `ids()` and `len()` need `Scan`,
+    too, and `purge()` needs `Scan` and `DeleteItem`. Don't set a time to live: it would delete
+    tombstones while their events are still in a queue.
+
+    A fork can't use the sink of its parent: it gets a `ConfigurationError`. Make a sink in each
+    process.
 
     Args:
         table: The table's name or ARN.
         client: A boto3 DynamoDB client (not a resource's). Default: one with boto3's own settings
             that gives up after three attempts of at most 2 s to connect and 5 s to answer each.
+        revision: Names what your code makes of an entity before it is stored. An entity that was
+            stored under another revision counts as changed at its next look, although the source
+            has not changed it.
         clock: Returns the time in seconds since the epoch, for `applied_at` and new versions.
 
     Raises:
@@ -52,10 +69,18 @@ class DynamoDBSink:
     """
 
     def __init__(
-        self, table: str, *, client: Any = None, clock: Callable[[], float] = time.time
+        self,
+        table: str,
+        *,
+        client: Any = None,
+        revision: str = "",
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        check_revision(revision)
         self._table = table
+        self._revision = revision
         self._clock = clock
+        self._pid = os.getpid()
         try:
             if client is None:
                 from change_events._aws import make_client  # not above: it imports boto3
@@ -63,7 +88,7 @@ class DynamoDBSink:
                 client = make_client(
                     "dynamodb", connect_timeout=2, read_timeout=5, attempts=3, connections=100
                 )
-            self._client = client
+            self._shared_client = client
             self._check()
         # boto3 has no common root for what can be wrong here, from the Region to DNS.
         except Exception as error:
@@ -82,13 +107,16 @@ class DynamoDBSink:
 
     def entry(self, id: str, /) -> Entry:
         """Return what the sink knows of the id."""
-        item = self._read(id, "version, present, etag")
-        if not item:
+        item = self._read(id, "version, present, etag, digest, revision")
+        if "version" not in item:
             return Entry()
+        text = {name: value["S"] for name, value in item.items() if "S" in value}
+        known = text if text.get("revision", "") == self._revision else {}
         return Entry(
             int(item["version"]["N"]),
             item["present"]["BOOL"],
-            item["etag"]["S"] if "etag" in item else None,
+            known.get("etag"),
+            known.get("digest"),
         )
 
     def apply(
@@ -108,7 +136,8 @@ class DynamoDBSink:
         """
         now = self._clock()
         version = if_version + 1 if if_version else first_version(now)
-        item = {"version": _number(version), "applied_at": _number(now), **_attributes(id, change)}
+        item = {"version": _number(version), "applied_at": _number(now)}
+        item |= self._attributes(id, change)
         if if_version == 0 and not isinstance(change, Unchanged):
             return self._update(id, item, "attribute_not_exists(version)", {})
         return self._update(id, item, "version = :if_version", {":if_version": _number(if_version)})
@@ -131,6 +160,33 @@ class DynamoDBSink:
         """Return how many entities are cached. This reads (and costs) the whole table."""
         return sum(page["Count"] for page in self._scan("attribute_exists(body)", Select="COUNT"))
 
+    def ids(self, *, after: str | None = None, limit: int = 1000) -> list[str]:
+        """
+        Return up to `limit` ids of cached entities, in no order, beginning after `after`. A call
+        reads (and costs) as much of the table as it needs for one id, at least a hundred items.
+        """
+        start = {} if after is None else {"ExclusiveStartKey": {"id": {"S": after}}}
+        # With few items a page, a call could need one for each of many tombstones.
+        settings = {"ProjectionExpression": "id", "Limit": max(limit, 100), **start}
+        for page in self._scan("attribute_exists(body)", **settings):
+            if page["Items"]:
+                return [item["id"]["S"] for item in page["Items"]][:limit]
+        return []
+
+    def state(self, name: str, /) -> str | None:
+        """Return the text that was last stored under the name, or None."""
+        item = self._read(state_key(name), "state_text")
+        return item["state_text"]["S"] if item else None
+
+    def set_state(self, name: str, text: str, /) -> None:
+        """Store the text under the name. It is an item of the table that is not an entity."""
+        self._client.update_item(
+            TableName=self._table,
+            Key={"id": {"S": state_key(name)}},
+            UpdateExpression="SET state_text = :text",
+            ExpressionAttributeValues={":text": {"S": text}},
+        )
+
     def purge(self, *, older_than: float = MAX_EVENT_AGE) -> int:
         """
         Forget tombstones whose last look is more than `older_than` seconds old; return how many.
@@ -146,6 +202,35 @@ class DynamoDBSink:
             for page in self._scan(old, ExpressionAttributeValues=before)
             for item in page["Items"]
         )
+
+    @property
+    def _client(self) -> Any:
+        check_process(self._pid, type(self).__name__)
+        return self._shared_client
+
+    def _attributes(
+        self, id: str, change: Found[Mapping[str, Any]] | Unchanged | Gone
+    ) -> dict[str, Any]:
+        """Return the attributes that the change sets; those that it removes are None."""
+        if isinstance(change, Unchanged):
+            return {} if change.etag is None else {"etag": _text(change.etag)}
+        if isinstance(change, Gone):
+            removed = ("body", "etag", "digest", "revision")
+            return {"present": {"BOOL": False}, **dict.fromkeys(removed)}
+        body = json.dumps(change.value, allow_nan=False)
+        if len(body) > MAX_BODY:  # the text is ASCII, so its characters are bytes
+            raise ValueError(
+                f"{id!r} has {len(body)} bytes as JSON, and a DynamoDB item has room for "
+                f"{MAX_BODY}: let the fetcher leave out what the cache does not need, or choose "
+                "another sink"
+            )
+        return {
+            "present": {"BOOL": True},
+            "body": {"S": body},
+            "etag": _text(change.etag),
+            "digest": _text(change.digest),
+            "revision": _text(self._revision or None),
+        }
 
     def _read(self, id: str, attributes: str) -> dict[str, Any]:
         # Expressions can use the attributes' names: none is a reserved word of DynamoDB.
@@ -195,23 +280,8 @@ class DynamoDBSink:
         return pages
 
 
-def _attributes(id: str, change: Found[Mapping[str, Any]] | Unchanged | Gone) -> dict[str, Any]:
-    """Return the attributes that the change sets; those that it removes are None."""
-    if isinstance(change, Unchanged):
-        return {}
-    if isinstance(change, Gone):
-        return {"present": {"BOOL": False}, "body": None, "etag": None}
-    body = json.dumps(change.value, allow_nan=False)
-    if len(body) > MAX_BODY:  # the text is ASCII, so its characters are bytes
-        raise ValueError(
-            f"{id!r} has {len(body)} bytes as JSON, and a DynamoDB item has room for {MAX_BODY}: "
-            "let the fetcher leave out what the cache does not need, or choose another sink"
-        )
-    return {
-        "present": {"BOOL": True},
-        "body": {"S": body},
-        "etag": None if change.etag is None else {"S": change.etag},
-    }
+def _text(value: str | None) -> dict[str, str] | None:
+    return None if value is None else {"S": value}
 
 
 def _number(value: float) -> dict[str, str]:

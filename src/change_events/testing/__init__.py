@@ -28,7 +28,8 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import pytest  # not above: only the contract needs it
 
-    pytest.register_assert_rewrite("change_events.testing._sinks")  # a failure shows both sides
+    modules = ("_sinks", "_sink_extras", "_sink_under_test")
+    pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in modules))
     from change_events.testing._sinks import SinkContract
 
     SinkContract.__module__ = __name__

@@ -3,36 +3,46 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from typing import TYPE_CHECKING, Any
 
 from change_events._event import Entry, Found, Gone, Unchanged
 from change_events.exceptions import ConfigurationError
-from change_events.sinks import MAX_EVENT_AGE, check_purge_age, check_table_name, first_version
+from change_events.sinks import (
+    MAX_EVENT_AGE,
+    check_purge_age,
+    check_revision,
+    first_version,
+    state_key,
+)
+from change_events.sinks.postgres.pool import check_transaction
+from change_events.sinks.postgres.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from contextlib import AbstractContextManager
 
-    from psycopg import Connection, Cursor
+    from psycopg import Connection
     from psycopg_pool import ConnectionPool
     from typing_extensions import Self
 
-COLUMNS = "id, version, present, body, etag, applied_at"
-
 _INSERT = (
-    f"INSERT INTO {{table}} ({COLUMNS}) VALUES (%(id)s, %(first)s, %(present)s, "
-    "%(body)s::jsonb, %(etag)s, to_timestamp(%(now)s)) ON CONFLICT DO NOTHING"
+    "INSERT INTO {table} (id, version, present, body, etag, digest, revision, applied_at) VALUES "
+    "(%(id)s, %(first)s, %(present)s, %(body)s::jsonb, %(etag)s, %(digest)s, %(revision)s, "
+    "to_timestamp(%(now)s)) ON CONFLICT DO NOTHING"
 )
 _UPDATE = (
     "UPDATE {table} SET version = version + 1, present = %(present)s, body = %(body)s::jsonb, "
-    "etag = %(etag)s, applied_at = to_timestamp(%(now)s) "
-    "WHERE id = %(id)s AND version = %(if_version)s"
+    "etag = %(etag)s, digest = %(digest)s, revision = %(revision)s, "
+    "applied_at = to_timestamp(%(now)s) WHERE id = %(id)s AND version = %(if_version)s"
 )
 _TOUCH = (
-    "UPDATE {table} SET version = version + 1, applied_at = to_timestamp(%(now)s) "
-    "WHERE id = %(id)s AND version = %(if_version)s"
+    "UPDATE {table} SET version = version + 1, etag = coalesce(%(etag)s, etag), "
+    "applied_at = to_timestamp(%(now)s) WHERE id = %(id)s AND version = %(if_version)s"
+)
+_SET_STATE = (
+    "INSERT INTO {table} (id, version, present, state, applied_at) "
+    "VALUES (%s, 0, false, %s, to_timestamp(%s)) "
+    "ON CONFLICT (id) DO UPDATE SET state = excluded.state, applied_at = excluded.applied_at"
 )
 
 
@@ -51,13 +61,26 @@ class PostgresSink:
             present    boolean NOT NULL,     -- false if the entity is gone (a tombstone)
             body       jsonb,                -- the entity; NULL if gone, or in a table of your own
             etag       text,
+            digest     text,                 -- equal for equal entities
+            revision   text NOT NULL DEFAULT '',  -- the `revision` that stored the entity
+            state      text,                 -- NULL, except in a worker's own rows: they have ids
+                                             -- that no entity can have
             applied_at timestamptz NOT NULL  -- the time of the last look
         )
+
+    The sink adds columns that the table of an earlier version lacks, if its role owns the table.
 
     With `upsert` and `delete` the entities are in tables of your own, and `entities` holds the
     rest. The two run in the transaction that raises the version, after it was raised, and only if
     no other look was faster. So both changes happen, or neither. If one raises, everything is
-    rolled back, and the look is tried again later.
+    rolled back, and the look is tried again later. They must not end the transaction. PostgreSQL
+    undoes all of it after an error of any statement, so what can fail, and is caught, needs a
+    savepoint: `with connection.transaction(): ...`.
+
+    PgBouncer in transaction mode can be in between: the sink prepares no statements on the server.
+
+    A fork can't use the sink of its parent: it gets a `ConfigurationError`. Make a sink in each
+    process.
 
     An event is acknowledged once its look's commit has returned. If the database then loses the
     commit after all (`synchronous_commit = off`, a failover to a replica that was behind), no event
@@ -73,6 +96,9 @@ class PostgresSink:
             whether the entity exists or not.
         delete: Deletes an entity from your tables: `delete(connection, id)`. It must work whether
             the entity exists or not.
+        revision: Names what your code makes of an entity, `upsert` above all. Give it another text
+            when that changes: an entity that was stored under another revision counts as changed at
+            its next look, although the source has not changed it.
         connections: The most connections to keep. A look needs one for a statement or two. Not used
             with a pool of your own.
         timeout: The most seconds to wait for a connection. Not used with a pool of your own.
@@ -90,56 +116,33 @@ class PostgresSink:
         table: str = "entities",
         upsert: Callable[[Connection[Any], str, Mapping[str, Any]], object] | None = None,
         delete: Callable[[Connection[Any], str], object] | None = None,
+        revision: str = "",
         connections: int = 10,
         timeout: float = 5.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        check_table_name(table)
+        check_revision(revision)
         if (upsert is None) != (delete is None):
             raise ConfigurationError(
                 "tables of your own need both upsert= and delete= to follow the source"
             )
-        self._table = table
         self._upsert = upsert
         self._delete = delete
+        self._revision = revision
         self._clock = clock
-        psycopg = _psycopg()
-        self._row_factory = psycopg.rows.tuple_row  # the user's pool can have another
-        try:
-            # Without a pool of our own: it would only raise that it has no connection, and log why.
-            with _connection_to(database, timeout) as connection:
-                self._prepare(connection)
-        except psycopg.Error as error:
-            raise _unusable(table, error) from error
-        self._own_pool = isinstance(database, str)
-        self._pool = (
-            _pool(database, connections, timeout) if isinstance(database, str) else database
-        )
-
-    def _prepare(self, connection: Connection[Any]) -> None:
-        with connection.transaction():
-            # One sink at a time: of two CREATE TABLE IF NOT EXISTS at once, one can fail.
-            self._execute(connection, "SELECT pg_advisory_xact_lock(hashtext('change_events'))")
-            # IF NOT EXISTS would need the permission to create even if the table exists.
-            if self._execute(connection, "SELECT to_regclass('{table}')").fetchone() == (None,):
-                self._execute(
-                    connection,
-                    'CREATE TABLE {table} (id text COLLATE "C" PRIMARY KEY, '
-                    "version bigint NOT NULL, present boolean NOT NULL, body jsonb, etag text, "
-                    "applied_at timestamptz NOT NULL)",
-                )
-            # A write that changes nothing. It fails now, and not at the first event, if the table
-            # can't be written.
-            self._execute(
-                connection,
-                f"INSERT INTO {{table}} ({COLUMNS}) SELECT {COLUMNS} FROM {{table}} WHERE false "
-                "ON CONFLICT (id) DO UPDATE SET version = excluded.version",
-            )
+        self._table = Table(database, table, connections, timeout)
 
     def entry(self, id: str, /) -> Entry:
         """Return what the sink knows of the id."""
-        row = self._row("SELECT version, present, etag FROM {table} WHERE id = %s", id)
-        return Entry(*row) if row else Entry()
+        row = self._table.row(
+            "SELECT revision, version, present, etag, digest FROM {table} WHERE id = %s", id
+        )
+        if not row:
+            return Entry()
+        revision, version, present, etag, digest = row
+        if revision != self._revision:
+            etag, digest = None, None
+        return Entry(version, present, etag, digest)
 
     def apply(
         self, id: str, change: Found[Mapping[str, Any]] | Unchanged | Gone, /, *, if_version: int
@@ -156,15 +159,24 @@ class PostgresSink:
                 character and no lone surrogate.
             TypeError, ValueError: JSON can't hold the entity.
             Exception: `upsert` or `delete` raised it; nothing is written.
+            RuntimeError: `upsert` or `delete` caught an error of PostgreSQL without a savepoint, so
+                nothing is written; or it ended the transaction or the connection.
         """
-        with self._pool.connection() as connection, connection.transaction():
-            if not self._compare_and_set(connection, id, change, if_version):
-                return False
-            if isinstance(change, Found) and self._upsert is not None:
-                self._upsert(connection, id, change.value)
-            elif isinstance(change, Gone) and self._delete is not None:
-                self._delete(connection, id)
-            return True
+        upsert, delete = self._upsert, self._delete
+        with self._table.connection() as connection:
+            if upsert is None or delete is None or isinstance(change, Unchanged):
+                # A statement alone is a transaction, and saves the round trips of BEGIN and COMMIT.
+                return self._compare_and_set(connection, id, change, if_version)
+            with connection.transaction():
+                if not self._compare_and_set(connection, id, change, if_version):
+                    return False
+                if isinstance(change, Found):
+                    upsert(connection, id, change.value)
+                    check_transaction(connection, "upsert")
+                else:
+                    delete(connection, id)
+                    check_transaction(connection, "delete")
+                return True
 
     def _compare_and_set(
         self,
@@ -177,14 +189,16 @@ class PostgresSink:
         statement = _TOUCH if isinstance(change, Unchanged) else store
         now = self._clock()
         values = {"id": id, "now": now, "first": first_version(now), "if_version": if_version}
-        values |= self._columns(change)
-        return self._execute(connection, statement, values).rowcount == 1
+        values |= {"revision": self._revision, **self._columns(change)}
+        return self._table.execute(connection, statement, values).rowcount == 1
 
     def _columns(self, change: Found[Mapping[str, Any]] | Unchanged | Gone) -> dict[str, Any]:
-        if not isinstance(change, Found):
-            return {"present": False, "body": None, "etag": None}
+        if isinstance(change, Unchanged):
+            return {"etag": change.etag}
+        if isinstance(change, Gone):
+            return {"present": False, "body": None, "etag": None, "digest": None}
         body = json.dumps(change.value, allow_nan=False) if self._upsert is None else None
-        return {"present": True, "body": body, "etag": change.etag}
+        return {"present": True, "body": body, "etag": change.etag, "digest": change.digest}
 
     def get(self, id: str, /) -> dict[str, Any] | None:
         """
@@ -194,7 +208,7 @@ class PostgresSink:
             ConfigurationError: The entities are in tables of your own.
         """
         self._require_bodies()
-        row = self._row("SELECT body::text FROM {table} WHERE id = %s AND present", id)
+        row = self._table.row("SELECT body::text FROM {table} WHERE id = %s AND present", id)
         return json.loads(row[0]) if row else None
 
     def items(self) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -205,16 +219,37 @@ class PostgresSink:
             ConfigurationError: The entities are in tables of your own.
         """
         self._require_bodies()
-        with self._pool.connection() as connection:
-            rows = self._execute(
-                connection, "SELECT id, body::text FROM {table} WHERE present ORDER BY id"
-            ).fetchall()
+        rows = self._table.rows("SELECT id, body::text FROM {table} WHERE present ORDER BY id")
         return ((id, json.loads(body)) for id, body in rows)
 
     def __len__(self) -> int:
         """Return how many entities are cached; with tables of your own, too."""
-        row = self._row("SELECT count(*) FROM {table} WHERE present")
+        row = self._table.row("SELECT count(*) FROM {table} WHERE present")
         return int(row[0])
+
+    def ids(self, *, after: str | None = None, limit: int = 1000) -> list[str]:
+        """
+        Return up to `limit` ids of cached entities, in order, beginning after `after`; with tables
+        of your own, too.
+        """
+        rows = self._table.rows(
+            "SELECT id FROM {table} WHERE present AND id > %s ORDER BY id LIMIT %s",
+            after or "",  # less than any id
+            limit,
+        )
+        return [id for (id,) in rows]
+
+    def state(self, name: str, /) -> str | None:
+        """Return the text that was last stored under the name, or None."""
+        row = self._table.row("SELECT state FROM {table} WHERE id = %s", state_key(name))
+        return row[0] if row else None
+
+    def set_state(self, name: str, text: str, /) -> None:
+        """
+        Store the text under the name, durably. It is in a row of the table that is not an entity.
+        """
+        with self._table.connection() as connection:
+            self._table.execute(connection, _SET_STATE, (state_key(name), text, self._clock()))
 
     def purge(self, *, older_than: float = MAX_EVENT_AGE) -> int:
         """
@@ -223,14 +258,17 @@ class PostgresSink:
         """
         check_purge_age(older_than)
         before = self._clock() - older_than
-        with self._pool.connection() as connection:
-            statement = "DELETE FROM {table} WHERE NOT present AND applied_at < to_timestamp(%s)"
-            return self._execute(connection, statement, (before,)).rowcount
+        with self._table.connection() as connection:
+            return self._table.execute(
+                connection,
+                "DELETE FROM {table} "
+                "WHERE NOT present AND state IS NULL AND applied_at < to_timestamp(%s)",
+                (before,),
+            ).rowcount
 
     def close(self) -> None:
         """Close the connections, unless the pool is yours. A `with` block does so at its end."""
-        if self._own_pool:
-            self._pool.close()
+        self._table.close()
 
     def __enter__(self) -> Self:
         return self
@@ -243,74 +281,3 @@ class PostgresSink:
             raise ConfigurationError(
                 "the entities are where upsert= put them, in tables of your own; query those"
             )
-
-    def _row(self, statement: str, *values: str) -> Any:
-        with self._pool.connection() as connection:
-            return self._execute(connection, statement, values).fetchone()
-
-    def _execute(
-        self, connection: Connection[Any], statement: str, values: Any = ()
-    ) -> Cursor[Any]:
-        # As bytes: psycopg's types accept text only if it is a literal.
-        query = statement.format(table=f'"{self._table}"').encode()
-        return connection.cursor(row_factory=self._row_factory).execute(query, values)
-
-
-def _psycopg() -> Any:
-    try:
-        import psycopg
-        import psycopg_pool  # noqa: F401  # if it is missing, say so now
-    except ImportError as error:
-        raise ConfigurationError(
-            f"PostgresSink needs psycopg ({error}): pip install 'change-events[postgres]'"
-        ) from error
-    return psycopg
-
-
-def _connection_to(
-    database: str | ConnectionPool[Any], timeout: float
-) -> AbstractContextManager[Connection[Any]]:
-    from psycopg import Connection
-
-    if not isinstance(database, str):
-        return database.connection()
-    return Connection.connect(_conninfo(database, timeout), autocommit=True)
-
-
-def _pool(database: str, connections: int, timeout: float) -> ConnectionPool[Any]:
-    from psycopg_pool import ConnectionPool
-
-    return ConnectionPool(
-        _conninfo(database, timeout),
-        kwargs={"autocommit": True},  # transactions are explicit
-        min_size=1,
-        max_size=connections,
-        timeout=timeout,
-        reconnect_timeout=timeout,  # its pauses double: longer ones would outlast the outage
-        # Each look costs a round trip more, so that none fails after the server was restarted.
-        check=ConnectionPool.check_connection,
-        open=True,
-    )
-
-
-def _conninfo(database: str, timeout: float) -> str:
-    """Add timeouts that the string does not set, for a server that is gone: defaults are hours."""
-    from psycopg.conninfo import conninfo_to_dict, make_conninfo
-
-    seconds = max(2, math.ceil(timeout))  # libpq's minimum
-    timeouts = {
-        "connect_timeout": seconds,
-        "keepalives_idle": seconds,
-        "keepalives_interval": seconds,
-        "keepalives_count": 3,
-        "tcp_user_timeout": 4 * seconds * 1000,
-    }
-    return make_conninfo("", **(timeouts | dict(conninfo_to_dict(database))))
-
-
-def _unusable(table: str, error: Exception) -> ConfigurationError:
-    return ConfigurationError(
-        f"the table {table!r} can't be used: {error}. Check the connection string, and that the "
-        "role can create the table; or else that the table is as PostgresSink's documentation "
-        "shows it, and that the role can read and write it"
-    )
