@@ -133,7 +133,7 @@ def play(stage: Stage, way: Way, number: int) -> list[float]:
         "threads": 10,
         "more": {"ids": ids},
     }
-    stage.tell(stage.source, "begin", latency=GET)
+    stage.tell(stage.source, "begin", latency=GET, still=True)
     command = [
         sys.executable,
         "-m",

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 def tell(id: str, product: Mapping[str, Any]) -> None:
     """Print that an edition is in the cache now."""
-    print(json.dumps({"id": id, "edition": product["edition"], "at": time.monotonic()}), flush=True)
+    line = {"id": id, "edition": product["edition"], "at": time.monotonic()}
+    sys.stdout.write(json.dumps(line) + "\n")  # in one piece: several threads print
+    sys.stdout.flush()
 
 
 class TellingSink(SQLiteSink):

@@ -38,6 +38,7 @@ class Source:
     def __init__(self) -> None:
         self.gets = self.bulk_gets = 0
         self._latency = 0.0
+        self._still = False
         self._saved: dict[str, int] = {}
 
     def answer(self, head: bytes, body: bytes, send: Send) -> None:
@@ -66,7 +67,7 @@ class Source:
             "id": id,
             "name": f"product {id}",
             # Different each time, because SQLite writes nothing where nothing changes.
-            "stock": self.gets + self.bulk_gets,
+            "stock": 0 if self._still else self.gets + self.bulk_gets,
             "edition": self._saved.get(id, 0),
             "description": DESCRIPTION,
         }
@@ -75,6 +76,7 @@ class Source:
         """Do a command of the benchmark: begin to count, save products, or return the counts."""
         if path == "/_bench/begin":
             self._latency = body["latency"]
+            self._still = body.get("still", False)
             self.gets = self.bulk_gets = 0
         elif path == "/_bench/save":
             self._saved |= body
