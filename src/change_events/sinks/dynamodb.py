@@ -273,11 +273,12 @@ class DynamoDBSink:
         return True
 
     def _scan(self, condition: str, **settings: Any) -> Iterator[Any]:
-        paginator = self._client.get_paginator("scan")
-        pages: Iterator[Any] = paginator.paginate(
+        pages = self._client.get_paginator("scan").paginate(
             TableName=self._table, ConsistentRead=True, FilterExpression=condition, **settings
         )
-        return pages
+        for page in pages:
+            yield page
+            check_process(self._pid, type(self).__name__)  # a fork can go on with a listing
 
 
 def _text(value: str | None) -> dict[str, str] | None:
