@@ -112,12 +112,8 @@ class DynamoDBSink:
             return Entry()
         text = {name: value["S"] for name, value in item.items() if "S" in value}
         known = text if text.get("revision", "") == self._revision else {}
-        return Entry(
-            int(item["version"]["N"]),
-            item["present"]["BOOL"],
-            known.get("etag"),
-            known.get("digest"),
-        )
+        version, present = int(item["version"]["N"]), item["present"]["BOOL"]
+        return Entry(version, present, known.get("etag"), known.get("digest"))
 
     def apply(
         self, id: str, change: Found[Mapping[str, Any]] | Unchanged | Gone, /, *, if_version: int
