@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import uuid
 from functools import partial
@@ -126,6 +127,43 @@ def test_all_pages_are_read(table):
     assert sink.purge() == 8
 
 
+def test_ids_are_named_beyond_many_tombstones_and_after_an_id_that_was_purged(table):
+    now = 0.0
+    sink = DynamoDBSink(table, clock=lambda: now)
+    for n in range(250):
+        sink.apply(f"gone{n}", Gone(), if_version=0)
+        if n % 100 == 0:
+            sink.apply(f"p{n}", FOUND, if_version=0)
+    first = sink.ids(limit=1)[0]
+    sink.apply(first, Gone(), if_version=sink.entry(first).version)
+    now = 15 * DAY
+    sink.purge()
+
+    assert sink.entry(first) == Entry()
+    assert {first, *sink.ids(after=first)} == {"p0", "p100", "p200"}
+
+
+def test_state_is_in_an_item_that_is_not_an_entity(table, dynamodb):
+    DynamoDBSink(table).set_state("guard", "text")
+
+    assert dynamodb.scan(TableName=table)["Items"] == [
+        {"id": {"S": "\x1fguard"}, "state_text": {"S": "text"}}
+    ]
+
+
+def test_a_listing_does_not_go_on_in_a_fork(table, monkeypatch):
+    sink = DynamoDBSink(table)
+    for n in range(2):
+        sink.apply(f"p{n}", FOUND, if_version=0)
+    items = sink.items()
+    next(items)
+    parent = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: parent + 1)
+
+    with pytest.raises(ConfigurationError, match="DynamoDBSink was made in process"):
+        list(items)
+
+
 def test_reads_are_consistent(table):
     client = boto3.client("dynamodb")
     calls = []
@@ -138,9 +176,11 @@ def test_reads_are_consistent(table):
     sink.get("p1")
     list(sink.items())
     len(sink)
+    sink.ids()
+    sink.state("guard")
     sink.purge()
 
-    assert len(calls) == 6
+    assert len(calls) == 8
     assert all(call["ConsistentRead"] is True for call in calls)
 
 

@@ -51,7 +51,7 @@ def bouncer(postgres):
         with subprocess.Popen([program, "-q", file.name], **user) as process:
             wait_until(lambda: can_connect(f"host=127.0.0.1 port={port} dbname=postgres"))
             yield port
-            process.terminate()
+            process.kill()
 
 
 def can_connect(conninfo):

@@ -112,12 +112,8 @@ class DynamoDBSink:
             return Entry()
         text = {name: value["S"] for name, value in item.items() if "S" in value}
         known = text if text.get("revision", "") == self._revision else {}
-        return Entry(
-            int(item["version"]["N"]),
-            item["present"]["BOOL"],
-            known.get("etag"),
-            known.get("digest"),
-        )
+        version, present = int(item["version"]["N"]), item["present"]["BOOL"]
+        return Entry(version, present, known.get("etag"), known.get("digest"))
 
     def apply(
         self, id: str, change: Found[Mapping[str, Any]] | Unchanged | Gone, /, *, if_version: int
@@ -273,11 +269,12 @@ class DynamoDBSink:
         return True
 
     def _scan(self, condition: str, **settings: Any) -> Iterator[Any]:
-        paginator = self._client.get_paginator("scan")
-        pages: Iterator[Any] = paginator.paginate(
+        pages = self._client.get_paginator("scan").paginate(
             TableName=self._table, ConsistentRead=True, FilterExpression=condition, **settings
         )
-        return pages
+        for page in pages:
+            yield page
+            check_process(self._pid, type(self).__name__)  # a fork can go on with a listing
 
 
 def _text(value: str | None) -> dict[str, str] | None:

@@ -56,9 +56,9 @@ class SQLiteSink:
     the disk before its event is acknowledged, so neither a crash nor a power cut loses what SQS
     will not send again.
 
-    A sink can be used after a fork, on both sides: it closes the file before the fork, and each
-    process opens it again. A cache in memory stays with the parent. The child gets an error, and
-    also where something forks without Python (`os.register_at_fork`).
+    Both sides of a fork can use the sink: it closes the file before the fork, and each process
+    opens it again. A cache in memory stays with the parent. Its child gets a `ConfigurationError`,
+    and so does the child of a fork that Python does not see (`os.register_at_fork`).
 
     Args:
         path: The file; it is created if it does not exist. `":memory:"` keeps the table in memory.
