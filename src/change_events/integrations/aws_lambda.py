@@ -46,6 +46,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
+from change_events._aws import make_client
 from change_events._codec import decode
 from change_events._consumer.backoff import MAX_PAUSE, pause_after, retry_pause
 from change_events._consumer.intake import window_of
@@ -213,8 +214,6 @@ class _Function(Generic[T]):
     def _queue(self, arn: str) -> Queue:
         _, _, _, region, account, name = arn.split(":")
         if self.client is None:
-            from change_events._aws import make_client  # not above: it imports boto3
-
             # Without a route to SQS an invocation's calls fail. They must not use up its time.
             self.client = make_client(
                 "sqs", region=region, connect_timeout=1, read_timeout=2, attempts=2

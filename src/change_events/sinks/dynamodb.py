@@ -6,6 +6,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
+from change_events._aws import make_client
 from change_events._event import Entry, Found, Gone, Unchanged
 from change_events.exceptions import ConfigurationError
 from change_events.sinks import MAX_EVENT_AGE, check_purge_age, first_version
@@ -22,7 +23,8 @@ KB of it; the attributes' names, the numbers and an `ETag` take less than the re
 
 class DynamoDBSink:
     """
-    Keeps JSON objects in a DynamoDB table. Threads can share one sink, and processes one table.
+    Keeps JSON objects in a DynamoDB table. Threads can share one sink, and processes one table. A
+    child of a fork makes a sink of its own: processes can't share connections.
 
     You create the table. Its key is `id` alone, a string (`AttributeName: id, AttributeType: S,
     KeyType: HASH`). An item has
@@ -58,8 +60,6 @@ class DynamoDBSink:
         self._clock = clock
         try:
             if client is None:
-                from change_events._aws import make_client  # not above: it imports boto3
-
                 client = make_client(
                     "dynamodb", connect_timeout=2, read_timeout=5, attempts=3, connections=100
                 )
