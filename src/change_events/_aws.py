@@ -112,3 +112,10 @@ def could_be_credentials(error: Exception) -> bool:
         return bool(400 <= status < 500)
     no_answer = isinstance(error, (botocore.HTTPClientError, botocore.ConnectionError))
     return isinstance(error, botocore.BotoCoreError) and not no_answer
+
+
+def is_denied(error: Exception) -> bool:
+    """Return whether AWS refused a call because a permission is missing."""
+    response = getattr(error, "response", None)  # botocore's ClientError has one
+    details = response.get("Error", {}) if isinstance(response, dict) else {}
+    return "AccessDenied" in str(details.get("Code"))

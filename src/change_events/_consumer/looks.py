@@ -11,6 +11,7 @@ from change_events._consumer.backoff import asked_pause, is_source_wide, retry_p
 from change_events._consumer.log import log, log_failed_look, log_outage, log_return
 from change_events._consumer.look import MAX_CONFLICTS, checked, never_stored, outcome
 from change_events._event import Found, Gone
+from change_events._text import printable
 from change_events.exceptions import FetchError, MassDeletionError
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ class Looks(Generic[T]):
             )
         if not was_tripped:
             self.halted = self.halted or error
-            log.critical("%s", error, extra={"action": "mass_deletion"})
+            log.critical("%s", printable(error), extra={"action": "mass_deletion"})
         if was_down:
             log_return()
         return False

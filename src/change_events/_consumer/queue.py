@@ -228,7 +228,7 @@ def _log_failed(failed: list[dict[str, Any]], action: str) -> list[int]:
             "%s failed for %d messages: %s",
             action,
             len(failed),
-            codes,
+            printable(codes),
             extra={"action": action, "code": codes},
         )
     return [int(entry["Id"]) for entry in failed if not entry.get("SenderFault")]

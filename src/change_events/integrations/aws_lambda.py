@@ -54,6 +54,7 @@ from change_events._consumer.log import MalformedLog, log_failed_look
 from change_events._consumer.look import look
 from change_events._consumer.queue import Queue, batches
 from change_events._event import DEFAULT_SETTLE, MAX_SETTLE
+from change_events._text import printable
 from change_events.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ class _Function(Generic[T]):
                 "SQS can't be asked for the time, so young events can't be settled, and end in the "
                 "dead-letter queue: %s. Give the queue a delay of the settle window, or give the "
                 "function a route to SQS, and sqs:GetQueueAttributes",
-                error,
+                printable(error),
                 extra={"action": "ask_time"},
             )
             return 0
@@ -207,7 +208,7 @@ class _Function(Generic[T]):
                     "changing visibility failed, so messages come back only after the queue's "
                     "visibility timeout: %s. The role needs sqs:ChangeMessageVisibility, and the "
                     "function a route to SQS; this is logged once",
-                    error,
+                    printable(error),
                     extra={"action": "change_visibility"},
                 )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from change_events._aws import make_client
 from change_events._event import Entry, Found, Gone, Unchanged
+from change_events._text import printable
 from change_events.exceptions import ConfigurationError
 from change_events.sinks import MAX_EVENT_AGE, check_purge_age, first_version
 
@@ -68,9 +69,9 @@ class DynamoDBSink:
         # boto3 has no common root for what can be wrong here, from the Region to DNS.
         except Exception as error:
             raise ConfigurationError(
-                f"the table {table!r} can't be used: {error}. Check that it exists, that its key "
-                "is 'id', a string, alone, and that the credentials and region that boto3 finds "
-                "allow dynamodb:GetItem and UpdateItem on it"
+                f"the table {table!r} can't be used: {printable(error)}. Check that it exists, "
+                "that its key is 'id', a string, alone, and that the credentials and region that "
+                "boto3 finds allow dynamodb:GetItem and UpdateItem on it"
             ) from error
 
     def _check(self) -> None:
