@@ -7,6 +7,7 @@ import threading
 
 import boto3
 import pytest
+from botocore.config import Config
 from botocore.stub import Stubber
 
 from change_events import (
@@ -236,7 +237,7 @@ def test_access_denied_prevents_the_save():
 
 def test_one_failed_entry_of_a_batch_prevents_the_save():
     ids = [f"p{number}" for number in range(22)]
-    client = boto3.client("sns")
+    client = boto3.client("sns", config=Config(max_pool_connections=1))  # one call at a time
     refusal = {"Id": "0", "Code": "InternalError", "Message": "try again", "SenderFault": False}
     with Stubber(client) as stub:  # the emulator fails no single entry
         stub.add_response(
