@@ -30,4 +30,4 @@ def test_a_decompression_bomb_is_refused_before_it_fills_the_memory(source, bomb
     finally:
         tracemalloc.stop()
 
-    assert peak < 16 * 2**20
+    assert peak < 8 * 2**20
