@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all prove prove-all field chaos soak bench bench-quick mutate \
-	lint format types figures picture dist clean
+.PHONY: help demo test test-all test-oldest prove prove-all field chaos soak bench bench-quick \
+	mutate lint format types figures picture dist clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,6 +21,9 @@ test: $(VENV)/.dev ## Run all tests, with branch coverage
 
 test-all: $(VENV)/.dev ## Run all tests on each of Python 3.10 to 3.13 that is found
 	$(BIN)/python -m nox
+
+test-oldest: $(VENV)/.dev ## Run the core tests with the oldest Python and dependencies that are allowed
+	$(BIN)/python -m nox --session oldest
 
 prove: $(VENV)/.dev ## Prove the promise: schedules, mutants, a million random writes (minutes)
 	$(BIN)/python -m verification.proof

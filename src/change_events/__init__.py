@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from change_events._consumer.worker import Worker
     from change_events._event import ChangeEvent, Entry, Found, Gone, Outcome, Unchanged
     from change_events._producer.broadcasting import broadcasting, broadcasts_before_save
-    from change_events._producer.publishers import NullPublisher, SNSPublisher
+    from change_events._producer.publishers import NullPublisher, SNSPublisher, in_portions
     from change_events._producer.renewals import BroadcastStats, broadcast_stats, measure_broadcasts
     from change_events._source.fetcher import HTTPFetcher
     from change_events.sinks.dynamodb import DynamoDBSink
@@ -79,6 +79,7 @@ __all__ = [
     "broadcast_stats",
     "broadcasting",
     "broadcasts_before_save",
+    "in_portions",
     "measure_broadcasts",
 ]
 
@@ -90,7 +91,7 @@ _NAMES = {
     "_consumer.worker": ["Worker"],
     "_event": ["ChangeEvent", "Entry", "Found", "Gone", "Outcome", "Unchanged"],
     "_producer.broadcasting": ["broadcasting", "broadcasts_before_save"],
-    "_producer.publishers": ["NullPublisher", "SNSPublisher"],
+    "_producer.publishers": ["NullPublisher", "SNSPublisher", "in_portions"],
     "_producer.renewals": ["BroadcastStats", "broadcast_stats", "measure_broadcasts"],
     "_source.fetcher": ["HTTPFetcher"],
     "sinks.dynamodb": ["DynamoDBSink"],

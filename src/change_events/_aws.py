@@ -1,16 +1,43 @@
 """
-Make boto3 clients. The import of boto3 lasts longer than that of our whole package, so others
-import this module only where they make a client.
+Make boto3 clients. boto3 is imported with the first one: that lasts longer than the import of our
+whole package.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 from typing import Any
 
-import boto3
-from boto3.session import Session
-from botocore import exceptions as botocore
-from botocore.config import Config
+
+class ForkSafeLock:
+    """
+    A lock that a fork waits for, so that no child finds it held by a thread that it does not have.
+    A thread can acquire it several times.
+    """
+
+    def __init__(self) -> None:
+        self._start_over()
+        # A child starts over, because not every server that forks in C runs `before`.
+        getattr(os, "register_at_fork", lambda **_: None)(
+            before=self.__enter__, after_in_parent=self.__exit__, after_in_child=self._start_over
+        )
+
+    def _start_over(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+CLIENTS_LOCK = ForkSafeLock()
+"""
+Held while a client is made, boto3's import included: Python's lock of a module that is being
+imported is not released in a child of a fork, either.
+"""
 
 
 def make_client(
@@ -37,15 +64,21 @@ def make_client(
         validate: Check a call's parameters before sending it.
         session: Default: boto3's default session.
     """
-    retries = {"mode": "standard", "total_max_attempts": attempts}
-    config = Config(
-        connect_timeout=connect_timeout,
-        read_timeout=read_timeout,
-        retries={name: value for name, value in retries.items() if value is not None},
-        max_pool_connections=connections,
-        parameter_validation=validate,
-    )
-    return (session or boto3).client(service, region_name=region, config=config)
+    with CLIENTS_LOCK:
+        import encodings.idna  # noqa: F401  # otherwise the first look-up of a host imports it
+
+        import boto3
+        from botocore.config import Config
+
+        retries = {"mode": "standard", "total_max_attempts": attempts}
+        config = Config(
+            connect_timeout=connect_timeout,
+            read_timeout=read_timeout,
+            retries={name: value for name, value in retries.items() if value is not None},
+            max_pool_connections=connections,
+            parameter_validation=validate,
+        )
+        return (session or boto3).client(service, region_name=region, config=config)
 
 
 def new_session() -> Any:
@@ -55,6 +88,9 @@ def new_session() -> Any:
     A session keeps the credentials that it found. If the user gave credentials to the default
     session itself, return that session: no others must replace them.
     """
+    import boto3
+    from boto3.session import Session
+
     old = boto3.DEFAULT_SESSION
     if old is None:
         return Session()
@@ -69,8 +105,17 @@ def could_be_credentials(error: Exception) -> bool:
     Return whether expired credentials could be why a call failed: after every refusal by the
     service (4xx) and every error before the request was sent, because that error has many names.
     """
+    from botocore import exceptions as botocore
+
     if isinstance(error, botocore.ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400)
         return bool(400 <= status < 500)
     no_answer = isinstance(error, (botocore.HTTPClientError, botocore.ConnectionError))
     return isinstance(error, botocore.BotoCoreError) and not no_answer
+
+
+def is_denied(error: Exception) -> bool:
+    """Return whether AWS refused a call because a permission is missing."""
+    response = getattr(error, "response", None)  # botocore's ClientError has one
+    details = response.get("Error", {}) if isinstance(response, dict) else {}
+    return "AccessDenied" in str(details.get("Code"))

@@ -28,7 +28,7 @@ def parsed_arn(topic_arn: str) -> re.Match[str]:
     Raises:
         ConfigurationError: It is not a topic's ARN.
     """
-    topic = _TOPIC_ARN.fullmatch(topic_arn)
+    topic = _TOPIC_ARN.fullmatch(topic_arn) if isinstance(topic_arn, str) else None
     if topic is None:
         raise ConfigurationError(
             f"{topic_arn!r} is not a topic's ARN; "

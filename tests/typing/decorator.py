@@ -34,6 +34,7 @@ from change_events import (
     broadcast_stats,
     broadcasting,
     broadcasts_before_save,
+    in_portions,
 )
 from change_events.testing import SinkContract
 
@@ -47,6 +48,12 @@ class OwnPublisher(SNSPublisher): ...
 publisher = SNSPublisher.from_env("PRODUCT_EVENTS_TOPIC_ARN")
 assert_type(publisher, SNSPublisher)
 assert_type(OwnPublisher.from_env("PRODUCT_EVENTS_TOPIC_ARN"), OwnPublisher)
+SNSPublisher(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+for portion in in_portions(range(10), 3):
+    assert_type(portion, list[int])
+    with broadcasting(publisher, *portion):
+        pass
 
 
 class Product:

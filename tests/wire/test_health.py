@@ -7,6 +7,8 @@ import logging
 import signal
 import socket
 import threading
+import time
+from contextlib import ExitStack
 from functools import partial
 from http.client import HTTPConnection
 
@@ -14,7 +16,7 @@ import boto3
 import pytest
 
 from change_events import ConfigurationError, Health
-from change_events._consumer import intake
+from change_events._consumer import intake, probe
 from change_events._consumer.consumer import Consumer
 from change_events._consumer.health import FULL, Pauses, is_ready
 from change_events._consumer.visibility import Visibility
@@ -285,6 +287,118 @@ def test_a_client_that_is_slow_or_hangs_up_does_not_disturb_a_probe(
             )
 
     assert capfd.readouterr().err == ""
+
+
+def probe_threads():
+    return [each for each in threading.enumerate() if "process_request_thread" in each.name]
+
+
+def test_any_number_of_slow_clients_needs_few_threads_and_does_not_disturb_a_probe(
+    make_worker, ask, free_port
+):
+    worker = make_worker()
+    with running(worker), ExitStack() as clients:
+        polled(worker)
+        most = 0
+        for _ in range(3 * probe.MAX_CONNECTIONS):
+            client = clients.enter_context(socket.create_connection(("127.0.0.1", free_port)))
+            client.sendall(b"GET /healthz HTTP/1.1\r\n")
+            most = max(most, len(probe_threads()))
+
+        assert ask("/healthz")[0] == 200
+        # A thread that has just ended can still be listed.
+        assert 1 <= max(most, len(probe_threads())) < 2 * probe.MAX_CONNECTIONS
+
+
+def test_a_further_connection_replaces_the_oldest(make_worker, free_port):
+    worker = make_worker()
+    with running(worker), ExitStack() as clients:
+        polled(worker)
+        oldest, *others = [
+            clients.enter_context(socket.create_connection(("127.0.0.1", free_port), timeout=30))
+            for _ in range(probe.MAX_CONNECTIONS + 1)
+        ]
+
+        assert oldest.recv(1) == b""  # the server closed it
+        for other in others:
+            other.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+            assert other.recv(100).startswith(b"HTTP/1.0 200")
+
+
+def test_a_connection_ends_at_its_deadline_however_busy_its_client_is(
+    make_worker, free_port, monkeypatch
+):
+    monkeypatch.setattr(probe, "DEADLINE", 0.5)
+    worker = make_worker()
+    with running(worker):
+        polled(worker)
+        with socket.create_connection(("127.0.0.1", free_port), timeout=0.05) as client:
+            client.sendall(b"GET /healthz HTTP/1.1\r\n")
+            begun = time.monotonic()
+            answered = None
+            while answered is None and time.monotonic() < begun + 30:
+                try:
+                    client.sendall(b"X")
+                    answered = client.recv(1)
+                except TimeoutError:  # the server still waits for the rest
+                    pass
+                except ConnectionError:  # the server closed it, with an X unread
+                    answered = b""
+
+        assert answered == b""
+        assert time.monotonic() - begun >= 0.4
+
+
+def test_a_probe_whose_threads_all_hang_is_refused_and_the_next_one_is_answered(
+    make_worker, free_port
+):
+    hanging, go_on = threading.Semaphore(0), threading.Event()
+
+    def health():
+        hanging.release()
+        assert go_on.wait(30)
+        return NOT_RUNNING
+
+    def ask():
+        with socket.create_connection(("127.0.0.1", free_port), timeout=30) as client:
+            client.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+            return client.recv(100)
+
+    with probe.serving(("127.0.0.1", free_port), health), ExitStack() as clients:
+        for _ in range(probe.MAX_CONNECTIONS):
+            client = clients.enter_context(socket.create_connection(("127.0.0.1", free_port)))
+            client.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+            assert hanging.acquire(timeout=30)
+
+        assert refused(ask)
+        go_on.set()
+        wait_until(lambda: not probe_threads())
+        assert ask().startswith(b"HTTP/1.0 503")
+
+
+def refused(ask):
+    try:
+        return ask() == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_a_connection_for_which_no_thread_can_be_started_is_closed(free_port, monkeypatch):
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    def ask():
+        with socket.create_connection(("127.0.0.1", free_port), timeout=30) as client:
+            client.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+            return client.recv(100)
+
+    with probe.serving(("127.0.0.1", free_port), lambda: NOT_RUNNING):
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            for _ in range(probe.MAX_CONNECTIONS + 1):
+                assert refused(ask)
+
+        assert ask().startswith(b"HTTP/1.0 503")
 
 
 def test_an_endless_request_is_refused(make_worker, free_port):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import logging
 import re
 from pathlib import Path
@@ -103,6 +104,60 @@ def test_no_call_of_the_logger_mentions_a_secret(call):
     named |= {node.attr for node in ast.walk(call) if isinstance(node, ast.Attribute)}
 
     assert not named & SECRETS
+
+
+OURS = {"action", "role", "self._name"}
+"""Texts that the library or its user has written."""
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_every_text_in_a_record_is_made_printable(call):
+    text, *values = call.args
+    assert isinstance(text, ast.Constant)
+    kinds = re.findall(r"%[\d.]*([a-z])", text.value)
+    if len(values) < len(kinds):
+        assert isinstance(values[0], ast.Starred)  # a host and a port
+        return
+
+    for kind, value in zip(kinds, values, strict=True):
+        if kind == "s" and not _is_constant(value):
+            shown = ast.unparse(value)
+            # A repr is printable, and ids have a limit.
+            assert shown.startswith(("printable(", "', '.join(map(repr, ")) or shown in OURS
+
+
+def _is_constant(node):
+    if isinstance(node, ast.IfExp):
+        return _is_constant(node.body) and _is_constant(node.orelse)
+    return isinstance(node, ast.Constant)
+
+
+def test_what_others_send_stays_within_its_line(make_channel, source, caplog):
+    """A source, and somebody who can send to the queue, try to write lines of their own."""
+    forgery = "\x1b[2J\r\n2026-05-02 CRITICAL all is lost\u2028"
+    channel = make_channel(raw=False)
+    source.answer = lambda id: Answer(302, headers={"Location": "https://x.example/\x1b[2J\x85y"})
+    channel.announce("p1", "p\u202e2")
+    for body in (
+        {"Type": "Notification", "Message": "{}", "TopicArn": forgery * 100},
+        {"id": forgery},
+        {"id": "p3", "TopicArn": channel.topic_arn},
+    ):
+        channel.send(json.dumps(body))
+
+    Worker(
+        channel.queue_url,
+        fetcher=HTTPFetcher(source.url + "/{id}"),
+        sink=MemorySink(),
+        topic_arn=channel.topic_arn,
+        settle=0.0,
+        wait_time=1,
+    ).drain()
+
+    lines = [record.getMessage() for record in caplog.records if record.name == "change_events"]
+    assert len([line for line in lines if "is not a change event" in line]) == 3
+    assert len([line for line in lines if "https://x.example/\\x1b[2J\\x85y" in line]) == 2
+    assert all(line.isprintable() and len(line) < 1500 for line in lines)
 
 
 def test_no_record_tells_a_body_a_token_or_a_receipt_handle(channel, source, caplog):

@@ -7,6 +7,7 @@ import threading
 
 import boto3
 import pytest
+from botocore.config import Config
 from botocore.stub import Stubber
 
 from change_events import (
@@ -99,6 +100,26 @@ def test_attributes_can_come_from_the_context_of_the_save(channel):
 def test_attributes_that_would_not_arrive_are_refused(attributes, message):
     with pytest.raises(ConfigurationError, match=message):
         SNSPublisher(TOPIC, attributes=attributes)
+
+
+def test_none_in_place_of_a_topic_is_refused_and_the_error_says_what_to_use():
+    with pytest.raises(ConfigurationError, match=r"from_env\(name\).*NullPublisher\(\)"):
+        SNSPublisher(None)
+
+
+@pytest.mark.parametrize("arn", [5, b"arn", ["arn"], TOPIC.encode()])
+def test_a_topic_that_is_neither_text_nor_a_callable_is_refused(arn):
+    with pytest.raises(ConfigurationError, match="is not a topic's ARN"):
+        SNSPublisher(arn)
+
+
+def test_a_callable_that_returns_something_else_prevents_the_save():
+    @broadcasts_before_save(SNSPublisher(lambda: 5))
+    def save(product):
+        pytest.fail("saved")
+
+    with pytest.raises(ConfigurationError, match="5 is not a topic's ARN"):
+        save({"id": "p1"})
 
 
 @pytest.mark.parametrize(
@@ -216,7 +237,7 @@ def test_access_denied_prevents_the_save():
 
 def test_one_failed_entry_of_a_batch_prevents_the_save():
     ids = [f"p{number}" for number in range(22)]
-    client = boto3.client("sns")
+    client = boto3.client("sns", config=Config(max_pool_connections=1))  # one call at a time
     refusal = {"Id": "0", "Code": "InternalError", "Message": "try again", "SenderFault": False}
     with Stubber(client) as stub:  # the emulator fails no single entry
         stub.add_response(
@@ -315,11 +336,12 @@ def test_the_default_client_has_the_topics_region_and_short_timeouts(sns):
     publisher.publish(events("p1"))
     publisher.publish(events("p1"))
 
-    assert {region: client.meta.region_name for region, client in publisher._clients.items()} == {
+    clients = {region: client for (_, region), client in publisher._clients.items()}
+    assert {region: client.meta.region_name for region, client in clients.items()} == {
         "us-west-2": "us-west-2",
         "eu-west-3": "eu-west-3",
     }
-    config = publisher._clients["us-west-2"].meta.config
+    config = clients["us-west-2"].meta.config
     assert (config.connect_timeout, config.read_timeout) == (2, 3)
     assert (config.retries["mode"], config.retries["total_max_attempts"]) == ("standard", 3)
 

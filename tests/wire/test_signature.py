@@ -92,13 +92,18 @@ def envelope(key, *, version="2", url=URL, message=BODY, **fields):
         "MessageId": str(uuid.uuid4()),
         "TopicArn": TOPIC,
         "Message": message,
-        "Timestamp": "2026-05-02T00:54:06.655Z",
+        "Timestamp": timestamp(NOW),
         "SignatureVersion": version,
         "SigningCertURL": url,
         "UnsubscribeURL": f"https://{HOST}/?Action=Unsubscribe&SubscriptionArn={TOPIC}:c9135db0",
         **fields,
     }
     return content | {"Signature": signature(key, content)}
+
+
+def timestamp(time):
+    """Write a time as SNS does."""
+    return f"{time:%Y-%m-%dT%H:%M:%S}.{time.microsecond // 1000:03}Z"
 
 
 def signature(key, content):
@@ -277,26 +282,58 @@ def test_each_partition_has_its_own_endpoints(
         verifier._pool.clear()
 
 
-@pytest.mark.parametrize(
-    ("begins", "ends"), [(NOW - 2 * DAY, NOW - DAY), (NOW + DAY, NOW + 2 * DAY)]
-)
-def test_a_certificate_that_is_not_valid_now_is_refused(verifier, sns_endpoint, key, begins, ends):
-    sns_endpoint.certificates[NAME] = pem(certificate(key, begins=begins, ends=ends))
+@pytest.mark.parametrize("days_ago", [0, 1, 30, 59])
+def test_an_envelope_that_is_older_than_the_end_of_its_certificate_is_accepted(
+    verifier, sns_endpoint, key, days_ago
+):
+    ends = NOW - days_ago * DAY
+    sns_endpoint.certificates[NAME] = pem(certificate(key, begins=ends - 365 * DAY, ends=ends))
 
-    with pytest.raises(DecodeError, match="has expired, or is not valid yet"):
-        verifier.verify(envelope(key))
+    verifier.verify(envelope(key, Timestamp=timestamp(ends - DAY / 100)))
 
 
-def test_a_kept_certificate_is_refused_once_it_has_expired(sns_endpoint, key):
+@pytest.mark.parametrize("signed", [NOW - 3 * DAY, NOW - DAY / 2, NOW + DAY])
+def test_an_envelope_that_was_signed_when_its_certificate_was_not_valid_is_refused(
+    verifier, sns_endpoint, key, signed
+):
+    certified = certificate(key, begins=NOW - 2 * DAY, ends=NOW - DAY)
+    sns_endpoint.certificates[NAME] = pem(certified)
+
+    with pytest.raises(DecodeError, match="was not valid when the envelope was signed"):
+        verifier.verify(envelope(key, Timestamp=timestamp(signed)))
+
+
+def test_a_certificate_that_expired_long_ago_is_refused(verifier, sns_endpoint, key):
+    ends = NOW - 61 * DAY
+    sns_endpoint.certificates[NAME] = pem(certificate(key, begins=ends - 365 * DAY, ends=ends))
+
+    with pytest.raises(DecodeError, match="expired more than 60 days ago"):
+        verifier.verify(envelope(key, Timestamp=timestamp(ends - DAY)))
+
+
+def test_a_kept_certificate_is_refused_once_it_expired_long_ago(sns_endpoint, key):
     now = time.time()
     verifier = SignatureVerifier(TOPIC, clock=lambda: now)
     verifier.verify(envelope(key))
-    now += 2 * DAY.total_seconds()
+    now += 62 * DAY.total_seconds()
 
-    with pytest.raises(DecodeError, match="has expired"):
+    with pytest.raises(DecodeError, match="expired more than 60 days ago"):
         verifier.verify(envelope(key))
     assert len(sns_endpoint.asked) == 1
     verifier._pool.clear()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "today", "2026-13-02T00:54:06.655Z", "2026-05-02T00:54:06+02:00", "9" * 1000]
+)
+def test_a_signed_timestamp_that_is_not_a_time_is_refused(verifier, key, text):
+    with pytest.raises(DecodeError, match="its Timestamp is not a time") as caught:
+        verifier.verify(envelope(key, Timestamp=text))
+    assert len(str(caught.value)) < 120
+
+
+def test_a_timestamp_needs_no_fraction(verifier, key):
+    verifier.verify(envelope(key, Timestamp=f"{NOW:%Y-%m-%dT%H:%M:%S}Z"))
 
 
 def test_a_certificate_is_fetched_once(verifier, sns_endpoint, key, another_key):
@@ -466,6 +503,22 @@ def test_a_worker_settles_signed_events_and_leaves_others_to_the_redrive_policy(
     assert "its signature is wrong" in caplog.text
     assert "switch off raw message delivery" in caplog.text
     assert len(sns_endpoint.asked) == 1
+
+
+def test_a_backlog_whose_certificate_has_expired_meanwhile_is_settled(sns_endpoint, key):
+    ends = NOW - 13 * DAY
+    sns_endpoint.certificates[NAME] = pem(certificate(key, begins=NOW - 400 * DAY, ends=ends))
+    queue = FakeQueue(max_receive_count=1)
+    worker = make_worker(queue)
+    for number in range(20):
+        signed = timestamp(ends - DAY / 24)
+        message = json.dumps({"id": f"p{number}"})
+        queue.send(json.dumps(envelope(key, Timestamp=signed, message=message)))
+
+    assert worker.drain() == 20
+
+    assert worker.stats().malformed == 0
+    assert queue.dead_letters == []
 
 
 def test_messages_go_back_until_the_certificate_can_be_fetched(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 import pytest
 
 from change_events._consumer import acknowledgements, intake
 from conftest import failing, running
-from verification.harness.wire import Answer
+from verification.harness.wire import Answer, sqs_error
 
 
 @pytest.fixture
@@ -92,6 +93,24 @@ def test_a_receipt_handle_that_has_expired_is_not_tried_again(channel, source, m
 
     assert make_worker(client=client).drain() == 0
     assert len(left) == 1
+
+
+def test_a_denied_change_of_visibility_is_an_error_that_names_the_permission(
+    channel, source, make_worker, line, caplog
+):
+    line.fault = lambda asked: (
+        sqs_error(403, "AccessDeniedException")
+        if asked.headers.get("X-Amz-Target", "").endswith(".ChangeMessageVisibilityBatch")
+        else None
+    )
+    source.answer = lambda id: Answer(503)
+    channel.announce("p1")
+
+    make_worker().drain()
+
+    (error,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert error.action == "change_visibility"
+    assert "must allow sqs:ChangeMessageVisibility" in error.getMessage()
 
 
 def test_visibility_that_can_not_be_changed_is_logged(channel, source, make_worker, caplog):

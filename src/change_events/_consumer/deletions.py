@@ -11,6 +11,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from change_events._consumer.log import log
+from change_events._text import printable
 from change_events.exceptions import MassDeletionError
 from change_events.typing import EnumerableSink, StatefulSink
 
@@ -117,5 +118,5 @@ class Deletions:
             "Worker.resume(), send the worker SIGUSR1, or start with allow_mass_deletion=True"
         )
         if log_it:
-            log.critical("%s", error, extra={"action": "mass_deletion"})
+            log.critical("%s", printable(error), extra={"action": "mass_deletion"})
         return error

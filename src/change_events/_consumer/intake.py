@@ -13,6 +13,7 @@ from change_events._consumer.backoff import MAX_POLL_PAUSE, pause_after, retry_p
 from change_events._consumer.health import RECEIVE_FAILED
 from change_events._consumer.inbox import Held
 from change_events._consumer.log import MalformedLog, log
+from change_events._text import printable
 from change_events.exceptions import DecodeError, FetchError
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ class Intake:
         log.warning(
             "receive failed, next in %.1f s: %s",
             pause,
-            error,
+            printable(error),
             extra={"action": "receive", "pause": pause},
         )
         return Polled(pause)
@@ -194,9 +195,9 @@ class MessageReader:
         pause = retry_pause(error, message.receive_count)
         log.warning(
             "message %s can't be verified yet, again in %.0f s: %s",
-            message.message_id,
+            printable(message.message_id),
             pause,
-            error,
+            printable(error),
             extra={"action": "verify", "message_id": message.message_id, "pause": pause},
         )
         return pause

@@ -7,12 +7,14 @@ import logging
 import socket
 import sys
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from change_events._text import printable
 from change_events.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -21,6 +23,12 @@ if TYPE_CHECKING:
     from change_events._consumer.health import Health
 
 log = logging.getLogger("change_events")
+
+MAX_CONNECTIONS = 16
+"""The most connections at the same time, and so threads. A further one replaces the oldest."""
+
+DEADLINE = 5.0
+"""Seconds after which a connection is closed, however fast its client sends and reads."""
 
 
 @contextmanager
@@ -36,7 +44,7 @@ def serving(address: tuple[str, int], health: Callable[[], Health]) -> Iterator[
         server = _Server(address, health)
     except OSError as error:
         raise ConfigurationError(
-            f"health_address={address!r} can't be listened on: {error}"
+            f"health_address={address!r} can't be listened on: {printable(error)}"
         ) from error
     threading.Thread(
         target=server.serve_forever, args=(0.1,), name="change-events-health", daemon=True
@@ -56,15 +64,67 @@ def serving(address: tuple[str, int], health: Callable[[], Health]) -> Iterator[
 class _Server(ThreadingHTTPServer):
     """
     Answers each connection in a thread of its own, so that a slow client can't make a probe fail. A
-    connection ends with its answer.
+    connection ends with its answer, at its deadline, or when there are too many younger ones.
     """
 
     daemon_threads = True
+    request_queue_size = 128  # a client that does not fit in would try again after a second
 
     def __init__(self, address: tuple[str, int], health: Callable[[], Health]) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.health = health
+        self._threads_left = threading.Semaphore(MAX_CONNECTIONS)
+        self._lock = threading.Lock()
+        self._began: dict[socket.socket, float] = {}  # by connection, the oldest first
         super().__init__(address, _Probe)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread. If there are too many, give one a moment to end."""
+        if not self._threads_left.acquire(blocking=False):
+            self._break_off(oldest=1)
+            if not self._threads_left.acquire(timeout=0.5):
+                self.shutdown_request(request)
+                return
+        with self._lock:
+            self._began[request] = time.monotonic()
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # no thread can be started; the caller closes the connection
+            self._threads_left.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer one connection."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._threads_left.release()
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection."""
+        with self._lock:
+            self._began.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Break off connections at their deadline. `serve_forever` calls this all the time."""
+        latest = time.monotonic() - DEADLINE
+        with self._lock:
+            late = sum(began <= latest for began in self._began.values())
+        self._break_off(oldest=late)
+
+    def server_close(self) -> None:
+        """Stop listening, and break off all connections."""
+        super().server_close()
+        self._break_off(oldest=MAX_CONNECTIONS)
+
+    def _break_off(self, *, oldest: int) -> None:
+        """End the oldest connections: their threads, which read or write, find them closed."""
+        with self._lock:
+            connections = list(self._began)[:oldest]
+        for connection in connections:
+            with suppress(OSError):  # its client has closed it
+                connection.shutdown(socket.SHUT_RDWR)
 
     def server_bind(self) -> None:
         # HTTPServer's own asks DNS for a name that is not needed, which can take seconds.
@@ -75,7 +135,7 @@ class _Server(ThreadingHTTPServer):
         del request
         log.debug(
             "no answer for a probe: %s",
-            sys.exc_info()[1],
+            printable(sys.exc_info()[1]),
             extra={"action": "probe", "client": client_address},
         )
 
@@ -83,7 +143,6 @@ class _Server(ThreadingHTTPServer):
 class _Probe(BaseHTTPRequestHandler):
     server: _Server  # pyright: ignore[reportIncompatibleVariableOverride]  # only `_Server` makes it
     server_version, sys_version = "change-events", ""  # don't tell the Python version
-    timeout = 5.0  # of each read and write; the standard library limits how much is read
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 import re
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
+from change_events._aws import could_be_credentials, make_client, new_session
+from change_events._text import printable
 from change_events.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -52,7 +55,8 @@ class Queue:
     An SQS queue, as far as a worker needs it.
 
     Args:
-        client: A boto3 SQS client. Default: `open` makes one for the Region in the URL.
+        client: A boto3 SQS client. Default: `open` makes one for the Region in the URL, and another
+            one in a child of a fork: two processes can't share connections.
 
     Raises:
         ConfigurationError: `url` is not a queue's URL.
@@ -67,6 +71,7 @@ class Queue:
         self.url = url
         self._client = client
         self._own_client = client is None
+        self._made_in = 0
 
     def open(self, *, wait: int) -> float:
         """
@@ -78,14 +83,15 @@ class Queue:
                 the end of its `wait` seconds.
         """
         try:
-            self._client = self._client or self._new_client()
+            if self._own_client and self._made_in != os.getpid():
+                self._client, self._made_in = self._new_client(), os.getpid()
             attributes = self._attributes("DelaySeconds")
         # boto3 has no common root for what can be wrong here, from the Region to DNS.
         except Exception as error:
             raise ConfigurationError(
-                f"the queue {self.url} can't be read: {error}. Check the URL, the credentials and "
-                "region that boto3 finds, and that they allow sqs:GetQueueAttributes, "
-                "ReceiveMessage, DeleteMessage and ChangeMessageVisibility"
+                f"the queue {self.url} can't be read: {printable(error)}. Check the URL, the "
+                "credentials and region that boto3 finds, and that they allow "
+                "sqs:GetQueueAttributes, ReceiveMessage, DeleteMessage and ChangeMessageVisibility"
             ) from error
         patience = self._client.meta.config.read_timeout
         # SQS can give messages to a poll that the client has abandoned. They would stay invisible
@@ -103,8 +109,6 @@ class Queue:
         """
         if not self._own_client:
             return
-        from change_events._aws import could_be_credentials, new_session
-
         if could_be_credentials(error):
             # While, say, a credentials file is rewritten, no client can be made: keep the old one.
             with contextlib.suppress(Exception):
@@ -194,8 +198,6 @@ class Queue:
         return attributes
 
     def _new_client(self, session: Any = None) -> Any:
-        from change_events._aws import make_client  # not above: it imports boto3
-
         host = _AWS_HOST.match(self.url)
         client = make_client(
             "sqs",
@@ -226,7 +228,7 @@ def _log_failed(failed: list[dict[str, Any]], action: str) -> list[int]:
             "%s failed for %d messages: %s",
             action,
             len(failed),
-            codes,
+            printable(codes),
             extra={"action": action, "code": codes},
         )
     return [int(entry["Id"]) for entry in failed if not entry.get("SenderFault")]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import re
 import time
+from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +22,7 @@ from urllib3.exceptions import HTTPError
 
 from change_events._codec import parsed_arn
 from change_events._source.http import read_body
+from change_events._text import printable
 from change_events.exceptions import ConfigurationError, DecodeError, FetchError
 
 if TYPE_CHECKING:
@@ -37,6 +39,13 @@ MAX_BYTES = 64 * 1024
 
 MAX_CERTIFICATES = 16
 """The most certificates to keep. SNS uses one at a time, and a new one every year or so."""
+
+GRACE = 60 * 86_400.0
+"""
+Seconds after its end for which a certificate counts for what was signed before. SNS tries to
+deliver to a queue for 23 days (Amazon SNS Developer Guide, "Message delivery retries"). The queue
+can keep the message for 14 days, and again for 14 days if it comes back from a dead-letter queue.
+"""
 
 _DOMAINS = {"aws": "amazonaws.com", "aws-us-gov": "amazonaws.com", "aws-cn": "amazonaws.com.cn"}
 
@@ -55,9 +64,13 @@ class SignatureVerifier:
     from the SNS endpoint of the topic's Region, and from the path where SNS keeps its certificates.
     (At other paths, anybody can make the endpoint answer something.) It is fetched once and kept.
 
+    The certificate must have been valid at the envelope's `Timestamp`, which SNS signs: an envelope
+    can lie in a queue for longer than its certificate is valid. Somebody with the key of an expired
+    certificate can date an envelope back. So a certificate counts for `GRACE` after its end only.
+
     Args:
         topic_arn: The topic's ARN.
-        clock: Returns the time in seconds since the epoch, for the certificates' validity.
+        clock: Returns the time in seconds since the epoch, for the end of `GRACE`.
 
     Raises:
         ConfigurationError: `topic_arn` is not a topic's ARN, or its partition's SNS endpoints are
@@ -100,8 +113,6 @@ class SignatureVerifier:
                 f"its SigningCertURL is not a certificate of {self._host}: {url!r:.300}"
             )
         certificate = self._certificate(url)
-        if not certificate.begins <= self._clock() <= certificate.ends:
-            raise DecodeError(f"the certificate {url} has expired, or is not valid yet")
         try:
             signature = base64.b64decode(_text(envelope, "Signature"), validate=True)
             certificate.key.verify(signature, signed.encode(), PKCS1v15(), _HASHES[version])
@@ -111,6 +122,10 @@ class SignatureVerifier:
             raise DecodeError(
                 f"signatures of version {version} can't be checked on this system: {error}"
             ) from None
+        if not certificate.begins <= _timestamp(envelope) <= certificate.ends:
+            raise DecodeError(f"the certificate {url} was not valid when the envelope was signed")
+        if self._clock() > certificate.ends + GRACE:
+            raise DecodeError(f"the certificate {url} expired more than 60 days ago")
 
     def _fetch(self, url: str) -> _Certificate:
         if time.monotonic() < self._next_fetch:
@@ -123,7 +138,7 @@ class SignatureVerifier:
         except FetchError as error:
             self._next_fetch = time.monotonic() + PAUSE
             raise FetchError(
-                f"the certificate {url}: {error}", status=error.status, retry_after=PAUSE
+                f"the certificate {url}: {printable(error)}", status=error.status, retry_after=PAUSE
             ) from error
 
     def _get(self, url: str) -> bytes:
@@ -133,7 +148,7 @@ class SignatureVerifier:
                 "GET", url, timeout=TIMEOUT, retries=False, redirect=False, preload_content=False
             )
         except HTTPError as error:
-            raise FetchError(str(error)) from error
+            raise FetchError(printable(error)) from error
         with response:
             if response.status != 200:
                 raise FetchError(f"GET answered {response.status}", status=response.status)
@@ -153,7 +168,7 @@ def _parsed(pem: bytes) -> _Certificate:
         certificate = load_pem_x509_certificate(pem)
         key = certificate.public_key()
     except (UnsupportedAlgorithm, ValueError) as error:
-        raise FetchError(f"the answer is not a certificate: {error}") from error
+        raise FetchError(f"the answer is not a certificate: {printable(error)}") from error
     if not isinstance(key, RSAPublicKey):
         raise FetchError("its key is not an RSA key")
     return _Certificate(
@@ -161,6 +176,15 @@ def _parsed(pem: bytes) -> _Certificate:
         certificate.not_valid_before_utc.timestamp(),
         certificate.not_valid_after_utc.timestamp(),
     )
+
+
+def _timestamp(envelope: Mapping[str, object]) -> float:
+    """Return when SNS signed the envelope (`2012-05-02T00:54:06.655Z`), in epoch seconds."""
+    text = _text(envelope, "Timestamp")
+    try:
+        return datetime.fromisoformat(text.removesuffix("Z") + "+00:00").timestamp()
+    except ValueError:
+        raise DecodeError(f"its Timestamp is not a time: {text!r:.40}") from None
 
 
 def _text(envelope: Mapping[str, object], name: str) -> str:

@@ -1,18 +1,22 @@
-"""Publishers: SNS, and none."""
+"""Publishers: SNS, and none; and how to save very many entities."""
 
 from __future__ import annotations
 
 import logging
 import os
 import re
-import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from change_events._aws import CLIENTS_LOCK, make_client
 from change_events._codec import attributes as own_attributes
 from change_events._codec import encode, parsed_arn
+from change_events._event import DEFAULT_SETTLE
+from change_events._producer.batches import BATCH_SIZE, Batches
+from change_events._text import printable
 from change_events.exceptions import ConfigurationError, PublishError
 
 if TYPE_CHECKING:
@@ -20,10 +24,18 @@ if TYPE_CHECKING:
 
     from change_events._event import ChangeEvent
 
+T = TypeVar("T")
+
 log = logging.getLogger("change_events")
 
-BATCH_SIZE = 10
-"""Most entries in one `PublishBatch` call (Amazon SNS API Reference, PublishBatch)."""
+AT_ONCE = 20
+"""The most `PublishBatch` calls of one broadcast under way at the same time."""
+
+ROUNDS = 10
+"""
+How many times `AT_ONCE` calls can be sent for each second of the settle window. A broadcast must be
+over within half of it, so a call can last 50 ms. In SNS's own region it usually lasts 10 to 40 ms.
+"""
 
 MAX_ATTRIBUTES = 7
 """With raw delivery SNS drops a message of more than ten; the protocol keeps three for itself."""
@@ -52,20 +64,26 @@ class SNSPublisher:
     is new for each broadcast: content-based deduplication would drop the second change of an entity
     within five minutes.
 
+    More than ten events need several calls. Up to twenty of them are under way at the same time, or
+    as many as the client keeps connections; but only one on a FIFO topic if an id occurs twice.
+    More than 2,000 events for each second of `settle` (10,000 by default) are not sent at all: see
+    `in_portions`.
+
     Args:
         topic_arn: The topic's ARN, or a callable that returns it, called at each broadcast. If it
             returns None, nothing is broadcast.
-        client: A boto3 SNS client. Default: one made at the first broadcast, in the topic's region.
-            It makes three attempts, each of at most 2 s to connect and 3 s to answer (together
-            longer than the default `settle`: then `PublishError`).
+        client: A boto3 SNS client. Default: one made at the first broadcast, in the topic's region;
+            a child of a fork makes another. It makes three attempts, each of at most 2 s to connect
+            and 3 s to answer (together longer than the default `settle`: then `PublishError`). Your
+            own client must not be used on both sides of a fork.
         attributes: Message attributes to send with every event, as text; or a callable that returns
             them, called in the context of the save (for a trace context, say). At most seven:
             with raw delivery SNS drops a message of more than ten, and three (`phase`, `save`,
             `settle`) are the protocol's own.
 
     Raises:
-        ConfigurationError: `topic_arn` is not a topic's ARN; `attributes` are too many, reserved,
-            or not text.
+        ConfigurationError: `topic_arn` is neither a topic's ARN nor a callable; `attributes` are
+            too many, reserved, or not text.
     """
 
     def __init__(
@@ -77,10 +95,15 @@ class SNSPublisher:
     ) -> None:
         self._topic_arn = topic_arn
         self._client = client
-        self._clients: dict[str, Any] = {}  # made here, by region
-        self._clients_lock = threading.Lock()
+        # By process, because two must not share connections, and region.
+        self._clients: dict[tuple[int, str], Any] = {}
         self._attributes = attributes
-        if isinstance(topic_arn, str):
+        if topic_arn is None:  # os.environ.get(...), say: without this check, nothing is broadcast
+            raise ConfigurationError(
+                "topic_arn is None. If it comes from the environment, use "
+                "SNSPublisher.from_env(name); to broadcast nothing, use NullPublisher()"
+            )
+        if not callable(topic_arn):
             parsed_arn(topic_arn)
         if not callable(attributes):
             _checked_attributes(attributes)
@@ -113,7 +136,8 @@ class SNSPublisher:
 
         Raises:
             PublishError: SNS did not accept all of them. Those that it accepted stay sent, and cost
-                the consumers a look each.
+                the consumers a look each. Or they are too many for their settle window, and nothing
+                was sent.
             ConfigurationError: The environment variable is required and missing, or its value is
                 not a topic's ARN.
         """
@@ -121,7 +145,7 @@ class SNSPublisher:
         if topic_arn is None:
             return
         topic = parsed_arn(topic_arn)
-        accepted = 0
+        _require_few(events)
         try:
             client = self._client or self._own_client(topic["region"])
             users = _checked_attributes(self._attributes)
@@ -129,29 +153,55 @@ class SNSPublisher:
             if len(messages) == 1:
                 client.publish(TopicArn=topic_arn, **messages[0])
                 return
-            for accepted in range(0, len(messages), BATCH_SIZE):
-                batch = messages[accepted : accepted + BATCH_SIZE]
-                if refused := _publish_batch(client, topic_arn, batch):
-                    ids = [events[accepted + position].id for position in refused]
-                    ids += [event.id for event in events[accepted + BATCH_SIZE :]]
-                    raise _not_broadcast(ids, topic_arn, _reasons(refused))
-        except PublishError:
-            raise
         except Exception as error:  # of any kind: SNS is not known to have accepted the events
-            ids = [event.id for event in events[accepted:]]
-            raise _not_broadcast(ids, topic_arn, error) from error
+            raise _not_broadcast(events, topic_arn, error) from error
+        batches = Batches(client, topic_arn, messages)
+        in_order = topic["fifo"] is not None and len({event.id for event in events}) < len(events)
+        if missing := batches.send(at_once=1 if in_order else _most_at_once(client, messages)):
+            why = batches.failures[0]
+            not_accepted = [events[position] for position in missing]
+            raise _not_broadcast(not_accepted, topic_arn, why) from (
+                None if isinstance(why, str) else why
+            )
 
     def _own_client(self, region: str) -> Any:
-        with self._clients_lock:
-            if region in self._clients:
-                return self._clients[region]
-            from change_events._aws import make_client  # not above: it imports boto3
+        key = os.getpid(), region
+        if key in self._clients:
+            return self._clients[key]
+        with CLIENTS_LOCK:
+            if key not in self._clients:
+                # 100 connections: a web server can have more threads than the ten that boto3 keeps.
+                self._clients[key] = make_client(
+                    "sns",
+                    region=region,
+                    connect_timeout=2,
+                    read_timeout=3,
+                    attempts=3,
+                    connections=100,
+                )
+            return self._clients[key]
 
-            # 100 connections: a web server can have more threads than the ten that boto3 keeps.
-            self._clients[region] = make_client(
-                "sns", region=region, connect_timeout=2, read_timeout=3, attempts=3, connections=100
-            )
-            return self._clients[region]
+
+def in_portions(items: Iterable[T], size: int = 1000) -> Iterator[list[T]]:
+    """
+    Cut ids, or entities, into lists: one for each save. Use it to save very many entities, because
+    a save's broadcast must be over within half of its settle window:
+
+        for portion in in_portions(products):
+            with broadcasting(publisher, *(product.id for product in portion)):
+                save_all(portion)  # and commit
+
+    Args:
+        items: Any iterable. A generator is read portion by portion.
+        size: The most items in a list.
+
+    Raises:
+        ConfigurationError: `size` is not an integer of at least 1.
+    """
+    if not isinstance(size, int) or size < 1:
+        raise ConfigurationError(f"size must be an integer of at least 1, not {size!r}")
+    left = iter(items)
+    return iter(lambda: list(islice(left, size)), [])
 
 
 class _Variable:
@@ -211,18 +261,31 @@ def _message(event: ChangeEvent, users: Mapping[str, str], *, fifo: bool) -> dic
     return message
 
 
-def _publish_batch(client: Any, topic_arn: str, messages: list[Any]) -> dict[int, dict[str, Any]]:
-    """Publish up to ten messages; return the `Failed` entries, by their messages' positions."""
-    entries = [{"Id": str(position), **message} for position, message in enumerate(messages)]
-    answer = client.publish_batch(TopicArn=topic_arn, PublishBatchRequestEntries=entries)
-    return {int(entry["Id"]): entry for entry in answer.get("Failed", [])}
+def _require_few(events: Sequence[ChangeEvent]) -> None:
+    """Raise if the events can't be sent within half of their settle window."""
+    if len(events) <= BATCH_SIZE:
+        return
+    settle = min(event.settle or DEFAULT_SETTLE for event in events)
+    most = max(1, int(settle * ROUNDS)) * AT_ONCE * BATCH_SIZE
+    if len(events) > most:
+        raise PublishError(
+            f"{len(events)} ids are too many for one save with settle={settle:g}: at most {most} "
+            "can be broadcast in half of that. Nothing was sent or saved. Save in portions, each "
+            "with its own commit: `for portion in in_portions(ids)`",
+            ids=[event.id for event in events],
+        )
 
 
-def _reasons(refused: dict[int, dict[str, Any]]) -> str:
-    reasons = {f"{entry.get('Code')}: {entry.get('Message')}" for entry in refused.values()}
-    return "; ".join(sorted(reasons))
+def _most_at_once(client: Any, messages: Sequence[object]) -> int:
+    """Return how many calls to send at the same time. A double in a test gets one."""
+    if len(messages) <= BATCH_SIZE:
+        return 1
+    config = getattr(getattr(client, "meta", None), "config", None)
+    connections: int = getattr(config, "max_pool_connections", 1)
+    return min(AT_ONCE, connections)
 
 
-def _not_broadcast(ids: list[str], topic_arn: str, why: object) -> PublishError:
+def _not_broadcast(events: Sequence[ChangeEvent], topic_arn: str, why: object) -> PublishError:
+    ids = [event.id for event in events]
     shown = ", ".join(map(repr, ids[:3])) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
-    return PublishError(f"no broadcast of {shown} to {topic_arn}: {why}", ids=ids)
+    return PublishError(f"no broadcast of {shown} to {topic_arn}: {printable(why)}", ids=ids)

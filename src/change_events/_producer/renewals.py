@@ -22,6 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from change_events._meter import Meter
+from change_events._text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -139,7 +140,9 @@ class Senders:
         try:
             self._submit(job)
         except RuntimeError as error:  # too many threads, or the interpreter is shutting down
-            log.debug("no broadcast in the background: %s", error, extra={"action": "renew"})
+            log.debug(
+                "no broadcast in the background: %s", printable(error), extra={"action": "renew"}
+            )
             return False
         return True
 
@@ -156,7 +159,7 @@ class Senders:
         try:
             broadcast()
         except Exception as error:
-            log.info("confirmation lost: %s", error, extra={"action": "confirm"})
+            log.info("confirmation lost: %s", printable(error), extra={"action": "confirm"})
         finally:
             self._forget_confirmation()
 
@@ -265,7 +268,9 @@ class Renewals:
         try:
             save.broadcast()
         except Exception as error:  # of any kind: the save goes on, and is soon due again
-            log.warning("renewal failed: %s", error, extra={"action": "renew", "ids": save.ids})
+            log.warning(
+                "renewal failed: %s", printable(error), extra={"action": "renew", "ids": save.ids}
+            )
             started, renew_at = before, self._clock() + save.settle / 10
         else:
             renew_at = started + save.settle / 2
@@ -302,7 +307,7 @@ class Renewals:
             "the save of %s took too long, and could not be broadcast after it: "
             "caches can stay stale until it changes again: %s",
             ", ".join(map(repr, save.ids[:3])),
-            failure,
+            printable(failure),
             extra={"action": "unsettled", "ids": save.ids},
         )
         if on_unsettled is not None:
@@ -327,7 +332,7 @@ class Renewals:
             # There are too many threads, or the interpreter is shutting down. A late save is
             # broadcast after its end, and the next save tries to start the watcher again.
             self._watched, self._wake_at = False, math.inf
-            log.debug("no renewals: %s", error, extra={"action": "renew"})
+            log.debug("no renewals: %s", printable(error), extra={"action": "renew"})
 
     def _watch(self) -> None:
         while True:

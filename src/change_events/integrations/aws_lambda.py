@@ -46,6 +46,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from change_events._aws import make_client
 from change_events._consumer.backoff import MAX_PAUSE, pause_after, retry_pause
 from change_events._consumer.deletions import Deletions
 from change_events._consumer.guard import Guard
@@ -54,6 +55,7 @@ from change_events._consumer.log import MalformedLog, log_failed_look
 from change_events._consumer.look import look
 from change_events._consumer.queue import Queue, batches
 from change_events._event import DEFAULT_SETTLE, MAX_SETTLE, Outcome
+from change_events._text import printable
 from change_events.exceptions import ConfigurationError
 from change_events.integrations._records import delivery_of, group_of, records_of
 
@@ -210,7 +212,7 @@ class _Function(Generic[T]):
                 "SQS can't be asked for the time, so young events can't be settled, and end in the "
                 "dead-letter queue: %s. Give the queue a delay of the settle window, or give the "
                 "function a route to SQS, and sqs:GetQueueAttributes",
-                error,
+                printable(error),
                 extra={"action": "ask_time"},
             )
             return 0
@@ -226,15 +228,13 @@ class _Function(Generic[T]):
                     "changing visibility failed, so messages come back only after the queue's "
                     "visibility timeout: %s. The role needs sqs:ChangeMessageVisibility, and the "
                     "function a route to SQS; this is logged once",
-                    error,
+                    printable(error),
                     extra={"action": "change_visibility"},
                 )
 
     def _queue(self, arn: str) -> Queue:
         _, _, _, region, account, name = arn.split(":")
         if self.client is None:
-            from change_events._aws import make_client  # not above: it imports boto3
-
             # Without a route to SQS an invocation's calls fail. They must not use up its time.
             self.client = make_client(
                 "sqs", region=region, connect_timeout=1, read_timeout=2, attempts=2

@@ -7,7 +7,9 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
+from change_events._aws import make_client
 from change_events._event import Entry, Found, Gone, Unchanged
+from change_events._text import printable
 from change_events.exceptions import ConfigurationError
 from change_events.sinks import (
     MAX_EVENT_AGE,
@@ -30,7 +32,8 @@ KB of it; the attributes' names, the numbers and an `ETag` take less than the re
 
 class DynamoDBSink:
     """
-    Keeps JSON objects in a DynamoDB table. Threads can share one sink, and processes one table.
+    Keeps JSON objects in a DynamoDB table. Threads can share one sink, and processes one table. A
+    child of a fork makes a sink of its own: processes can't share connections.
 
     You create the table. Its key is `id` alone, a string (`AttributeName: id, AttributeType: S,
     KeyType: HASH`). An item has
@@ -83,8 +86,6 @@ class DynamoDBSink:
         self._pid = os.getpid()
         try:
             if client is None:
-                from change_events._aws import make_client  # not above: it imports boto3
-
                 client = make_client(
                     "dynamodb", connect_timeout=2, read_timeout=5, attempts=3, connections=100
                 )
@@ -93,9 +94,9 @@ class DynamoDBSink:
         # boto3 has no common root for what can be wrong here, from the Region to DNS.
         except Exception as error:
             raise ConfigurationError(
-                f"the table {table!r} can't be used: {error}. Check that it exists, that its key "
-                "is 'id', a string, alone, and that the credentials and region that boto3 finds "
-                "allow dynamodb:GetItem and UpdateItem on it"
+                f"the table {table!r} can't be used: {printable(error)}. Check that it exists, "
+                "that its key is 'id', a string, alone, and that the credentials and region that "
+                "boto3 finds allow dynamodb:GetItem and UpdateItem on it"
             ) from error
 
     def _check(self) -> None:

@@ -1,0 +1,307 @@
+"""Very many events at once: how SNS is asked, and what is left when something fails."""
+
+from __future__ import annotations
+
+import contextvars
+import signal
+import threading
+from urllib.parse import parse_qsl
+
+import boto3
+import pytest
+from botocore.config import Config
+
+from change_events import ChangeEvent, ConfigurationError, PublishError, SNSPublisher, in_portions
+from change_events._producer.batches import BATCH_SIZE
+from change_events._producer.publishers import AT_ONCE
+from conftest import signalled
+from verification.harness.wire import Answer
+
+TOPIC = "arn:aws:sns:eu-west-1:123456789012:products"
+REFUSAL = b"""<ErrorResponse xmlns="http://sns.amazonaws.com/doc/2010-03-31/"><Error>
+<Type>Sender</Type><Code>AuthorizationError</Code><Message>not allowed</Message>
+</Error></ErrorResponse>"""
+
+
+def numbered(count, **kwargs):
+    return [ChangeEvent(f"p{number}", **kwargs) for number in range(count)]
+
+
+class SNS:
+    """
+    SNS behind a proxy, which counts the calls.
+
+    Attributes:
+        most: The most calls that were under way at the same time.
+        gate: Every call waits until it is set.
+        refuse: Returns whether to refuse a call, given its ids.
+    """
+
+    def __init__(self, line):
+        self.most = self.under_way = 0
+        self.batches = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.refuse = lambda ids: False
+        self.changed = threading.Condition()
+        self._forward = line.forward
+        line.fault = self._answer
+
+    def _answer(self, asked):
+        form = dict(parse_qsl(asked.body.decode()))
+        if form.get("Action") != "PublishBatch":
+            return None
+        ids = [text.split('"')[3] for name, text in form.items() if name.endswith(".Message")]
+        with self.changed:
+            self.batches.append(ids)
+            self.under_way += 1
+            self.most = max(self.most, self.under_way)
+            self.changed.notify_all()
+        assert self.gate.wait(30)
+        answer = Answer(403, REFUSAL) if self.refuse(ids) else self._forward(asked)
+        with self.changed:
+            self.under_way -= 1
+        return answer
+
+    def wait_for(self, calls):
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self.batches) >= calls, 30)
+
+
+@pytest.fixture
+def slow_sns(line):
+    return SNS(line)
+
+
+def start(job):
+    """Run a job in a thread; return the thread, and a list that gets what it raises."""
+    raised = []
+
+    def run():
+        try:
+            job()
+        except PublishError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, raised
+
+
+def test_twenty_calls_are_under_way_at_the_same_time_and_never_more(channel, slow_sns):
+    slow_sns.gate.clear()
+    publisher = SNSPublisher(channel.topic_arn)
+    thread, raised = start(lambda: publisher.publish(numbered(305)))
+    slow_sns.wait_for(AT_ONCE)
+    slow_sns.gate.set()
+    thread.join()
+
+    assert raised == []
+    assert slow_sns.most == AT_ONCE
+    assert len(slow_sns.batches) == 31
+    assert sorted(channel.ids()) == sorted(event.id for event in numbered(305))
+
+
+def canned_client():
+    """Return a client with many connections that sends nothing, and the threads that called it."""
+    client = boto3.client("sns", config=Config(max_pool_connections=100))
+    threads = []
+
+    def answer(**_):
+        threads.append(threading.current_thread())
+        return type("Response", (), {"status_code": 200})(), {"Failed": []}
+
+    client.meta.events.register("before-call.sns.PublishBatch", answer)
+    return client, threads
+
+
+def test_ten_events_are_one_call_in_the_callers_thread(monkeypatch):
+    monkeypatch.setattr(threading.Thread, "start", lambda _: pytest.fail("a thread was started"))
+    client, threads = canned_client()  # servers would need threads
+
+    SNSPublisher(TOPIC, client=client).publish(numbered(10))
+
+    assert threads == [threading.current_thread()]
+
+
+def test_where_no_thread_can_be_started_the_callers_thread_sends_all(monkeypatch):
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    client, threads = canned_client()
+
+    SNSPublisher(TOPIC, client=client).publish(numbered(95))
+
+    assert threads == [threading.current_thread()] * 10
+
+
+def test_a_client_of_the_user_sends_as_many_calls_as_it_keeps_connections(channel, slow_sns):
+    slow_sns.gate.clear()
+    client = boto3.client("sns", config=Config(max_pool_connections=3))
+    publisher = SNSPublisher(channel.topic_arn, client=client)
+    thread, raised = start(lambda: publisher.publish(numbered(100)))
+    slow_sns.wait_for(3)
+    slow_sns.gate.set()
+    thread.join()
+
+    assert raised == []
+    assert slow_sns.most == 3
+
+
+def test_a_client_that_does_not_say_its_connections_is_asked_by_one_thread():
+    class Double:
+        def __init__(self):
+            self.threads = []
+
+        def publish_batch(self, **_):
+            self.threads.append(threading.current_thread())
+            return {}
+
+    double = Double()
+
+    SNSPublisher(TOPIC, client=double).publish(numbered(50))
+
+    assert double.threads == [threading.current_thread()] * 5
+
+
+def test_calls_run_in_the_context_of_the_save(channel):
+    trace = contextvars.ContextVar("trace")
+    seen = []
+    client = boto3.client("sns")
+    client.meta.events.register(
+        "before-send.sns.PublishBatch", lambda **_: seen.append(trace.get(None))
+    )
+    trace.set("00-abc-01")
+
+    SNSPublisher(channel.topic_arn, client=client).publish(numbered(100))
+
+    assert seen == ["00-abc-01"] * 10
+
+
+def test_no_call_begins_after_a_failure(channel, slow_sns):
+    slow_sns.gate.clear()
+    slow_sns.refuse = lambda ids: True
+    publisher = SNSPublisher(channel.topic_arn)
+    thread, raised = start(lambda: publisher.publish(numbered(1000)))
+    slow_sns.wait_for(AT_ONCE)
+    slow_sns.gate.set()
+    thread.join()
+
+    assert len(slow_sns.batches) == AT_ONCE
+    assert raised[0].ids == tuple(event.id for event in numbered(1000))
+
+
+def test_no_call_is_under_way_when_a_failure_is_raised(channel, slow_sns):
+    slow_sns.gate.clear()
+    slow_sns.refuse = lambda ids: "p30" in ids
+    publisher = SNSPublisher(channel.topic_arn)
+    thread, raised = start(lambda: publisher.publish(numbered(300)))
+    slow_sns.wait_for(AT_ONCE)
+    slow_sns.gate.set()
+    thread.join()
+
+    assert slow_sns.under_way == 0
+    assert [each.name for each in threading.enumerate() if "publish" in each.name] == []
+    (error,) = raised
+    accepted = set(channel.ids())
+    assert error.ids == tuple(e.id for e in numbered(300) if e.id not in accepted)
+    assert len(accepted) == (len(slow_sns.batches) - 1) * BATCH_SIZE
+    assert "not allowed" in str(error)
+    assert type(error.__cause__).__name__ == "AuthorizationErrorException"
+
+
+def test_after_ctrl_c_no_call_is_left_under_way(channel, slow_sns):
+    slow_sns.gate.clear()
+    publisher = SNSPublisher(channel.topic_arn)
+    thread = signalled(
+        signal.SIGINT, when=lambda: slow_sns.wait_for(AT_ONCE), then=slow_sns.gate.set
+    )
+
+    with pytest.raises(KeyboardInterrupt):
+        publisher.publish(numbered(10_000))
+
+    thread.join()
+    assert [each.name for each in threading.enumerate() if "publish" in each.name] == []
+    assert len(slow_sns.batches) < 1000
+
+
+# The order of a FIFO topic
+
+
+def test_on_a_fifo_topic_different_ids_are_sent_in_parallel(make_channel, slow_sns):
+    channel = make_channel(fifo=True)
+    slow_sns.gate.clear()
+    publisher = SNSPublisher(channel.topic_arn)
+    thread, raised = start(lambda: publisher.publish(numbered(40)))
+    slow_sns.wait_for(4)
+    slow_sns.gate.set()
+    thread.join()
+
+    assert raised == []
+    assert len(channel.ids()) == 40
+
+
+def test_on_a_fifo_topic_the_events_of_an_id_stay_in_order(make_channel, slow_sns):
+    channel = make_channel(fifo=True)
+    events = [ChangeEvent("p1", settle=float(number + 1)) for number in range(25)]
+
+    SNSPublisher(channel.topic_arn).publish(events)
+
+    assert slow_sns.most == 1
+    arrived = [
+        float(message["MessageAttributes"]["settle"]["StringValue"])
+        for message in channel.messages()
+    ]
+    assert arrived == [event.settle for event in events]
+
+
+# Too many for the settle window
+
+
+@pytest.mark.parametrize(
+    ("settle", "most"), [(None, 10_000), (5.0, 10_000), (2.5, 5_000), (60.0, 120_000), (0.01, 200)]
+)
+def test_more_than_half_of_the_window_has_room_for_are_refused_before_anything_is_sent(
+    settle, most
+):
+    class Double:
+        calls = 0
+
+        def publish_batch(self, **_):
+            self.calls += 1
+            return {}
+
+    client = Double()
+    publisher = SNSPublisher(TOPIC, client=client)
+    events = numbered(most + 1, settle=settle)
+
+    with pytest.raises(
+        PublishError, match=r"Nothing was sent or saved.*in_portions\(ids\)"
+    ) as caught:
+        publisher.publish(events)
+
+    assert client.calls == 0
+    assert caught.value.ids == tuple(event.id for event in events)
+    assert f"at most {most} " in str(caught.value)
+    publisher.publish(events[:most])
+    assert client.calls == most // BATCH_SIZE
+
+
+def test_portions_hold_all_items_once_and_in_order():
+    assert list(in_portions("abcdefgh", 3)) == [["a", "b", "c"], ["d", "e", "f"], ["g", "h"]]
+    assert list(in_portions(range(2000))) == [list(range(1000)), list(range(1000, 2000))]
+    assert list(in_portions([])) == []
+
+
+def test_a_generator_is_read_portion_by_portion():
+    items = iter(range(10))
+
+    assert next(in_portions(items, 4)) == [0, 1, 2, 3]
+    assert next(items) == 4
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, None, "3"])
+def test_a_portion_has_at_least_one_item(size):
+    with pytest.raises(ConfigurationError, match="size must be an integer of at least 1, not"):
+        in_portions([], size)
