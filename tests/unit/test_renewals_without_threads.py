@@ -29,7 +29,7 @@ def test_if_no_watcher_can_be_started_the_save_is_announced_late_and_the_next_sa
             raise RuntimeError("can't start new thread")
         started.append(watch)
 
-    renewals = Renewals(clock=lambda: time.now, sleep=time._sleep, in_thread=in_thread)
+    renewals = Renewals(clocks=lambda: (time.now,), sleep=time._sleep, in_thread=in_thread)
     publisher = SNSPublisher(channel.topic_arn)
 
     with broadcasting(publisher, "p1", renewals=renewals):

@@ -24,7 +24,8 @@ from change_events._consumer.queue import Queue
 from change_events._consumer.run import Run, Threads
 from change_events._consumer.settings import Settings
 from change_events._consumer.stats import Tally
-from change_events._producer.renewals import Renewals, Senders
+from change_events._producer.renewals import Renewals
+from change_events._producer.threads import Senders
 from verification.proof.effects import (
     GETS,
     ID,
@@ -53,7 +54,7 @@ class Saver(Process):
         self._setup = setup
         self._jobs: list[Callable[[], None]] = []
         self._renewals = Renewals(
-            clock=lambda: self.now,
+            clocks=lambda: (self.now,),
             sleep=lambda _: None,
             in_thread=lambda _: None,
             senders=Senders(self._jobs.append),
@@ -85,8 +86,8 @@ class Saver(Process):
             return self._save
         if actor == "confirm":
             return self._jobs.pop(0)
-        (save,) = self._renewals.due(self.now)
-        return lambda: self._renewals.renew(save)
+        self._renewals.collect_due()
+        return self._renewals.renew_next
 
     def _save(self) -> None:
         broadcast = broadcasting(
@@ -125,7 +126,7 @@ class Saver(Process):
             tuple(self._answers),
             tuple(self.wants.items()),
             tuple(
-                (self.ticks_since(save.started), self.ticks_to(save.renew_at))
+                (self.ticks_since(save.started[0]), self.ticks_to(save.renew_at))
                 for save in self._renewals._saves
             ),
             self.facts(),

@@ -9,7 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from change_events import PublishError, SNSPublisher, broadcasting
-from change_events._producer.renewals import Renewals, Senders
+from change_events._producer.renewals import Renewals
+from change_events._producer.threads import Senders
 from verification.proof.simulation._aws import SAVE, TOPIC_ARN, SNSClient
 from verification.proof.simulation._kernel import Alarm, Killed
 from verification.proof.simulation._world import SaveFailed
@@ -30,7 +31,7 @@ class Service:
         self.process = kernel.process(name)
         offset = world.random() * 1e4  # no two machines have the same monotonic clock
         self._renewals = Renewals(
-            clock=lambda: kernel.now + offset,
+            clocks=lambda: (kernel.now + offset,),
             sleep=kernel.pause,
             in_thread=self._in_thread,
             senders=Senders(lambda job: cast(None, kernel.spawn(self.process, job))),
