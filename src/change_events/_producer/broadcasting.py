@@ -167,7 +167,7 @@ class _AnnouncedSave:
         return started
 
     def _begin(self, events: list[ChangeEvent], started: Moment) -> None:
-        """Let the save begin, unless its broadcast is too old. Nothing may be awaited after it."""
+        """Let the save begin, unless its broadcast is too old. Await nothing after this."""
         now = self._renewals.now()
         age = elapsed(started, now)
         if age >= self._settle:
