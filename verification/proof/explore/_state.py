@@ -24,6 +24,8 @@ FAULTS = (
     "source answers 503",
     "SNS refuses",
     "left out of many",
+    "save is cancelled",
+    "publisher freezes",
 )
 
 
