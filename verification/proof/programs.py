@@ -98,6 +98,7 @@ class Saver(Process):
             self._answers.append(answer)
         super().go_on(actor, answer)
         if answer == CANCELLED:
+            self._saving_since = self.now
             super().go_on("thread")
         if self.wants.get(actor, ("",))[0] == "publish":
             self._asked_at[actor] = self.now
@@ -174,11 +175,12 @@ class Saver(Process):
             for actor, effect in self.wants.items()
             if effect[0] in {"publish", "answer"}
         ]
+        saving = self._renewals._saves or "thread" in self.running
         return Facts(
             rely_on=SETTLE - self.ticks_since(self._relies_on),
             asked=self.now - min(asking, default=self.now),
             begun_with=self._begun_with,
-            saving=self.now - self._saving_since if self._renewals._saves else 0,
+            saving=self.now - self._saving_since if saving else 0,
             frozen=self._frozen,
             over=self._over and "thread" not in self.running,
         )

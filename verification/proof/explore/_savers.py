@@ -74,7 +74,9 @@ class SaverSteps:
             yield from self._commit_steps(
                 state, index, after(index != self._scenario.failing), facts
             )
-            if self._scenario.setup.renewals and self._scenario.may(state, "save is cancelled"):
+            # At once: a later cancellation would only add renewals before it.
+            may = self._scenario.setup.renewals and self._scenario.may(state, "save is cancelled")
+            if may and not facts.saving:
                 cancelled = after(CANCELLED)._replace(fault=SPENT)
                 yield (saver, "is cancelled, its commit in a thread"), cancelled
         elif effect[0] == "land":

@@ -16,7 +16,7 @@ LONGEST_SAVE = 2
 """Ticks that a save takes at most, where saves can outlast the window."""
 
 LONGEST_LANDING = 4
-"""Ticks from the begin of a save that is cancelled until its commit, at most."""
+"""Ticks from the cancellation of a save until its commit, at most."""
 
 LONGEST_PUBLISH = 2
 """Ticks that SNS takes at most to answer, where it is slow."""
