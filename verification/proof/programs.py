@@ -66,10 +66,6 @@ class Saver(Process):
             new_save_id=lambda: "s",  # the explorer distinguishes savers
             linger=0.0,  # so it is two windows
         )
-        slow = Sns(
-            slow=lambda: setup.slow_publish and greenlet.getcurrent() is self.running.get("save")
-        )
-        self._publisher = SNSPublisher(TOPIC, client=slow)
         self._begun = False
         self._answers: list[Any] = []  # since the start, or since the save wanted to commit
         self._asked_at: dict[str, int] = {}
@@ -114,8 +110,13 @@ class Saver(Process):
         return self._renewals.renew_next
 
     def _save(self) -> None:
+        client = Sns(
+            slow=lambda: (
+                self._setup.slow_publish and greenlet.getcurrent() is self.running.get("save")
+            )
+        )
         broadcast = broadcasting(
-            self._publisher,
+            SNSPublisher(TOPIC, client=client),
             ID,
             settle=float(SETTLE),
             confirm=self._setup.confirm,

@@ -9,14 +9,18 @@ from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from change_events._event import DEFAULT_SETTLE, MAX_SETTLE, ChangeEvent
-from change_events._ids import Arguments, checked_id, id_resolver, reader
+from change_events._event import DEFAULT_SETTLE, ChangeEvent
+from change_events._ids import checked_id, id_resolver
 from change_events._producer.broadcasts import Broadcast
+from change_events._producer.checks import (
+    publisher_finder,
+    require_plain_function,
+    require_settle,
+)
 from change_events._producer.clocks import elapsed
 from change_events._producer.renewals import Save, process_renewals
 from change_events._producer.threads import in_thread
-from change_events.exceptions import ConfigurationError, IdResolutionError, PublishError
-from change_events.typing import Publisher
+from change_events.exceptions import IdResolutionError, PublishError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from change_events._producer.clocks import Moment
     from change_events._producer.renewals import OnUnsettled, Renewals
     from change_events._producer.threads import Job
+    from change_events.typing import Publisher
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -232,8 +237,18 @@ class broadcasting(_AnnouncedSave):  # a context manager, named like one  # noqa
     more, and the caller waits for that. Only this last broadcast is left where a process can be
     frozen in mid-save, or has no threads (uWSGI without `enable-threads`).
 
+    A block that is cancelled, interrupted or timed out can still commit: a thread behind
+    `asyncio.to_thread(commit)` goes on. So its ids are broadcast again for another 10 s, or for two
+    settle windows if that is longer, and once more after that. If a commit can come later still,
+    shield the whole save, with the block inside: `await asyncio.shield(save(product))`. Don't
+    shield the commit alone: the block would end before it.
+
+    Leave each block that you enter. One that is garbage, or has been open for more than an hour, is
+    no longer broadcast, and a warning is logged.
+
     Args:
-        publisher: What broadcasts.
+        publisher: What broadcasts. If its attribute `shares_calls` is true, slow saves share its
+            calls, and it must read context variables from each event's `context`, if there is one.
         ids: The ids of the entities that the block is about to save: text, integers or UUIDs.
             Without any, nothing is broadcast.
         settle: The settle window in seconds, up to 3600: whenever the block commits, its last
@@ -242,7 +257,8 @@ class broadcasting(_AnnouncedSave):  # a context manager, named like one  # noqa
         confirm: Broadcast a second time, in the background, when the block has returned. Consumers
             look only then, and do not wait for the settle window. That saves them a GET and
             seconds, and costs a publish. A block that raises is not confirmed, because its
-            exception does not prove that nothing was committed.
+            exception does not prove that nothing was committed. Confirmations that are not sent
+            when the process exits are dropped.
 
             Use it only where a GET reads the latest commit, because consumers do not wait for a
             replica that lags; and only if the commit is inside the block. It is useless on a FIFO
@@ -250,9 +266,9 @@ class broadcasting(_AnnouncedSave):  # a context manager, named like one  # noqa
             AWS Lambda, which freezes the process when its handler has returned: the second event
             then comes with the next invocation, or never, and consumers wait for the window.
         on_unsettled: A plain function, called with the ids and the error if a block took too long
-            and the broadcast after it failed, too. Caches can then be stale until the next change.
-            The thread that broadcast calls it. The failure is also logged and counted. What
-            `on_unsettled` raises is logged.
+            or was cancelled, and the broadcast after it failed, too. Caches can then be stale until
+            the next change. The thread that broadcast calls it. The failure is also logged and
+            counted. What `on_unsettled` raises is logged.
         renewals: What broadcasts slow saves again. Default: the one that this process has.
 
     Raises:
@@ -260,7 +276,8 @@ class broadcasting(_AnnouncedSave):  # a context manager, named like one  # noqa
         IdResolutionError: An id is None, empty, `.` or `..`, over 512 characters, or has control
             characters or lone surrogates.
         PublishError: On entering: the broadcast was not accepted; or two broadcasts were, but so
-            slowly that the settle window was over.
+            slowly that the settle window was over. The time in which the process, its event loop or
+            its machine stood still counts.
         RuntimeError: On entering: it has been entered before.
     """
 
@@ -274,7 +291,7 @@ class broadcasting(_AnnouncedSave):  # a context manager, named like one  # noqa
         on_unsettled: OnUnsettled | None = None,
         renewals: Renewals | None = None,
     ) -> None:
-        _require_settle(settle)
+        require_settle(settle)
         try:
             checked = list(map(checked_id, ids))
         except ValueError as error:
@@ -305,6 +322,11 @@ def broadcasts_before_save(
     No broadcast, no save: if the publisher raises, the function does not run. The function can be
     asynchronous; then the publisher runs in a thread, within the caller's context variables.
 
+    A plain function can return an awaitable (if another decorator wraps a coroutine function, say).
+    Then the broadcast blocks the event loop, because it must come before the call; put this
+    decorator next to the coroutine function to avoid that. The save lasts until the awaitable is
+    done. The caller gets the same future for a future, and a coroutine for anything else.
+
     Args:
         publisher: What broadcasts; or a callable that returns it and names the parameters it needs
             (`lambda self: self.publisher`).
@@ -327,15 +349,15 @@ def broadcasts_before_save(
         IdResolutionError: At the call: no id there, or an unusable one. Nothing is sent or saved.
         PublishError: At the call: the broadcast was not accepted, or too slowly. Nothing is saved.
     """
-    _require_settle(settle)
+    require_settle(settle)
     around_save = partial(
         _AnnouncedSave, settle=settle, confirm=confirm, on_unsettled=on_unsettled, renewals=renewals
     )
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        _require_plain_function(function)
+        require_plain_function(function)
         signature = inspect.signature(function)
-        find_publisher = _publisher_finder(function, publisher)
+        find_publisher = publisher_finder(function, publisher)
         resolve = id_resolver(function, id=id, ids=ids)
 
         def announced(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _AnnouncedSave:
@@ -361,40 +383,3 @@ def broadcasts_before_save(
         return save
 
     return decorate
-
-
-def _require_settle(settle: float) -> None:
-    is_number = isinstance(settle, (int, float)) and not isinstance(settle, bool)
-    if not is_number or not 0 < settle <= MAX_SETTLE:
-        raise ConfigurationError(
-            f"settle must be seconds, more than 0 and up to {MAX_SETTLE:.0f}, not {settle!r}"
-        )
-
-
-def _require_plain_function(function: object) -> None:
-    if isinstance(function, (staticmethod, classmethod)):
-        raise ConfigurationError(
-            f"put @broadcasts_before_save below @{type(function).__name__}, not above it"
-        )
-    if not inspect.isroutine(function):
-        raise ConfigurationError(
-            f"@broadcasts_before_save(publisher) decorates a function, not {function!r}"
-        )
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise ConfigurationError(
-            f"{function.__qualname__}() is a generator function: it runs when it is iterated, not "
-            "when it is called. Decorate what iterates it, or use "
-            "`with broadcasting(publisher, id):` inside"
-        )
-
-
-def _publisher_finder(
-    function: Callable[..., Any], publisher: Publisher | Callable[..., Publisher]
-) -> Callable[[Arguments], Publisher]:
-    if isinstance(publisher, Publisher):
-        return lambda _: publisher
-    if callable(publisher):
-        return reader(function, publisher, setting="publisher")
-    raise ConfigurationError(
-        f"{function.__qualname__}(): {publisher!r} has no publish(events) and is not a callable"
-    )
