@@ -41,18 +41,29 @@ class Process:
         name: Its name.
         alive: False once it has crashed or ended. Its tasks then have no more effect.
         stalled_until: None of its tasks runs before (a garbage collection, a suspended machine).
+        suspended: Seconds that its monotonic clock has not noticed.
         tasks: Its tasks.
         receipts: For the ghost: time and step of the first receive, by message id.
         saved: For the ghost: the step of the first receive of a save's `saved`, by save.
         looks: For the ghost: time and step of the start of the GET of the last applied look, by id.
     """
 
-    __slots__ = ("alive", "looks", "name", "receipts", "saved", "stalled_until", "tasks")
+    __slots__ = (
+        "alive",
+        "looks",
+        "name",
+        "receipts",
+        "saved",
+        "stalled_until",
+        "suspended",
+        "tasks",
+    )
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.alive = True
         self.stalled_until = 0.0
+        self.suspended = 0.0
         self.tasks: dict[Task, None] = {}
         self.receipts: dict[str, tuple[float, int]] = {}
         self.saved: dict[str, int] = {}
