@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from change_events._event import ChangeEvent, Entry, Found, Gone, Outcome, Unchanged
     from change_events._producer.broadcasting import broadcasting, broadcasts_before_save
     from change_events._producer.publishers import NullPublisher, SNSPublisher, in_portions
-    from change_events._producer.renewals import BroadcastStats, broadcast_stats, measure_broadcasts
+    from change_events._producer.renewals import broadcast_stats, measure_broadcasts
+    from change_events._producer.tally import BroadcastStats
     from change_events._source.fetcher import HTTPFetcher
     from change_events.sinks.dynamodb import DynamoDBSink
     from change_events.sinks.memory import MemorySink
@@ -92,7 +93,8 @@ _NAMES = {
     "_event": ["ChangeEvent", "Entry", "Found", "Gone", "Outcome", "Unchanged"],
     "_producer.broadcasting": ["broadcasting", "broadcasts_before_save"],
     "_producer.publishers": ["NullPublisher", "SNSPublisher", "in_portions"],
-    "_producer.renewals": ["BroadcastStats", "broadcast_stats", "measure_broadcasts"],
+    "_producer.renewals": ["broadcast_stats", "measure_broadcasts"],
+    "_producer.tally": ["BroadcastStats"],
     "_source.fetcher": ["HTTPFetcher"],
     "sinks.dynamodb": ["DynamoDBSink"],
     "sinks.memory": ["MemorySink"],

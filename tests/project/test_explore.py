@@ -64,6 +64,14 @@ def test_no_schedule_of_a_save_and_one_that_raises_breaks_the_promise(setup):
     assert result.schedules > 100
 
 
+@pytest.mark.parametrize("fault", ["save is cancelled", "publisher freezes"])
+def test_no_schedule_of_a_save_that_is_cancelled_or_stands_still_breaks_the_promise(fault):
+    result = explore(World(LATE, History(True, (True,)), faults=(fault,), failing=False))
+
+    assert result.violation is None
+    assert result.schedules > 1000
+
+
 @pytest.mark.parametrize(
     ("setup", "faults"),
     [(EARLY, ()), (CONFIRMED, ()), (DELAYED, FAULTS), (BULK, ()), (BULK_DELAYED, FAULTS)],

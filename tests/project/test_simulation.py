@@ -49,15 +49,24 @@ def no_broadcast(patch):
 
 
 def no_renewal_and_no_last_broadcast(patch):
-    patch.setattr(Renewals, "renew", lambda *_: None)
+    patch.setattr(Renewals, "renew_next", lambda *_: None)
     patch.setattr(Renewals, "announce_late", lambda *_: None)
+
+
+def no_renewal_of_a_cancelled_save(patch):
+    end = Renewals.end
+    patch.setattr(Renewals, "end", lambda self, save, goes_on: end(self, save))
 
 
 def confirmation_of_a_failed_save(patch):
     from change_events import broadcasting
 
-    ends_late = broadcasting._ends_late
-    patch.setattr(broadcasting, "_ends_late", lambda self, returned: ends_late(self, returned=True))
+    end = broadcasting._end
+    patch.setattr(
+        broadcasting,
+        "_end",
+        lambda self, returned, goes_on: end(self, returned=True, goes_on=goes_on),
+    )
 
 
 def plain_writes(patch):
@@ -266,6 +275,7 @@ CAUGHT = [
     ("look", an_event_joins_a_get_under_way),
     ("look", acknowledged_on_receipt),
     ("look", a_failed_look_is_forgotten),
+    ("announced", no_renewal_of_a_cancelled_save),
     ("pending", confirmation_of_a_failed_save),
     ("pending", no_renewal_and_no_last_broadcast),
     ("pending", acknowledged_on_receipt),

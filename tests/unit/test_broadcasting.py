@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import math
 import threading
+from decimal import Decimal
 from time import monotonic
 
 import pytest
@@ -274,7 +275,7 @@ def test_a_save_that_is_cancelled_while_it_is_broadcast_does_not_run():
 
 
 @pytest.mark.parametrize(
-    ("settle", "text"), [(0.5, "0.5"), (30, "30"), (3600.0, "3600.0"), (5, None), (5.0, None)]
+    ("settle", "text"), [(0.5, "0.5"), (30, "30.0"), (3600.0, "3600.0"), (5, None), (5.0, None)]
 )
 def test_another_settle_window_travels_with_the_event(channel, time, saver, settle, text):
     saver.save(SNSPublisher(channel.topic_arn), lambda: None, "p1", "p2", settle=settle)
@@ -282,7 +283,7 @@ def test_another_settle_window_travels_with_the_event(channel, time, saver, sett
     assert attributes_of(channel.messages(), "settle", "phase") == [(text, None)] * 2
 
 
-@pytest.mark.parametrize("settle", [0, -1, 3600.1, math.nan, math.inf, None, "5"])
+@pytest.mark.parametrize("settle", [0, -1, 3600.1, math.nan, math.inf, None, "5", True, Decimal(5)])
 def test_a_settle_window_out_of_its_range_is_refused(settle):
     with pytest.raises(
         ConfigurationError, match=r"settle must be seconds, more than 0 and up to 3600, not "
@@ -316,7 +317,7 @@ def test_entering_twice_is_an_error(time, ids):
 
 def test_saves_use_the_renewals_of_this_process_by_default():
     def under_way():
-        return [id for save in process_renewals._saves for id in save.ids]
+        return [id for save in process_renewals._saves for id in save.broadcast.ids]
 
     @broadcasts_before_save(NullPublisher())
     def save(id):

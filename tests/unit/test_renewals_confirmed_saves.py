@@ -10,7 +10,8 @@ import pytest
 from virtual_time import attributes, attributes_of, flaky, own, saver, time
 
 from change_events import BroadcastStats, SNSPublisher, broadcasting
-from change_events._producer.renewals import Renewals, Senders
+from change_events._producer.renewals import Renewals
+from change_events._producer.threads import Senders
 
 # ruff: noqa: F401, F811  # fixtures are imported, and arguments have their names
 
@@ -93,7 +94,7 @@ def test_a_lost_confirmation_is_logged_and_does_not_fail_the_save(
     assert [(record.levelno, record.action) for record in own(caplog)] == [
         (logging.INFO, "confirm")
     ]
-    assert time.renewals._senders._confirmations == 0
+    assert time.renewals.senders._waiting == 0
     assert time.renewals.tally.stats() == BroadcastStats()
 
 

@@ -39,12 +39,12 @@ def test_a_quick_save_is_one_plain_broadcast(make_channel, time, saver, raw):
 def test_quick_saves_start_one_thread_which_sleeps():
     awake = threading.Semaphore(0)
 
-    def clock():
+    def clocks():
         if threading.current_thread().name == "change-events-renewals":
             awake.release()
-        return 0.0
+        return (0.0,)
 
-    renewals = Renewals(clock=clock)
+    renewals = Renewals(clocks=clocks)
     before = {*threading.enumerate()}
 
     for _ in range(1000):
@@ -87,12 +87,12 @@ def test_a_signal_handler_can_save_while_a_save_begins_or_ends():
         with broadcasting(NullPublisher(), "p2", renewals=renewals):
             saved.append("p2")
 
-    def clock():
+    def clocks():
         if renewals._lock._is_owned() and (number := next(signals, None)):
             signal.raise_signal(number)
-        return 0.0
+        return (0.0,)
 
-    renewals = Renewals(clock=clock, in_thread=lambda watch: None)
+    renewals = Renewals(clocks=clocks, in_thread=lambda watch: None)
     previous = signal.signal(signal.SIGUSR1, handler)
     try:
         with broadcasting(NullPublisher(), "p1", renewals=renewals):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from time import monotonic
 
 import pytest
 from virtual_time import attributes_of, flaky, saver, time
@@ -18,7 +17,9 @@ from change_events import (
     broadcasting,
     broadcasts_before_save,
 )
-from change_events._producer.renewals import SENDERS, Renewals
+from change_events._producer.clocks import read_clocks
+from change_events._producer.renewals import Renewals
+from change_events._producer.threads import SENDERS
 
 # ruff: noqa: F401, F811  # fixtures are imported, and arguments have their names
 
@@ -85,39 +86,11 @@ def test_renewals_stop_when_the_save_raises(time, flaky, saver):
     assert flaky.started == [0.0, 2.5]
 
 
-@pytest.mark.parametrize("decorated", [False, True])
-def test_renewals_stop_when_the_save_is_cancelled(time, flaky, decorated):
-    async def save_for_ever(publisher):
-        entered.set()
-        await asyncio.Event().wait()
-
-    async def block():
-        async with time.broadcasting(flaky, "p1"):
-            await save_for_ever(flaky)
-
-    async def main():
-        nonlocal entered
-        entered = asyncio.Event()
-        decorate = broadcasts_before_save(flaky, id=lambda publisher: "p1", renewals=time.renewals)
-        task = asyncio.create_task(decorate(save_for_ever)(flaky) if decorated else block())
-        await entered.wait()
-        time.passes(3.0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    entered = None
-    asyncio.run(main())
-    time.passes(100)
-
-    assert flaky.started == [0.0, 2.5]
-
-
 def test_a_renewal_still_waiting_for_a_sender_when_the_save_ends_is_not_sent(channel, time, flaky):
     with time.broadcasting(flaky, "p1"):
         time.now = 3.0
-        (waiting,) = time.renewals.due(3.0)
-    time.renewals.renew(waiting)
+        assert time.renewals.collect_due() == 1
+    time.renewals.renew_next()
 
     assert flaky.started == [0.0]
 
@@ -132,8 +105,8 @@ def test_a_save_that_ends_while_it_is_renewed_does_not_rely_on_that_renewal(chan
 
     flaky.meanwhile = ends
     time.now = 4.9
-    (save,) = time.renewals.due(4.9)
-    time.renewals.renew(save)
+    time.renewals.collect_due()
+    time.renewals.renew_next()
     time.passes(100)
 
     assert flaky.started == [0.0, 4.9, 5.0]  # the second one could still be refused
@@ -173,7 +146,7 @@ def test_many_slow_saves_do_not_wait_for_each_other():
 
     assert sorted(renewed) == sorted(f"p{number}" for number in range(saves))
     assert len(senders) == saves
-    assert all(name.startswith("change-events-broadcast") for name in senders)
+    assert all(name.startswith("change-events-broadcast-") for name in senders)
 
 
 def test_the_watcher_wakes_earlier_for_a_shorter_window():
@@ -195,13 +168,14 @@ def test_the_watcher_wakes_earlier_for_a_shorter_window():
 
 def test_one_watcher_wakes_for_the_renewal_that_is_due_first():
     watchers = []
-    renewals = Renewals(clock=lambda: 0.0, in_thread=watchers.append)
-    slow, _ = (
-        renewals.begin([id], settle=settle, started=0.0, broadcast=lambda: None)
-        for id, settle in (("p1", 9), ("p2", 4))
-    )
-
-    renewals.renew(slow)
+    renewals = Renewals(clocks=lambda: (0.0,), in_thread=watchers.append)
+    with (
+        broadcasting(NullPublisher(), "p1", settle=9, renewals=renewals),
+        broadcasting(NullPublisher(), "p2", settle=4, renewals=renewals),
+    ):
+        slow, _ = renewals._saves
+        renewals._waiting[slow] = None
+        renewals.renew_next()
 
     assert len(watchers) == 1
     assert renewals._wake_at == 2.0
@@ -210,10 +184,10 @@ def test_one_watcher_wakes_for_the_renewal_that_is_due_first():
 def test_the_watcher_sleeps_until_a_renewal_is_due():
     wakes = []
 
-    def clock():
+    def clocks():
         if threading.current_thread().name == "change-events-renewals":
             wakes.append(None)
-        return monotonic()
+        return read_clocks()
 
     class Counting:
         sent = threading.Semaphore(0)
@@ -221,7 +195,7 @@ def test_the_watcher_sleeps_until_a_renewal_is_due():
         def publish(self, events, /):
             self.sent.release()
 
-    with broadcasting(Counting(), "p1", settle=0.5, renewals=Renewals(clock=clock)):
+    with broadcasting(Counting(), "p1", settle=0.5, renewals=Renewals(clocks=clocks)):
         assert all(Counting.sent.acquire(timeout=20) for _ in range(3))
 
     assert len(wakes) < 100

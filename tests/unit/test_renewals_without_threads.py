@@ -6,12 +6,15 @@ import asyncio
 import logging
 import subprocess
 import sys
+import threading
+from concurrent.futures import Future
 
 import pytest
 from virtual_time import VirtualTime, flaky, time
 
-from change_events import SNSPublisher, broadcasting
+from change_events import SNSPublisher, broadcasting, broadcasts_before_save
 from change_events._producer.renewals import Renewals
+from change_events._producer.threads import Pool, Senders, in_thread
 
 # ruff: noqa: F401, F811  # fixtures are imported, and arguments have their names
 
@@ -29,7 +32,7 @@ def test_if_no_watcher_can_be_started_the_save_is_announced_late_and_the_next_sa
             raise RuntimeError("can't start new thread")
         started.append(watch)
 
-    renewals = Renewals(clock=lambda: time.now, sleep=time._sleep, in_thread=in_thread)
+    renewals = Renewals(clocks=lambda: (time.now,), sleep=time._sleep, in_thread=in_thread)
     publisher = SNSPublisher(channel.topic_arn)
 
     with broadcasting(publisher, "p1", renewals=renewals):
@@ -42,18 +45,89 @@ def test_if_no_watcher_can_be_started_the_save_is_announced_late_and_the_next_sa
     assert "can't start new thread" in caplog.text
 
 
+def no_thread(target, name):
+    raise RuntimeError("can't start new thread")
+
+
+@pytest.fixture
+def threadless(time):
+    time.renewals.senders = Senders(start=no_thread)
+    return time
+
+
 def test_an_asynchronous_save_broadcasts_in_the_event_loop_if_no_thread_can_start(
-    channel, time, flaky
+    channel, threadless, flaky
 ):
     async def main():
-        await asyncio.get_running_loop().shutdown_default_executor()
-        async with time.broadcasting(flaky, "p1"):
-            time.now += 6.0
+        async with threadless.broadcasting(flaky, "p1"):
+            threadless.now += 6.0
 
     asyncio.run(main())
 
     assert flaky.started == [0.0, 6.0]
     assert channel.ids() == ["p1", "p1"]
+
+
+def test_a_late_future_is_broadcast_where_it_ends_if_no_thread_can_start(threadless, flaky):
+    future = Future()
+
+    @broadcasts_before_save(flaky, renewals=threadless.renewals)
+    def save(id):
+        return future
+
+    save("p1")
+    threadless.now += 6.0
+    future.set_result(None)
+
+    assert flaky.started == [0.0, 6.0]
+
+
+def test_without_an_event_loop_of_asyncio_the_broadcast_blocks(time, flaky):
+    with pytest.raises(StopIteration):  # without waiting for anything
+        time.broadcasting(flaky, "p1").__aenter__().send(None)
+
+    assert flaky.started == [0.0]
+
+
+def test_the_broadcast_of_a_caller_that_is_gone_is_not_sent():
+    class Later:
+        def __init__(self):
+            self.jobs = []
+
+        def submit(self, job):
+            self.jobs.append(job)
+
+    async def main():
+        task = asyncio.create_task(in_thread(pool, lambda: pytest.fail("sent")))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        (job,) = pool.jobs
+        await asyncio.to_thread(job)
+
+    pool = Later()
+    asyncio.run(main())
+
+
+def test_a_broadcast_waits_for_a_thread_that_is_there_if_no_other_one_can_start():
+    def start(target, name):
+        if names:
+            raise RuntimeError("can't start new thread")
+        names.append(name)
+        threading.Thread(target=target, daemon=True).start()
+
+    names = []
+    pool = Pool("some", 2, start=start)
+    go_on, ran = threading.Event(), threading.Event()
+
+    pool.submit(lambda: go_on.wait(20))
+    pool.submit(ran.set)
+    assert not ran.is_set()
+    go_on.set()
+
+    assert ran.wait(20)
+    assert names == ["some-1"]
 
 
 def test_a_save_that_began_before_a_fork_ends_in_the_child(time, flaky):

@@ -9,22 +9,26 @@ import math
 import pytest
 
 from change_events import PublishError, SNSPublisher, broadcasting, broadcasts_before_save
-from change_events._producer.renewals import Renewals, Senders
+from change_events._producer.renewals import Renewals
+from change_events._producer.threads import Senders
 
 
 class VirtualTime:
     """
-    Monotonic seconds that pass when a test says so, and renewals that live in them.
+    Seconds that pass when a test says so, and renewals that live in them.
 
     Attributes:
+        now: The time that has passed.
+        suspended: How much of it the monotonic clock has not noticed.
         slept: The pauses between attempts to broadcast a late save.
     """
 
     def __init__(self):
         self.now = 0.0
+        self.suspended = 0.0
         self.slept = []
         self.renewals = Renewals(
-            clock=lambda: self.now,
+            clocks=lambda: (self.now - self.suspended, self.now),
             sleep=self._sleep,
             in_thread=lambda watch: None,
             senders=Senders(lambda job: job()),
@@ -33,15 +37,21 @@ class VirtualTime:
     def broadcasting(self, publisher, /, *ids, **settings):
         return broadcasting(publisher, *ids, renewals=self.renewals, **settings)
 
+    def is_suspended(self, seconds):
+        """Let time pass of which the monotonic clock notices nothing."""
+        self.now += seconds
+        self.suspended += seconds
+
     def passes(self, seconds):
         """Let time pass, and do meanwhile what the watcher would do."""
         until = self.now + seconds
         while (
             at := min((save.renew_at for save in self.renewals._saves), default=math.inf)
+            + self.suspended
         ) <= until:
             self.now = max(self.now, at)
-            for save in self.renewals.due(self.now):
-                self.renewals.renew(save)
+            for _ in range(self.renewals.collect_due()):
+                self.renewals.renew_next()
         self.now = max(self.now, until)
 
     def _sleep(self, seconds):

@@ -41,6 +41,7 @@ from change_events._consumer.settings import Settings
 from change_events._consumer.signature import SignatureVerifier, _Certificate
 from change_events._consumer.stats import Tally
 from change_events._meter import Meter
+from change_events._producer.clocks import read_clocks
 from change_events._producer.renewals import Renewals
 from change_events.metrics import OpenTelemetryMetrics, PrometheusMetrics
 from change_events.testing import FakeSource
@@ -130,12 +131,12 @@ def renewal_overhead() -> None:
 def renewal_threads(settle: float, saves: int = 10_000) -> None:
     asked = 0
 
-    def clock() -> float:
+    def clocks() -> tuple[float, ...]:
         nonlocal asked
         asked += threading.current_thread().name == "change-events-renewals"
-        return time.monotonic()
+        return read_clocks()
 
-    renewals = Renewals(clock=clock)  # with no saves of others under way
+    renewals = Renewals(clocks=clocks)  # with no saves of others under way
     before = threading.active_count()
     started = time.monotonic()
     for _ in range(saves):

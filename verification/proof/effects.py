@@ -71,6 +71,9 @@ def ask(*effect: Hashable) -> Any:
 GETS = {"get", "get many"}
 """What a worker wants of the source."""
 
+CANCELLED = "cancelled"
+"""The answer to a save that is cancelled while it commits."""
+
 CLOSED = object()
 """The answer that ends a process."""
 

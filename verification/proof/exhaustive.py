@@ -5,8 +5,10 @@ worst.
 Each row is a set-up. It walks every history of so many saves of one entity: puts and deletes, with
 the entity present or absent at first, one after the other and at the same time, with two workers.
 A row can have one more saver, whose save raises (and can be committed even so). It can have one
-fault at any step, of eight kinds. With bulk GETs there is a ninth kind: the answer leaves out an
-entity that is present. With coarse ETags, two saves in a row have the same one.
+fault at any step, of eight kinds. With bulk GETs there is one more: the answer leaves out an entity
+that is present. With late saves there are two more: a save is cancelled and commits later, or a
+publisher stands still for a window while its monotonic clock does. With coarse ETags, two saves in
+a row have the same one.
 
 Schedules count as one if they differ only in the names of workers, savers and messages, or in the
 moment of a step that no other process can see. Late saves can outlast the settle window; with slow

@@ -52,6 +52,7 @@ class Mutant:
 
 
 VERSION = "version = if_version + 1 if if_version else first_version(now)"
+MOST_ELAPSED = "    return max(after - before for before, after in zip(since, now, strict=True))\n"
 LATE = (("renewals", True), ("early_look", False))
 
 MUTANTS = (
@@ -201,8 +202,8 @@ MUTANTS = (
     Mutant(
         "the window counted from the end of the publish",
         "_producer.broadcasting",
-        "        return started, self._renewals.now() - started\n",
-        "        return self._renewals.now(), self._renewals.now() - started\n",
+        "        self._publisher.publish(events)\n        return started\n",
+        "        self._publisher.publish(events)\n        return self._renewals.now()\n",
         setup=(*LATE, ("slow_publish", True)),
     ),
     Mutant(
@@ -231,22 +232,61 @@ MUTANTS = (
     Mutant(
         "a late save is not broadcast again",
         "_producer.renewals",
-        "        before, started = save.started, self._clock()\n",
-        "        return\n        before, started = save.started, self._clock()\n",
+        "        started = self.now()\n",
+        "        return\n        started = self.now()\n",
         setup=LATE,
     ),
     Mutant(
         "nor after it, where SNS refused that",
         "_producer.renewals",
-        "            try:\n                broadcast()\n",
-        "            try:\n                pass\n",
+        "                try:\n                    broadcast()\n",
+        "                try:\n                    pass\n",
         setup=LATE,
         faults=("SNS refuses",),
     ),
+    Mutant(
+        "a cancelled save is over",
+        "_producer.renewals",
+        "            if goes_on:\n",
+        "            if goes_on and not save:\n",
+        setup=LATE,
+        faults=("save is cancelled",),
+    ),
+    Mutant(
+        "a cancelled save is broadcast once more, and not for two windows",
+        "_producer.renewals",
+        "now[0] + max(self._linger, 2 * save.settle)",
+        "now[0]",
+        setup=LATE,
+        faults=("save is cancelled",),
+    ),
+    Mutant(
+        "time by the monotonic clock alone, after the save",
+        "_producer.clocks",
+        MOST_ELAPSED,
+        "    return now[0] - since[0]\n",
+        setup=LATE,
+        faults=("publisher freezes",),
+    ),
+    Mutant(
+        "time by the monotonic clock alone, before the save",
+        "_producer.clocks",
+        MOST_ELAPSED,
+        "    return now[0] - since[0]\n",
+        setup=(*LATE, ("slow_publish", True)),
+        faults=("publisher freezes",),
+    ),
+    Mutant(
+        "a save begins however old its broadcast is",
+        "_producer.broadcasting",
+        "        if age >= self._settle:\n",
+        "        if age >= self._settle and not now:\n",
+        setup=(*LATE, ("slow_publish", True)),
+    ),
 )
 """
-Those of the design and of the issues that asked for this, four of bulk GETs, and two, the last, of
-late saves.
+Those of the design and of the issues that asked for this, four of bulk GETs, and those of saves
+that are late, cancelled or frozen.
 """
 
 

@@ -90,14 +90,18 @@ class Facts:
 
     Attributes:
         rely_on: Of a saver: the ticks in which it may commit, by its last accepted broadcast.
+        begun_with: Of a saver: `rely_on` when its save began.
         asked: Of a saver: the ticks since it began to broadcast.
-        saving: Of a saver: the ticks since its save began.
+        saving: Of a saver: the ticks since its save began, or since it was cancelled.
+        frozen: Of a saver: it stood still during its save.
         over: Of a saver: it is done.
         saw: Of a worker: status and commit of its last GET.
     """
 
     rely_on: float = 0.0
+    begun_with: int = 0
     asked: int = 0
     saving: int = 0
+    frozen: bool = False
     over: bool = False
     saw: tuple[int, int] = (0, 0)

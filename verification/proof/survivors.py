@@ -111,14 +111,14 @@ SURVIVORS = {
     ],
     "the watcher wakes once more, to the same end": [
         (
-            "_producer.renewals.Renewals.renew",
-            "if save in self._saves and renew_at < self._wake_at:",
-            "if save in self._saves and renew_at <= self._wake_at:",
+            "_producer.renewals.Renewals._renewed",
+            "elif save in self._saves and save.renew_at < self._wake_at:",
+            "elif save in self._saves and save.renew_at <= self._wake_at:",
         ),
         (
             "_producer.renewals.Renewals._watch",
-            "while (pause := self._wake_at - self._clock()) > 0:",
-            "while (pause := self._wake_at - self._clock()) >= 0:",
+            "while (pause := self._wake_at - self.now()[0]) > 0:",
+            "while (pause := self._wake_at - self.now()[0]) >= 0:",
         ),
     ],
 }

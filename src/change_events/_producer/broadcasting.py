@@ -4,25 +4,41 @@ from __future__ import annotations
 
 import functools
 import inspect
+import weakref
 from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from change_events._event import DEFAULT_SETTLE, MAX_SETTLE, ChangeEvent
-from change_events._ids import Arguments, checked_id, id_resolver, reader
-from change_events._producer.renewals import process_renewals
-from change_events.exceptions import ConfigurationError, IdResolutionError, PublishError
-from change_events.typing import Publisher
+from change_events._event import DEFAULT_SETTLE, ChangeEvent
+from change_events._ids import checked_id, id_resolver
+from change_events._producer.broadcasts import Broadcast
+from change_events._producer.checks import (
+    publisher_finder,
+    require_plain_function,
+    require_settle,
+)
+from change_events._producer.clocks import elapsed
+from change_events._producer.renewals import Save, process_renewals
+from change_events._producer.threads import in_thread
+from change_events.exceptions import IdResolutionError, PublishError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from change_events._event import Phase
-    from change_events._producer.renewals import OnUnsettled, Renewals, Save
+    from change_events._producer.clocks import Moment
+    from change_events._producer.renewals import OnUnsettled, Renewals
+    from change_events._producer.threads import Job
+    from change_events.typing import Publisher
 
 P = ParamSpec("P")
 R = TypeVar("R")
-T = TypeVar("T")
+
+_INTERRUPTIONS = frozenset({"BaseExceptionGroup", "CancelledError", "TimeoutError"})
+"""
+Errors after which a save can still be running. By name, because on Python 3.10 `asyncio` and
+`concurrent.futures` have errors of their own, and a synchronous caller needs neither module.
+"""
 
 
 class _AnnouncedSave:
@@ -40,32 +56,94 @@ class _AnnouncedSave:
     ) -> None:
         self._publisher = publisher
         self._ids = list(dict.fromkeys(ids))
-        self._settle = settle
+        self._settle = float(settle)
         self._confirm = confirm
         self._on_unsettled = on_unsettled
         self._renewals = renewals or process_renewals
-        self._first_phase: Phase | None = "saving" if confirm else None
         self._save_id = self._renewals.new_save_id() if confirm else None
         self._entered = False
+        self._spans_awaitable = False
         self._save: Save | None = None
 
     def __enter__(self) -> None:
         self._enter_once()
         if self._ids:
-            self._begin(self._broadcast())
+            events = self._events("saving" if self._confirm else None)
+            started = self._broadcast(events)
+            if self._renewals.age(started) > self._settle / 2:  # SNS can have accepted it long ago
+                started = self._broadcast(events)
+            self._begin(events, started)
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if late := self._ends_late(returned=kind is None):
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None = None,
+        *_: object,
+    ) -> None:
+        if self._spans_awaitable and kind is None:
+            return
+        if late := self._end(returned=kind is None, goes_on=_can_go_on(error)):
             late()
 
     async def __aenter__(self) -> None:
         self._enter_once()
         if self._ids:
-            self._begin(await _in_thread(self._broadcast))
+            await self._enter_later()
 
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if late := self._ends_late(returned=kind is None):
-            await _in_thread(late)
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None = None,
+        *_: object,
+    ) -> None:
+        late = self._end(returned=kind is None, goes_on=_can_go_on(error))
+        if late is None:
+            return
+        if kind is GeneratorExit:  # a coroutine that is closed cannot wait
+            self._run_late(late)
+        else:
+            await in_thread(self._renewals.senders.late, late, shielded=True)
+
+    def spanning(self, result: Any) -> Any:
+        """Keep the save open until an awaitable result is done; return what the caller gets."""
+        if hasattr(type(result), "add_done_callback"):  # a future runs by itself
+            self._spans_awaitable = True
+            result.add_done_callback(self._future_done)
+        elif inspect.isawaitable(result):
+            self._spans_awaitable = True
+            return self._awaited(result)
+        return result
+
+    async def _awaited(self, awaitable: Awaitable[Any]) -> Any:
+        save = self._save
+        if save is not None and self._renewals.age(save.started) >= self._settle:
+            self._save = None
+            self._renewals.forget(save)  # it has not begun
+            try:
+                await self._enter_later()
+            except BaseException:
+                getattr(awaitable, "close", int)()  # or Python warns that nobody has awaited it
+                raise
+        try:
+            result = await awaitable
+        except BaseException as error:
+            await self.__aexit__(type(error), error, error.__traceback__)
+            raise
+        await self.__aexit__(None, None, None)
+        return result
+
+    def _future_done(self, future: Any) -> None:
+        # Not `exception()`: it would tell asyncio that somebody has seen the error.
+        cancelled, error = future.cancelled(), getattr(future, "_exception", None)
+        returned = not cancelled and error is None
+        if late := self._end(returned=returned, goes_on=cancelled or _can_go_on(error)):
+            self._run_late(late)
+
+    def _run_late(self, late: Job) -> None:
+        try:
+            self._renewals.senders.late.submit(late)
+        except RuntimeError:  # no thread can start
+            late()
 
     def _enter_once(self) -> None:
         if self._entered:
@@ -74,53 +152,76 @@ class _AnnouncedSave:
             )
         self._entered = True
 
-    def _broadcast(self) -> float:
-        """Broadcast; return when the broadcast started on which the save can rely."""
-        started, took = self._broadcast_timed()
-        if took > self._settle / 2:  # SNS can have accepted it long ago
-            started, took = self._broadcast_timed()
-        if took >= self._settle:
-            raise PublishError(
-                f"the broadcast took {took:.1f} s, longer than settle={self._settle}; "
-                "nothing saved",
-                ids=self._ids,
-            )
-        return started
+    async def _enter_later(self) -> None:
+        events = self._events("saving" if self._confirm else None)
+        callers = self._renewals.senders.callers
+        started = await in_thread(callers, partial(self._broadcast, events))
+        if self._renewals.age(started) > self._settle / 2:  # SNS, or the loop, needed so long
+            started = await in_thread(callers, partial(self._broadcast, events))
+        self._begin(events, started)
 
-    def _broadcast_timed(self) -> tuple[float, float]:
-        started = self._renewals.now()
-        self._publish(self._first_phase)
-        return started, self._renewals.now() - started
-
-    def _publish(self, phase: Phase | None) -> None:
+    def _events(self, phase: Phase | None) -> list[ChangeEvent]:
         settle = None if self._settle == DEFAULT_SETTLE else self._settle
         save = self._save_id if phase else None
-        self._publisher.publish([ChangeEvent(id, settle, phase, save) for id in self._ids])
+        return [ChangeEvent(id, settle, phase, save) for id in self._ids]
 
-    def _publish_elsewhere(self, phase: Phase | None) -> Callable[[], None]:
-        """Return a broadcast for another thread. It runs within the caller's context variables."""
-        context = copy_context()
-        return lambda: context.run(self._publish, phase)
+    def _broadcast(self, events: list[ChangeEvent]) -> Moment:
+        """Broadcast; return when that started."""
+        started = self._renewals.now()
+        self._publisher.publish(events)
+        return started
 
-    def _begin(self, started: float) -> None:
-        again = self._publish_elsewhere(self._first_phase)
-        self._save = self._renewals.begin(
-            self._ids, settle=self._settle, started=started, broadcast=again
+    def _begin(self, events: list[ChangeEvent], started: Moment) -> None:
+        """Let the save begin, unless its broadcast is too old. Await nothing after this."""
+        now = self._renewals.now()
+        age = elapsed(started, now)
+        if age >= self._settle:
+            raise PublishError(
+                f"the broadcast took {age:.1f} s, longer than settle={self._settle}; nothing saved",
+                ids=self._ids,
+            )
+        self._save = Save(
+            broadcast=Broadcast(self._publisher, events, copy_context()),
+            settle=self._settle,
+            on_unsettled=self._on_unsettled,
+            owner=weakref.ref(self),
+            began=now[0],
+            started=started,
+            renew_at=started[0] + self._settle / 2,
         )
+        self._renewals.begin(self._save)
 
-    def _ends_late(self, *, returned: bool) -> Callable[[], None] | None:
+    def _end(self, *, returned: bool, goes_on: bool) -> Job | None:
         """End the save. If it was late, return the slow rest: the broadcast that it still needs."""
-        # Break the cycle of the two, which would keep the caller's context alive.
         save, self._save = self._save, None
         if save is None:
             return None
         confirmation: Phase | None = "saved" if self._confirm and returned else None
-        if self._renewals.end(save):
-            broadcast = partial(self._publish, confirmation)
-            return partial(self._renewals.announce_late, save, broadcast, self._on_unsettled)
+        if self._renewals.end(save, goes_on=goes_on):
+            return partial(self._renewals.announce_late, save, self._after(confirmation))
         if confirmation:
-            self._renewals.confirm(self._publish_elsewhere(confirmation))
+            self._renewals.senders.confirm(self._after(confirmation))
         return None
+
+    def _after(self, phase: Phase | None) -> Broadcast:
+        return Broadcast(self._publisher, self._events(phase), copy_context())
+
+
+def _can_go_on(error: BaseException | None) -> bool:
+    """
+    Return True if a save that ended with this error can still be running, in a thread, say.
+
+    It was cancelled, closed, interrupted or timed out, or the error was raised because of that.
+    Other errors are the save's own: it is over.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        names = {kind.__name__ for kind in type(error).__mro__}
+        if not isinstance(error, Exception) or names & _INTERRUPTIONS:
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class broadcasting(_AnnouncedSave):  # a context manager, named like one  # noqa: N801
@@ -136,8 +237,18 @@ class broadcasting(_AnnouncedSave):  # a context manager, named like one  # noqa
     more, and the caller waits for that. Only this last broadcast is left where a process can be
     frozen in mid-save, or has no threads (uWSGI without `enable-threads`).
 
+    A block that is cancelled, interrupted or timed out can still commit: a thread behind
+    `asyncio.to_thread(commit)` goes on. So its ids are broadcast again for another 10 s, or for two
+    settle windows if that is longer, and once more after that. If a commit can come later still,
+    shield the whole save, with the block inside: `await asyncio.shield(save(product))`. Don't
+    shield the commit alone: the block would end before it.
+
+    Leave each block that you enter. One that is garbage, or has been open for more than an hour, is
+    no longer broadcast, and a warning is logged.
+
     Args:
-        publisher: What broadcasts.
+        publisher: What broadcasts. If its attribute `shares_calls` is true, slow saves share its
+            calls, and it must read context variables from each event's `context`, if there is one.
         ids: The ids of the entities that the block is about to save: text, integers or UUIDs.
             Without any, nothing is broadcast.
         settle: The settle window in seconds, up to 3600: whenever the block commits, its last
@@ -146,7 +257,8 @@ class broadcasting(_AnnouncedSave):  # a context manager, named like one  # noqa
         confirm: Broadcast a second time, in the background, when the block has returned. Consumers
             look only then, and do not wait for the settle window. That saves them a GET and
             seconds, and costs a publish. A block that raises is not confirmed, because its
-            exception does not prove that nothing was committed.
+            exception does not prove that nothing was committed. Confirmations that are not sent
+            when the process exits are dropped.
 
             Use it only where a GET reads the latest commit, because consumers do not wait for a
             replica that lags; and only if the commit is inside the block. It is useless on a FIFO
@@ -154,9 +266,9 @@ class broadcasting(_AnnouncedSave):  # a context manager, named like one  # noqa
             AWS Lambda, which freezes the process when its handler has returned: the second event
             then comes with the next invocation, or never, and consumers wait for the window.
         on_unsettled: A plain function, called with the ids and the error if a block took too long
-            and the broadcast after it failed, too. Caches can then be stale until the next change.
-            The thread that broadcast calls it. The failure is also logged and counted. What
-            `on_unsettled` raises is logged.
+            or was cancelled, and the broadcast after it failed, too. Caches can then be stale until
+            the next change. The thread that broadcast calls it. The failure is also logged and
+            counted. What `on_unsettled` raises is logged.
         renewals: What broadcasts slow saves again. Default: the one that this process has.
 
     Raises:
@@ -164,7 +276,8 @@ class broadcasting(_AnnouncedSave):  # a context manager, named like one  # noqa
         IdResolutionError: An id is None, empty, `.` or `..`, over 512 characters, or has control
             characters or lone surrogates.
         PublishError: On entering: the broadcast was not accepted; or two broadcasts were, but so
-            slowly that the settle window was over.
+            slowly that the settle window was over. The time in which the process, its event loop or
+            its machine stood still counts.
         RuntimeError: On entering: it has been entered before.
     """
 
@@ -178,7 +291,7 @@ class broadcasting(_AnnouncedSave):  # a context manager, named like one  # noqa
         on_unsettled: OnUnsettled | None = None,
         renewals: Renewals | None = None,
     ) -> None:
-        _require_settle(settle)
+        require_settle(settle)
         try:
             checked = list(map(checked_id, ids))
         except ValueError as error:
@@ -209,6 +322,11 @@ def broadcasts_before_save(
     No broadcast, no save: if the publisher raises, the function does not run. The function can be
     asynchronous; then the publisher runs in a thread, within the caller's context variables.
 
+    A plain function can return an awaitable (if another decorator wraps a coroutine function, say).
+    Then the broadcast blocks the event loop, because it must come before the call; put this
+    decorator next to the coroutine function to avoid that. The save lasts until the awaitable is
+    done. The caller gets the same future for a future, and a coroutine for anything else.
+
     Args:
         publisher: What broadcasts; or a callable that returns it and names the parameters it needs
             (`lambda self: self.publisher`).
@@ -231,15 +349,15 @@ def broadcasts_before_save(
         IdResolutionError: At the call: no id there, or an unusable one. Nothing is sent or saved.
         PublishError: At the call: the broadcast was not accepted, or too slowly. Nothing is saved.
     """
-    _require_settle(settle)
+    require_settle(settle)
     around_save = partial(
         _AnnouncedSave, settle=settle, confirm=confirm, on_unsettled=on_unsettled, renewals=renewals
     )
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        _require_plain_function(function)
+        require_plain_function(function)
         signature = inspect.signature(function)
-        find_publisher = _publisher_finder(function, publisher)
+        find_publisher = publisher_finder(function, publisher)
         resolve = id_resolver(function, id=id, ids=ids)
 
         def announced(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _AnnouncedSave:
@@ -258,58 +376,10 @@ def broadcasts_before_save(
 
         @functools.wraps(function)
         def save(*args: P.args, **kwargs: P.kwargs) -> R:
-            with announced(args, kwargs):
-                return function(*args, **kwargs)
+            block = announced(args, kwargs)
+            with block:
+                return block.spanning(function(*args, **kwargs))  # type: ignore[no-any-return]  # an R, or an awaitable of the same
 
         return save
 
     return decorate
-
-
-async def _in_thread(job: Callable[[], T]) -> T:
-    """Run a job in a thread, within the caller's context variables; the event loop goes on."""
-    import asyncio  # not above: a synchronous caller does not need it
-
-    try:
-        done = asyncio.get_running_loop().run_in_executor(None, copy_context().run, job)
-    except RuntimeError:
-        # The interpreter is shutting down and starts no threads. A blocked loop is better than a
-        # lost save.
-        return job()
-    return await done
-
-
-def _require_settle(settle: float) -> None:
-    if not isinstance(settle, (int, float)) or not 0 < settle <= MAX_SETTLE:
-        raise ConfigurationError(
-            f"settle must be seconds, more than 0 and up to {MAX_SETTLE:.0f}, not {settle!r}"
-        )
-
-
-def _require_plain_function(function: object) -> None:
-    if isinstance(function, (staticmethod, classmethod)):
-        raise ConfigurationError(
-            f"put @broadcasts_before_save below @{type(function).__name__}, not above it"
-        )
-    if not inspect.isroutine(function):
-        raise ConfigurationError(
-            f"@broadcasts_before_save(publisher) decorates a function, not {function!r}"
-        )
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise ConfigurationError(
-            f"{function.__qualname__}() is a generator function: it runs when it is iterated, not "
-            "when it is called. Decorate what iterates it, or use "
-            "`with broadcasting(publisher, id):` inside"
-        )
-
-
-def _publisher_finder(
-    function: Callable[..., Any], publisher: Publisher | Callable[..., Publisher]
-) -> Callable[[Arguments], Publisher]:
-    if isinstance(publisher, Publisher):
-        return lambda _: publisher
-    if callable(publisher):
-        return reader(function, publisher, setting="publisher")
-    raise ConfigurationError(
-        f"{function.__qualname__}(): {publisher!r} has no publish(events) and is not a callable"
-    )

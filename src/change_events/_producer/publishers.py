@@ -7,6 +7,7 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -108,6 +109,12 @@ class SNSPublisher:
         if not callable(attributes):
             _checked_attributes(attributes)
 
+    @property
+    def shares_calls(self) -> bool:
+        """True if saves can share a call although they have different context variables."""
+        reads_environment = isinstance(getattr(self._topic_arn, "__self__", None), _Variable)
+        return reads_environment or not callable(self._topic_arn)
+
     @classmethod
     def from_env(
         cls,
@@ -148,8 +155,11 @@ class SNSPublisher:
         _require_few(events)
         try:
             client = self._client or self._own_client(topic["region"])
-            users = _checked_attributes(self._attributes)
-            messages = [_message(event, users, fifo=topic["fifo"] is not None) for event in events]
+            users = _attributes_of_each(events, self._attributes)
+            messages = [
+                _message(event, each, fifo=topic["fifo"] is not None)
+                for event, each in zip(events, users, strict=True)
+            ]
             if len(messages) == 1:
                 client.publish(TopicArn=topic_arn, **messages[0])
                 return
@@ -227,6 +237,19 @@ class _Variable:
                 extra={"action": "publish", "variable": self._name},
             )
         return None
+
+
+def _attributes_of_each(
+    events: Sequence[ChangeEvent], attributes: Attributes | None
+) -> list[Mapping[str, str]]:
+    """Return the attributes of each event: where saves share a call, those of its save."""
+    read = partial(_checked_attributes, attributes)
+    known: dict[int, Mapping[str, str]] = {}
+    contexts = [getattr(event, "context", None) for event in events]
+    for context in contexts:
+        if id(context) not in known:
+            known[id(context)] = read() if context is None else context.run(read)
+    return [known[id(context)] for context in contexts]
 
 
 def _checked_attributes(attributes: Attributes | None) -> Mapping[str, str]:

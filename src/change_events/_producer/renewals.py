@@ -4,11 +4,13 @@ Saves under way, and the broadcasts that they need while they run and after.
 A consumer looks for the last time W after it has received an event. So at the moment of commit
 there must be a broadcast that started less than W ago. Most saves are over long before that. A slow
 save is broadcast again whenever half of W has passed. If that could not be done in time, it is
-broadcast once more after it has ended.
+broadcast once more after it has ended. A cancelled save can still be running, so it is broadcast
+for some time after its end.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import os
@@ -16,309 +18,303 @@ import random
 import threading
 import time
 import uuid
-from collections import Counter
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from change_events._meter import Meter
+from change_events._producer.batches import BATCH_SIZE
+from change_events._producer.broadcasts import failures
+from change_events._producer.clocks import Moment, elapsed, read_clocks
+from change_events._producer.tally import BroadcastStats, Tally
+from change_events._producer.threads import Senders, start_daemon
 from change_events._text import printable
 
 if TYPE_CHECKING:
+    import weakref
     from collections.abc import Callable, Sequence
-    from concurrent.futures import ThreadPoolExecutor
     from typing import Any
 
+    from change_events._producer.broadcasts import Broadcast
+    from change_events._producer.threads import Job
     from change_events.typing import Metrics
 
-    Job = Callable[[], None]
     OnUnsettled = Callable[[Sequence[str], Exception], object]
 
 log = logging.getLogger("change_events")
 
-SENDERS = 10
-"""The most threads that broadcast in the background."""
-
-MAX_CONFIRMATIONS = 100
-"""The most that wait for a sender. A dropped one costs its consumers the rest of their window."""
-
 FINAL_ATTEMPTS = 3
 """Attempts to broadcast a late save before it is given up."""
 
-METRICS = {"renewals": "renewals", "late": "late_broadcasts", "unsettled": "unsettled_saves"}
-"""For each of `BroadcastStats` the name of its metric."""
+LINGER = 10.0
+"""A cancelled save is renewed for so many seconds, and at least for two settle windows."""
 
+LONGEST_SAVE = 3600.0
+"""A save that lasts longer is not renewed, because nobody seems to wait for its end."""
 
-@dataclass(frozen=True, slots=True)
-class BroadcastStats:
-    """
-    What this process has broadcast beyond the one broadcast before each save.
-
-    Attributes:
-        renewals: Broadcasts repeated while a save was under way.
-        late: Saves that ended when their last broadcast was older than the settle window. They are
-            broadcast once more.
-        unsettled: Late saves for which that failed, too. A consumer's copy can stay stale until the
-            next change.
-    """
-
-    renewals: int = 0
-    late: int = 0
-    unsettled: int = 0
+EXIT_PATIENCE = 10.0
+"""The most seconds for which the interpreter's exit waits for broadcasts of late saves."""
 
 
 @dataclass(slots=True, eq=False)
 class Save:
     """
-    A save under way.
+    A save under way, or one that was cancelled.
 
     Attributes:
+        broadcast: Broadcasts it again.
         settle: W in seconds.
-        started: When its last accepted broadcast started, in monotonic seconds.
-        renew_at: When to broadcast it again; infinite while that happens.
+        on_unsettled: Called if its last broadcast fails.
+        owner: What ends it.
+        began: When it began, in monotonic seconds.
+        started: When its last accepted broadcast started.
+        renew_at: When to broadcast it again, in monotonic seconds; infinite while that happens.
+        linger_until: If it was cancelled: a broadcast that starts then or later is the last one.
     """
 
-    ids: Sequence[str]
+    broadcast: Broadcast
     settle: float
-    started: float
-    broadcast: Job
+    on_unsettled: OnUnsettled | None
+    owner: weakref.ref[object]
+    began: float
+    started: Moment
     renew_at: float
+    linger_until: float = math.inf
 
-
-class Tally:
-    """Counts renewals, late saves and unsettled saves, here and for the user's metrics."""
-
-    def __init__(self) -> None:
-        self.meter = Meter()
-        self.start_over()
-
-    def start_over(self) -> None:
-        """Count from zero, with a new lock."""
-        self._lock = threading.RLock()  # re-entrant, because a signal handler may save, too
-        self._counts: Counter[str] = Counter()
-
-    def add(self, name: str) -> None:
-        """Count one more."""
-        with self._lock:
-            self._counts[name] += 1
-        self.meter.count(METRICS[name])
-
-    def stats(self) -> BroadcastStats:
-        """Return the counts so far."""
-        with self._lock:
-            return BroadcastStats(**self._counts)
-
-
-class Senders:
-    """
-    Threads that broadcast in the background. They start when there is something to send.
-
-    Args:
-        submit: Runs a job in another thread, or raises `RuntimeError` if there is none. Default: a
-            pool of `SENDERS` threads.
-        max_confirmations: How many confirmations can wait; further ones are dropped.
-    """
-
-    def __init__(
-        self,
-        submit: Callable[[Job], None] | None = None,
-        *,
-        max_confirmations: int = MAX_CONFIRMATIONS,
-    ) -> None:
-        self._submit = submit or self._submit_to_pool
-        self._max_confirmations = max_confirmations
-        self.start_over()
-
-    def start_over(self) -> None:
-        """Forget the threads and what waits for them."""
-        self._lock = threading.RLock()  # re-entrant, because a signal handler may save, too
-        self._pool: ThreadPoolExecutor | None = None
-        self._confirmations = 0
-
-    def send(self, job: Job) -> bool:
-        """Run a job soon; return False if no thread can be started, and the job is dropped."""
-        try:
-            self._submit(job)
-        except RuntimeError as error:  # too many threads, or the interpreter is shutting down
-            log.debug(
-                "no broadcast in the background: %s", printable(error), extra={"action": "renew"}
-            )
+    def is_abandoned(self, now: float) -> bool:
+        """Return True if it seems that nobody will ever end it."""
+        if self.linger_until < math.inf:
             return False
-        return True
-
-    def confirm(self, broadcast: Job) -> None:
-        """Broadcast in the background that a save is over. Losing it costs only latency."""
-        with self._lock:
-            if self._confirmations >= self._max_confirmations:
-                return
-            self._confirmations += 1
-        if not self.send(partial(self._confirm, broadcast)):
-            self._forget_confirmation()
-
-    def _confirm(self, broadcast: Job) -> None:
-        try:
-            broadcast()
-        except Exception as error:
-            log.info("confirmation lost: %s", printable(error), extra={"action": "confirm"})
-        finally:
-            self._forget_confirmation()
-
-    def _forget_confirmation(self) -> None:
-        with self._lock:
-            self._confirmations -= 1
-
-    def _submit_to_pool(self, job: Job) -> None:
-        # Not imported above: a quick save does not need it.
-        from concurrent.futures import ThreadPoolExecutor
-
-        with self._lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(SENDERS, "change-events-broadcast")
-            pool = self._pool
-        pool.submit(job)
+        return self.owner() is None or now - self.began > LONGEST_SAVE
 
 
 def _in_thread(target: Job) -> None:
-    threading.Thread(target=target, name="change-events-renewals", daemon=True).start()
+    start_daemon(target, "change-events-renewals")
 
 
 class Renewals:
     """
-    Keeps every save under way broadcast. A process needs one.
+    Keeps saves broadcast for as long as they run, from a single thread.
 
-    A quick save costs an entry in a dictionary. The first save starts one thread, the watcher. It
-    wakes at most twice in half a settle window to see which saves are still under way. Other
-    threads, the senders, broadcast these.
-
-    A save that ends during its renewal does not rely on that renewal, which can still be refused.
-    So what its caller sees does not depend on which of the two is quicker.
+    That thread waits until the next renewal is due. Broadcasting can be slow, so senders do it. A
+    process has one `Renewals`, `process_renewals`.
 
     Args:
-        clock: Returns monotonic seconds.
-        in_thread: Runs the watcher in a daemon thread.
-        condition: Makes the condition, of a lock, that the watcher waits for.
+        clocks: Reads clocks; the first one is monotonic.
+        sleep: Waits between two attempts to broadcast a late save.
+        in_thread: Starts the only thread, or raises `RuntimeError`.
+        senders: The threads that broadcast.
+        condition: Makes what the thread waits on.
         new_save_id: Makes the id that all events of one confirmed save have in common.
+        linger: See `LINGER`.
     """
 
     def __init__(
         self,
         *,
-        clock: Callable[[], float] = time.monotonic,
+        clocks: Callable[[], Moment] = read_clocks,
         sleep: Callable[[float], None] = time.sleep,
         in_thread: Callable[[Job], None] = _in_thread,
         senders: Senders | None = None,
         condition: Callable[[Any], threading.Condition] = threading.Condition,
         new_save_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+        linger: float = LINGER,
     ) -> None:
+        self.now = clocks
         self.new_save_id = new_save_id
         self.tally = Tally()
-        self._clock = clock
+        self.senders = senders or Senders()
         self._sleep = sleep
         self._in_thread = in_thread
-        self._senders = senders or Senders()
         self._condition = condition
+        self._linger = linger
         self._forget_saves()
 
     def start_over(self) -> None:
         """Forget everything: the child of a fork has neither the parent's saves nor its threads."""
         self.tally.start_over()
-        self._senders.start_over()
+        self.senders.start_over()
         self._forget_saves()
 
     def _forget_saves(self) -> None:
         self._lock = threading.RLock()  # re-entrant, because a signal handler may save, too
         self._earlier = self._condition(self._lock)
+        self._announced = threading.Condition(self._lock)
         self._saves: dict[Save, None] = {}
+        self._waiting: dict[Save, None] = {}  # for a sender
+        self._late: dict[Save, None] = {}
         self._wake_at = math.inf
         self._watched = False
 
-    def now(self) -> float:
-        """Return monotonic seconds."""
-        return self._clock()
+    def age(self, started: Moment) -> float:
+        """Return the seconds since a broadcast started."""
+        return elapsed(started, self.now())
 
-    def begin(self, ids: Sequence[str], *, settle: float, started: float, broadcast: Job) -> Save:
-        """Note a save whose accepted broadcast started at `started`; renew it until its end."""
-        save = Save(ids, settle, started, broadcast, started + settle / 2)
+    def begin(self, save: Save) -> None:
+        """Renew a save until its end."""
         with self._lock:
             self._saves[save] = None
             if save.renew_at < self._wake_at:
                 self._wake(save.renew_at)
-        return save
 
-    def end(self, save: Save) -> bool:
-        """Forget a save that is over; return True if its last broadcast can have been too early."""
+    def end(self, save: Save, *, goes_on: bool = False) -> bool:
+        """
+        Note that a save is over; return True if its last broadcast can have been too early.
+
+        Then the caller must `announce_late`.
+
+        Args:
+            save: The save.
+            goes_on: It can still be running, so it is renewed for some time.
+        """
+        with self._lock:
+            now = self.now()
+            if goes_on:
+                self._forget_expired(now[0])
+                save.linger_until = now[0] + max(self._linger, 2 * save.settle)
+            else:
+                self.forget(save)
+            late = elapsed(save.started, now) >= save.settle
+            if late:
+                self._late[save] = None
+        if late:
+            self.tally.add("late")
+        return late
+
+    def forget(self, save: Save) -> None:
+        """Renew a save no longer."""
         with self._lock:
             self._saves.pop(save, None)
-            return self._clock() - save.started >= save.settle
+            self._waiting.pop(save, None)
 
-    def due(self, now: float) -> list[Save]:
-        """Return the saves that the caller must `renew` now. They are not due again before that."""
+    def _forget_expired(self, now: float) -> None:
+        """Forget cancelled saves that nobody renews, because threads do not run."""
+        for save in [each for each in self._saves if each.linger_until + 2 * each.settle < now]:
+            self.forget(save)
+
+    def collect_due(self) -> int:
+        """Let the saves that are due wait for a sender; return how many those are."""
         with self._lock:
+            now = self.now()[0]
             due = [save for save in self._saves if save.renew_at <= now]
             for save in due:
                 save.renew_at = math.inf
-        return due
+                self._waiting[save] = None
+        return len(due)
 
-    def renew(self, save: Save) -> None:
-        """Broadcast a save that is under way once more. If that fails, it is due again soon."""
-        with self._lock:
-            if save not in self._saves:  # it ended while this waited for a sender
-                return
-        before, started = save.started, self._clock()
-        try:
-            save.broadcast()
-        except Exception as error:  # of any kind: the save goes on, and is soon due again
+    def renew_next(self) -> None:
+        """
+        Broadcast saves that wait for a sender, by one call of a publisher.
+
+        Up to ten ids of one publisher share a call. If it fails, its saves are due again soon.
+        """
+        saves = self._next_saves()
+        if not saves:  # they ended while they waited, or another sender had room for them
+            return
+        started = self.now()
+        failed, error = failures([save.broadcast for save in saves])
+        if failed:
+            ids = [id for broadcast in failed for id in broadcast.ids]
             log.warning(
-                "renewal failed: %s", printable(error), extra={"action": "renew", "ids": save.ids}
+                "renewal failed: %s", printable(error), extra={"action": "renew", "ids": ids}
             )
-            started, renew_at = before, self._clock() + save.settle / 10
-        else:
-            renew_at = started + save.settle / 2
-            self.tally.add("renewals")
-        with self._lock:
-            save.started, save.renew_at = started, renew_at
-            if save in self._saves and renew_at < self._wake_at:
-                self._wake(renew_at)
+        if renewed := len(saves) - len(failed):
+            self.tally.add("renewals", renewed)
+        for save in saves:
+            self._renewed(save, started, error if save.broadcast in failed else None)
 
-    def announce_late(self, save: Save, broadcast: Job, on_unsettled: OnUnsettled | None) -> None:
+    def _next_saves(self) -> list[Save]:
+        saves: list[Save] = []
+        left = BATCH_SIZE
+        with self._lock:
+            now = self.now()[0]
+            for save in list(self._waiting):
+                size = len(save.broadcast.events)
+                if saves and not (size <= left and save.broadcast.shares_with(saves[0].broadcast)):
+                    continue
+                del self._waiting[save]
+                if save.is_abandoned(now):
+                    self._abandon(save)
+                    continue
+                saves.append(save)
+                left -= size
+                if left <= 0:
+                    break
+        return saves
+
+    def _abandon(self, save: Save) -> None:
+        self.forget(save)
+        log.warning(
+            "a save was begun and not ended, so it is broadcast no longer: its broadcasting() "
+            "was lost, or has been open for more than an hour",
+            extra={"action": "abandon", "ids": save.broadcast.ids},
+        )
+
+    def _renewed(self, save: Save, started: Moment, error: Exception | None) -> None:
+        with self._lock:
+            now = self.now()[0]
+            if error is None:
+                save.started, save.renew_at = started, started[0] + save.settle / 2
+                over = started[0] >= save.linger_until
+            else:
+                save.renew_at = now + save.settle / 10
+                over = now >= save.linger_until + save.settle
+            if over:
+                self.forget(save)
+            elif save in self._saves and save.renew_at < self._wake_at:
+                self._wake(save.renew_at)
+        if over and error is not None:
+            self._report_unsettled(save, error)
+
+    def announce_late(self, save: Save, broadcast: Job) -> None:
         """
         Broadcast a save that ended too long after its last broadcast.
 
         Never raises, because the save stands. If no attempt succeeds, that is logged and counted,
         and `on_unsettled` is called.
         """
-        self.tally.add("late")
-        for attempt in range(1, FINAL_ATTEMPTS + 1):
-            try:
-                broadcast()
-            except Exception as error:  # of any kind; the save stands
-                if attempt < FINAL_ATTEMPTS:
-                    self._sleep(0.2 * 2**attempt * random.uniform(0.5, 1.0))  # noqa: S311  # no secret
+        try:
+            for attempt in range(1, FINAL_ATTEMPTS + 1):
+                try:
+                    broadcast()
+                except Exception as error:  # of any kind; the save stands
+                    if attempt < FINAL_ATTEMPTS:
+                        self._sleep(0.2 * 2**attempt * random.uniform(0.5, 1.0))  # noqa: S311  # no secret
+                    else:
+                        self._report_unsettled(save, error)
                 else:
-                    self._report_unsettled(save, error, on_unsettled)
-            else:
-                return
+                    return
+        finally:
+            with self._lock:
+                self._late.pop(save, None)
+                self._announced.notify_all()
 
-    def _report_unsettled(
-        self, save: Save, failure: Exception, on_unsettled: OnUnsettled | None
-    ) -> None:
+    def finish(self, timeout: float = EXIT_PATIENCE) -> None:
+        """
+        Wait for the broadcasts of late saves, because the process is about to end.
+
+        Those that are not over after `timeout` seconds are reported as unsettled.
+        """
+        with self._lock:
+            self._announced.wait_for(lambda: not self._late, timeout)
+            left = list(self._late)
+        for save in left:
+            self._report_unsettled(save, TimeoutError("the process ends"))
+
+    def _report_unsettled(self, save: Save, failure: Exception) -> None:
+        ids = save.broadcast.ids
         self.tally.add("unsettled")
         log.error(
             "the save of %s took too long, and could not be broadcast after it: "
             "caches can stay stale until it changes again: %s",
-            ", ".join(map(repr, save.ids[:3])),
+            ", ".join(map(repr, ids[:3])),
             printable(failure),
-            extra={"action": "unsettled", "ids": save.ids},
+            extra={"action": "unsettled", "ids": ids},
         )
-        if on_unsettled is not None:
+        if save.on_unsettled is not None:
             try:
-                on_unsettled(save.ids, failure)
+                save.on_unsettled(ids, failure)
             except Exception:  # the user's function failed; the save stands
-                log.exception("on_unsettled failed", extra={"action": "unsettled", "ids": save.ids})
-
-    def confirm(self, broadcast: Job) -> None:
-        """Broadcast in the background that a save is over."""
-        self._senders.confirm(broadcast)
+                log.exception("on_unsettled failed", extra={"action": "unsettled", "ids": ids})
 
     def _wake(self, at: float) -> None:
         self._wake_at = at
@@ -339,18 +335,19 @@ class Renewals:
             with self._lock:
                 # Even if the save that set `_wake_at` is over: otherwise each new save would have
                 # to wake the watcher.
-                while (pause := self._wake_at - self._clock()) > 0:
+                while (pause := self._wake_at - self.now()[0]) > 0:
                     self._earlier.wait(None if pause == math.inf else pause)
-                due = self.due(self._clock())
+                due = self.collect_due()
                 self._wake_at = min((save.renew_at for save in self._saves), default=math.inf)
-            for save in due:
-                self._senders.send(partial(self.renew, save))
+            for _ in range(due):
+                self.senders.renew(self.renew_next)
 
 
 process_renewals = Renewals()
 """What keeps the saves of this process broadcast."""
 
 getattr(os, "register_at_fork", lambda **_: None)(after_in_child=process_renewals.start_over)
+atexit.register(process_renewals.finish)
 
 
 def broadcast_stats() -> BroadcastStats:

@@ -64,6 +64,10 @@ class Automaton:
         """Let time pass."""
         return self._after(number, "tick")
 
+    def freeze(self, number: int) -> Moved:
+        """Let a saver stand still for a window."""
+        return self._after(number, "freeze")
+
     def receive(self, number: int, message: Message, place: int) -> Moved:
         """Let a worker receive a message. `place` is not 0 if the worker holds it already."""
         return self._after(number, "receive", message, places=(place,) if place else ())

@@ -19,8 +19,7 @@ class Checks:
 
     def check(self, state: State) -> None:
         """Check what must hold in every state."""
-        unsettled = state.fault == "SNS refuses" and self._is_saving(state)
-        if _is_stale(state) and not state.queue and not unsettled:
+        if _is_stale(state) and not state.queue and not self._will_be_broadcast(state):
             raise Violation("the cache is stale, and no event is left that would repair it")
 
     def check_quiet(self, state: State) -> None:
@@ -31,10 +30,14 @@ class Checks:
         if _is_stale(state):
             raise Violation("all is quiet, and the cache is stale")
 
-    def _is_saving(self, state: State) -> bool:
-        return any(
-            number is not None and self._saver.known[number].wants for number in state.savers
+    def _will_be_broadcast(self, state: State) -> bool:
+        """Return True if a save is under way in one of the holes of the promise."""
+        under_way = (
+            self._saver.known[number]
+            for number in state.savers
+            if number is not None and self._saver.known[number].wants
         )
+        return any(state.fault == "SNS refuses" or known.facts.frozen for known in under_way)
 
 
 def _is_stale(state: State) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from verification.proof.effects import Effect, Message, Violation
+from verification.proof.effects import CANCELLED, Effect, Message, Violation
 from verification.proof.explore._state import SPENT, Orphan, Queued, State, Step, with_saver
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class SaverSteps:
 
     def _steps(self, state: State, index: int, number: int) -> Iterator[tuple[Step, State]]:
         known = self._saver.known[number]
-        saver = self._name(index)
+        saver = self.name(index)
         for actor, ticks in known.ready:
             if not ticks:
                 begun = self._saver.go_on(number, actor).number
@@ -58,7 +58,7 @@ class SaverSteps:
         self, state: State, index: int, number: int, actor: str, effect: Effect
     ) -> Iterator[tuple[Step, State]]:
         """Yield the steps that give an actor of a saver what it waits for."""
-        saver = self._name(index)
+        saver = self.name(index)
 
         def after(answer: Any) -> State:
             return with_saver(state, index, self._saver.go_on(number, actor, answer).number)
@@ -74,6 +74,15 @@ class SaverSteps:
             yield from self._commit_steps(
                 state, index, after(index != self._scenario.failing), facts
             )
+            # At once: a later cancellation would only add renewals before it.
+            may = self._scenario.setup.renewals and self._scenario.may(state, "save is cancelled")
+            if may and not facts.saving:
+                cancelled = after(CANCELLED)._replace(fault=SPENT)
+                yield (saver, "is cancelled, its commit in a thread"), cancelled
+        elif effect[0] == "land":
+            self._require_announced(state, saver, self._saver.known[number].facts)
+            puts = self._scenario.puts[index]
+            yield (saver, f"{_verb(puts=puts)} in its thread"), _committed(after(None), puts=puts)
         else:
             yield (saver, "the save returns"), after(None)
 
@@ -98,7 +107,7 @@ class SaverSteps:
     def _commit_steps(
         self, state: State, index: int, after: State, facts: Facts
     ) -> Iterator[tuple[Step, State]]:
-        saver, puts = self._name(index), self._scenario.puts[index]
+        saver, puts = self.name(index), self._scenario.puts[index]
         if index == self._scenario.failing:
             yield (saver, "the save raises"), after
             if facts.rely_on > 0:
@@ -108,13 +117,19 @@ class SaverSteps:
                     after._replace(orphans=(*state.orphans, orphan)),
                 )
             return
-        if not facts.rely_on and state.fault != "SNS refuses":
+        self._require_announced(state, saver, facts)
+        yield (saver, _verb(puts=puts)), _committed(after, puts=puts)
+
+    def _require_announced(self, state: State, saver: str, facts: Facts) -> None:
+        if facts.begun_with <= 0:
+            raise Violation(f"{saver} begins to save a settle window after its broadcast, or later")
+        if not facts.rely_on and state.fault != "SNS refuses" and not facts.frozen:
             raise Violation(
                 f"{saver} commits, and its last broadcast began a settle window ago, or more"
             )
-        yield (saver, _verb(puts=puts)), _committed(after, puts=puts)
 
-    def _name(self, index: int) -> str:
+    def name(self, index: int) -> str:
+        """Return a saver's name in a schedule."""
         return "abc"[index] if index != self._scenario.failing else "f"
 
 

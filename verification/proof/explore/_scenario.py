@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 LONGEST_SAVE = 2
 """Ticks that a save takes at most, where saves can outlast the window."""
 
+LONGEST_LANDING = 4
+"""Ticks from the cancellation of a save until its commit, at most."""
+
 LONGEST_PUBLISH = 2
 """Ticks that SNS takes at most to answer, where it is slow."""
 

@@ -27,6 +27,8 @@ FAULTS = (
     *FAILING_GETS,
     "SNS refuses",
     "left out of many",
+    "save is cancelled",
+    "publisher freezes",
 )
 
 

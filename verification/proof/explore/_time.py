@@ -5,9 +5,18 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from verification.proof.explore._scenario import LONGEST_PUBLISH, LONGEST_SAVE, Scenario
+from verification.proof.effects import SETTLE
+from verification.proof.explore._scenario import (
+    LONGEST_LANDING,
+    LONGEST_PUBLISH,
+    LONGEST_SAVE,
+    Scenario,
+)
+from verification.proof.explore._state import with_saver
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from verification.proof.explore._automaton import Known
     from verification.proof.explore._state import State
 
@@ -22,15 +31,27 @@ class Time:
         """Return whether a tick can come next."""
         return self._matters(state) and self._is_free_to_pass(state)
 
-    def tick(self, state: State) -> State:
-        """Return the state a tick later."""
+    def after_freezes(self, state: State) -> Iterator[tuple[int, State]]:
+        """Yield each saver that can stand still for a window, and the state after it."""
+        scenario = self._scenario
+        for index, number in enumerate(state.savers):
+            if number is None or not scenario.saver.known[number].wants:
+                continue
+            after, passed = state, 0
+            while passed < SETTLE and self._is_free_to_pass(after, frozen=index):
+                after, passed = self.tick(after, frozen=index), passed + 1
+            if passed == SETTLE:
+                yield index, with_saver(after, index, scenario.saver.freeze(number).number)
+
+    def tick(self, state: State, *, frozen: int | None = None) -> State:
+        """Return the state a tick later. `frozen`: the index of a saver that stands still."""
         scenario = self._scenario
         for index, worker in enumerate(state.workers):
             state = scenario.moved(state, index, scenario.worker.tick(worker.number))
         return state._replace(
             savers=tuple(
-                number if number is None else scenario.saver.tick(number).number
-                for number in state.savers
+                number if number is None or index == frozen else scenario.saver.tick(number).number
+                for index, number in enumerate(state.savers)
             ),
             queue=tuple(
                 queued._replace(visible_in=queued.visible_in - 1)
@@ -58,22 +79,24 @@ class Time:
             number is not None and scenario.saver.known[number].wants for number in state.savers
         )
 
-    def _is_free_to_pass(self, state: State) -> bool:
+    def _is_free_to_pass(self, state: State, *, frozen: int | None = None) -> bool:
         """Return False if a saver must act before, by the conditions of the promise."""
         if any(orphan.in_time_for <= 1 for orphan in state.orphans):
             return False
         return all(
             self._can_wait(self._scenario.saver.known[number])
-            for number in state.savers
-            if number is not None
+            for index, number in enumerate(state.savers)
+            if number is not None and index != frozen
         )
 
     def _can_wait(self, known: Known) -> bool:
         wants = {effect[0] for _, effect in known.wants}
         if {"publish", "answer"} & wants and known.facts.asked >= LONGEST_PUBLISH:
             return False
-        if not {"commit", "return"} & wants:
+        if not {"commit", "return", "land"} & wants:
             return True
         if not self._scenario.setup.renewals:
             return known.facts.rely_on > 1
+        if "land" in wants:
+            return ("renew", 0) not in known.ready and known.facts.saving < LONGEST_LANDING
         return ("renew", 0) not in known.ready and known.facts.saving < LONGEST_SAVE

@@ -91,6 +91,12 @@ class World:
                     queue = replaced(state.queue, position, queued._replace(visible_in=0))
                     step = ("fault", f"the visibility timeout of {queued.name} is over")
                     yield step, state._replace(fault=SPENT, queue=queue)
+        if self._scenario.setup.renewals and self._scenario.may(state, "publisher freezes"):
+            for index, after in self._time.after_freezes(state):
+                yield (
+                    (self._savers.name(index), "stands still for a window"),
+                    after._replace(fault=SPENT),
+                )
         if self._time.may_pass(state):
             yield ("clock", "a tick"), self._time.tick(state)
 

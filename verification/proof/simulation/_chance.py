@@ -75,6 +75,7 @@ class Faults:
     Attributes:
         save_fails: A save raises and commits nothing (a constraint, a deadlock, a lost connection).
         save_hides: A save raises although it is committed, or will be soon (its answer is lost).
+        save_cancelled: A save is cancelled, and commits in a thread soon after that.
         publish_fails: A publish raises and is not accepted.
         publish_hides: A publish raises although it is accepted.
         batch_entry_fails: An entry of a batch call is in the answer's `Failed`.
@@ -82,7 +83,8 @@ class Faults:
         service_crashes: A service dies, with all of its saves under way. Per save that begins.
         worker_crashes: A worker dies. Per message that is delivered to it.
         worker_stops: A worker is asked to stop, as in a deployment. Per message.
-        stalls: A process does not run for a while. Per message or save.
+        stalls: A process does not run for a while; every other time its monotonic clock stands
+            still, too. Per message or save.
         heartbeat_stalls: The heartbeat misses beats. Per beat.
         duplicated: SNS delivers a message twice.
         redelivered: SQS delivers a message that is in flight, or was deleted.
@@ -95,6 +97,7 @@ class Faults:
 
     save_fails: float = 0.0
     save_hides: float = 0.0
+    save_cancelled: float = 0.0
     publish_fails: float = 0.0
     publish_hides: float = 0.0
     batch_entry_fails: float = 0.0

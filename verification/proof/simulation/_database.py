@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from verification.proof.simulation._ghost import Save
 
 
+LONGEST_IN_THREAD = 4.0
+"""The most seconds from the cancellation of a save until its last commit, without a stall."""
+
+
 class SaveFailed(Exception):  # noqa: N818
     """A save has failed, as far as its caller can see."""
 
@@ -61,6 +65,15 @@ class Database:
                 raise SaveFailed
             if random() < 0.2:
                 kernel.pause(environment.durations.save())
+
+    def commit_in_thread(self, save: Save) -> None:
+        """Commit what is left of a cancelled save, within a few seconds."""
+        environment = self._environment
+        for id in save.ids:
+            longest = LONGEST_IN_THREAD / len(save.ids)
+            environment.kernel.pause(min(environment.durations.save(), longest))
+            environment.kernel.enter()
+            environment.ghost.commit(save, id)
 
     def _commit_later(self, save: Save, id: str) -> None:
         environment = self._environment

@@ -108,9 +108,10 @@ class Fleet:
     def _stall(self, process: Process) -> None:
         environment = self._environment
         environment.ghost.counts["stalls"] += 1
-        process.stalled_until = max(
-            process.stalled_until, environment.kernel.now + 0.1 * 1e3 ** environment.random()
-        )
+        now, until = environment.kernel.now, process.stalled_until
+        process.stalled_until = max(until, now + 0.1 * 1e3 ** environment.random())
+        if environment.ghost.counts["stalls"] % 2:
+            process.suspended += process.stalled_until - max(until, now)
 
     def _crash_service(self, service: Service) -> None:
         """

@@ -41,6 +41,7 @@ class Process:
         name: Its name.
         alive: False once it has crashed or ended. Its tasks then have no more effect.
         stalled_until: None of its tasks runs before (a garbage collection, a suspended machine).
+        suspended: Seconds that its monotonic clock has not noticed.
         tasks: Its tasks.
         receipts: For the ghost: time and step of the first receive, by message id.
         saved: For the ghost: the step of the first receive of a save's `saved`, by save.
@@ -58,6 +59,7 @@ class Process:
         "saved",
         "stalled_until",
         "stopping",
+        "suspended",
         "tasks",
     )
 
@@ -65,6 +67,7 @@ class Process:
         self.name = name
         self.alive = True
         self.stalled_until = 0.0
+        self.suspended = 0.0
         self.tasks: dict[Task, None] = {}
         self.receipts: dict[str, tuple[float, int]] = {}
         self.saved: dict[str, int] = {}

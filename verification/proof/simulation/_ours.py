@@ -9,7 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from change_events import PublishError, SNSPublisher, broadcasting
-from change_events._producer.renewals import Renewals, Senders
+from change_events._producer.renewals import Renewals
+from change_events._producer.threads import Senders
 from verification.proof.simulation._aws import SAVE, TOPIC_ARN, SNSClient
 from verification.proof.simulation._kernel import Alarm, Killed
 from verification.proof.simulation._world import SaveFailed
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
     from verification.proof.simulation._world import World
 
 
+CANCELLED_FOR = 60.0
+"""Seconds after which a cancelled save has been broadcast for the last time, or is unsettled."""
+
+
+class Cancelled(BaseException):
+    """A save is cancelled."""
+
+
 class Service:
     """A process that saves, inside the production `broadcasting`."""
 
@@ -30,7 +39,10 @@ class Service:
         self.process = kernel.process(name)
         offset = world.random() * 1e4  # no two machines have the same monotonic clock
         self._renewals = Renewals(
-            clock=lambda: kernel.now + offset,
+            clocks=lambda: (
+                kernel.now + offset - self.process.suspended,
+                kernel.now + offset,
+            ),
             sleep=kernel.pause,
             in_thread=self._in_thread,
             senders=Senders(lambda job: cast(None, kernel.spawn(self.process, job))),
@@ -49,6 +61,8 @@ class Service:
         SAVE.set(save)
         how = "returned"
         confirm = world.setup.confirm > 0 and world.random() < world.setup.confirm
+        cancelled = world.faults.save_cancelled if world.setup.renewals else 0.0
+        cancelled = cancelled > 0 and world.random() < cancelled
         try:
             with broadcasting(
                 self._publisher,
@@ -58,14 +72,31 @@ class Service:
                 on_unsettled=partial(self._unsettled, save),
                 renewals=self._renewals,
             ):
+                if cancelled:
+                    world.kernel.spawn(self.process, partial(self._commit_in_thread, save))
+                    raise Cancelled
                 world.commit_all(save)
+        except Cancelled:
+            how = "was cancelled"  # and its thread goes on
         except (PublishError, SaveFailed) as error:
             how = f"raised {type(error).__name__}"
         except Killed:
             how = "crashed"
             raise
         finally:
-            world.over(save, how)
+            if how != "was cancelled":
+                world.over(save, how)
+
+    def _commit_in_thread(self, save: Save) -> None:
+        how = "was cancelled"
+        try:
+            self._world.commit_in_thread(save)
+            self._world.kernel.pause(CANCELLED_FOR)
+        except Killed:
+            how = "crashed"
+            raise
+        finally:
+            self._world.over(save, how)
 
     def _unsettled(self, save: Save, ids: Sequence[str], _: Exception) -> None:
         """Do what a user does here: keep the ids, and broadcast them when that is possible."""

@@ -29,6 +29,7 @@ LATENCIES = Latencies(
 FAULTS = Faults(
     save_fails=0.02,
     save_hides=0.005,
+    save_cancelled=0.005,
     publish_fails=0.005,
     publish_hides=0.002,
     batch_entry_fails=0.01,

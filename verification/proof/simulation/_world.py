@@ -110,6 +110,10 @@ class World:
         """Commit what a save saves; see `Database`."""
         self._database.commit_all(save)
 
+    def commit_in_thread(self, save: Save) -> None:
+        """Commit what a cancelled save saves; see `Database`."""
+        self._database.commit_in_thread(save)
+
     def over(self, save: Save, how: str) -> None:
         """A save has returned, raised, or died with its process."""
         self._fleet.over(save, how)

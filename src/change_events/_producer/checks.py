@@ -1,0 +1,54 @@
+"""What `broadcasts_before_save` refuses at decoration."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from change_events._event import MAX_SETTLE
+from change_events._ids import Arguments, reader
+from change_events.exceptions import ConfigurationError
+from change_events.typing import Publisher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def require_settle(settle: float) -> None:
+    """Refuse a settle window that workers could not read."""
+    is_number = isinstance(settle, (int, float)) and not isinstance(settle, bool)
+    if not is_number or not 0 < settle <= MAX_SETTLE:
+        raise ConfigurationError(
+            f"settle must be seconds, more than 0 and up to {MAX_SETTLE:.0f}, not {settle!r}"
+        )
+
+
+def require_plain_function(function: object) -> None:
+    """Refuse what is not a function, or what runs later than it is called."""
+    if isinstance(function, (staticmethod, classmethod)):
+        raise ConfigurationError(
+            f"put @broadcasts_before_save below @{type(function).__name__}, not above it"
+        )
+    if not inspect.isroutine(function):
+        raise ConfigurationError(
+            f"@broadcasts_before_save(publisher) decorates a function, not {function!r}"
+        )
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ConfigurationError(
+            f"{function.__qualname__}() is a generator function: it runs when it is iterated, not "
+            "when it is called. Decorate what iterates it, or use "
+            "`with broadcasting(publisher, id):` inside"
+        )
+
+
+def publisher_finder(
+    function: Callable[..., Any], publisher: Publisher | Callable[..., Publisher]
+) -> Callable[[Arguments], Publisher]:
+    """Return a function that finds the publisher of a call of `function`."""
+    if isinstance(publisher, Publisher):
+        return lambda _: publisher
+    if callable(publisher):
+        return reader(function, publisher, setting="publisher")
+    raise ConfigurationError(
+        f"{function.__qualname__}(): {publisher!r} has no publish(events) and is not a callable"
+    )
