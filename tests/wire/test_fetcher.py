@@ -30,7 +30,7 @@ from change_events._codec import decode
 from conftest import Source, serving
 from fetching import HTML, JSON, TRANSPORTS, UNDECIDED, answering, answering_raw
 from id_samples import UNUSABLE, USABLE
-from verification.harness.wire import Answer
+from verification.harness.wire import Answer, Raw, RawServer
 
 
 @pytest.fixture(params=TRANSPORTS)
@@ -255,6 +255,20 @@ def test_a_404_with_a_malformed_header_is_not_believed(make, broken):
         fetcher.fetch("p1")
 
 
+@pytest.mark.parametrize("length", [b"13\r\n folded", b"x", b"-1", b"", b"12.0"])
+def test_a_body_whose_length_is_not_a_number_is_not_believed(make, length):
+    """It may have been cut off."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+    text = head + b"Content-Length: " + length + b'\r\n\r\n{"id": "p1"}'
+    with (
+        RawServer(lambda _: Raw(text)) as server,
+        pytest.raises(FetchError, match="a Content-Length that is not a number") as caught,
+    ):
+        make(server.url + "/{id}").fetch("p1")
+
+    assert caught.value.status is None
+
+
 @pytest.mark.parametrize(
     "fetch", [lambda fetcher: fetcher.fetch("p1"), lambda fetcher: fetcher.fetch_many(["p1"])]
 )
@@ -407,6 +421,16 @@ def test_gzip_and_no_coding_are_accepted_in_any_spelling(source, fetcher, coding
     answering(source, Answer(200, body, JSON | {"Content-Encoding": coding}))
 
     assert fetcher.fetch("p1").value == {"id": "p1"}
+
+
+def test_a_body_that_is_not_gzip_is_the_entity_s_own_failure(source, fetcher):
+    """All of it has come, so the source is not down."""
+    answering(source, Answer(200, b'{"id": "p1"}', JSON | {"Content-Encoding": "gzip"}))
+
+    with pytest.raises(FetchError, match="the body is not gzip") as caught:
+        fetcher.fetch("p1")
+
+    assert caught.value.status == 200
 
 
 def test_a_decompression_bomb_needs_little_memory(make, source):

@@ -41,9 +41,8 @@ if TYPE_CHECKING:
 
 MAX_IDLE = 30.0
 """
-The most seconds that a connection is kept without use. What is between forgets connections that
-are idle: load balancers after a minute or more, NAT gateways after some minutes, and then they
-often say nothing.
+The most seconds that a connection is kept without use. Load balancers forget an idle connection
+after a minute or more, NAT gateways after some minutes, and often they tell neither end.
 """
 
 MAX_AGE = 300.0

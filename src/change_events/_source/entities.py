@@ -148,7 +148,7 @@ def _exact_float(number: str) -> float:
     text = repr(value)
     if text != number and not _is_printed(number, value, text):
         raise ValueError(
-            f"the number {number:.40} does not fit into a float, which is {text}; "
+            f"a float would change the number {number:.40} to {text}; "
             "the source should send it as text, or with fewer digits"
         )
     return value

@@ -6,6 +6,7 @@ urllib3 decodes what is encoded.
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from email.errors import MissingHeaderBodySeparatorDefect
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from email.message import Message
 
 _CHUNK = 64 * 1024
+
+_LENGTH = re.compile(r"[0-9]+(?:, *[0-9]+)*")
+"""A Content-Length; a proxy can have added its own (RFC 9110, 8.6)."""
 
 _DECODED = {"", "identity", "gzip", "x-gzip"}
 """The content codings to accept: what every request asks for (RFC 9110, 8.4.1.3)."""
@@ -145,8 +149,13 @@ def read_body(response: urllib3.BaseHTTPResponse, max_bytes: int, deadline: floa
 
     Raises:
         FetchError: The body is longer than `max_bytes`, breaks off, does not end by the
-            (monotonic) deadline, or is encoded in a way that no request asks for.
+            (monotonic) deadline, or is encoded in a way that no request asks for. Or its length is
+            not a number, so nobody knows whether it is complete (RFC 9112, 6.3).
     """
+    if "Transfer-Encoding" not in response.headers and not _LENGTH.fullmatch(
+        response.headers.get("Content-Length", "0")
+    ):
+        raise FetchError("the body has a Content-Length that is not a number")
     coding = response.headers.get("Content-Encoding", "")
     if coding.strip().lower() not in _DECODED:
         raise FetchError(
