@@ -280,21 +280,20 @@ def test_a_get_is_sent_again_if_a_gateway_has_forgotten_the_connections(source):
             assert [future.result().value for future in futures] == [{"id": "p1"}] * 3
         between.forget()
 
-        assert fetcher.fetch("p1").value == {"id": "p1"}
-        assert between.count == 4
-        started = time.monotonic()
-        assert fetcher.fetch("p1").value == {"id": "p1"}
+        for _ in range(2):
+            assert fetcher.fetch("p1").value == {"id": "p1"}
 
-    assert time.monotonic() - started < 1.0  # the other two have been closed, too
+        assert between.count == 4
+        assert len(fetcher._single.transport._idle) == 1  # the other two have been closed, too
     assert len(source.asked) == 5
 
 
 def test_an_answer_on_a_kept_connection_has_the_whole_timeout(source):
     """Half of it for the first attempt would send a slow source every GET twice."""
     source.entities["p1"] = {"id": "p1"}
-    fetcher = HTTPFetcher(source.url + "/{id}", timeout=2.0)
+    fetcher = HTTPFetcher(source.url + "/{id}", timeout=3.0)
     fetcher.fetch("p1")
-    source.answer = lambda id: time.sleep(1.4)  # simulates a slow source
+    source.answer = lambda id: time.sleep(1.7)  # simulates a slow source
 
     assert fetcher.fetch("p1").value == {"id": "p1"}
     assert len(source.asked) == 2
@@ -311,7 +310,7 @@ def test_a_source_that_does_not_answer_on_a_new_connection_either_decides_nothin
         fetcher.fetch("p1")
 
     assert caught.value.status is None
-    assert 0.9 < time.monotonic() - started < 1.9
+    assert 0.9 < time.monotonic() - started < 3
     assert len(source.asked) == 3
     source.gate.set()
 
