@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+import threading
 
 import urllib3
 
@@ -43,6 +45,12 @@ UNDECIDED = {
     "a number too large for a float": Answer(200, b'{"price": 1e999}'),
     "very deep": Answer(200, b"[" * 200_000),
     "invalid UTF-8": Answer(200, b'{"name": "\xff\xfe"}'),
+    "no id": Answer(200, b"{}"),
+    "an envelope": Answer(200, b'{"data": {"id": "p1"}}'),
+    "an id that is true": Answer(200, b'{"id": true}'),
+    "more digits than a float has": Answer(200, b'{"id": "p1", "n": 12345678901234567.89}'),
+    "a coding that nobody asked for": Answer(200, b"{}", JSON | {"Content-Encoding": "br"}),
+    "switching protocols": Answer(101),
     "broken gzip": Answer(200, b"{}", JSON | {"Content-Encoding": "gzip"}),
     "another entity": Answer(200, b'{"id": "p2"}'),
     "an entity whose id is null": Answer(200, b'{"id": null}'),
@@ -73,7 +81,82 @@ def answering(source, answer):
 
 @contextlib.contextmanager
 def answering_raw(make, status, *headers):
-    """Yield a fetcher of a source that answers these header lines and the body `{}`."""
-    text = b"\r\n".join([b"HTTP/1.1 " + status, *headers, b"Content-Length: 2", b"", b"{}"])
+    """Yield a fetcher of a source that answers these header lines and the entity `p1`."""
+    body = b'{"id": "p1"}'
+    length = b"Content-Length: %d" % len(body)
+    text = b"\r\n".join([b"HTTP/1.1 " + status, *headers, length, b"", body])
     with RawServer(lambda _: Raw(text)) as server:
         yield make(server.url + "/{id}", bulk_url=server.url + "/")
+
+
+@contextlib.contextmanager
+def talking(talk):
+    """Yield a port of loopback. Each connection is given to `talk`, in a thread of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        open_ones = {}
+
+        def converse(connection):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with connection, contextlib.suppress(OSError):  # the other end has closed it
+                talk(connection)
+
+        def accept():
+            with contextlib.suppress(OSError):  # the listener has been shut down
+                while True:
+                    connection, _ = listener.accept()
+                    open_ones[connection] = threading.Thread(target=converse, args=(connection,))
+                    open_ones[connection].start()
+
+        accepting = threading.Thread(target=accept)
+        accepting.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+        accepting.join()
+        for connection, thread in open_ones.items():
+            with contextlib.suppress(OSError):  # it is closed already
+                connection.shutdown(socket.SHUT_RDWR)
+            thread.join(30)
+            assert not thread.is_alive()
+
+
+class Gateway:
+    """
+    Forwards TCP connections to a port of loopback, as a NAT gateway or a load balancer does.
+
+    Attributes:
+        count: How many connections there were.
+    """
+
+    def __init__(self, port):
+        self.count = 0
+        self._upstream = port
+        self._remembered = set()
+
+    def forget(self):
+        """Drop whatever arrives on the present connections. Neither end is told."""
+        self._remembered.clear()
+
+    def talk(self, client):
+        self.count += 1
+        self._remembered.add(client)
+        with socket.create_connection(("127.0.0.1", self._upstream)) as server:
+            server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            back = threading.Thread(target=self._forward, args=(server, client, client))
+            back.start()
+            self._forward(client, server, client)
+            server.shutdown(socket.SHUT_RDWR)
+            back.join()
+
+    def _forward(self, source, target, client):
+        with contextlib.suppress(OSError):  # the other end has closed
+            while data := source.recv(65536):
+                if client in self._remembered:
+                    target.sendall(data)
+
+
+@contextlib.contextmanager
+def gateway(url):
+    """Yield a gateway to a server, and the server's URL through it."""
+    it = Gateway(int(url.rpartition(":")[2]))
+    with talking(it.talk) as port:
+        yield it, f"http://127.0.0.1:{port}"

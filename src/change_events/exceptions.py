@@ -56,8 +56,8 @@ class FetchError(ChangeEventsError):
     A GET got no answer that decides anything, so the cache stays as it was.
 
     Attributes:
-        status: The HTTP status; None if no response came, or not all of it. Then a worker blames
-            the source, not the entity.
+        status: The HTTP status; None if no response came, or not all of it, or nothing was sent
+            because there was no token. Then a worker blames the source, not the entity.
         retry_after: The seconds that the source asked to wait (`Retry-After`, RFC 9110, 10.2.3), or
             None.
     """

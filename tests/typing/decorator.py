@@ -198,6 +198,11 @@ def seams(
     numbers: MemorySink[int],
 ) -> None:
     fetcher = HTTPFetcher("https://products.example.com/products/{id}")
+    assert_type(fetcher.trust_etags, bool)
+    HTTPFetcher("https://products.example.com/{id}", id_of="data.id", trust_etags=True)
+    HTTPFetcher("https://products.example.com/{id}", id_of=lambda entity: entity["sku"])
+    HTTPFetcher("https://products.example.com/{id}", id_of=None)
+    HTTPFetcher("https://products.example.com/{id}", id_of=b"id")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no path
     fetches: Fetcher[dict[str, Any]] = fetcher
     assert_type(fetcher.fetch_many(("p1", "p2")), dict[str, Found[dict[str, Any]]])
     of_objects: BulkFetcher[dict[str, Any]] = fetcher

@@ -40,6 +40,9 @@ def source() -> None:
     assert_type(source["p1"], dict[str, Any])
     assert_type(fetcher.fetch("p1"), Found[dict[str, Any]] | Unchanged | Gone)
     assert_type(source.fetched, list[str])
+    FakeSource(id_of="data.id")
+    FakeSource(id_of=lambda entity: entity["sku"])
+    FakeSource(id_of=7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no path
 
 
 def queue(sink: MemorySink[dict[str, Any]]) -> None:

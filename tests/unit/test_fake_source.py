@@ -89,8 +89,9 @@ def test_a_missing_entity_is_gone(either):
 def test_an_entity_that_http_fetcher_would_refuse_decides_nothing(either):
     either["p1"] = {"id": "p2"}
     either["p3"] = {"id": "p3", "n": float("nan")}
+    either["p4"] = {"sku": "p4"}
 
-    for id in ("p1", "p3"):
+    for id in ("p1", "p3", "p4"):
         with pytest.raises(FetchError) as caught:
             either.fetch(id)
         assert caught.value.status == 200
@@ -157,6 +158,13 @@ def test_a_number_of_gets_can_fail_of_one_entity_or_of_all(fake):
     fake.fail()
     fake.fail("p1", status=500)
     assert answers(fake, "p1", "p2") == [500, 503]
+
+
+def test_id_of_says_where_an_entity_has_its_id():
+    fake = FakeSource({"p1": {"data": {"id": "p1"}}, "p2": {"id": "p2"}}, id_of="data.id")
+
+    assert answers(fake, "p1", "p2") == [200, 200]
+    assert fake.fetch("p1").value == {"data": {"id": "p1"}}
 
 
 def test_an_answer_is_a_copy(fake):

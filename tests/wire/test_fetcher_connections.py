@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import urllib3
+from urllib3.util import parse_url
 
 from change_events import FetchError, Found, HTTPFetcher, Unchanged
+from change_events._source.connections import KeepAliveTransport
 from conftest import Source, serving
-from fetching import JSON, TRANSPORTS, answering
+from fetching import JSON, TRANSPORTS, answering, gateway
 from verification.harness.wire import HANG_UP, Answer, Raw, RawServer
 
 
@@ -81,16 +86,41 @@ def test_bytes_after_an_answer_do_not_answer_the_next_get(make):
         assert fetcher.fetch("p2") == Found({"id": "p2"})
 
 
-def test_the_final_answer_after_an_interim_one_does_not_answer_the_next_get(make, source):
+INTERIM = [
+    b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n",
+    b"HTTP/1.1 102 Processing\r\nContent-Length: 5\r\n\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 x\r\n\r\nHTTP/1.1 199 x\r\n\r\n",
+    b"HTTP/1.0 103 Early Hints\r\n\r\n",
+]
+
+
+def answer_by_id(head, before=b"", *, keep=True):
+    """Answer a GET of an id of two letters, after other bytes."""
+    headers = b"Content-Type: application/json\r\nContent-Length: 12\r\n"
+    end = b"\r\n" if keep else b"Connection: close\r\n\r\n"
+    body = b'{"id": "%b"}' % head[5:7]
+    return Raw(before + b"HTTP/1.1 200 OK\r\n" + headers + end + body, keep=keep)
+
+
+@pytest.mark.parametrize("interim", INTERIM)
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_answer_is_the_one_after_the_interim_ones(make, interim, keep):
+    with RawServer(lambda head: answer_by_id(head, interim, keep=keep)) as server:
+        fetcher = make(server.url + "/{id}")
+
+        for id in ("p1", "p2", "p3"):
+            assert fetcher.fetch(id) == Found({"id": id})
+
+
+def test_an_interim_answer_alone_decides_nothing(make, source):
     source.entities["p2"] = {"id": "p2"}
-    gone = (
-        b"HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
-    )
-    source.answer = lambda id: Answer(103, chunks=[(0.3, gone)]) if id == "p1" else None
+    source.answer = lambda id: Answer(103, length=0) if id == "p1" else None
     fetcher = make(source.url + "/{id}")
 
-    with pytest.raises(FetchError, match="answered 103"):
+    with pytest.raises(FetchError) as caught:
         fetcher.fetch("p1")
+
+    assert caught.value.status is None
     assert fetcher.fetch("p2").value == {"id": "p2"}
 
 
@@ -140,13 +170,152 @@ def test_a_connection_that_the_source_closes_is_not_kept(source):
 
 
 def test_connections_are_closed_when_the_fetcher_is_garbage(source):
+    source.entities["p1"] = {"id": "p1"}
     fetcher = HTTPFetcher(source.url + "/{id}")
     fetcher.fetch("p1")
     (connection,) = fetcher._single.transport._idle
 
     del fetcher
 
-    assert connection.sock is None
+    assert connection.sock.fileno() == -1
+
+
+# Ages of connections
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def aging(source):
+    """A transport with a clock that the test moves, and a gateway that counts connections."""
+    clock = Clock()
+    with gateway(source.url) as (between, url):
+        yield KeepAliveTransport(parse_url(url), clock=clock), clock, between
+
+
+def get(transport):
+    """GET an entity that there is not."""
+    assert transport.get("/p1", {}, timeout=5.0, max_bytes=1000).status == 404
+
+
+@pytest.mark.parametrize(("pause", "connections"), [(29, 1), (31, 10)])
+def test_a_connection_that_was_idle_for_30_seconds_is_not_used_again(aging, pause, connections):
+    transport, clock, between = aging
+
+    for _ in range(10):
+        get(transport)
+        clock.now += pause
+
+    assert between.count == connections
+
+
+def test_a_connection_is_used_for_five_minutes(aging):
+    """Otherwise a busy fetcher would never see a change in DNS."""
+    transport, clock, between = aging
+
+    for _ in range(62):
+        get(transport)
+        clock.now += 10
+
+    assert between.count == 2
+
+
+def test_a_transport_that_has_become_less_busy_closes_connections(aging, source):
+    transport, clock, _ = aging
+    source.gate.clear()
+    with ThreadPoolExecutor(5) as pool:
+        futures = [pool.submit(get, transport) for _ in range(5)]
+        for _ in futures:
+            source.arrived.acquire()
+        source.gate.set()
+        for future in futures:
+            future.result()
+    assert len(transport._idle) == 5
+
+    for _ in range(10):
+        clock.now += 10
+        get(transport)
+
+    assert len(transport._idle) == 1
+
+
+FORKED = """
+import os, sys
+from change_events import Found, HTTPFetcher
+fetcher = HTTPFetcher(sys.argv[1] + "/{id}")
+assert fetcher.fetch("p1") == Found({"id": "p1"})
+child = os.fork()
+for _ in range(50):
+    assert fetcher.fetch("p2" if child else "p1").value["id"] == ("p2" if child else "p1")
+assert child == 0 or os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_a_forked_process_has_a_connection_of_its_own():
+    """On one connection, each of the two would read the other's answers."""
+    with RawServer(answer_by_id) as server, gateway(server.url) as (between, url):
+        subprocess.run([sys.executable, "-c", FORKED, url], check=True, timeout=60)
+
+    assert between.count == 2
+
+
+# Connections that something between has forgotten
+
+
+def test_a_get_is_sent_again_if_a_gateway_has_forgotten_the_connections(source):
+    source.entities["p1"] = {"id": "p1"}
+    with gateway(source.url) as (between, url):
+        fetcher = HTTPFetcher(url + "/{id}", timeout=1.0)
+        source.gate.clear()
+        with ThreadPoolExecutor(3) as pool:
+            futures = [pool.submit(fetcher.fetch, "p1") for _ in range(3)]
+            for _ in futures:
+                source.arrived.acquire()
+            source.gate.set()
+            assert [future.result().value for future in futures] == [{"id": "p1"}] * 3
+        between.forget()
+
+        for _ in range(2):
+            assert fetcher.fetch("p1").value == {"id": "p1"}
+
+        assert between.count == 4
+        assert len(fetcher._single.transport._idle) == 1  # the other two have been closed, too
+    assert len(source.asked) == 5
+
+
+def test_an_answer_on_a_kept_connection_has_the_whole_timeout(source):
+    """Half of it for the first attempt would send a slow source every GET twice."""
+    source.entities["p1"] = {"id": "p1"}
+    fetcher = HTTPFetcher(source.url + "/{id}", timeout=3.0)
+    fetcher.fetch("p1")
+    source.answer = lambda id: time.sleep(1.7)  # simulates a slow source
+
+    assert fetcher.fetch("p1").value == {"id": "p1"}
+    assert len(source.asked) == 2
+
+
+def test_a_source_that_does_not_answer_on_a_new_connection_either_decides_nothing(source):
+    source.entities["p1"] = {"id": "p1"}
+    fetcher = HTTPFetcher(source.url + "/{id}", timeout=0.5)
+    fetcher.fetch("p1")
+    source.gate.clear()
+    started = time.monotonic()
+
+    with pytest.raises(FetchError, match="timed out") as caught:
+        fetcher.fetch("p1")
+
+    assert caught.value.status is None
+    assert 0.9 < time.monotonic() - started < 3
+    assert len(source.asked) == 3
+    source.gate.set()
+
+
+# TLS, and the user's own pool
 
 
 def test_the_certificate_of_the_source_is_verified(authority, look_up, monkeypatch):
@@ -175,3 +344,32 @@ def test_a_given_pool_is_used(source):
 
     assert len(pool.pools) == 1
     pool.clear()
+
+
+def test_a_get_that_fails_gives_its_connection_back_to_a_pool_that_blocks(source):
+    """Otherwise the next GET would wait for a connection for ever."""
+    source.entities["p2"] = {"id": "p2"}
+    answering(source, Answer(200, b"x" * 2000))
+    with urllib3.PoolManager(maxsize=1, block=True) as pool:
+        fetcher = HTTPFetcher(source.url + "/{id}", pool=pool, max_bytes=1000)
+        for _ in range(2):
+            with pytest.raises(FetchError, match="longer than 1000 bytes"):
+                fetcher.fetch("p1")
+        source.answer = lambda id: None
+
+        assert fetcher.fetch("p2").value == {"id": "p2"}
+
+
+def test_a_get_waits_for_a_connection_of_a_pool_that_blocks_until_its_timeout(source):
+    source.entities["p1"] = {"id": "p1"}
+    source.gate.clear()
+    with urllib3.PoolManager(maxsize=1, block=True) as pool, ThreadPoolExecutor(1) as threads:
+        slow = HTTPFetcher(source.url + "/{id}", pool=pool, timeout=30.0)
+        other = threads.submit(slow.fetch, "p1")
+        source.arrived.acquire()
+
+        with pytest.raises(FetchError):
+            HTTPFetcher(source.url + "/{id}", pool=pool, timeout=0.2).fetch("p1")
+
+        source.gate.set()
+        assert other.result().value == {"id": "p1"}

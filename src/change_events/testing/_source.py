@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from change_events._event import Found, Gone, Unchanged
-from change_events._source.fetcher import entity_in
+from change_events._source.entities import EntityReader, IdOf
 from change_events.exceptions import FetchError
 
 Entity = dict[str, Any]
@@ -33,13 +33,15 @@ class FakeSource(MutableMapping[str, Entity]):
 
     Args:
         entities: The entities at the start.
+        id_of: Where an entity has its id, as for `HTTPFetcher`.
     """
 
-    def __init__(self, entities: Mapping[str, Entity] | None = None) -> None:
+    def __init__(self, entities: Mapping[str, Entity] | None = None, *, id_of: IdOf = "id") -> None:
         self._lock = threading.RLock()
         self._entities: dict[str, Entity] = {}
         self._fetched: list[str] = []
         self._failures: dict[str | None, _Failure] = {}
+        self._reader = EntityReader(id_of)
         self.update(entities or {})
 
     def __getitem__(self, id: str) -> Entity:
@@ -104,7 +106,7 @@ class FakeSource(MutableMapping[str, Entity]):
 
         Raises:
             FetchError: After `fail()`; or an `HTTPFetcher` would not accept the entity, because it
-                has another `"id"`, say.
+                has another id, or none, say.
         """
         with self._lock:
             self._fetched.append(id)
@@ -114,7 +116,8 @@ class FakeSource(MutableMapping[str, Entity]):
             body = json.dumps(self._entities[id]).encode()
         if etag == (current := f'"{hashlib.sha256(body).hexdigest()}"'):
             return Unchanged()
-        return Found(entity_in({"Content-Type": "application/json"}, body, id), current)
+        entity = self._reader.entity({"Content-Type": "application/json"}, body, id)
+        return Found(entity, current)
 
     def _fail_if_told(self, id: str) -> None:
         for failure in (self._failures.get(id), self._failures.get(None)):

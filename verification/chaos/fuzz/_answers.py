@@ -101,9 +101,9 @@ def odd_answers(draw: DrawFn) -> OddAnswer:
     media_types = [one.strip().lower() for value in types for one in re.split(b"[,;]", value)]
     return OddAnswer(
         id,
-        # The connection is closed where a client can wait for more: after a 100, and where a
-        # malformed header hides the length.
-        Raw(raw, keep=body.keep and not reset and not bad and status != 100, reset=reset),
+        # The connection is closed where a client can wait for more: after an interim answer, and
+        # where a malformed header hides the length.
+        Raw(raw, keep=body.keep and not reset and not bad and status >= 200, reset=reset),
         deletes=status == 410 or (status == 404 and body.whole and b"text/html" not in media_types),
         value=_entity(content.value, id)
         if status == 200 and body.whole and _is_json(media_types)
@@ -116,19 +116,21 @@ def odd_answers(draw: DrawFn) -> OddAnswer:
     )
 
 
+INTERIM = [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nLink: </>\r\n\r\n"]
+
 ODD_FIRST = [
-    b"HTTP/1.1 103 Early Hints\r\n\r\n",
     b"\r\n",
     b"x",
     b"HTTP/1.1 500 x\r\nContent-Length: 0\r\n\r\n",
 ]
 """Bytes that no client must expect before an answer. What follows must not count as an answer."""
 
-FIRST = st.sampled_from([b"", b"HTTP/1.1 100 Continue\r\n\r\n", *ODD_FIRST])
+FIRST = st.sampled_from([b"", *INTERIM, *ODD_FIRST])
 
 
 def _entity(value: Any, id: str) -> dict[str, Any] | None:
-    return value if isinstance(value, dict) and str(value.get("id", id)) == id else None
+    named = isinstance(value, dict) and type(value.get("id")) in {str, int}
+    return value if named and str(value["id"]) == id else None
 
 
 def _is_json(media_types: list[bytes]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import signal
 from typing import TYPE_CHECKING
@@ -84,11 +85,11 @@ def fuzz_bodies(seed: int, examples: int) -> list[Figure]:
     surprises = Surprises()
 
     def respond(head: bytes) -> Raw:
-        lines.append(head.partition(b"\r\n")[0].decode("latin-1"))
-        return Raw(
-            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
-            keep=True,
-        )
+        line = head.partition(b"\r\n")[0].decode("latin-1")
+        lines.append(line)
+        body = json.dumps({"id": unquote(line.split(" ")[1].rpartition("/")[2])}).encode()
+        headers = b"Content-Type: application/json\r\nContent-Length: %d" % len(body)
+        return Raw(b"HTTP/1.1 200 OK\r\n" + headers + b"\r\n\r\n" + body, keep=True)
 
     with RawServer(respond) as source, Stage(visibility=3, max_receives=2, settle=0.0) as stage:
         worker = stage.worker(url=source.url + "/products/{id}")

@@ -57,8 +57,8 @@ def odd_lengths(draw: DrawFn, text: bytes) -> Framed:
     """
     Draw a framing with an odd length.
 
-    With an invalid length, the body ends with the connection. Two different lengths make the answer
-    unusable.
+    With an invalid length, the body ends with the connection, or the answer is unusable (RFC 9112,
+    6.3). Two different lengths make it unusable, too.
     """
     number = b"%d" % len(text)
     odd = [b"", b"x", b"-1", number + b".0", b"0x" + number, number + b" " + number, b"\xb2"]

@@ -1,0 +1,121 @@
+"""The URLs that are asked, and which URLs can be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlsplit
+
+from urllib3.exceptions import LocationParseError
+from urllib3.util import parse_url
+
+from change_events._ids import checked_id
+from change_events._source.connections import KeepAliveTransport
+from change_events._source.http import PoolTransport
+from change_events.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import urllib3
+
+    from change_events._source.http import Transport
+
+MAX_URL = 8000
+"""The most characters in a URL of several ids. RFC 9110, 4.1, recommends to support so many."""
+
+ID = "%7Bid%7D"
+"""`{id}` in a normalized URL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A URL: its origin (scheme, host, port), its target (path and query), and its connections."""
+
+    origin: str
+    target: str
+    transport: Transport
+
+    @classmethod
+    def of(cls, url: str, pool: urllib3.PoolManager | None) -> Endpoint:
+        """
+        Normalize the URL.
+
+        Raises:
+            ConfigurationError: It is not a URL.
+        """
+        try:
+            parsed = parse_url(url)
+        except LocationParseError as error:
+            raise ConfigurationError(f"{url!r} is not a URL: {error}") from error
+        origin = f"{parsed.scheme}://{parsed.netloc}"
+        transport = PoolTransport(pool, origin) if pool else KeepAliveTransport(parsed)
+        return cls(origin, parsed.request_uri, transport)
+
+    @property
+    def url(self) -> str:
+        """The whole URL."""
+        return self.origin + self.target
+
+    def targets(self, ids: Sequence[str]) -> Iterator[tuple[str, set[str]]]:
+        """Yield as few targets as the ids fit into, each with its ids. Leave out invalid ids."""
+        asked: set[str] = set()
+        target = self.target
+        for id in ids:
+            try:
+                parameter = f"id={quote(checked_id(id), safe='')}"
+            except ValueError:
+                continue  # the GET of this id alone says what is wrong with it
+            if asked and len(self.origin) + len(target) + len("&") + len(parameter) > MAX_URL:
+                yield target, asked
+                target, asked = self.target, set()
+            target += ("&" if "?" in target else "?") + parameter
+            asked.add(id)
+        if asked:
+            yield target, asked
+
+
+def require_template(url: str) -> str:
+    """
+    Return an entity's URL.
+
+    Raises:
+        ConfigurationError: No entity can be asked for by it.
+    """
+    parts = urlsplit(url)
+    _require_no_password(parts.netloc, "url")
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ConfigurationError(
+            f"{url!r} is not an http(s) URL; "
+            "write it like https://products.example.com/products/{id}"
+        )
+    if "{id}" not in parts.path + parts.query or "{id}" in parts.netloc:
+        raise ConfigurationError(
+            f"{url!r} has no {{id}} in its path or query, so it can't name an entity"
+        )
+    return url
+
+
+def require_bulk_url(url: str) -> str:
+    """
+    Return the URL of many entities.
+
+    Raises:
+        ConfigurationError: No ids can be added to it.
+    """
+    parts = urlsplit(url)
+    _require_no_password(parts.netloc, "bulk_url=")
+    if parts.scheme not in {"http", "https"} or not parts.hostname or "#" in url or "{id}" in url:
+        raise ConfigurationError(
+            f"{url!r} is not an http(s) URL that ?id=a&id=b can be added to; "
+            "write bulk_url like https://products.example.com/products"
+        )
+    return url
+
+
+def _require_no_password(netloc: str, setting: str) -> None:
+    if "@" in netloc:
+        raise ConfigurationError(
+            f"HTTPFetcher({setting}) must not have a password in the URL; "
+            "give an Authorization header in headers="
+        )

@@ -1,0 +1,163 @@
+"""Read the entities in an answer's body, and accept only what was asked for."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from change_events._source.headers import media_types
+from change_events.exceptions import ConfigurationError, FetchError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+Entity: TypeAlias = "dict[str, Any]"
+
+IdOf: TypeAlias = "str | Callable[[Entity], object] | None"
+"""Where an entity has its id: a path, such as `data.id`; a function; None: nowhere."""
+
+
+class EntityReader:
+    """
+    Reads entities.
+
+    Args:
+        id_of: Where an entity has its id. None: a body can have any id, or none.
+
+    Raises:
+        ConfigurationError: `id_of` is neither a path nor callable nor None.
+    """
+
+    def __init__(self, id_of: IdOf) -> None:
+        is_path = isinstance(id_of, str) and all(id_of.split("."))
+        if not (is_path or callable(id_of) or id_of is None):
+            raise ConfigurationError(
+                f"id_of= must be a path, like 'id' or 'data.id', a callable or None, not {id_of!r}"
+            )
+        self._id_of = id_of
+        self._path = id_of.split(".") if isinstance(id_of, str) else []
+
+    def entity(self, headers: Mapping[str, str], body: bytes, id: str) -> Entity:
+        """
+        Return the entity in a 200.
+
+        Raises:
+            FetchError: The body is not an entity, or another one.
+        """
+        entity = _json_in(headers, body, f"GET {id!r}")
+        if not isinstance(entity, dict):
+            kind = type(entity).__name__
+            raise FetchError(f"GET {id!r} answered a JSON {kind}, not an object", status=200)
+        if self._id_of is not None:
+            self._require_id(entity, id)
+        return entity
+
+    def entities(self, headers: Mapping[str, str], body: bytes, what: str) -> dict[str, Entity]:
+        """
+        Return the entities in a bulk GET's 200, by id. Ids that occur twice are left out.
+
+        Raises:
+            FetchError: The body is not an array.
+        """
+        answer = _json_in(headers, body, what)
+        if not isinstance(answer, list):
+            kind = type(answer).__name__
+            raise FetchError(f"{what} answered a JSON {kind}, not an array", status=200)
+        named = [(self._id_if_any(each), each) for each in answer if isinstance(each, dict)]
+        times = Counter(id for id, _ in named)
+        return {id: entity for id, entity in named if id is not None and times[id] == 1}
+
+    def _require_id(self, entity: Entity, id: str) -> None:
+        try:
+            value = self._read(entity)
+            text = _text(value)
+        except Exception as error:  # the user's own code
+            # Only the type: the text can quote the entity.
+            raise FetchError(
+                f"GET {id!r}: id_of= raised {type(error).__name__}", status=200
+            ) from error
+        if text == id:
+            return
+        setting = f"id_of={self._id_of!r}" if self._path else "id_of="
+        if value is None:
+            keys = ", ".join(map(repr, entity))
+            what = f"an object without an id, by {setting}; its keys are [{keys:.80}]"
+        elif text is None:
+            what = f"{value!r:.80} where {setting} says that an id is"
+        else:
+            what = f"another entity, {text!r:.80}, by {setting}"
+        raise FetchError(f"GET {id!r} answered {what}", status=200)
+
+    def _id_if_any(self, entity: Entity) -> str | None:
+        try:
+            return _text(self._read(entity))
+        except Exception:  # the user's own code; the GET of this id alone says what is wrong
+            return None
+
+    def _read(self, entity: Entity) -> object:
+        if callable(self._id_of):
+            return self._id_of(entity)
+        value: Any = entity
+        for key in self._path:
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+
+def _text(id: object) -> str | None:
+    """Return an id as text; None if it is neither text nor an integer."""
+    return str(id) if isinstance(id, (str, int)) and not isinstance(id, bool) else None
+
+
+def _json_in(headers: Mapping[str, str], body: bytes, what: str) -> Any:
+    types = media_types(headers)
+    if not all(each == "application/json" or each.endswith("+json") for each in types):
+        what_came = repr(", ".join(types)) if any(types) else "no media type"
+        raise FetchError(f"{what} answered {what_came:.200}, not JSON", status=200)
+    try:
+        return json.loads(body, parse_constant=_refuse_constant, parse_float=_exact_float)
+    except (ValueError, RecursionError) as error:
+        raise FetchError(
+            f"{what} answered JSON that can't be stored as it came: {error}", status=200
+        ) from None
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON (RFC 8259, 6)")
+
+
+def _exact_float(number: str) -> float:
+    """
+    Return the number as a float.
+
+    The float is what the sink stores, and what its readers get. So refuse a number that it would
+    change. Many sources print a float with 17 digits; such a number is the float that it names.
+
+    Raises:
+        ValueError: The number is too large for a float, or has more digits than one holds.
+    """
+    value = float(number)
+    # 16 characters with a point or an exponent are at most 15 digits. Any float holds so many,
+    # unless it is close to the smallest ones.
+    if len(number) <= 16 and 1e-290 < abs(value) < 1e290:
+        return value
+    if not math.isfinite(value):
+        raise ValueError(f"{number:.20} is too large for a float, and SQL could not read it")
+    text = repr(value)
+    if text != number and not _is_printed(number, value, text):
+        raise ValueError(
+            f"a float would change the number {number:.40} to {text}; "
+            "the source should send it as text, or with fewer digits"
+        )
+    return value
+
+
+def _is_printed(number: str, value: float, text: str) -> bool:
+    """Return True if the number is the float: shortest, with 17 digits, or with all it has."""
+    try:
+        exact = Decimal(number)
+    except InvalidOperation:  # an exponent of more than 18 digits
+        return False
+    return exact in {Decimal(text), Decimal(format(value, ".17g")), Decimal(value)}

@@ -1,0 +1,89 @@
+"""What a request says in its headers, and what an answer says in its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import urllib3
+from urllib3.exceptions import HTTPError
+
+MAX_ETAG = 1024
+"""The longest `ETag` in characters that is kept. A longer one would grow every request and row."""
+
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""A header's name (RFC 9110, 5.1 and 5.6.2)."""
+
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+"""A header's value (RFC 9110, 5.5)."""
+
+_ETAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
+"""RFC 9110, 8.8.3."""
+
+
+def request_headers(given: object, etag: str | None) -> dict[str, str]:
+    """
+    Return the headers of a GET: the given ones, but those that say how to answer are our own.
+
+    A GET that names no `ETag` says `no-cache`, so that no cache on the way answers it. One that
+    does says `max-age=0`, because some frameworks (Express) never answer 304 to `no-cache`. A cache
+    can answer `max-age=0` from what it has stored within the same second (RFC 9111, 4.2.3 and
+    5.2.1.1).
+
+    Raises:
+        ValueError: A given header can't be sent. The error never quotes a value: it can be a token.
+    """
+    if not isinstance(given, Mapping):
+        raise ValueError(f"headers= must give a mapping, not {type(given).__name__}")
+    for name, value in given.items():
+        _require_header(name, value)
+    every = [
+        ("Accept", "application/json"),
+        ("User-Agent", "change-events"),
+        *given.items(),
+        ("Accept-Encoding", "gzip"),
+        ("Cache-Control", "no-cache" if etag is None else "max-age=0"),
+        ("If-None-Match", etag or ""),
+    ]
+    by_name = {name.lower(): (name, value) for name, value in every}  # the last one counts
+    if etag is None:
+        del by_name["if-none-match"]
+    return dict(by_name.values())
+
+
+def _require_header(name: object, value: object) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        # Only its beginning: somebody may have put the value into the name.
+        begins = _NAME.match(name) if isinstance(name, str) else None
+        shown = f"begins with {begins[0]!r:.40}" if begins else f"is of type {type(name).__name__}"
+        raise ValueError(f"headers= has a name that is not a header's: it {shown}")
+    if not isinstance(value, str):
+        raise ValueError(
+            f"headers= must give text as the value of {name!r:.80}, not {type(value).__name__}"
+        )
+    if not _VALUE.fullmatch(value):
+        raise ValueError(
+            f"headers= gives {name!r:.80} a value that no header can have: it has a line break, "
+            "another control character, or a character outside of Latin-1"
+        )
+
+
+def valid_etag(value: str | None) -> str | None:
+    """Return the `ETag` if it is one (RFC 9110, 8.8.3) of at most 1,024 characters, else None."""
+    if value is None or len(value) > MAX_ETAG or not _ETAG.fullmatch(value):
+        return None
+    return value
+
+
+def media_types(headers: Mapping[str, str]) -> list[str]:
+    """Return the media types: several if a proxy added its own (joined, RFC 9110, 5.3)."""
+    values = headers.get("Content-Type", "").split(",")
+    return [value.partition(";")[0].strip().lower() for value in values]
+
+
+def retry_after(value: str | None) -> float | None:
+    """Return the seconds that a `Retry-After` asks to wait (RFC 9110, 10.2.3)."""
+    try:
+        return None if value is None else urllib3.Retry().parse_retry_after(value)
+    except (HTTPError, ValueError, OverflowError):  # neither seconds nor a date of this calendar
+        return None
