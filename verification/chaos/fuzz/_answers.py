@@ -179,7 +179,8 @@ def _looked_at(
     sink.apply(id, Found(before, entry.etag or '"1"'), if_version=entry.version)
     started = time.monotonic()
     try:
-        outcome: str = look(id, fetcher=fetcher, sink=sink).outcome.value
+        done = look(id, fetcher=fetcher, sink=sink).outcome
+        outcome = "too early" if done is None else done.value
     except FetchError:
         outcome = "refused"
     except Exception as error:  # any other error is what this fuzzer searches

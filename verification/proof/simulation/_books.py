@@ -89,6 +89,31 @@ class CacheBook:
         self.uncommitted: set[str] = set()
 
 
+class Downtime:
+    """When no look can succeed: the source is down, or the database of the cache."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._since: dict[object, float] = {}
+        self._over: list[tuple[float, float]] = []  # from, to
+
+    def begin(self, what: object) -> None:
+        """Note that an outage begins."""
+        self._since[what] = self._kernel.now
+
+    def end(self, what: object) -> None:
+        """Note that an outage is over."""
+        self._over.append((self._since.pop(what), self._kernel.now))
+
+    def lasts_since(self, time: float) -> bool:
+        """Return True if there is an outage that began at that time or before."""
+        return any(since <= time for since in self._since.values())
+
+    def between(self, since: float, until: float) -> float:
+        """Return how many of these seconds were in an outage that is over."""
+        return sum(max(0.0, min(until, end) - max(since, begin)) for begin, end in self._over)
+
+
 class Staleness:
     """
     The seconds from each commit until the cache shows it or a later one.
@@ -98,16 +123,12 @@ class Staleness:
             `LEAST * 10 ** (n / PER_DECADE)` seconds.
     """
 
-    def __init__(self, kernel: Kernel, counts: Counter[str]) -> None:
+    def __init__(self, kernel: Kernel, counts: Counter[str], downtime: Downtime) -> None:
         self._kernel = kernel
         self._counts = counts
         self._waiting: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
-        self._outages: list[tuple[float, float]] = []  # from, to
+        self._downtime = downtime
         self.buckets: Counter[int] = Counter()
-
-    def down(self, since: float) -> None:
-        """The source, or the cache's database, was down until now."""
-        self._outages.append((since, self._kernel.now))
 
     def begin(self, id: str, commit: int) -> None:
         """The cache does not show this commit yet."""
@@ -142,5 +163,5 @@ class Staleness:
         self._counts["stale 60"] += seconds > 60
         self._counts["stale 300"] += seconds > 300
         if seconds > 60:
-            down = sum(max(0.0, min(until, end) - max(since, at)) for at, end in self._outages)
+            down = self._downtime.between(since, until)
             self._counts["stale 60, source up"] += seconds - down > 60

@@ -11,7 +11,14 @@ import math
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
-from verification.proof.simulation._books import CacheBook, Pending, Staleness, State, Story
+from verification.proof.simulation._books import (
+    CacheBook,
+    Downtime,
+    Pending,
+    Staleness,
+    State,
+    Story,
+)
 from verification.proof.simulation._kernel import Violation
 
 if TYPE_CHECKING:
@@ -113,6 +120,7 @@ class Ghost:
         history: By id, the committed states; the first one is None.
         pending: What is on its way to the cache.
         counts: What happened how many times.
+        downtime: When no look could succeed.
         staleness: How stale the cache was.
     """
 
@@ -133,10 +141,10 @@ class Ghost:
         self.history: defaultdict[str, list[State]] = defaultdict(lambda: [None])
         self.pending = Pending()
         self.counts: Counter[str] = Counter()
-        self.staleness = Staleness(kernel, self.counts)
+        self.downtime = Downtime(kernel)
+        self.staleness = Staleness(kernel, self.counts, self.downtime)
         self._cache = CacheBook()
         self._forsaken: set[str] = set()
-        self._down: dict[object, float] = {}
 
     def tell(self, id: str, text: str) -> None:
         """Add a line to the story of an id."""
@@ -231,21 +239,11 @@ class Ghost:
             text = f"{message_id}: its GET started {look[0] - receipt[0]:.3f} s after its receipt"
         self.fail("look", id, text)
 
-    def down(self, what: object) -> None:
-        """An outage begins."""
-        self._down[what] = self._kernel.now
-
-    def up(self, what: object) -> None:
-        """An outage is over."""
-        self.staleness.down(self._down.pop(what))
-
     def handed_back(self, process: Process, message: Message) -> None:
         """A worker that is not about to stop gives back a message: check that no outage is why."""
         id, began = message.entity, process.began.get(message.entity, -math.inf)
-        self.tell(id, f"{process.name} hands back {message.message_id}")
-        if any(since <= began for since in self._down.values()):
-            text = f"{process.name} handed back {message.message_id} in an outage"
-            self.fail("patient", id, text)
+        if self.downtime.lasts_since(began):
+            self.fail("patient", id, f"{process.name} handed back {message.message_id}")
 
     def deleted(self, message: Message) -> None:
         """SQS has deleted a message."""

@@ -47,7 +47,7 @@ class Outages:
         if environment.faults is not NO_FAULTS:
             self._what.is_down = True
             if self._stops_looks:
-                environment.ghost.down(self._what)
+                environment.ghost.downtime.begin(self._what)
             environment.ghost.counts["outages"] += 1
             kernel = environment.kernel
             kernel.at(kernel.now + 1e3 ** environment.random(), self._end)
@@ -55,7 +55,7 @@ class Outages:
     def end(self) -> None:
         """End the outage, if there is one."""
         if self._what.is_down and self._stops_looks:
-            self._environment.ghost.up(self._what)
+            self._environment.ghost.downtime.end(self._what)
         self._what.is_down = False
 
     def _end(self) -> None:
