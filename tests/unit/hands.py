@@ -8,11 +8,12 @@ from __future__ import annotations
 from queue import SimpleQueue
 
 from change_events import Found, MemorySink
+from change_events._consumer.crew import Threads
 from change_events._consumer.guard import Guard
 from change_events._consumer.health import RECEIVE_FAILED
 from change_events._consumer.inbox import Held
 from change_events._consumer.queue import Message
-from change_events._consumer.run import Run, Threads
+from change_events._consumer.run import Run
 from change_events._consumer.settings import Settings
 from change_events._consumer.stats import Tally
 from change_events._meter import Meter

@@ -19,9 +19,10 @@ from typing import Any
 import greenlet
 
 from change_events import HTTPFetcher, PublishError, SNSPublisher, broadcasting
+from change_events._consumer.crew import Threads
 from change_events._consumer.guard import Guard
 from change_events._consumer.queue import Queue
-from change_events._consumer.run import Run, Threads
+from change_events._consumer.run import Run
 from change_events._consumer.settings import Settings
 from change_events._consumer.stats import Tally
 from change_events._producer.renewals import Renewals, Senders

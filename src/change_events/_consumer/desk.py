@@ -77,7 +77,7 @@ class Desk:
     def full(self) -> bool:
         """True if one more batch, and those under way, could be more than can be held."""
         coming = (self._receiving + 1) * self._settings.batch_size
-        return len(self.inbox) + coming > self._settings.prefetch
+        return len(self.inbox) + coming > self._settings.most_held
 
     def may_receive(self) -> bool:
         """
@@ -110,11 +110,12 @@ class Desk:
         """
         Hold the events that a receive of so many messages brought; return those to hand back.
 
-        A full batch means that the queue has more. A batch of one says nothing.
+        A full batch means that the queue has more. A batch of one says nothing. Once closed, the
+        desk holds an event only while another receive is under way, which would get it again.
         """
         self._receiving -= 1
         self._backlog = self._help = received == self._settings.batch_size > 1
-        if self._closed:
+        if self._closed and not self._receiving:
             self._change()
             return events
         for event in events:
@@ -233,7 +234,7 @@ class Desk:
             self._release(now)
 
     def close(self) -> None:
-        """Hold nothing that is received from now on."""
+        """Hold nothing that the last receive brings, and nothing that comes later."""
         self._closed = True
 
     # What the threads that wait must know

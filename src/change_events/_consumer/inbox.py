@@ -290,8 +290,15 @@ class Inbox:
         return [event for event in self._events() if event.expires < before]
 
     def clear(self) -> list[Held]:
-        """Stop holding all events; return them to be handed back."""
-        return [event for id in list(self._groups) for event in self.give_up(id)]
+        """Stop holding all events; return them to be handed back. A look under way settles none."""
+        held = list(self._events())
+        for id, group in list(self._groups.items()):
+            if self._agenda.is_under_way(id):
+                group.events, group.frozen = {}, []
+            else:
+                self.give_up(id)
+        self._count = 0
+        return held
 
     def _events(self) -> Iterator[Held]:
         return (event for group in self._groups.values() for event in group.events.values())
