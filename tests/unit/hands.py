@@ -205,8 +205,9 @@ class Hands:
         return {event.message_id: event for event in self.inbox.expiring(float("inf"))}
 
 
-def message(id="p1", number=1, *, count=1, sent=None, **attributes):
-    return Message(f"m{number}", f"h{number}", f'{{"id": "{id}"}}', count, attributes, sent)
+def message(id="p1", number=1, *, count=1, sent=None, answered=None, **attributes):
+    body = f'{{"id": "{id}"}}'
+    return Message(f"m{number}", f"h{number}", body, count, attributes, sent, answered)
 
 
 def messages(number):

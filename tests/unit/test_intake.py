@@ -370,6 +370,39 @@ def test_an_event_is_held_for_the_larger_window_less_the_queues_delay(own, delay
     assert hands.held()["m1"].hold == hold
 
 
+@pytest.mark.parametrize(
+    ("sent", "answered", "delay", "hold"),
+    [
+        (1000.0, 1000.0, 0.0, 5.0),
+        (1000.0, 1002.0, 0.0, 5.0),  # two seconds can be an error
+        (1000.0, 1004.5, 0.0, 2.5),
+        (1000.0, 1004.0, 4.0, 1.0),  # the delay is a part of the age
+        (1000.0, 1006.0, 1.0, 1.0),
+        (1000.0, 1007.0, 0.0, 0.0),
+        (1000.0, 5000.0, 0.0, 0.0),
+        (1000.0, 900.0, 0.0, 5.0),
+        (None, 5000.0, 0.0, 5.0),
+        (1000.0, None, 0.0, 5.0),
+    ],
+)
+def test_an_event_is_held_for_what_its_age_leaves_of_its_window(sent, answered, delay, hold):
+    hands = Hands(settle=5.0)
+    hands.queue.delay = delay
+    hands.intake.ask_delay()
+    hands.receive(message(sent=sent, answered=answered))
+
+    assert hands.held()["m1"].hold == hold
+
+
+def test_no_clock_of_this_computer_tells_an_events_age():
+    for now, wall in ((1e6, 2e9), (100.0, 0.0)):
+        hands = opened(settle=5.0)
+        hands.now, hands.wall = now, wall
+        hands.receive(message(sent=1000.0, answered=1001.0))
+
+        assert hands.held()["m1"].hold == 5.0
+
+
 def test_an_event_that_asks_for_more_than_max_settle_is_malformed(caplog):
     """To acknowledge it sooner than its publisher says would be too early."""
     hands = opened(settle=5.0, max_settle=60.0)

@@ -38,6 +38,7 @@ class Setup:
         slow_get: What the source has read arrives later. To production code this adds no schedule,
             because from the start of a GET until the apply it gets no other input.
         bulk: The fetcher can ask for many ids at once. There is only one id, but it goes this way.
+        aging: Messages can lie in the queue for long, and are received late.
     """
 
     early_look: bool = True
@@ -47,6 +48,7 @@ class Setup:
     slow_publish: bool = False
     slow_get: bool = False
     bulk: bool = False
+    aging: bool = False
 
 
 SETTLE = 2
@@ -70,10 +72,11 @@ CLOSED = object()
 
 
 class Message(NamedTuple):
-    """A message's content."""
+    """A message's content, and the ticks for which it was in the queue when it is received."""
 
     body: str
     attributes: tuple[tuple[str, str], ...]
+    age: int = 0
 
     @property
     def event(self) -> ChangeEvent:

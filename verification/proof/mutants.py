@@ -203,6 +203,20 @@ MUTANTS = (
         faults=("duplicate delivery",),
     ),
     Mutant(
+        "an event's age by the worker's own clock",
+        "_consumer.intake",
+        "max(delay, message.age)",
+        "max(delay, self.clock() - (message.sent or 0.0))",
+        setup=(("aging", True),),
+    ),
+    Mutant(
+        "an event's age without a margin for SQS's clocks",
+        "_consumer.queue",
+        "self.answered - self.sent - CLOCK_SLACK",
+        "self.answered - self.sent",
+        setup=(("aging", True),),
+    ),
+    Mutant(
         "`saved` for a save that raised",
         "_producer.broadcasting",
         '"saved" if self._confirm and returned else None',
@@ -228,8 +242,8 @@ MUTANTS = (
     ),
 )
 """
-Those of the design and of the issue that asked for this, four of bulk GETs, and two, the last, of
-late saves.
+Those of the design and of the issue that asked for this, four of bulk GETs, two of an event's age,
+and two, the last, of late saves.
 """
 
 

@@ -202,7 +202,7 @@ class Worker(Process):
             else next(str(number) for number in itertools.count(1) if str(number) not in held)
         )
         self.go_on("poll")
-        self._spec.received(name, message.event, self.now)
+        self._spec.received(name, message.event, self.now, age=message.age)
         self.go_on("poll", ((name, message),))
 
     def acknowledged(self, failed: tuple[str, ...]) -> None:

@@ -5,12 +5,19 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Hashable
+from email.utils import formatdate
 from typing import Any
 
 import urllib3
 
 from change_events import Entry, Found, Gone, Unchanged
 from verification.proof.effects import ID, Message, ask, etag
+
+SQS_CLOCK = -1_000_000
+"""
+The time at each receive by the clock of the host that keeps the message: far behind all others. The
+clock of the host that answers, and writes the `Date`, is a second ahead of it.
+"""
 
 
 class Sns:
@@ -45,7 +52,10 @@ class Sqs:
         return {"Attributes": {"DelaySeconds": str(self._delay)}}
 
     def receive_message(self, **_: Any) -> dict[str, Any]:
-        return {"Messages": [_received(*delivery) for delivery in ask("receive")]}
+        return {
+            "ResponseMetadata": {"HTTPHeaders": {"date": formatdate(SQS_CLOCK + 1, usegmt=True)}},
+            "Messages": [_received(*delivery) for delivery in ask("receive")],
+        }
 
     def delete_message_batch(
         self, *, QueueUrl: str, Entries: list[dict[str, str]]
@@ -72,7 +82,10 @@ def _received(message_id: str, message: Message) -> dict[str, Any]:
         "MessageId": message_id,
         "ReceiptHandle": message_id,
         "Body": message.body,
-        "Attributes": {"ApproximateReceiveCount": "1"},
+        "Attributes": {
+            "ApproximateReceiveCount": "1",
+            "SentTimestamp": str((SQS_CLOCK - message.age) * 1000),
+        },
         "MessageAttributes": {name: {"StringValue": value} for name, value in message.attributes},
     }
 

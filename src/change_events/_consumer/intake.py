@@ -194,7 +194,7 @@ class MessageReader:
             receipt_handle=message.receipt_handle,
             receive_count=message.receive_count,
             received=now,
-            hold=max(0.0, window_of(event, self.settings.settle) - delay),
+            hold=max(0.0, window_of(event, self.settings.settle) - max(delay, message.age)),
             expires=now + self.settings.visibility_timeout,
             phase=event.phase,
             save=event.save,

@@ -30,8 +30,10 @@ class Worker(Settings[T], Generic[T]):
     Keeps a cache in step with its source: receives events, GETs the entities, stores what it finds.
 
     An event is acknowledged only after a look whose GET started `settle` seconds or more after the
-    event was received; the queue's `DelaySeconds` count towards them. By then the save behind the
-    event is over. The worker also looks at once, and holds the event until then.
+    event was received. The time that it was in the queue before counts, too, as SQS's own clock
+    tells it: at least the queue's `DelaySeconds`. By then the save behind the event is over. The
+    worker also looks at once, and holds the event until then. So a backlog of old events is settled
+    by one look for each id.
 
     A look can decide nothing, because the source answers 503, for example. Then the cache stays as
     it is, and the id's events go back to the queue, invisible for a pause that grows with each
