@@ -421,7 +421,11 @@ def running(worker: Worker[Any]) -> Iterator[threading.Thread]:
 
 def spy(operation: str) -> tuple[Any, list[Any]]:
     """Return a client, and a list that gets the parameters of its calls of one operation."""
-    client = boto3.client("sqs")
+    return spied(boto3.client("sqs"), operation)
+
+
+def spied(client: Any, operation: str) -> tuple[Any, list[Any]]:
+    """Return the client, and a list that gets the parameters of its calls of one operation."""
     calls: list[Any] = []
     client.meta.events.register(
         f"provide-client-params.sqs.{operation}", lambda params, **_: calls.append(params)

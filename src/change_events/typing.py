@@ -152,9 +152,11 @@ class StatefulSink(Protocol):
 
 class Metrics(Protocol):
     """
-    Receives measurements. Called from many threads, within the work that is measured and at times
-    under the worker's lock: be quick, don't wait, don't call the worker. What it raises is logged
-    once.
+    Receives measurements. Called from many threads, some within the work that is measured: be
+    quick, don't wait. It can call the worker. What it raises is logged once.
+
+    A worker's counts and gauges come from a thread of their own, each second and at the end of a
+    run, added up; durations come as they are measured.
 
     `change_events.metrics` has two implementations. `METRICS` there lists the names and labels of
     each method. The name is positional, so a label can have any name.

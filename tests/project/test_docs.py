@@ -173,6 +173,8 @@ def test_the_pages_explain_every_reason_to_receive_nothing():
         "starting",
         "stopping",
         "not running",
+        "stopped",
+        "gave up",
     }
     assert all(f"`{reason}`" in metric for reason in reasons)
 

@@ -9,11 +9,12 @@ from queue import SimpleQueue
 
 from change_events import Found, MemorySink
 from change_events._consumer.backoff import Backoff
+from change_events._consumer.crew import Threads
 from change_events._consumer.guard import Guard
 from change_events._consumer.health import RECEIVE_FAILED
 from change_events._consumer.inbox import Held
 from change_events._consumer.queue import Message
-from change_events._consumer.run import Run, Threads
+from change_events._consumer.run import Run
 from change_events._consumer.settings import Settings
 from change_events._consumer.stats import Tally
 from change_events._meter import Meter
@@ -205,8 +206,9 @@ class Hands:
         return {event.message_id: event for event in self.inbox.expiring(float("inf"))}
 
 
-def message(id="p1", number=1, *, count=1, sent=None, **attributes):
-    return Message(f"m{number}", f"h{number}", f'{{"id": "{id}"}}', count, attributes, sent)
+def message(id="p1", number=1, *, count=1, sent=None, answered=None, **attributes):
+    body = f'{{"id": "{id}"}}'
+    return Message(f"m{number}", f"h{number}", body, count, attributes, sent, answered)
 
 
 def messages(number):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import sys
 import threading
 
 import pytest
@@ -282,6 +281,16 @@ def test_stop_ends_wait_for_backlog_with_false(shared):
     assert shared.consumer.wait_for_backlog() is False
 
 
+def test_once_no_receive_may_begin_what_is_held_is_looked_at_as_before(shared):
+    shared.receive("a")
+    may, _ = shared.begin(shared.consumer.wait_for_backlog)
+    shared.consumer.stop_receiving()
+
+    assert result(may) is False
+    assert shared.consumer.wait_for_room() is False
+    assert shared.consumer.take() == ["a"]
+
+
 def test_what_is_received_after_the_stop_is_not_held(shared):
     shared.consumer.stop()
 
@@ -398,16 +407,6 @@ def test_a_block_that_raises_wakes_reports_and_leaves_the_lock(shared):
         receive_and_raise()
     assert result(taken) == ["a"]
     assert shared.noted.held == [0, 1]
-
-
-def test_an_error_of_the_metrics_leaves_the_lock(shared):
-    shared.noted.set = lambda name, number: sys.exit("metrics")
-
-    with pytest.raises(SystemExit):
-        shared.receive("a")
-
-    events, looking = shared.consumer.events()
-    assert ([event.id for event in events], looking) == (["a"], 0)
 
 
 def test_take_waits_for_less_than_a_second():

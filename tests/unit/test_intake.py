@@ -144,13 +144,25 @@ def test_a_receive_that_is_not_full_or_fails_ends_a_backlog():
     assert not hands.may_help_receive()
 
 
-def test_messages_that_are_received_after_the_stop_go_back_at_once(hands):
+def test_messages_that_the_last_receive_brings_after_the_stop_go_back_at_once(hands):
     hands.consumer.stop()
     hands.receive(message(), MALFORMED, message("p2", 2))
 
     assert hands.queue.hidden == [[("h1", 0.0), ("h2", 0.0)]]
     assert hands.held() == {}
     assert hands.changes == []
+
+
+def test_messages_that_a_receive_brings_after_the_stop_are_held_while_another_is_under_way(hands):
+    """The other receive would get them once more, if they went back at once."""
+    with hands.consumer as desk:
+        desk.begin_receive()
+    hands.consumer.stop_receiving()
+    hands.receive(message())
+
+    assert hands.queue.hidden == []
+    assert list(hands.held()) == ["m1"]
+    assert hands.next() == "p1"  # it is looked at meanwhile
 
 
 def test_no_receive_begins_without_room_though_none_is_under_way():
@@ -192,23 +204,25 @@ def test_a_poll_asks_for_the_delay_once_a_minute(hands):
 
 
 def test_a_drain_is_over_once_nothing_is_held_delayed_or_received(hands):
-    assert hands.intake.poll(until_empty=True) == Polled(drained=True)
-
-    assert hands.queue.asked[1:] == [(7, 1, 60)]
     assert hands.intake.poll() == Polled()  # not in a run
+
+    hands.intake.until_empty = True
+    assert hands.intake.poll() == Polled(drained=True)
+    assert hands.queue.asked[2:] == [(7, 1, 60)]
 
 
 def test_a_drain_goes_on_while_something_is_held_delayed_or_received(hands):
     hands.queue.has_delayed = True
-    assert hands.intake.poll(until_empty=True) == Polled()
+    hands.intake.until_empty = True
+    assert hands.intake.poll() == Polled()
 
     hands.queue.has_delayed = False
     hands.queue.messages = [message()]
-    assert hands.intake.poll(until_empty=True) == Polled()
-    assert hands.intake.poll(until_empty=True) == Polled()
+    assert hands.intake.poll() == Polled()
+    assert hands.intake.poll() == Polled()
 
     hands.visibility.hand_back_all()
-    assert hands.intake.poll(until_empty=True) == Polled(drained=True)
+    assert hands.intake.poll() == Polled(drained=True)
 
 
 def test_a_poll_that_fails_is_logged_and_pauses_longer_each_time(hands, caplog, no_jitter):
@@ -252,7 +266,8 @@ def test_a_poll_fails_if_the_delay_can_not_be_read(hands, no_jitter):
 
 def test_a_drain_gives_up_with_the_error_of_the_fourth_poll_that_fails(hands, no_jitter):
     hands.queue.receive = unreachable
-    polled = [hands.intake.poll(until_empty=True) for _ in range(4)]
+    hands.intake.until_empty = True
+    polled = [hands.intake.poll() for _ in range(4)]
 
     assert [each.error for each in polled[:3]] == [None] * 3
     assert isinstance(polled[3].error, ConnectionError)
@@ -279,6 +294,8 @@ def test_a_poll_without_room_says_nothing_about_sqs():
 
 
 def test_help_receives_for_a_second_and_leaves_errors_to_the_poll(hands, caplog):
+    help_wanted = iter([True, False, True, False])
+    hands.consumer.wait_for_backlog = lambda: next(help_wanted)
     hands.queue.messages = [message()]
     hands.intake.help()
     assert hands.queue.asked[1:] == [(7, 1, 60)]
@@ -351,6 +368,56 @@ def test_an_event_is_held_for_the_larger_window_less_the_queues_delay(own, delay
     hands.receive(message(**attributes))
 
     assert hands.held()["m1"].hold == hold
+
+
+@pytest.mark.parametrize(
+    ("sent", "answered", "delay", "hold"),
+    [
+        (1000.0, 1000.0, 0.0, 5.0),
+        (1000.0, 1002.0, 0.0, 5.0),  # two seconds can be an error
+        (1000.0, 1004.5, 0.0, 2.5),
+        (1000.0, 1004.0, 4.0, 1.0),  # the delay is a part of the age
+        (1000.0, 1006.0, 1.0, 1.0),
+        (1000.0, 1007.0, 0.0, 0.0),
+        (1000.0, 5000.0, 0.0, 0.0),
+        (1000.0, 900.0, 0.0, 5.0),
+        (None, 5000.0, 0.0, 5.0),
+        (1000.0, None, 0.0, 5.0),
+    ],
+)
+def test_an_event_is_held_for_what_its_age_leaves_of_its_window(sent, answered, delay, hold):
+    hands = Hands(settle=5.0)
+    hands.queue.delay = delay
+    hands.intake.ask_delay()
+    hands.receive(message(sent=sent, answered=answered))
+
+    assert hands.held()["m1"].hold == hold
+
+
+def test_no_clock_of_this_computer_tells_an_events_age():
+    for now, wall in ((1e6, 2e9), (100.0, 0.0)):
+        hands = opened(settle=5.0)
+        hands.now, hands.wall = now, wall
+        hands.receive(message(sent=1000.0, answered=1001.0))
+
+        assert hands.held()["m1"].hold == 5.0
+
+
+def test_an_event_that_asks_for_more_than_max_settle_is_malformed(caplog):
+    """To acknowledge it sooner than its publisher says would be too early."""
+    hands = opened(settle=5.0, max_settle=60.0)
+    hands.receive(
+        message("p1", 1, settle="60"),
+        message("p2", 2, settle="60.1"),
+        message("p3", 3, settle="3600", phase="saved"),
+    )
+
+    assert {name: event.hold for name, event in hands.held().items()} == {"m1": 60.0, "m3": 0.0}
+    assert hands.counts()["malformed"] == 1
+    assert hands.queue.hidden == []
+    (record,) = caplog.records
+    assert (record.action, record.message_id) == ("decode", "m2")
+    assert "held for 60.1 s, and the worker has max_settle=60.0" in record.getMessage()
 
 
 @pytest.mark.parametrize("early_look", [True, False])

@@ -8,12 +8,13 @@ import threading
 from collections import Counter
 
 import pytest
-from hands import URL, NotingQueue, message
+from hands import URL, Catalogue, NotingQueue, message
 
 from change_events import FetchError, Found, MassDeletionError, MemorySink, Worker
 from change_events._consumer import worker as worker_module
+from change_events._consumer.control import Notice
 from change_events._consumer.guard import Guard
-from change_events._consumer.run import Run, StopReason, Threads
+from change_events._consumer.run import Run, Threads
 from change_events._consumer.settings import Settings
 from change_events._consumer.stats import Tally
 from change_events.testing import FakeQueue, FakeSource
@@ -51,6 +52,29 @@ class Unstarted(Threads):
         return [thread for thread in self.started if thread.role == role]
 
 
+class Told:
+    """A run's control. While nothing comes in, the test's time passes, and other threads run."""
+
+    def __init__(self, threads):
+        self.meanwhile = lambda: None
+        self._threads = threads
+        self._coming = []
+
+    def put(self, notice):
+        self._coming.append(notice)
+
+    def get(self, timeout):
+        if self._coming:
+            return self._coming.pop(0)
+        self.meanwhile()
+        self._threads.now += timeout
+        raise queue.Empty
+
+    def left(self):
+        left, self._coming = self._coming, []
+        return left
+
+
 class Bench:
     """A run, and what it is made of."""
 
@@ -62,7 +86,7 @@ class Bench:
         self.queue.change_visibility = self.change_visibility
         self.source = FakeSource()
         self.sink = MemorySink()
-        self.control = queue.SimpleQueue()
+        self.control = Told(self.threads)
         self.run = Run(
             Settings(URL, **{"fetcher": self.source, "sink": self.sink} | settings),
             queue=self.queue,
@@ -119,7 +143,7 @@ def test_a_run_asks_for_the_queues_delay_before_it_starts_a_thread(bench, caplog
     caplog.set_level(logging.INFO, "change_events")
     bench.queue.delay = 3.0
     bench.queue.open = lambda wait: bench.threads.started == [] and bench.queue.delay
-    bench.come_in(StopReason.STOP, StopReason.FINISHED)
+    bench.come_in(Notice.STOP, Notice.FINISHED)
 
     bench.run.work()
 
@@ -143,7 +167,7 @@ def test_real_threads_are_daemons_with_the_name_of_their_role():
 # The order of stopping
 
 
-def test_a_run_stops_its_threads_in_order_and_the_poll_last(bench):
+def test_a_run_stops_its_threads_in_order_and_the_polls_first(bench):
     bench.run.ask_delay()
     bench.run.start()
     bench.run.stop()
@@ -152,14 +176,14 @@ def test_a_run_stops_its_threads_in_order_and_the_poll_last(bench):
         thread.target()
 
     assert bench.steps == [
+        "join poll",
+        "join poll",
         "join look",
         "join acknowledge",
         "join acknowledge",
         "join heartbeat",
-        "join poll",
-        "join poll",
     ]
-    assert bench.control.get_nowait() is StopReason.FINISHED
+    assert bench.control.left() == [Notice.FINISHED]
 
 
 def test_a_stopping_run_acknowledges_what_its_looks_settle_and_hands_back_the_rest(bench):
@@ -187,6 +211,9 @@ def test_a_stopping_run_acknowledges_what_its_looks_settle_and_hands_back_the_re
         thread.target()
 
     assert bench.steps == [
+        "join poll",
+        "hand back h4",
+        "join poll",
         "join look",
         "join acknowledge",
         "delete h1",
@@ -194,15 +221,12 @@ def test_a_stopping_run_acknowledges_what_its_looks_settle_and_hands_back_the_re
         "join heartbeat",
         "hand back h2",
         "hand back h3",
-        "join poll",
-        "hand back h4",
-        "join poll",
     ]
 
 
 def test_a_run_that_has_finished_in_time_says_stopped(bench, caplog):
     caplog.set_level(logging.INFO, "change_events")
-    bench.come_in(StopReason.STOP, StopReason.FINISHED)
+    bench.come_in(Notice.STOP, Notice.FINISHED)
 
     bench.run.work()
 
@@ -211,25 +235,106 @@ def test_a_run_that_has_finished_in_time_says_stopped(bench, caplog):
 
 def test_a_run_that_does_not_finish_in_time_says_stopped_halfway(caplog):
     bench = Bench(shutdown_timeout=0.0)
-    bench.come_in(StopReason.STOP)
+    bench.come_in(Notice.STOP)
 
     bench.run.work()
 
     assert caplog.messages == ["stopped halfway; the messages still held come back by themselves"]
+    assert bench.threads.now == 103.0  # it has given SQS three seconds
+    assert bench.run.health().paused == "gave up"
+
+
+def test_a_run_that_gives_up_hands_back_what_is_held_and_extends_nothing_from_then_on(
+    bench, caplog
+):
+    def wake_the_heartbeat():
+        if bench.run._finished.is_set():
+            bench.threads.of("heartbeat")[0].target()
+
+    bench.run.ask_delay()
+    bench.receive(message("a", 1), message("b", 2))
+    assert bench.run.consumer.take() == ["a"]  # and this look hangs
+    bench.threads.now += 2.0
+    bench.control.meanwhile = wake_the_heartbeat
+    bench.queue.change_visibility = bench.steps.extend
+    bench.come_in(Notice.SIGNAL, Notice.SIGNAL)
+
+    bench.run.work()
+
+    assert bench.steps == [("h1", 3.0), ("h2", 3.0)]
+    assert bench.run.health().held == 0
+    assert caplog.messages == ["stopped halfway; what was held has gone back to the queue"]
+
+
+def test_a_third_signal_ends_the_wait_for_sqs(bench):
+    bench.come_in(*[Notice.SIGNAL] * 3)
+
+    bench.run.work()
+
+    assert bench.threads.now == 100.0
+
+
+def test_looks_begin_until_half_of_the_time_for_a_stop_is_over(bench):
+    bench.run.ask_delay()
+    bench.receive(*(message(f"p{number}", number) for number in range(80)))
+    taken = []
+    bench.control.meanwhile = lambda: taken.append((bench.threads.now, bench.run.consumer.take()))
+    bench.come_in(Notice.STOP)
+
+    bench.run.work()
+
+    assert max(now for now, ids in taken if ids) == 112.25
+    assert min(now for now, ids in taken if not ids) == 112.5
+
+
+@pytest.mark.parametrize("step", ["look_at", "look_together"])
+@pytest.mark.parametrize("fails", [None, 404, 503])
+def test_a_look_that_ends_after_its_run_gave_up_does_no_harm(step, fails, caplog):
+    class Slow(Catalogue):
+        def fetch(self, id, /, *, etag=None):
+            bench.run.visibility.hand_back_all()
+            return super().fetch(id, etag=etag)
+
+        def fetch_many(self, ids, /):
+            bench.run.visibility.hand_back_all()
+            if fails:
+                raise FetchError("", status=fails)
+            return super().fetch_many(ids)
+
+    source = Slow()
+    source["a"] = {"id": "a"}
+    bench = Bench(threads=1, fetcher=source)
+    if fails:
+        source.fail(status=fails)
+    bench.run.ask_delay()
+    bench.run.start()
+    bench.receive(message("a", 1, phase="saved"))
+    ids = iter([bench.run.consumer.take(), []])
+    bench.run.consumer.take = lambda: next(ids)
+    bench.run.looks.look = lambda ids: (
+        [bench.run.looks.look_at(*ids)] if step == "look_at" else bench.run.looks.look_together(ids)
+    )
+
+    bench.threads.of("look")[0].target()
+
+    assert bench.steps == ["hand back h1"]
+    assert bench.run.acknowledgements._events == []
+    assert bench.run.health().held == 0
+    assert "died" not in caplog.text
 
 
 def test_a_second_signal_ends_the_wait_for_the_threads(bench, caplog):
-    bench.come_in(StopReason.SIGNAL, StopReason.STOP, StopReason.SIGNAL, StopReason.FINISHED)
+    bench.come_in(Notice.SIGNAL, Notice.STOP, Notice.SIGNAL, Notice.FINISHED)
 
     bench.run.work()
 
     assert "stopped halfway" in caplog.text
-    assert bench.control.get_nowait() is StopReason.FINISHED
+    assert not bench.control.left()  # while it waited for SQS
 
 
 def test_the_error_of_a_thread_stops_the_run_and_is_raised(bench, caplog):
     caplog.set_level(logging.INFO, "change_events")
-    bench.come_in(ZeroDivisionError("bug"), StopReason.FINISHED)
+    bench.come_in(ZeroDivisionError("bug"), Notice.FINISHED)
 
     with pytest.raises(ZeroDivisionError, match="bug"):
         bench.run.work()
@@ -246,7 +351,7 @@ def test_a_thread_that_dies_logs_its_role_and_hands_over_its_error(bench, caplog
 
     bench.threads.of("look")[0].target()
 
-    assert isinstance(bench.control.get_nowait(), ZeroDivisionError)
+    assert [type(error) for error in bench.control.left()] == [ZeroDivisionError]
     (record,) = caplog.records
     assert (record.levelno, record.action, record.role) == (logging.CRITICAL, "die", "look")
     assert not bench.run.health().alive
@@ -259,7 +364,7 @@ def test_a_drain_ends_once_the_queue_is_empty():
 
     bench.threads.of("poll")[0].target()
 
-    assert bench.control.get_nowait() is StopReason.DRAINED
+    assert bench.control.left() == [Notice.DRAINED]
 
 
 def test_a_drain_ends_with_the_error_of_polls_that_fail():
@@ -272,7 +377,7 @@ def test_a_drain_ends_with_the_error_of_polls_that_fail():
 
     bench.threads.of("poll")[0].target()
 
-    assert isinstance(bench.control.get_nowait(), TypeError)
+    assert [type(error) for error in bench.control.left()] == [TypeError]
 
 
 def look_until_it_halts(bench, *messages):
@@ -284,7 +389,7 @@ def look_until_it_halts(bench, *messages):
     taken = iter([*ids, []])
     bench.run.consumer.take = lambda: next(taken)
     bench.threads.of("look")[0].target()
-    return [] if bench.control.empty() else [bench.control.get_nowait()]
+    return bench.control.left()
 
 
 @pytest.mark.parametrize(("until_empty", "told"), [(True, 1), (False, 0)])
@@ -336,7 +441,7 @@ def test_the_heartbeat_extends_until_the_run_has_finished(bench):
     bench.queue.change_visibility = change_visibility
     bench.threads.of("heartbeat")[0].target()
 
-    assert bench.steps == ["extend [('h1', 60)]"]
+    assert bench.steps == ["extend [('h1', 60)]", "extend [('h1', 0.0)]"]  # and hands it back
 
 
 # Health

@@ -17,7 +17,7 @@ from change_events.testing import FakeSource
 
 
 def make(**settings):
-    return Settings(URL, fetcher=FakeSource(), sink=MemorySink(), **settings)
+    return Settings(URL, **({"fetcher": FakeSource(), "sink": MemorySink()} | settings))
 
 
 def refusal(**settings):
@@ -118,3 +118,119 @@ def test_a_health_address_can_have_the_highest_port():
 def test_settings_do_not_change():
     with pytest.raises(dataclasses.FrozenInstanceError):
         make().threads = 2
+
+
+# What the user never gave
+
+
+@pytest.mark.parametrize(
+    ("visibility_timeout", "most"), [(3, 450), (5, 750), (7, 1000), (60, 1000)]
+)
+def test_the_default_of_prefetch_follows_the_visibility_timeout(visibility_timeout, most):
+    settings = make(visibility_timeout=visibility_timeout)
+
+    assert (settings.prefetch, settings.most_held) == (None, most)
+
+
+def test_prefetch_is_what_was_given():
+    assert make(prefetch=70).most_held == 70
+
+
+# Windows of events
+
+
+@pytest.mark.parametrize("value", [4.9, 3600.1, None, True])
+def test_max_settle_is_at_least_the_workers_own_window(value):
+    assert refusal(settle=5.0, max_settle=value) == (
+        f"max_settle must be from 5.0 to 3600.0, not {value!r}"
+    )
+    assert make(settle=5.0, max_settle=5.0).max_settle == 5.0
+
+
+# What is not a number, a switch or an object that the worker can use
+
+
+@pytest.mark.parametrize("name", ["settle", "shutdown_timeout", "max_gets_per_second"])
+def test_a_bool_is_not_a_number(name):
+    assert refusal(**{name: True}).endswith("not True")
+
+
+@pytest.mark.parametrize("name", ["threads", "batch_size", "wait_time", "min_deleted", "prefetch"])
+def test_a_bool_is_not_an_integer(name):
+    assert refusal(**{name: True}) == f"{name} must be an integer, not True"
+
+
+@pytest.mark.parametrize("name", ["early_look", "verify_signatures", "allow_mass_deletion"])
+def test_a_text_is_not_a_switch(name):
+    assert refusal(**{name: "false"}) == f"{name} must be True or False, not 'false'"
+
+
+@pytest.mark.parametrize("url", [None, 5, b"https://sqs.eu-west-1.amazonaws.com/1/q"])
+def test_a_queue_url_must_be_text(url):
+    with pytest.raises(ConfigurationError, match=re.escape(f"a queue's URL, not {url!r}")):
+        Settings(url, fetcher=FakeSource(), sink=MemorySink())
+
+
+class Coroutines:
+    """Everything is there, and nothing would ever run."""
+
+    bulk_size = 10
+
+    async def fetch(self, id, /, *, etag=None): ...
+
+    async def entry(self, id, /): ...
+
+    async def apply(self, id, change, /, *, if_version): ...
+
+    async def receive_message(self, **_): ...
+
+    get_queue_attributes = delete_message_batch = change_message_visibility_batch = receive_message
+
+    async def count(self, name, value=1, /, **labels): ...
+
+    observe = gauge = count
+
+
+class BulkCoroutine(FakeSource):
+    bulk_size = 10
+
+    async def fetch_many(self, ids, /): ...
+
+
+@pytest.mark.parametrize(
+    ("setting", "method"),
+    [
+        ("fetcher", "fetch"),
+        ("sink", "entry"),
+        ("client", "get_queue_attributes"),
+        ("metrics", "count"),
+    ],
+)
+def test_an_object_must_have_the_methods_that_the_worker_calls(setting, method):
+    assert re.search(rf"^{setting} needs {method}.*; 5 has no {method}$", refusal(**{setting: 5}))
+    assert refusal(**{setting: Coroutines()}) == (
+        f"{setting}.{method} must not be a coroutine function: it would never run"
+    )
+    assert refusal(**{setting: Coroutines}) == (
+        f"{setting} must be an object, not a class: Coroutines(...), not Coroutines"
+    )
+
+
+def test_a_method_must_be_callable():
+    source = FakeSource()
+    source.fetch = "GET"
+
+    assert refusal(fetcher=source) == "fetcher.fetch must be a function, not 'GET'"
+
+
+def test_a_bulk_get_must_not_be_a_coroutine_function():
+    assert refusal(fetcher=BulkCoroutine()) == (
+        "fetcher.fetch_many must not be a coroutine function: it would never run"
+    )
+
+
+def test_on_outcome_must_be_a_plain_function():
+    async def on_outcome(id, outcome): ...
+
+    assert refusal(on_outcome=on_outcome).startswith("on_outcome must not be a coroutine function")
+    assert refusal(on_outcome="print") == "on_outcome must be a function, not 'print'"

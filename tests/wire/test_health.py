@@ -25,6 +25,7 @@ from conftest import failing, running, signalled, wait_until
 from verification.harness.wire import Answer
 
 NOT_RUNNING = Health(alive=False, ready=False, paused="not running")
+STOPPED = Health(alive=False, ready=False, paused="stopped")
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def test_an_idle_queue_is_healthy(make_worker, ask):
         "held",
         "in_flight",
     }
-    assert worker.health() == NOT_RUNNING
+    assert worker.health() == STOPPED
 
 
 def test_health_counts_held_events_and_running_looks(channel, source, make_worker, ask):
@@ -494,12 +495,14 @@ def test_reasons_begin_and_end_independently():
     pauses.end("full")
     pauses.end("never begun")
     assert pauses.why == "source down"
-    assert metrics.by_reason == {"full": 3.0}
+    assert metrics.by_reason == {}  # only a report calls the user's code
 
-    pauses.count()
+    pauses.report()
     assert metrics.by_reason == {"full": 3.0, "source down": 5.0}
     now = 16.0
     pauses.end("source down")
+    pauses.report()
+    pauses.report()
     assert metrics.by_reason == {"full": 3.0, "source down": 6.0}
     assert pauses.why is None
 

@@ -6,7 +6,10 @@ import itertools
 import queue
 import threading
 import time
+from datetime import timedelta
+from email.utils import format_datetime, parsedate_to_datetime
 
+import boto3
 import pytest
 
 from change_events import MemorySink
@@ -45,6 +48,34 @@ def test_a_beat_that_failed_is_repeated_by_the_next_in_time(channel, source, mak
 
     assert left == []
     assert worker.stats().received == 1
+
+
+# Old events
+
+
+def answering_later(seconds):
+    """Return a client whose receives are answered that much later, by their `Date`."""
+    client = boto3.client("sqs")
+
+    def shift(parsed, **_):
+        headers = parsed["ResponseMetadata"]["HTTPHeaders"]
+        date = parsedate_to_datetime(headers["date"]) + timedelta(seconds=seconds)
+        headers["date"] = format_datetime(date, usegmt=True)
+
+    client.meta.events.register("after-call.sqs.ReceiveMessage", shift)
+    return client
+
+
+@pytest.mark.parametrize(("age", "gets"), [(0, 2), (3600, 1)])
+def test_an_event_that_lay_in_the_queue_for_its_window_costs_one_get(
+    channel, source, make_worker, age, gets
+):
+    ids = [f"p{number}" for number in range(20)]
+    channel.announce(*ids)
+
+    assert make_worker(settle=2.0, client=answering_later(age)).drain() == 20
+
+    assert sorted(source.ids()) == sorted(ids * gets)
 
 
 # Limits

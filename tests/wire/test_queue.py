@@ -276,3 +276,38 @@ def test_the_clients_region_is_the_one_in_the_url(url, region):
         queue.open(wait=20)  # no such queue in the emulator
 
     assert queue._client.meta.region_name == region
+
+
+def test_a_message_tells_its_age_by_the_dates_of_sqs(queue, channel):
+    channel.send("one")
+    (message,) = receive(queue)
+
+    assert message.answered == int(message.answered)
+    assert -1.0 < message.answered - message.sent < 60.0
+
+
+@pytest.mark.parametrize(
+    ("date", "age"),
+    [
+        ("Thu, 01 Jan 1970 00:01:00 GMT", 28.0),
+        ("Thu, 01 Jan 1970 00:00:31 GMT", 0.0),
+        ("Thu, 01 Jan 1970 01:01:00 +0100", 28.0),
+        ("Thu, 01 Jan 1970 00:01:00 -0000", 0.0),  # in no time zone
+        ("yesterday", 0.0),
+        (None, 0.0),
+    ],
+)
+def test_a_message_has_no_age_without_a_date_that_can_be_read(date, age):
+    client = boto3.client("sqs")
+    received = {
+        "MessageId": "m1",
+        "ReceiptHandle": "h1",
+        "Body": "one",
+        "Attributes": {"ApproximateReceiveCount": "1", "SentTimestamp": "30000"},
+    }
+    headers = {"HTTPHeaders": {} if date is None else {"date": date}}
+    with Stubber(client) as stub:  # the emulator always sends its date
+        stub.add_response("receive_message", {"Messages": [received], "ResponseMetadata": headers})
+        (message,) = receive(Queue("https://sqs.eu-west-1.amazonaws.com/123456789012/q", client))
+
+    assert message.age == age

@@ -39,6 +39,7 @@ class Setup:
             because from the start of a GET until the apply it gets no other input.
         bulk: The fetcher can ask for many ids at once. There is only one id, but it goes this way.
         coarse_etags: Two commits share an ETag, like two saves within a second on some servers.
+        aging: Messages can lie in the queue for long, and are received late.
     """
 
     early_look: bool = True
@@ -49,6 +50,7 @@ class Setup:
     slow_get: bool = False
     bulk: bool = False
     coarse_etags: bool = False
+    aging: bool = False
 
     def etag(self, number: int) -> str:
         """Return the ETag of the state after a commit."""
@@ -79,10 +81,11 @@ CLOSED = object()
 
 
 class Message(NamedTuple):
-    """A message's content."""
+    """A message's content, and the ticks for which it was in the queue when it is received."""
 
     body: str
     attributes: tuple[tuple[str, str], ...]
+    age: int = 0
 
     @property
     def event(self) -> ChangeEvent:

@@ -221,6 +221,20 @@ MUTANTS = (
         puts=(True, True),
     ),
     Mutant(
+        "an event's age by the worker's own clock",
+        "_consumer.intake",
+        "max(delay, message.age)",
+        "max(delay, self.clock() - (message.sent or 0.0))",
+        setup=(("aging", True),),
+    ),
+    Mutant(
+        "an event's age without a margin for SQS's clocks",
+        "_consumer.queue",
+        "self.answered - self.sent - CLOCK_SLACK",
+        "self.answered - self.sent",
+        setup=(("aging", True),),
+    ),
+    Mutant(
         "`saved` for a save that raised",
         "_producer.broadcasting",
         '"saved" if self._confirm and returned else None',
@@ -285,8 +299,8 @@ MUTANTS = (
     ),
 )
 """
-Those of the design and of the issues that asked for this, four of bulk GETs, and those of saves
-that are late, cancelled or frozen.
+Those of the design and of the issues that asked for this, four of bulk GETs, two of an event's age,
+and those of saves that are late, cancelled or frozen.
 """
 
 

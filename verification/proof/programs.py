@@ -20,9 +20,10 @@ import greenlet
 
 from change_events import HTTPFetcher, PublishError, SNSPublisher, broadcasting
 from change_events._consumer.backoff import Backoff
+from change_events._consumer.crew import Threads
 from change_events._consumer.guard import Guard
 from change_events._consumer.queue import Queue
-from change_events._consumer.run import Run, Threads
+from change_events._consumer.run import Run
 from change_events._consumer.settings import Settings
 from change_events._consumer.stats import Tally
 from change_events._producer.renewals import Renewals
@@ -245,7 +246,7 @@ class Worker(Process):
             else next(str(number) for number in itertools.count(1) if str(number) not in held)
         )
         self.go_on("poll")
-        self._spec.received(name, message.event, self.now)
+        self._spec.received(name, message.event, self.now, age=message.age)
         self.go_on("poll", ((name, message),))
 
     def acknowledged(self, failed: tuple[str, ...]) -> None:

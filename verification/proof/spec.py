@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
-from verification.proof.effects import Violation
+from verification.proof.effects import SETTLE, Violation
 
 if TYPE_CHECKING:
     from change_events import ChangeEvent
@@ -18,7 +18,8 @@ class Spec:
     When a worker may acknowledge a message, by the design and not by the inbox.
 
     It must have applied a look. When that look's GET began, the worker held the message, and the
-    window was over or the worker knew that the save was over.
+    window was over or the worker knew that the save was over. The time that the message was in the
+    queue is a part of the window.
     """
 
     def __init__(self, window: int) -> None:
@@ -28,9 +29,9 @@ class Spec:
         self._in_get: frozenset[str] = frozenset()
         self._settled: set[str] = set()
 
-    def received(self, message_id: str, event: ChangeEvent, now: int) -> None:
+    def received(self, message_id: str, event: ChangeEvent, now: int, *, age: int) -> None:
         self._events[message_id] = event
-        self._due.setdefault(message_id, now + self._window)
+        self._due.setdefault(message_id, now + max(0, min(self._window, SETTLE - age)))
         over = {each.save for each in self._events.values() if each.phase == "saved"}
         for known, each in self._events.items():
             if each.save is not None and each.save in over:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Hashable
+from email.utils import formatdate
 from typing import Any
 
 import urllib3
@@ -12,6 +13,12 @@ import urllib3
 from change_events import Entry, Found, Gone, Unchanged
 from change_events._consumer.look import digest
 from verification.proof.effects import ID, Message, Setup, ask
+
+SQS_CLOCK = -1_000_000
+"""
+The time at each receive by the clock of the host that keeps the message: far behind all others. The
+clock of the host that answers, and writes the `Date`, is a second ahead of it.
+"""
 
 
 class Sns:
@@ -46,7 +53,10 @@ class Sqs:
         return {"Attributes": {"DelaySeconds": str(self._delay)}}
 
     def receive_message(self, **_: Any) -> dict[str, Any]:
-        return {"Messages": [_received(*delivery) for delivery in ask("receive")]}
+        return {
+            "ResponseMetadata": {"HTTPHeaders": {"date": formatdate(SQS_CLOCK + 1, usegmt=True)}},
+            "Messages": [_received(*delivery) for delivery in ask("receive")],
+        }
 
     def delete_message_batch(
         self, *, QueueUrl: str, Entries: list[dict[str, str]]
@@ -73,7 +83,10 @@ def _received(message_id: str, message: Message) -> dict[str, Any]:
         "MessageId": message_id,
         "ReceiptHandle": message_id,
         "Body": message.body,
-        "Attributes": {"ApproximateReceiveCount": "1"},
+        "Attributes": {
+            "ApproximateReceiveCount": "1",
+            "SentTimestamp": str((SQS_CLOCK - message.age) * 1000),
+        },
         "MessageAttributes": {name: {"StringValue": value} for name, value in message.attributes},
     }
 

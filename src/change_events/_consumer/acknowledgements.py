@@ -60,6 +60,11 @@ class Acknowledgements:
             self._any.notify_all()
             self._full.notify_all()
 
+    def work(self) -> None:
+        """Delete the messages of events as they come, until no more will."""
+        while self.acknowledge():
+            pass
+
     def acknowledge(self) -> bool:
         """Wait for up to ten events, and delete their messages; False if no more will come."""
         handles: Sequence[str] = [event.receipt_handle for event in self._take()]

@@ -48,7 +48,7 @@ class Consumer:
         self._due = condition(self._lock)
         self._room = condition(self._lock)
         self._backlog = condition(self._lock)
-        self._stopping = False
+        self._receiving = self._looking = True
         self._paused = {SOURCE_DOWN: False, MASS_DELETION: False}
         self._report()
 
@@ -66,7 +66,7 @@ class Consumer:
     def take(self) -> list[str]:
         """Wait for ids that are due, and reserve them; none once the consumer is stopped."""
         with self._lock:
-            while not self._stopping:
+            while self._looking:
                 now = self._clock()
                 if ids := self._desk.next(now):
                     return ids
@@ -75,21 +75,21 @@ class Consumer:
             return []
 
     def wait_for_room(self) -> bool:
-        """Wait until a receive can begin; False once the consumer is stopped."""
+        """Wait until a receive can begin; False once none may begin."""
         with self._lock:
             if not self._may_receive():
                 if self._desk.receiving.full:
                     self.pauses.begin(FULL)
                 self._room.wait_for(self._may_receive)
-            stopping = self._stopping
+            receiving = self._receiving
         self.pauses.end(FULL)
-        return not stopping
+        return receiving
 
     def wait_for_backlog(self) -> bool:
-        """Wait until one receive at a time is not enough; False once the consumer is stopped."""
+        """Wait until one receive at a time is not enough; False once none may begin."""
         with self._lock:
-            self._backlog.wait_for(lambda: self._stopping or self._desk.receiving.may_help())
-            return not self._stopping
+            self._backlog.wait_for(lambda: not self._receiving or self._desk.receiving.may_help())
+            return self._receiving
 
     # For the main thread, which a signal's handler can interrupt: `with` on a lock is safe then.
 
@@ -104,16 +104,23 @@ class Consumer:
             self._desk.resume(self._clock())
             self._publish()
 
-    def stop(self) -> None:
-        """End all waiting, and hold nothing that is received from now on."""
+    def stop_receiving(self) -> None:
+        """Begin no receive from now on; what is held is looked at as before."""
         with self._lock:
-            self._stopping = True
+            self._receiving = False
             self._desk.receiving.close()
-            for condition in (self._due, self._room, self._backlog):
-                condition.notify_all()
+            self._room.notify_all()
+            self._backlog.notify_all()
+
+    def stop(self) -> None:
+        """Begin neither a receive nor a look from now on."""
+        self.stop_receiving()
+        with self._lock:
+            self._looking = False
+            self._due.notify_all()
 
     def _may_receive(self) -> bool:
-        return self._stopping or self._desk.receiving.may_begin()
+        return not self._receiving or self._desk.receiving.may_begin()
 
     def _report(self) -> None:
         desk = self._desk

@@ -286,7 +286,7 @@ class _Gets:
 
     def __init__(self, per_second: float | None, bulk: BulkFetcher[Any] | None) -> None:
         self._pace = Pace(per_second)
-        self._bulk = bulk
+        self._others = 0 if bulk is None else bulk.bulk_size - 1
         self.bulk_at = -math.inf
 
     @property
@@ -297,9 +297,7 @@ class _Gets:
     def begin(self, now: float, *, alone: bool) -> int:
         """Note that a GET begins; return how many other ids it can ask for."""
         self._pace.begin(now)
-        if self._bulk is None or alone or now < self.bulk_at:
-            return 0
-        return self._bulk.bulk_size - 1
+        return 0 if alone or now < self.bulk_at else self._others
 
     def again(self, now: float) -> None:
         """Note that a GET begins that `begin` did not count."""

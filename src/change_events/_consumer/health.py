@@ -35,9 +35,10 @@ class Health:
             new process helps.
         ready: SQS has answered a poll, and the worker receives or is only `full`. It is not ready
             while it starts or stops, or while SQS or the source is down.
-        paused: Why the worker receives nothing: `not running`, `starting`, `stopping`, `full` (no
-            room in `prefetch` for another batch), `receive failed`, `source down`, `mass deletion`;
-            all reasons, if there are several. None: it receives.
+        paused: Why the worker receives nothing: `not running`, `starting`, `stopping`, `stopped`,
+            `gave up` (its stop took too long, and a thread can still hang), `full` (no room in
+            `prefetch` for another batch), `receive failed`, `source down`, `mass deletion`; all
+            reasons, if there are several. None: it receives.
         last_poll: Seconds since SQS last answered a receive, with messages or without. None: never.
         oldest_held: Seconds since the oldest held event was received. None: the worker holds none.
         held: The number of held events.
@@ -54,6 +55,13 @@ class Health:
 
 
 NOT_RUNNING = Health(alive=False, ready=False, paused="not running")
+"""`run()` was not called, or has returned."""
+
+STOPPED = Health(alive=False, ready=False, paused="stopped")
+"""`Worker.stop()` was called, perhaps before `run()`: this worker does not run again."""
+
+GAVE_UP = Health(alive=False, ready=False, paused="gave up")
+"""The last stop gave up: a look can still hang in a thread of this process."""
 
 
 class Pauses:
@@ -61,33 +69,34 @@ class Pauses:
     The reasons why a worker receives nothing. Any thread can begin and end any reason.
 
     A reason is a constant of the code, never an error's text: it labels a metric, and everybody who
-    reaches the endpoint can read it. `meter` counts its seconds.
+    reaches the endpoint can read it.
     """
 
     def __init__(self, meter: Meter, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._meter = meter
         self._clock = clock
         self._lock = threading.Lock()
-        self._counted: dict[str, float] = {}  # by reason: the time up to which it is counted
+        self._since: dict[str, float] = {}
+        self._seconds: dict[str, float] = {}  # that no report has had
 
     def begin(self, why: str) -> None:
         """Add a reason. One that has begun already goes on."""
         with self._lock:
-            self._counted.setdefault(why, self._clock())
+            self._since.setdefault(why, self._clock())
 
     def end(self, why: str) -> None:
         """Remove a reason, if it has begun."""
         with self._lock:
-            now, since = self._clock(), self._counted.pop(why, None)
-        if since is not None:
-            self._meter.count("paused_seconds", now - since, reason=why)
+            if why in self._since:
+                self._count(why)
+                del self._since[why]
 
-    def count(self) -> None:
-        """Count the seconds up to now, so that metrics show a long pause before its end."""
+    def report(self) -> None:
+        """Tell the meter the seconds up to now: a long pause shows before its end."""
         with self._lock:
-            now = self._clock()
-            seconds = {why: now - since for why, since in self._counted.items()}
-            self._counted = dict.fromkeys(seconds, now)
+            for why in self._since:
+                self._count(why)
+            seconds, self._seconds = self._seconds, {}
         for why, number in seconds.items():
             self._meter.count("paused_seconds", number, reason=why)
 
@@ -95,7 +104,12 @@ class Pauses:
     def why(self) -> str | None:
         """All reasons, in the order in which they began. None: there is none."""
         with self._lock:
-            return ", ".join(self._counted) or None
+            return ", ".join(self._since) or None
+
+    def _count(self, why: str) -> None:
+        now = self._clock()
+        self._seconds[why] = self._seconds.get(why, 0.0) + now - self._since[why]
+        self._since[why] = now
 
 
 def is_ready(paused: str | None, last_poll: float | None) -> bool:

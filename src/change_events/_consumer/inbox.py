@@ -318,8 +318,15 @@ class Inbox:
         return [each for group in groups for each in group.events.values() if each.expires < before]
 
     def clear(self) -> list[Held]:
-        """Stop holding all events; return them to be handed back."""
-        return [event for id in list(self._groups) for event in self.give_up(id)]
+        """Stop holding all events; return them to be handed back. A look under way settles none."""
+        held = self.expiring(math.inf)
+        for id, group in list(self._groups.items()):
+            if self._agenda.is_under_way(id):
+                group.events, group.frozen = {}, []
+            else:
+                self.give_up(id)
+        self._count = 0
+        return held
 
     def _is_parked(self, id: str) -> bool:
         return self._agenda.at(id) == math.inf and not self._agenda.is_under_way(id)

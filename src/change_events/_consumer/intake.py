@@ -43,13 +43,19 @@ class Polled(NamedTuple):
 
 @dataclass(eq=False, kw_only=True)
 class Intake:
-    """Receives messages, and holds their events. `last_poll` is when SQS last answered a poll."""
+    """
+    Receives messages, and holds their events.
+
+    `until_empty` is for a drain: find out whether the queue is empty, and give up after a few
+    errors. `last_poll` is when SQS last answered a poll.
+    """
 
     settings: Settings[Any]
     queue: Queue
     consumer: Consumer
     visibility: Visibility
     reader: MessageReader
+    until_empty: bool = False
     clock: Callable[[], float] = time.monotonic
     last_poll: float | None = field(default=None, init=False)
     _delay: float = field(default=math.inf, init=False)
@@ -67,20 +73,16 @@ class Intake:
         self._delay = min(self._delay, self.queue.open(wait=self.settings.wait_time))
         return self._delay
 
-    def poll(self, *, until_empty: bool = False) -> Polled:
-        """
-        Receive once. An error is logged and has its pause, because a poll loop must not end.
-
-        `until_empty`: find out whether the queue is empty, and give up after a few errors.
-        """
+    def poll(self) -> Polled:
+        """Receive once. An error is logged and has its pause, because a poll loop must not end."""
         try:
             if self.clock() - self._asked_at >= DELAY_CHECK:
                 self.ask_delay()
             # Asked before the receive, which then finds a message whose delay ends in between.
-            maybe_empty = until_empty and self._is_idle() and not self.queue.delayed()
-            received = self.receive(wait=1 if until_empty else self.settings.wait_time)
+            maybe_empty = self.until_empty and self._is_idle() and not self.queue.delayed()
+            received = self.receive(wait=1 if self.until_empty else self.settings.wait_time)
         except Exception as error:
-            return self._failed(error, until_empty=until_empty)
+            return self._failed(error)
         if received is None:
             return Polled()
         if self._failures:
@@ -91,9 +93,10 @@ class Intake:
         return Polled(drained=maybe_empty and not received)
 
     def help(self) -> None:
-        """Receive once, beside the thread that polls. If that fails for long, `poll` says so."""
-        with contextlib.suppress(Exception):
-            self.receive(wait=1)
+        """Receive beside the thread that polls, while there is a backlog, until the run stops."""
+        while self.consumer.wait_for_backlog():
+            with contextlib.suppress(Exception):  # if receives fail for long, `poll` says so
+                self.receive(wait=1)
 
     def receive(self, *, wait: int) -> int | None:
         """
@@ -123,10 +126,10 @@ class Intake:
         with self.consumer as desk:
             return len(desk.inbox) == 0
 
-    def _failed(self, error: Exception, *, until_empty: bool) -> Polled:
+    def _failed(self, error: Exception) -> Polled:
         self._failures += 1
         self.queue.renew(error)
-        if until_empty and self._failures == DRAIN_ATTEMPTS:
+        if self.until_empty and self._failures == DRAIN_ATTEMPTS:
             return Polled(error=error)
         self.consumer.pauses.begin(RECEIVE_FAILED)
         pause = pause_after(self._failures, MAX_POLL_PAUSE)
@@ -167,6 +170,7 @@ class MessageReader:
                     topic_arn=self.settings.topic_arn,
                     verify=self.verify,
                 )
+                self._require_window(event)
             except DecodeError as error:
                 self.tally.add("malformed")
                 self._malformed.add(message.message_id, error)
@@ -176,6 +180,14 @@ class MessageReader:
                 events.append(self._held(message, event, now, delay))
         return events, undecided
 
+    def _require_window(self, event: ChangeEvent) -> None:
+        most = self.settings.max_settle
+        if window_of(event, self.settings.settle) > most:
+            # To hold it for less would acknowledge it before its save is over.
+            raise DecodeError(
+                f"it asks to be held for {event.settle} s, and the worker has max_settle={most}"
+            )
+
     def _held(self, message: Message, event: ChangeEvent, now: float, delay: float) -> Held:
         return Held(
             id=event.id,
@@ -183,7 +195,7 @@ class MessageReader:
             receipt_handle=message.receipt_handle,
             receive_count=message.receive_count,
             received=now,
-            hold=max(0.0, window_of(event, self.settings.settle) - delay),
+            hold=max(0.0, window_of(event, self.settings.settle) - max(delay, message.age)),
             expires=now + self.settings.visibility_timeout,
             phase=event.phase,
             save=event.save,

@@ -32,6 +32,13 @@ _AWS_HOST = re.compile(
 )
 
 
+CLOCK_SLACK = 2.0
+"""
+Seconds by which SQS's clocks can make a message look older than it is: one because a `Date` has
+whole seconds, one because the clocks of SQS's hosts can differ (assumption A6).
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """
@@ -40,6 +47,7 @@ class Message:
     Attributes:
         sent: When SQS accepted the message, in seconds since the epoch, by SQS's clock; None if
             unknown.
+        answered: When SQS answered the receive, in the same way, in whole seconds.
     """
 
     message_id: str
@@ -48,6 +56,18 @@ class Message:
     receive_count: int
     attributes: dict[str, str]
     sent: float | None = None
+    answered: float | None = None
+
+    @property
+    def age(self) -> float:
+        """
+        The seconds for which the message has been in the queue, at least; 0 if that is unknown.
+
+        They are told by SQS's clocks alone: no clock of this computer takes part.
+        """
+        if self.sent is None or self.answered is None:
+            return 0.0
+        return max(0.0, self.answered - self.sent - CLOCK_SLACK)
 
 
 class Queue:
@@ -136,6 +156,7 @@ class Queue:
             MessageAttributeNames=["phase", "save", "settle"],
             MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
         )
+        answered = _date(response)
         return [
             Message(
                 message["MessageId"],
@@ -147,6 +168,7 @@ class Queue:
                     for name, value in message.get("MessageAttributes", {}).items()
                 },
                 _seconds(message["Attributes"].get("SentTimestamp")),
+                answered,
             )
             for message in response.get("Messages", [])
         ]
@@ -236,6 +258,16 @@ def _log_failed(failed: list[dict[str, Any]], action: str) -> list[int]:
 
 def _seconds(milliseconds: str | None) -> float | None:
     return None if milliseconds is None else int(milliseconds) / 1000
+
+
+def _date(response: dict[str, Any]) -> float | None:
+    """Return the `Date` of a response, in seconds since the epoch; None if it tells none."""
+    try:
+        date = parsedate_to_datetime(response["ResponseMetadata"]["HTTPHeaders"]["date"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    # Without a time zone, `timestamp` would take the one of this computer.
+    return None if date.tzinfo is None else date.timestamp()
 
 
 def _require_complete(response_dict: dict[str, Any], **_: Any) -> None:

@@ -37,7 +37,7 @@ class Receiving:
     def full(self) -> bool:
         """True if one more batch, and those under way, could be more than can be held."""
         coming = (self._under_way + 1) * self._settings.batch_size
-        return len(self._inbox) + coming > self._settings.prefetch
+        return len(self._inbox) + coming > self._settings.most_held
 
     def may_begin(self) -> bool:
         """
@@ -71,11 +71,12 @@ class Receiving:
         Hold the events that a receive of so many messages brought; None if they are not held.
 
         Return how many looks are due now. A full batch means that the queue has more. A batch of
-        one says nothing.
+        one says nothing. Once closed, an event is held only while another receive is under way,
+        which would get it again.
         """
         self._under_way -= 1
         self.backlog = self._help = received == self._settings.batch_size > 1
-        if self._closed:
+        if self._closed and not self._under_way:
             return None
         for event in events:
             self._inbox.add(event, event.received, more=self.backlog)
@@ -87,7 +88,7 @@ class Receiving:
         return self._inbox.make_room(self._settings.threads, now) if self.full else 0
 
     def close(self) -> None:
-        """Hold nothing that is received from now on."""
+        """Hold nothing that the last receive brings, and nothing that comes later."""
         self._closed = True
 
     def wants_help(self) -> bool:

@@ -1,24 +1,22 @@
 """
 One run of a worker: its threads, and the order in which they stop.
 
-Each thread has one role and repeats one step: it polls, helps to poll, looks, acknowledges, or
-keeps held messages invisible. What the threads share is in `Consumer` and `Acknowledgements`.
+Each thread has one role and repeats one step: it polls, helps to poll, looks, acknowledges, keeps
+held messages invisible, or reports to a `Metrics`. What the threads share is in `Consumer` and
+`Acknowledgements`. The user's code can hang. It runs only in the threads that look or report.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-import queue
-import signal
-import threading
-import time
-from enum import Enum, auto
-from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from change_events._consumer.acknowledgements import Acknowledgements
 from change_events._consumer.backoff import Backoff
 from change_events._consumer.consumer import Consumer
+from change_events._consumer.control import Control, Notice, next_notice, signals_put_into
+from change_events._consumer.crew import Crew, Threads
 from change_events._consumer.deletions import Deletions
 from change_events._consumer.desk import Desk
 from change_events._consumer.experiment import PATIENCE
@@ -31,7 +29,7 @@ from change_events._consumer.visibility import Visibility
 from change_events.typing import BulkFetcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from change_events._consumer.guard import Guard
     from change_events._consumer.settings import Settings
@@ -39,41 +37,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SIGNAL_CHECK = 0.25
-"""Seconds between the main thread's checks for a signal."""
+HAND_BACK_TIMEOUT = 3.0
+"""Seconds that a stop which gives up waits for SQS to take back what is held."""
 
+MEASURE = 1.0
+"""Seconds between two reports to a `Metrics`."""
 
-class StopReason(Enum):
-    """Why a run ends, or goes on to the next stage of its end."""
-
-    STOP = auto()
-    SIGNAL = auto()
-    DRAINED = auto()
-    FINISHED = auto()
-
-
-Control: TypeAlias = "queue.SimpleQueue[StopReason | BaseException]"
-"""
-What ends a run: a reason, or the error of a thread that died.
-
-A queue and not an event, because `put` is safe in a signal handler.
-"""
-
-
-class Threads:
-    """Time and threads, as a run needs them. The proof has its own, in virtual time."""
-
-    clock = staticmethod(time.monotonic)
-    wall_clock = staticmethod(time.time)
-    condition = threading.Condition
-    event = threading.Event
-    semaphore = threading.Semaphore
-
-    def start(self, role: str, target: Callable[[], None]) -> threading.Thread:
-        """Start a thread. Daemons: after a second signal nothing can keep the process alive."""
-        thread = threading.Thread(target=target, name=f"change-events-{role}", daemon=True)
-        thread.start()
-        return thread
+LAST_MEASUREMENT = 3.0
+"""Seconds that a stop waits for a `Metrics` to take the last report."""
 
 
 class Run(Generic[T]):
@@ -97,13 +68,14 @@ class Run(Generic[T]):
         threads: Threads | None = None,
         backoff: Backoff = Backoff(),  # noqa: B008  # it is frozen
     ) -> None:
+        threads = threads or Threads()
         self._settings = settings
         self._control = control
-        self._until_empty = until_empty
-        self._threads = threads = threads or Threads()
+        self._clock = threads.clock
+        self._crew = Crew(threads, on_death=control.put)
         self._stopping = threads.event()
         self._finished = threads.event()
-        self._state = "starting"
+        self.gave_up = False
         clock, condition = threads.clock, threads.condition
         throttled = ThrottledLog(clock)
         fetcher = settings.fetcher
@@ -133,6 +105,7 @@ class Run(Generic[T]):
             queue=queue,
             consumer=self.consumer,
             visibility=self.visibility,
+            until_empty=until_empty,
             reader=MessageReader(settings=settings, tally=tally, verify=verify, clock=clock),
             clock=clock,
         )
@@ -162,14 +135,18 @@ class Run(Generic[T]):
         self.ask_delay()
         self.looks.recall()
         # Not before: until the queue has answered, Ctrl-C should just end it.
-        with contextlib.nullcontext() if self._until_empty else _signals_put_into(self._control):
-            why: StopReason | BaseException | None = StopReason.SIGNAL
+        with (
+            contextlib.nullcontext() if self.intake.until_empty else signals_put_into(self._control)
+        ):
             self.start()
+            why: Notice | BaseException | None = Notice.SIGNAL
             try:
-                while (why := self._next_control(math.inf)) is None:
-                    pass
+                while (why := next_notice(self._control, math.inf)) in {None, Notice.RESUME}:
+                    if why is Notice.RESUME:
+                        log.warning("told to resume by SIGUSR1", extra={"action": "resume"})
+                        self.resume()
             finally:
-                self._shut_down(signals=int(why is StopReason.SIGNAL))
+                self._shut_down(signals=int(why is Notice.SIGNAL))
         if isinstance(why, BaseException):
             raise why
 
@@ -188,8 +165,8 @@ class Run(Generic[T]):
     def health(self) -> Health:
         """Return the run's health now."""
         events, in_flight = self.consumer.events()
-        now, last_poll, paused = self._threads.clock(), self.intake.last_poll, self._why_paused()
-        alive = self._state != "died"
+        now, last_poll, paused = self._clock(), self.intake.last_poll, self._why_paused()
+        alive = not self._crew.died
         return Health(
             alive=alive,
             ready=alive and is_ready(paused, last_poll),
@@ -201,141 +178,132 @@ class Run(Generic[T]):
         )
 
     def _why_paused(self) -> str | None:
+        if self.gave_up:
+            return "gave up"
         if self._stopping.is_set():
             return "stopping"
-        return "starting" if self._state == "starting" else self.consumer.pauses.why
+        return self.consumer.pauses.why if self._crew.working else "starting"
 
     # Starting and stopping
 
     def start(self) -> None:
-        """Start the threads."""
+        """
+        Start the threads.
+
+        Raises:
+            RuntimeError: The operating system has not enough threads left. None is running then.
+        """
         # More looks than GETs: one begins while others read and write the cache. A call for ten
         # events can take as long as a GET, so there are as many callers for every ten GETs. But a
         # drain must know of all that is received.
-        self._state = "running"
         threads = self._settings.threads
         callers = 1 + math.ceil(threads / BATCH_SIZE)
-        helpers = 0 if self._until_empty else callers - 1
-        started = {
-            "look": self._start("look", self._look, threads * 5 // 4),
-            "acknowledge": self._start("acknowledge", self._acknowledge, callers),
-            "heartbeat": self._start("heartbeat", self._beat),
-            "poll": self._start("poll", self._poll) + self._start("poll", self._help, helpers),
-        }
-        # Started now: Python 3.12 starts no thread once the main thread has ended.
-        self._start("finish", lambda: self._finish(started))
+        helpers = 0 if self.intake.until_empty else callers - 1
+        self._crew.start(
+            {
+                "look": [self._look] * (threads * 5 // 4),
+                "acknowledge": [self.acknowledgements.work] * callers,
+                "heartbeat": [self._beat],
+                "poll": [self._poll] + [self.intake.help] * helpers,
+                "measure": [self._measure] * self.looks.tally.meter.on,
+                # Started now: Python 3.12 starts no thread once the main thread has ended.
+                "finish": [self._finish],
+            }
+        )
 
     def stop(self) -> None:
         """Begin to stop, and don't wait for the end."""
         self._stopping.set()
-        self.consumer.stop()
+        self.consumer.stop_receiving()
 
-    def _start(
-        self, role: str, step: Callable[[], None], number: int = 1
-    ) -> list[threading.Thread]:
-        def supervised() -> None:
-            try:
-                step()
-            except BaseException as error:  # without one of its threads a worker would limp
-                self._state = "died"
-                log.critical(
-                    "the %s thread died",
-                    role,
-                    exc_info=True,
-                    extra={"action": "die", "role": role},
-                )
-                self._control.put(error)
-
-        return [self._threads.start(role, supervised) for _ in range(number)]
-
-    def _finish(self, threads: Mapping[str, Sequence[threading.Thread]]) -> None:
+    def _finish(self) -> None:
         self._stopping.wait()
-        # Looks under way first: they settle events.
-        _join(threads["look"])
-        # Then the acknowledgements of these events.
+        # The polls first: a long poll can't be cancelled, and would receive what goes back.
+        # Meanwhile looks go on, and settle events that need not go back then.
+        self._crew.join("poll")
+        self.consumer.stop()
+        self._crew.join("look")
+        # Then the acknowledgements of the events that these looks have settled.
         self.acknowledgements.close()
-        _join(threads["acknowledge"])
-        # Then the heartbeat, which must not extend what goes back next.
+        self._crew.join("acknowledge")
+        # Then the heartbeat, which hands back the rest.
         self._finished.set()
-        _join(threads["heartbeat"])
-        self.visibility.hand_back_all()
-        # The poll last: a long poll can't be cancelled. What it still brings, it hands back.
-        _join(threads["poll"])
-        self._control.put(StopReason.FINISHED)
+        self._crew.join("heartbeat")
+        self._crew.join("measure", LAST_MEASUREMENT)
+        self._control.put(Notice.FINISHED)
 
     def _shut_down(self, *, signals: int) -> None:
-        """Stop in good order, unless that takes too long or a second signal comes."""
-        deadline = self._threads.clock() + self._settings.shutdown_timeout
-        self.stop()
-        while signals < 2 and self._threads.clock() < deadline:
-            why = self._next_control(deadline)
-            if why is StopReason.FINISHED:
-                log.info("stopped", extra={"action": "stop"})
-                return
-            signals += why is StopReason.SIGNAL
+        """Stop in good order; give up if that takes too long or a second signal comes."""
+        finished = False
+        try:
+            self.stop()
+            finished = self._await_finish(signals)
+        finally:  # also if Ctrl-C ends the wait
+            self.gave_up = not finished
+            # What `_finish` would do next: the look that it waits for can hang for ever.
+            self.consumer.stop()
+            self.acknowledgements.close()
+            self._finished.set()
+        if finished:
+            log.info("stopped", extra={"action": "stop"})
+        else:
+            self._await_hand_back()
+
+    def _await_finish(self, signals: int) -> bool:
+        timeout = self._settings.shutdown_timeout
+        deadline = self._clock() + timeout
+        while signals < 2 and (left := deadline - self._clock()) > 0:
+            if left <= timeout / 2:  # the rest is for looks under way
+                self.consumer.stop()
+            notice = next_notice(self._control, left)
+            if notice is Notice.FINISHED:
+                return True
+            signals += notice is Notice.SIGNAL
+        return False
+
+    def _await_hand_back(self) -> None:
+        deadline = self._clock() + HAND_BACK_TIMEOUT
+        while not self.visibility.handed_back and (left := deadline - self._clock()) > 0:
+            if next_notice(self._control, left) is Notice.SIGNAL:
+                break
         log.warning(
-            "stopped halfway; the messages still held come back by themselves",
+            "stopped halfway; %s",
+            "what was held has gone back to the queue"
+            if self.visibility.handed_back
+            else "the messages still held come back by themselves",
             extra={"action": "stop"},
         )
-
-    def _next_control(self, deadline: float) -> StopReason | BaseException | None:
-        # Short waits: a signal that another thread gets does not end the main thread's waiting.
-        try:
-            return self._control.get(
-                timeout=max(0.0, min(SIGNAL_CHECK, deadline - self._threads.clock()))
-            )
-        except queue.Empty:
-            return None
 
     # What each thread repeats
 
     def _poll(self) -> None:
         while self.consumer.wait_for_room():
-            polled = self.intake.poll(until_empty=self._until_empty)
+            polled = self.intake.poll()
             if polled.drained or polled.error is not None:
-                self._control.put(polled.error or StopReason.DRAINED)
+                self._control.put(polled.error or Notice.DRAINED)
                 return
             if polled.pause:
                 self._stopping.wait(polled.pause)
-
-    def _help(self) -> None:
-        while self.consumer.wait_for_backlog():
-            self.intake.help()
 
     def _look(self) -> None:
         while ids := self.consumer.take():
             for settled in self.looks.look(ids):
                 self.acknowledgements.add(settled)
-            if self._until_empty and self.looks.halted is not None:
+            if self.intake.until_empty and self.looks.halted is not None:
                 self._control.put(self.looks.halted)
-
-    def _acknowledge(self) -> None:
-        while self.acknowledgements.acknowledge():
-            pass
 
     def _beat(self) -> None:
         while not self._finished.wait(self.visibility.until_beat()):
             self.visibility.beat()
-            self.consumer.pauses.count()
-        self.consumer.pauses.count()
+        # In this thread, so that no beat extends what goes back.
+        self.visibility.hand_back_all()
 
+    def _measure(self) -> None:
+        while not self._finished.wait(MEASURE):
+            self._report()
+        self._crew.join("heartbeat")
+        self._report()
 
-def _join(threads: Sequence[threading.Thread]) -> None:
-    for thread in threads:
-        thread.join()
-
-
-@contextlib.contextmanager
-def _signals_put_into(control: Control) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = {
-        number: signal.signal(number, lambda *_: control.put(StopReason.SIGNAL))
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler or signal.SIG_DFL)
+    def _report(self) -> None:
+        self.consumer.pauses.report()
+        self.looks.tally.report()

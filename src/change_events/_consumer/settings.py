@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -10,6 +11,7 @@ from change_events._consumer.guard import MAX_SHARE, MIN_DELETED, WINDOW
 from change_events._consumer.queue import BATCH_SIZE, MAX_VISIBILITY
 from change_events._event import DEFAULT_SETTLE, MAX_SETTLE, Outcome
 from change_events.exceptions import ConfigurationError
+from change_events.typing import BulkFetcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +19,17 @@ if TYPE_CHECKING:
     from change_events.typing import Fetcher, Metrics, Sink
 
 T = TypeVar("T")
+
+CALLS = (
+    "get_queue_attributes",
+    "receive_message",
+    "delete_message_batch",
+    "change_message_visibility_batch",
+)
+"""What a worker calls of a boto3 SQS client."""
+
+PREFETCH = 1000
+"""Events that a worker holds by default, if its heartbeat can."""
 
 HELD_PER_SECOND = 150
 """
@@ -37,8 +50,9 @@ class Settings(Generic[T]):
     topic_arn: str | None = None
     verify_signatures: bool = False
     settle: float = DEFAULT_SETTLE
+    max_settle: float = MAX_SETTLE
     early_look: bool = True
-    prefetch: int = 1000
+    prefetch: int | None = None
     threads: int = 10
     batch_size: int = BATCH_SIZE
     wait_time: int = 20
@@ -52,20 +66,31 @@ class Settings(Generic[T]):
     metrics: Metrics | None = None
     health_address: tuple[str, int] | None = None
 
+    @property
+    def most_held(self) -> int:
+        """How many events to hold: `prefetch`, or its default."""
+        return min(PREFETCH, self._most_prefetch()) if self.prefetch is None else self.prefetch
+
     def __post_init__(self) -> None:
+        self._require_collaborators()
         self._require("settle", 0, MAX_SETTLE)
+        self._require("max_settle", self.settle, MAX_SETTLE)
         self._require_integer("threads", 1, 256)
         self._require_integer("batch_size", 1, BATCH_SIZE)
         self._require_integer("wait_time", 1, 20)
         self._require_integer("visibility_timeout", 3, MAX_VISIBILITY)
-        self._require_integer(
-            "prefetch", self.batch_size, HELD_PER_SECOND * self.visibility_timeout
-        )
+        if self.prefetch is not None:
+            self._require_integer("prefetch", self.batch_size, self._most_prefetch())
         self._require("shutdown_timeout", 0, 3600)
         if self.max_gets_per_second is not None:
             self._require("max_gets_per_second", 0.01, 10_000)
         self._require("max_deleted_share", 0, 1)
         self._require_integer("min_deleted", 1, WINDOW)
+        for name in ("early_look", "verify_signatures", "allow_mass_deletion"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigurationError(
+                    f"{name} must be True or False, not {getattr(self, name)!r}"
+                )
         if self.topic_arn is not None:
             parsed_arn(self.topic_arn)
         elif self.verify_signatures:
@@ -75,15 +100,55 @@ class Settings(Generic[T]):
         if self.health_address is not None:
             _require_address(self.health_address)
 
+    def _most_prefetch(self) -> int:
+        return HELD_PER_SECOND * self.visibility_timeout
+
+    def _require_collaborators(self) -> None:
+        if not isinstance(self.queue_url, str):
+            raise ConfigurationError(f"queue_url must be a queue's URL, not {self.queue_url!r}")
+        _require_methods("fetcher", self.fetcher, "fetch")
+        if isinstance(self.fetcher, BulkFetcher):
+            _require_methods("fetcher", self.fetcher, "fetch_many")
+        _require_methods("sink", self.sink, "entry", "apply")
+        if self.client is not None:
+            _require_methods("client", self.client, *CALLS)
+        if self.metrics is not None:
+            _require_methods("metrics", self.metrics, "count", "observe", "gauge")
+        if self.on_outcome is not None:
+            _require_plain("on_outcome", self.on_outcome)
+
     def _require_integer(self, name: str, least: int, most: int) -> None:
-        if not isinstance(getattr(self, name), int):
-            raise ConfigurationError(f"{name} must be an integer, not {getattr(self, name)!r}")
+        value = getattr(self, name)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ConfigurationError(f"{name} must be an integer, not {value!r}")
         self._require(name, least, most)
 
     def _require(self, name: str, least: float, most: float) -> None:
         value = getattr(self, name)
-        if not isinstance(value, (int, float)) or not least <= value <= most:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not least <= value <= most:
             raise ConfigurationError(f"{name} must be from {least} to {most}, not {value!r}")
+
+
+def _require_methods(setting: str, given: object, *names: str) -> None:
+    if isinstance(given, type):
+        raise ConfigurationError(
+            f"{setting} must be an object, not a class: {given.__name__}(...), not {given.__name__}"
+        )
+    for name in names:
+        method = getattr(given, name, None)
+        if method is None:
+            raise ConfigurationError(
+                f"{setting} needs {' and '.join(names)}; {given!r} has no {name}"
+            )
+        _require_plain(f"{setting}.{name}", method)
+
+
+def _require_plain(name: str, function: object) -> None:
+    if not callable(function):
+        raise ConfigurationError(f"{name} must be a function, not {function!r}")
+    if inspect.iscoroutinefunction(function):
+        raise ConfigurationError(f"{name} must not be a coroutine function: it would never run")
 
 
 def _require_address(address: tuple[str, int]) -> None:

@@ -59,26 +59,39 @@ class Stats:
 
 
 class Tally:
-    """Counts for `Stats`, from any thread. The meter gets each count, too."""
+    """
+    Counts for `Stats`, from any thread.
+
+    Only `report` calls the user's `Metrics`, so that one that hangs stops no other thread.
+    """
 
     def __init__(self, meter: Meter | None = None) -> None:
         self.meter = meter or Meter()
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
+        self._reported: Counter[str] = Counter()
 
     def add(self, name: str, number: int = 1) -> None:
         with self._lock:
             self._counts[name] += number
-        if name in LOOKS:
-            self.meter.count("looks", number, outcome=name)
-        else:
-            self.meter.count(name, number)
 
     def set(self, name: str, number: int) -> None:
         with self._lock:
             self._counts[name] = number
-        self.meter.gauge(name, number)
 
     def read(self) -> Counter[str]:
         with self._lock:
             return self._counts.copy()
+
+    def report(self) -> None:
+        """Tell the meter what was counted since the last report, and how many events are held."""
+        with self._lock:
+            counts = self._counts.copy()
+            new = counts - self._reported
+            self._reported = counts
+        self.meter.gauge("held", counts["held"])
+        for name, number in new.items():
+            if name in LOOKS:
+                self.meter.count("looks", number, outcome=name)
+            elif name != "held":
+                self.meter.count(name, number)

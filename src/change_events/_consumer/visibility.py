@@ -22,13 +22,19 @@ LONGEST_HOLD = MAX_VISIBILITY - 3600.0
 
 @dataclass(eq=False, kw_only=True)
 class Visibility:
-    """Changes the visibility of messages. `timeout` is the worker's visibility timeout."""
+    """
+    Changes the visibility of messages.
+
+    `timeout` is the worker's visibility timeout. `handed_back` is True once SQS was told of all
+    that was held.
+    """
 
     queue: Queue
     consumer: Consumer
     timeout: float
     throttled: ThrottledLog
     clock: Callable[[], float] = time.monotonic
+    handed_back: bool = field(default=False, init=False)
     _period: float = field(init=False)
     _next_beat: float = field(init=False)
 
@@ -65,6 +71,7 @@ class Visibility:
             held = desk.clear()
         now = self.clock()
         self.hand_back([(event.receipt_handle, max(0.0, event.due - now)) for event in held])
+        self.handed_back = True
 
     def _hand_back_what_is_held_too_long(self) -> None:
         before = self.clock() - LONGEST_HOLD

@@ -7,11 +7,12 @@ import queue
 import threading
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from change_events._consumer.control import Notice
 from change_events._consumer.deletions import Deletions
 from change_events._consumer.guard import Guard
-from change_events._consumer.health import NOT_RUNNING, Health
+from change_events._consumer.health import GAVE_UP, NOT_RUNNING, STOPPED, Health
 from change_events._consumer.queue import Queue
-from change_events._consumer.run import Run, StopReason
+from change_events._consumer.run import Run
 from change_events._consumer.settings import Settings
 from change_events._consumer.stats import Stats, Tally
 from change_events._meter import Meter
@@ -20,7 +21,7 @@ from change_events.exceptions import ConfigurationError, MassDeletionError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from change_events._consumer.run import Control
+    from change_events._consumer.control import Control
 
 T = TypeVar("T")
 
@@ -30,8 +31,10 @@ class Worker(Settings[T], Generic[T]):
     Keeps a cache in step with its source: receives events, GETs the entities, stores what it finds.
 
     An event is acknowledged only after a look whose GET started `settle` seconds or more after the
-    event was received; the queue's `DelaySeconds` count towards them. By then the save behind the
-    event is over. The worker also looks at once, and holds the event until then.
+    event was received. The time that it was in the queue before counts, too, as SQS's own clock
+    tells it: at least the queue's `DelaySeconds`. By then the save behind the event is over. The
+    worker also looks at once, and holds the event until then. So a backlog of old events is settled
+    by one look for each id.
 
     A look can decide nothing, because the source answers 503, for example. Then the cache stays as
     it is, and the id's events go back to the queue, invisible for a pause that grows with each
@@ -83,11 +86,15 @@ class Worker(Settings[T], Generic[T]):
             for a source that lags, unless saves are confirmed. The worker asks the queue for its
             delay at the start and every minute: if you lower the delay, events of that minute are
             acknowledged too early.
+        max_settle: The longest window that an event can ask for, `settle` to 3600. An event that
+            asks for more counts as malformed. Anybody that can send to the queue can fill
+            `prefetch` with events that are held for that long.
         early_look: Look at an entity as soon as an event arrives, too. False saves a GET, and the
             cache follows only after the settle window. On a queue with `DelaySeconds` of at least
             `settle` there is one look in any case.
         prefetch: How many events to hold: many batches, because a receive needs room for one. At
             most 150 for each second of `visibility_timeout`: the heartbeat extends ten a call.
+            None: 1000, or that most if it is less.
         threads: How many GETs run at once. The worker starts a quarter more look threads than that,
             so that no GET waits while others write. For every ten, one more thread acknowledges
             and, while receives return full batches, one more receives.
@@ -95,8 +102,8 @@ class Worker(Settings[T], Generic[T]):
         wait_time: Seconds of a long poll, 1 to 20. Stopping waits for the poll under way.
         visibility_timeout: Seconds, 3 to 43,200, after which messages of a worker that died come
             back. A living worker's heartbeat, every third of it, keeps its messages invisible.
-        shutdown_timeout: Seconds that stopping can take. Longer than `wait_time` is better: what an
-            abandoned poll brings stays invisible until its visibility timeout is over.
+        shutdown_timeout: Seconds after which a stop gives up. Longer than `wait_time` is better:
+            what an abandoned poll brings stays invisible until its visibility timeout is over.
         on_outcome: Called with an id and what a look at it did, in the look's thread. What it
             raises is logged.
         max_gets_per_second: How many GETs to send to the source, evenly spread. A GET of many ids
@@ -105,16 +112,15 @@ class Worker(Settings[T], Generic[T]):
             at cached entities saw them gone.
         min_deleted: Below this many looks that saw one gone, no deletion is refused.
         allow_mass_deletion: Refuse no deletion, for as long as this worker lives.
-        metrics: Where to measure to: one of the two in `change_events.metrics`, or your own. It
-            must not call the worker back, because it is called under the worker's lock.
+        metrics: Where to measure to: one of the two in `change_events.metrics`, or your own.
         health_address: Host and port where `run()` answers a container's probes: `/healthz` with
             200 while the worker is alive, `/readyz` with 200 while it is ready, otherwise with 503.
             The body is `health()` as JSON. Use `0.0.0.0` where the platform asks from outside the
             container (Kubernetes), `127.0.0.1` where it asks inside (ECS). None: nowhere.
 
     Raises:
-        ConfigurationError: A value is out of its range, or signatures can't be verified with what
-            is given or installed.
+        ConfigurationError: A value is out of its range, or not what the worker needs; or
+            signatures can't be verified with what is given or installed.
     """
 
     def __post_init__(self) -> None:
@@ -130,28 +136,41 @@ class Worker(Settings[T], Generic[T]):
         self._lock = threading.RLock()  # re-entrant, so that a signal handler can call stop()
         self._run_now: tuple[Run[T], Control] | None = None
         self._stopped = False
+        self._at_rest = NOT_RUNNING
 
     def run(self) -> None:
         """
         Work until `stop()` is called or, in the main thread, until SIGTERM or SIGINT comes.
 
-        Stopping ends the looks under way, acknowledges what they settle, and gives the rest back to
-        the queue. A second signal returns at once. Nothing is lost then, because nothing was
-        acknowledged too early. (The threads go on until the process ends.)
+        Stopping waits for the polls under way, and looks on meanwhile. It then ends the looks under
+        way, acknowledges what they settle, and gives the rest back to the queue, each message
+        invisible for the rest of its window. After `shutdown_timeout`, or at a second signal, it
+        gives up: it gives back at once what is held, which takes at most 3 seconds. Nothing is lost
+        then, because nothing was acknowledged too early. (Threads that hang go on until the process
+        ends, and change no message any more.)
+
+        In the main thread SIGUSR1 is `resume()`, unless your program handles that signal itself.
 
         Raises:
             ConfigurationError: The queue can't be read, or `health_address` can't be listened on.
-            RuntimeError: The worker is already running.
+            RuntimeError: The worker is already running; or it was stopped, perhaps before `run()`
+                began (`health().paused` is `stopped` then); or the operating system has not enough
+                threads for all of it, and none was left running.
         """
         self._run(until_empty=False)
 
     def stop(self) -> None:
-        """Ask the worker to stop, from any thread, without waiting. It does not run again."""
+        """
+        Ask the worker to stop, from any thread or signal handler, without waiting.
+
+        It does not run again: make a new one. If `run()` has not begun yet, it will raise.
+        """
         with self._lock:
             self._stopped = True
+            self._at_rest = STOPPED if self._at_rest is NOT_RUNNING else self._at_rest
             if self._run_now is not None:
                 _, control = self._run_now
-                control.put(StopReason.STOP)
+                control.put(Notice.STOP)
 
     def drain(self) -> int:
         """
@@ -167,7 +186,7 @@ class Worker(Settings[T], Generic[T]):
 
         Raises:
             ConfigurationError: The queue can't be read.
-            RuntimeError: The worker is already running.
+            RuntimeError: As for `run()`.
             MassDeletionError: A deletion was refused, now or earlier, without a `resume()` since.
             FetchError: The source is down. Or what the fetcher or the sink raised.
             botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError: The queue can no
@@ -204,7 +223,7 @@ class Worker(Settings[T], Generic[T]):
     def health(self) -> Health:
         """Return the worker's health now, from any thread."""
         run_now = self._run_now
-        return NOT_RUNNING if run_now is None else run_now[0].health()
+        return self._at_rest if run_now is None else run_now[0].health()
 
     def _run(self, *, until_empty: bool) -> None:
         control: Control = queue.SimpleQueue()
@@ -212,7 +231,7 @@ class Worker(Settings[T], Generic[T]):
             if self._run_now is not None:
                 raise RuntimeError("this worker runs already")
             if self._stopped:
-                return
+                raise RuntimeError("a stopped worker does not run again; make a new one")
             run = Run(
                 self,
                 queue=self._queue,
@@ -224,13 +243,15 @@ class Worker(Settings[T], Generic[T]):
             )
             self._run_now = run, control
             if self._stopped:  # by a signal's handler, meanwhile
-                control.put(StopReason.STOP)
+                control.put(Notice.STOP)
         try:
             with _serving(None if until_empty else self.health_address, self.health):
                 run.work()
         finally:
             with self._lock:
                 self._run_now = None
+                stopped = STOPPED if self._stopped else NOT_RUNNING
+                self._at_rest = GAVE_UP if run.gave_up else stopped
 
 
 def _verifier(topic_arn: str | None) -> Callable[[Mapping[str, object]], None]:

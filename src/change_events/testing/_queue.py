@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,11 @@ class FakeQueue:
         self._messages.duplicate()
 
     def advance(self, seconds: float) -> None:
-        """Let time pass for the queue's delays and visibility timeouts, but not for workers."""
+        """
+        Let time pass for the queue: for delays, visibility timeouts and the age of messages.
+
+        It does not pass for workers. But like SQS, the queue tells them how old a message is.
+        """
         self._messages.advance(seconds)
 
     @property
@@ -94,8 +99,8 @@ class _Message:
     body: str
     attributes: Attributes
     visible_at: float
+    sent: float
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    sent: float = field(default_factory=time.time)
     receives: int = 0
     owed: int = 0  # deliveries that must come before a delete works
 
@@ -112,14 +117,15 @@ class _Messages:
         self.delay = delay
         self._max_receives = max_receives
         self._changed = threading.Condition()
-        self._advanced = 0.0
+        self.advanced = 0.0
         self._present: list[_Message] = []
         self._dead: list[_Message] = []
         self._delivered: dict[str, _Message] = {}  # by receipt handle, deleted ones included
 
     def add(self, body: str, attributes: Attributes) -> None:
         with self._changed:
-            self._present.append(_Message(body, attributes, self._now() + self.delay))
+            sent = time.time() + self.advanced
+            self._present.append(_Message(body, attributes, self._now() + self.delay, sent))
             self._changed.notify_all()
 
     def duplicate(self) -> None:
@@ -133,7 +139,7 @@ class _Messages:
 
     def advance(self, seconds: float) -> None:
         with self._changed:
-            self._advanced += seconds
+            self.advanced += seconds
             self._changed.notify_all()
 
     def bodies(self) -> list[str]:
@@ -204,7 +210,7 @@ class _Messages:
             return True
 
     def _now(self) -> float:
-        return time.monotonic() + self._advanced
+        return time.monotonic() + self.advanced
 
 
 class _Topic:
@@ -261,7 +267,10 @@ class _Client:
             _shown(delivery, MessageAttributeNames, MessageSystemAttributeNames)
             for delivery in deliveries
         ]
-        return {"Messages": messages} if messages else {}
+        # As boto3 shows it. A worker tells the age of a message by it.
+        date = formatdate(time.time() + self._messages.advanced, usegmt=True)
+        metadata = {"ResponseMetadata": {"HTTPHeaders": {"date": date}}}
+        return metadata | ({"Messages": messages} if messages else {})
 
     def delete_message_batch(self, *, QueueUrl: str, Entries: Sequence[Any]) -> dict[str, Any]:
         _require(QueueUrl)

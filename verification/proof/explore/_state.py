@@ -42,12 +42,15 @@ class Queued(NamedTuple):
         visible_in: Ticks, or `HELD`.
         places: For each worker, its place among the messages that the worker holds, from 1; 0: the
             worker does not hold it.
+        age: Ticks since SQS accepted it, up to the number from which on it settles at once; 0 where
+            the setup has no aging.
     """
 
     name: str
     message: Message
     visible_in: int
     places: tuple[int, ...]
+    age: int = 0
 
 
 class Row(NamedTuple):

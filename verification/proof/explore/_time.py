@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from verification.proof.explore._automaton import Known
-    from verification.proof.explore._state import State
+    from verification.proof.explore._state import Queued, State
+
+OLD = SETTLE + 1
+"""Ticks in the queue after which a message settles at once, though SQS's clocks can differ."""
 
 
 class Time:
@@ -54,9 +57,9 @@ class Time:
                 for index, number in enumerate(state.savers)
             ),
             queue=tuple(
-                queued._replace(visible_in=queued.visible_in - 1)
-                if queued.visible_in > 0
-                else queued
+                queued._replace(
+                    visible_in=queued.visible_in - (queued.visible_in > 0), age=self._older(queued)
+                )
                 for queued in state.queue
             ),
             orphans=tuple(
@@ -64,10 +67,15 @@ class Time:
             ),
         )
 
+    def _older(self, queued: Queued) -> int:
+        return min(queued.age + 1, OLD) if self._scenario.setup.aging else 0
+
     def _matters(self, state: State) -> bool:
         """Return whether something waits for time to pass. Otherwise it could pass for ever."""
         scenario = self._scenario
         if any(queued.visible_in > 0 for queued in state.queue):
+            return True
+        if any(self._older(queued) > queued.age for queued in state.queue if not queued.visible_in):
             return True
         if any(
             0 < ticks < math.inf

@@ -81,7 +81,8 @@ class WorkerSteps:
             if queued.visible_in == 0 and queued not in seen:
                 seen.add(queued)
                 held_at = queued.places[index]
-                moved = self._worker.receive(worker.number, queued.message, held_at)
+                message = queued.message._replace(age=queued.age)
+                moved = self._worker.receive(worker.number, message, held_at)
                 place = held_at or len(moved.places)
                 delivered = queued._replace(
                     visible_in=HELD, places=replaced(queued.places, index, place)

@@ -6,7 +6,7 @@ import math
 import random
 from typing import TYPE_CHECKING, Any, cast
 
-from change_events._consumer.run import Threads
+from change_events._consumer.crew import Threads
 from verification.proof.simulation._kernel import NEVER
 
 if TYPE_CHECKING:

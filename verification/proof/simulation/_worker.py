@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from change_events._consumer.control import Notice
 from change_events._consumer.guard import Guard
 from change_events._consumer.queue import Queue
-from change_events._consumer.run import Run, StopReason
+from change_events._consumer.run import Run
 from change_events._consumer.settings import Settings
 from change_events._consumer.stats import Tally
 from verification.proof.simulation._aws import QUEUE_URL, SQSClient
@@ -16,7 +17,7 @@ from verification.proof.simulation._threads import VirtualThreads
 
 if TYPE_CHECKING:
     from change_events import MemorySink
-    from change_events._consumer.run import Control
+    from change_events._consumer.control import Control
     from verification.proof.simulation._world import World
 
 
@@ -63,9 +64,9 @@ class Worker:
             self.process.stopping = True
             self._run.stop()
 
-    def put(self, reason: StopReason | BaseException) -> None:
+    def put(self, reason: Notice | BaseException) -> None:
         """Do what the main thread of a worker does with what comes in at its control."""
-        if reason is StopReason.FINISHED:
+        if reason is Notice.FINISHED:
             self._world.ended(self)
         elif isinstance(reason, BaseException) and not isinstance(reason, Killed):
             raise reason

@@ -1,0 +1,98 @@
+"""The threads of a run: all of them begin to work, or none does."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from change_events._consumer.log import log
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+
+class Threads:
+    """Time and threads, as a run needs them. The proof has its own, in virtual time."""
+
+    clock = staticmethod(time.monotonic)
+    wall_clock = staticmethod(time.time)
+    condition = threading.Condition
+    event = threading.Event
+    semaphore = threading.Semaphore
+
+    def start(self, role: str, target: Callable[[], None]) -> threading.Thread:
+        """Start a thread. Daemons: after a second signal nothing can keep the process alive."""
+        thread = threading.Thread(target=target, name=f"change-events-{role}", daemon=True)
+        thread.start()
+        return thread
+
+
+class Crew:
+    """
+    Threads by role.
+
+    Args:
+        threads: Starts them.
+        on_death: Called with the error that a thread died of.
+
+    Attributes:
+        working: True once the threads work.
+        died: True once a thread has died.
+    """
+
+    def __init__(self, threads: Threads, *, on_death: Callable[[BaseException], object]) -> None:
+        self._threads = threads
+        self._on_death = on_death
+        self._gate = threads.event()
+        self._by_role: dict[str, list[threading.Thread]] = {}
+        self.working = False
+        self.died = False
+
+    def start(self, roles: Mapping[str, Sequence[Callable[[], None]]]) -> None:
+        """
+        Start a thread for each of these functions; none is called before all threads have started.
+
+        Raises:
+            RuntimeError: The operating system has not enough threads left. Those that had started
+                have ended, and none has called its function.
+        """
+        try:
+            for role, functions in roles.items():
+                self._by_role[role] = []
+                for work in functions:
+                    self._by_role[role].append(self._start(role, work))
+        except BaseException as error:
+            self._gate.set()
+            for role in self._by_role:
+                self.join(role)
+            if not isinstance(error, RuntimeError):
+                raise
+            number = sum(map(len, roles.values()))
+            raise RuntimeError(
+                f"the worker can't have its {number} threads, and has not started: {error}. Let "
+                "the process have more threads, or give the worker a smaller threads="
+            ) from error
+        self.working = True
+        self._gate.set()
+
+    def join(self, role: str, *timeout: float) -> None:
+        """Wait until the threads of a role have ended; for each at most `timeout` seconds."""
+        for thread in self._by_role[role]:
+            thread.join(*timeout)
+
+    def _start(self, role: str, work: Callable[[], None]) -> threading.Thread:
+        return self._threads.start(role, lambda: self._work(role, work))
+
+    def _work(self, role: str, work: Callable[[], None]) -> None:
+        self._gate.wait()
+        if not self.working:
+            return
+        try:
+            work()
+        except BaseException as error:  # without one of its threads a worker would limp
+            self.died = True
+            log.critical(
+                "the %s thread died", role, exc_info=True, extra={"action": "die", "role": role}
+            )
+            self._on_death(error)
