@@ -46,7 +46,8 @@ class Guard:
         max_share: The share of the last hundred looks at cached entities that can see them gone. Of
             a small cache, also the share of its entities.
         min_deleted: The number of such looks below which no deletion is refused, unless the cache
-            is small. Also the number of ids that the source of an empty cache can deny.
+            is small. Also the number of ids, three or more, that the source of an empty cache must
+            not know until nothing more is believed.
         on: Refuse at all.
     """
 
@@ -118,7 +119,8 @@ class Guard:
             self._unknown = None
         if self._unknown is not None and self._on:
             self._unknown.add(id)
-            if self._state is _State.WATCHES and len(self._unknown) >= self._min_deleted:
+            many = max(self._min_deleted, UNKNOWN_IDS)
+            if self._state is _State.WATCHES and len(self._unknown) >= many:
                 self._state = _State.REFUSES
         return not self.tripped
 

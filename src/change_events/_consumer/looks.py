@@ -279,7 +279,8 @@ class Looks(Generic[T]):
         """Log whose own fault it is that a look failed, and hand back their events."""
         for id, error, events, pause in at_fault:
             log_failed_look(id, error, pause)
-            self.tally.add("retries", len(events))
+            if events:
+                self.tally.add("retries", len(events))
         self.visibility.hand_back(
             [(event.receipt_handle, each.pause) for each in at_fault for event in each.events]
         )
