@@ -274,8 +274,10 @@ class Desk:
     def resume(self, now: float) -> None:
         """Go on after a mass deletion was refused, by this worker or another."""
         self.guard.resume()
-        self.changed(len(self.inbox))
-        self._go_on(now)
+        if self._refused:
+            self._release(now)
+        else:
+            self.changed(len(self.inbox))
 
     # What the threads that wait must know
 
