@@ -51,8 +51,8 @@ def test_a_refused_mass_deletion_is_logged_once_as_critical(wiped, caplog):
     assert record.getMessage() == (
         "20 of the last 20 looks at cached entities saw them gone. Nothing more is deleted or "
         f"received. If the source is wrong, mend it, or the URL of {wiped.source!r}, and start the "
-        "worker again; if it is right, call Worker.resume(), send the worker SIGUSR1, or start with "
-        "allow_mass_deletion=True"
+        "worker again; if it is right, call Worker.resume(), send the worker SIGUSR1, or start "
+        "with allow_mass_deletion=True"
     )
     assert str(wiped.halted) == record.getMessage()
 
