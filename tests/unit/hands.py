@@ -184,7 +184,7 @@ class Hands:
         return self.looks.look_at(id)
 
     def resume(self):
-        self.consumer.resume()
+        self.looks.resume()
 
     def next(self):
         """Reserve the ids to look at now; return the first, None without any."""
@@ -194,10 +194,10 @@ class Hands:
         return self.desk.next_at()
 
     def may_help_receive(self):
-        return self.desk.may_help_receive()
+        return self.desk.receiving.may_help()
 
     def may_receive(self):
-        return self.desk.may_receive()
+        return self.desk.receiving.may_begin()
 
     def counts(self):
         return dict(self.tally.read())

@@ -11,10 +11,10 @@ from change_events._consumer.backoff import (
     MAX_ASKED_PAUSE,
     MAX_PAUSE,
     MAX_PROBE_PAUSE,
+    Backoff,
     asked_pause,
-    is_source_wide,
+    is_own,
     pause_after,
-    probe_pause,
     retry_pause,
 )
 
@@ -43,7 +43,9 @@ def test_a_pause_doubles_with_each_failure_up_to_its_maximum(no_jitter):
 
 
 def test_the_pause_in_an_outage_grows_up_to_a_minute(no_jitter):
-    assert [probe_pause(failures) for failures in (0, 5, 6, 99)] == [1, 32, 60, MAX_PROBE_PAUSE]
+    pauses = [Backoff().pause(failures, MAX_PROBE_PAUSE) for failures in (0, 5, 6, 99)]
+
+    assert pauses == [1, 32, 60, 60]
 
 
 def test_the_pause_after_a_failed_look_grows_with_the_receives_up_to_five_minutes(no_jitter):
@@ -72,13 +74,13 @@ def test_the_pause_that_the_source_asks_for_is_at_most_an_hour(error, pause):
     assert asked_pause(error) == pause
 
 
-@pytest.mark.parametrize("status", [None, 401, 429, 502, 503, 504])
-def test_a_failure_that_any_other_id_would_have_met_is_source_wide(status):
-    assert is_source_wide(FetchError("", status=status))
+@pytest.mark.parametrize("status", [None, 401, 403, 429, 502, 503, 504])
+def test_no_answer_and_one_of_a_proxy_or_about_credentials_is_not_the_entitys_own(status):
+    assert not is_own(FetchError("", status=status))
 
 
 @pytest.mark.parametrize(
     "error", [FetchError("", status=500), FetchError("", status=404), OSError()]
 )
-def test_a_failure_that_can_be_the_entitys_own_is_not_source_wide(error):
-    assert not is_source_wide(error)
+def test_any_other_failure_can_be_the_entitys_own(error):
+    assert is_own(error)

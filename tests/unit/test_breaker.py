@@ -5,20 +5,25 @@ from __future__ import annotations
 import math
 
 import pytest
+from hands import doubling
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from change_events._consumer.breaker import Breaker, Pace
+from change_events._consumer.breaker import HUNG, Breaker, Pace
 
 
 @pytest.fixture
 def breaker():
-    return Breaker(lambda failures: 2.0**failures)
+    return Breaker(doubling)
 
 
-def fail(breaker, *ids, now=0.0, retry_after=0.0):
-    return [breaker.failed(id, now, retry_after) for id in ids]
+def fail(breaker, *ids, now=0.0, retry_after=0.0, own=True):
+    """Let looks fail, one after the other, without good ids; return which show an outage."""
+    return [
+        (breaker.open or breaker.count(id, own=own)) and breaker.failed(id, now, retry_after)
+        for id in ids
+    ]
 
 
 def test_a_new_breaker_tells_no_outage(breaker):
@@ -48,17 +53,16 @@ def test_five_failures_in_a_row_at_three_ids_are_an_outage(breaker, ids, down):
     assert breaker.failures == int(down)
 
 
-def test_one_id_that_fails_twice_for_a_source_wide_reason_is_an_outage(breaker):
-    assert not breaker.failed("a", 0.0, 0.0, source_wide=True)
-    assert not breaker.failed("b", 0.0, 0.0, source_wide=True)
-    assert not breaker.failed("a", 0.0, 0.0)
-    assert breaker.failed("a", 0.0, 0.0, source_wide=True)
+def test_one_id_that_fails_twice_for_a_reason_not_its_own_is_an_outage(breaker):
+    assert fail(breaker, "a", "b", own=False) == [False, False]
+    assert fail(breaker, "a") == [False]
+    assert fail(breaker, "a", own=False) == [True]
 
 
 def test_one_id_that_fails_twice_with_a_success_in_between_is_not_an_outage(breaker):
-    assert not breaker.failed("a", 0.0, 0.0, source_wide=True)
+    assert fail(breaker, "a", own=False) == [False]
     breaker.succeeded()
-    assert not breaker.failed("a", 0.0, 0.0, source_wide=True)
+    assert fail(breaker, "a", own=False) == [False]
 
 
 def test_a_success_starts_the_count_of_failures_again(breaker):
@@ -73,12 +77,12 @@ def test_a_success_starts_the_count_of_failures_again(breaker):
 
 @given(st.lists(st.sampled_from(["a", "b", None])))
 def test_two_broken_ids_never_look_like_an_outage(looks):
-    breaker = Breaker(lambda failures: 1.0)
+    breaker = Breaker(doubling)
     for id in looks:
         if id is None:
             breaker.succeeded()
         else:
-            assert not breaker.failed(id, 0.0, 60.0)
+            assert fail(breaker, id, retry_after=60.0) == [False]
         assert not breaker.open
         assert breaker.look_at == -math.inf
 
@@ -87,8 +91,8 @@ def test_the_pauses_grow_with_the_looks_that_fail(breaker):
     fail(breaker, *"abcde", now=100.0)
     pauses = []
     for now in (200.0, 300.0, 400.0):
-        breaker.begin("f")
-        assert breaker.look_at == math.inf
+        breaker.begin("f", now)
+        assert breaker.look_at == now + HUNG
         assert fail(breaker, "f", now=now) == [True]
         pauses.append(breaker.look_at - now)
 
@@ -101,15 +105,26 @@ def test_a_look_that_began_before_the_outage_does_not_count(breaker):
     assert fail(breaker, "f", now=100.5) == [False]
     assert breaker.look_at == 101.0
 
-    breaker.begin("a")
+    breaker.begin("a", 101.0)
     assert fail(breaker, "g", now=101.0) == [False]
-    assert breaker.look_at == math.inf
+    assert breaker.look_at == 101.0 + HUNG
     assert breaker.failures == 1
+
+
+def test_a_look_that_hangs_does_not_keep_the_next_one_from_beginning(breaker):
+    fail(breaker, *"abcde", now=100.0)
+    breaker.begin("a", 101.0)
+    assert breaker.look_at == 101.0 + HUNG
+
+    breaker.begin("b", 101.0 + HUNG)
+    assert fail(breaker, "a", now=170.0) == [False]
+    assert fail(breaker, "b", now=171.0) == [True]
+    assert breaker.look_at == 173.0
 
 
 def test_any_look_that_succeeds_ends_the_outage(breaker):
     fail(breaker, *"abcde", now=100.0, retry_after=60.0)
-    breaker.begin("a")
+    breaker.begin("a", 101.0)
     breaker.succeeded()
 
     assert not breaker.open
@@ -122,14 +137,13 @@ def test_any_look_that_succeeds_ends_the_outage(breaker):
 
 
 def test_the_source_is_left_alone_for_as_long_as_it_asked_for(breaker):
-    fail(breaker, "a", now=90.0, retry_after=60.0)
-    fail(breaker, *"bcde", now=100.0, retry_after=10.0)
+    fail(breaker, *"abcde", now=100.0, retry_after=50.0)
     assert breaker.look_at == 150.0
 
     fail(breaker, "f", now=100.0, retry_after=70.0)
     assert breaker.look_at == 170.0
 
-    breaker.begin("a")
+    breaker.begin("a", 170.0)
     fail(breaker, "a", now=171.0)
     assert breaker.look_at == 173.0
 
@@ -140,10 +154,11 @@ class Machine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.now = 0.0
-        self.breaker = Breaker(float)
-        self.looking = {}  # id: True if its look began in an outage
+        self.breaker = Breaker(lambda failures, most: float(failures))
+        self.looking = set()
+        self.probe, self.began = None, -math.inf  # the look that tests if an outage is over
         self.failed_since = []  # the last success
-        self.convicted = False  # since then: an id failed again, for a source-wide reason
+        self.convicted = False  # since then: an id failed again, for a reason not its own
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 30.0]))
     def wait(self, seconds):
@@ -152,34 +167,36 @@ class Machine(RuleBasedStateMachine):
     @rule(id=st.sampled_from("abcdefg"))
     def begin(self, id):
         if id not in self.looking and self.now >= self.breaker.look_at:
-            assert not (self.breaker.open and any(self.looking.values())), (
+            assert not (self.breaker.open and self.now < self.began + HUNG), (
                 "two looks at once in an outage"
             )
-            self.looking[id] = self.breaker.open
-            self.breaker.begin(id)
+            if self.breaker.open:
+                self.probe, self.began = id, self.now
+            self.looking.add(id)
+            self.breaker.begin(id, self.now)
 
     @precondition(lambda self: self.looking)
-    @rule(data=st.data(), retry_after=st.sampled_from([0.0, 0.0, 5.0]), source_wide=st.booleans())
-    def fail(self, data, retry_after, source_wide):
+    @rule(data=st.data(), retry_after=st.sampled_from([0.0, 0.0, 5.0]), own=st.booleans())
+    def fail(self, data, retry_after, own):
         id = data.draw(st.sampled_from(sorted(self.looking)))
-        in_outage = self.looking.pop(id)
-        self.convicted |= source_wide and id in self.failed_since
+        self.looking.remove(id)
+        was_open = self.breaker.open
+        self.convicted |= not own and id in self.failed_since
         self.failed_since.append(id)
-        told = self.breaker.failed(id, self.now, retry_after, source_wide=source_wide)
-        assert self.breaker.open or not told
-        if in_outage and self.breaker.open:
-            assert told
+        (told,) = fail(self.breaker, id, now=self.now, retry_after=retry_after, own=own)
+        assert told == (self.breaker.open and (not was_open or id == self.probe))
         if told:
+            self.probe, self.began = None, -math.inf
             assert self.breaker.look_at >= self.now + max(retry_after, self.breaker.failures - 1)
 
     @precondition(lambda self: self.looking)
     @rule(data=st.data())
     def succeed(self, data):
-        self.looking.pop(data.draw(st.sampled_from(sorted(self.looking))))
+        self.looking.remove(data.draw(st.sampled_from(sorted(self.looking))))
         self.failed_since.clear()
         self.convicted = False
         self.breaker.succeeded()
-        self.looking = dict.fromkeys(self.looking, False)
+        self.probe, self.began = None, -math.inf
 
     @invariant()
     def there_is_an_outage_exactly_when_enough_looks_have_failed(self):
@@ -190,7 +207,8 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def an_outage_has_a_next_look(self):
         if self.breaker.open:
-            assert self.breaker.look_at < math.inf or sum(self.looking.values()) == 1
+            assert -math.inf < self.breaker.look_at < math.inf
+            assert self.breaker.probing == (self.probe is not None)
 
 
 TestMachine = Machine.TestCase

@@ -214,7 +214,7 @@ def test_wait_for_room_waits_until_something_is_no_longer_held():
 def test_wait_for_room_waits_until_a_receive_has_brought_less_than_it_could():
     shared = Shared(prefetch=5)
     with shared.consumer as desk:
-        desk.begin_receive()
+        desk.receiving.begin()
     may, _ = shared.begin(shared.consumer.wait_for_room)
 
     with shared.consumer as desk:
@@ -387,7 +387,8 @@ def test_a_refused_deletion_is_reported_once_and_until_resume():
         ids = [*desk.next(0.0), *desk.next(0.0)]
     for id in ids:
         with shared.consumer as desk:
-            assert not desk.allows(id, 0.0, gone=True)
+            assert not desk.guard.allows_deletion()
+            desk.refused(id, 0.0)
     assert shared.noted.pauses == [MASS_DELETION]
 
     with shared.consumer as desk:

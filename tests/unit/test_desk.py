@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from desks import bring_down, fail, make_desk, receive, succeed
 from hands import held
 
 from change_events._consumer.agenda import REST
+from change_events._consumer.breaker import HUNG
+from change_events._consumer.desk import Failure
+from change_events._consumer.experiment import GRACE
 from change_events._consumer.guard import Guard
+
+BELIEVES = '{"state": "believes", "gone": ""}'
 
 
 @pytest.fixture
@@ -19,8 +26,8 @@ def desk():
 
 
 def test_an_empty_desk_receives_a_whole_batch(desk):
-    assert desk.may_receive()
-    assert desk.begin_receive() == 3
+    assert desk.receiving.may_begin()
+    assert desk.receiving.begin() == 3
 
 
 @pytest.mark.parametrize(("events", "full"), [(7, False), (8, True)])
@@ -28,72 +35,72 @@ def test_a_desk_is_full_without_room_for_a_whole_batch(desk, events, full):
     for number in range(events):
         receive(desk, f"p{number}")
 
-    assert desk.full is full
-    assert desk.may_receive() is not full
+    assert desk.receiving.full is full
+    assert desk.receiving.may_begin() is not full
 
 
 def test_each_receive_under_way_reserves_room_for_a_batch(desk):
-    assert [desk.begin_receive() for _ in range(4)] == [3, 3, 3, 0]
-    assert desk.full
-    assert not desk.may_receive()
+    assert [desk.receiving.begin() for _ in range(4)] == [3, 3, 3, 0]
+    assert desk.receiving.full
+    assert not desk.receiving.may_begin()
 
     desk.end_receive([], 0.0, received=0)
 
-    assert desk.may_receive()
-    assert desk.begin_receive() == 3
+    assert desk.receiving.may_begin()
+    assert desk.receiving.begin() == 3
 
 
 def test_a_receive_that_began_without_room_reserves_none(desk):
     for _ in range(3):
-        desk.begin_receive()
-    assert desk.begin_receive() == 0
+        desk.receiving.begin()
+    assert desk.receiving.begin() == 0
 
     for _ in range(3):
         desk.end_receive([], 0.0, received=0)
 
-    assert [desk.begin_receive() for _ in range(4)] == [3, 3, 3, 0]
+    assert [desk.receiving.begin() for _ in range(4)] == [3, 3, 3, 0]
 
 
 def test_after_a_full_batch_one_receive_at_a_time_is_not_enough(desk):
-    assert not desk.may_help_receive()
+    assert not desk.receiving.may_help()
 
     receive(desk, "a", "b", "c")
-    assert desk.may_help_receive()
+    assert desk.receiving.may_help()
 
     receive(desk, "d", "e")
-    assert not desk.may_help_receive()
+    assert not desk.receiving.may_help()
 
 
 def test_malformed_messages_count_for_a_full_batch(desk):
     receive(desk, "a", received=3)
 
-    assert desk.may_help_receive()
+    assert desk.receiving.may_help()
 
 
 def test_a_full_batch_of_one_message_is_not_a_backlog():
     desk = make_desk(batch_size=1)
     receive(desk, "a")
 
-    assert not desk.may_help_receive()
+    assert not desk.receiving.may_help()
 
 
 def test_no_second_receive_begins_without_room_for_it():
     desk = make_desk(prefetch=5)
     receive(desk, "a", "b", "c")
 
-    assert not desk.may_help_receive()
+    assert not desk.receiving.may_help()
 
 
 def test_a_closed_desk_returns_what_a_receive_brings(desk):
-    desk.begin_receive()
-    desk.close()
+    desk.receiving.begin()
+    desk.receiving.close()
     events = [held("a"), held("b", "m2")]
 
     assert desk.end_receive(events, 0.0, received=2) == events
 
     assert len(desk.inbox) == 0
     assert desk.newly_due() == 0
-    assert desk.begin_receive() == 3  # the receive is over nevertheless
+    assert desk.receiving.begin() == 3  # the receive is over nevertheless
 
 
 # What can be received in an outage
@@ -102,22 +109,22 @@ def test_a_closed_desk_returns_what_a_receive_brings(desk):
 def test_in_an_outage_nothing_is_received_until_more_looks_failed_than_ids_are_held(desk):
     bring_down(desk)
     assert (desk.breaker.failures, desk.inbox.ids) == (1, 1)
-    assert not desk.may_receive()
+    assert not desk.receiving.may_begin()
 
     (id,) = desk.next(1.0)
-    assert not desk.may_receive()
+    assert not desk.receiving.may_begin()
     fail(desk, 1.0, id)
-    assert desk.may_receive()
+    assert desk.receiving.may_begin()
 
 
 def test_in_an_outage_nothing_is_received_while_a_look_is_under_way(desk):
     bring_down(desk)
     fail(desk, 1.0)
-    assert desk.may_receive()
+    assert desk.receiving.may_begin()
 
     assert desk.next(3.0) == ["e"]
 
-    assert not desk.may_receive()
+    assert not desk.receiving.may_begin()
 
 
 def test_in_an_outage_no_second_receive_begins(desk):
@@ -128,8 +135,8 @@ def test_in_an_outage_no_second_receive_begins(desk):
     for now in (REST + 1.0, REST + 3.0):
         fail(desk, now)
 
-    assert desk.may_receive()
-    assert not desk.may_help_receive()
+    assert desk.receiving.may_begin()
+    assert not desk.receiving.may_help()
 
 
 def test_in_an_outage_one_message_is_received_at_a_time(desk):
@@ -137,12 +144,12 @@ def test_in_an_outage_one_message_is_received_at_a_time(desk):
     for now in (1.0, 3.0):
         fail(desk, now)
 
-    assert desk.begin_receive() == 1
+    assert desk.receiving.begin() == 1
     desk.end_receive([held("new", now=3.0)], 3.0, received=1)
     assert desk.breaker.failures > desk.inbox.ids
-    assert not desk.may_receive()  # `new` is due
+    assert not desk.receiving.may_begin()  # `new` is due
     fail(desk, 7.0)
-    assert desk.may_receive()
+    assert desk.receiving.may_begin()
 
 
 def test_in_an_outage_a_full_desk_receives_nothing():
@@ -151,7 +158,7 @@ def test_in_an_outage_a_full_desk_receives_nothing():
     fail(desk, 1.0)
 
     assert desk.breaker.failures > desk.inbox.ids
-    assert not desk.may_receive()
+    assert not desk.receiving.may_begin()
 
 
 # Which ids are next
@@ -267,8 +274,8 @@ def test_in_an_outage_one_look_is_under_way_at_a_time_with_a_pause_before_each(d
     assert desk.next_at() == 1.0
     assert desk.next(0.9) == []
     assert desk.next(1.0) == ["f"]
-    assert desk.next(99.0) == []
-    assert desk.next_at() is None
+    assert desk.next(60.0) == []
+    assert desk.next_at() == 1.0 + HUNG
 
     fail(desk, 2.0, "f")
     assert desk.next_at() == 4.0
@@ -277,7 +284,7 @@ def test_in_an_outage_one_look_is_under_way_at_a_time_with_a_pause_before_each(d
 def test_in_an_outage_the_id_that_was_parked_first_is_next_if_none_is_due(desk):
     bring_down(desk)
     receive(desk, "f")
-    assert fail(desk, 1.0).events == []
+    assert fail(desk, 1.0).at_fault == ()
 
     assert [desk.inbox.parked(), desk.next(3.0)] == ["e", ["e"]]
 
@@ -326,26 +333,163 @@ def test_an_event_that_came_during_the_get_is_not_settled(desk):
     desk.begin_get(["a"], 0.0)
     receive(desk, "a", now=1.0)
 
-    assert desk.succeeded("a", 2.0).events == [first]
+    settled = desk.succeeded("a", 2.0, started=0.0, found=True, cached=True)
+    assert settled.events == [first]
     assert desk.next(2.0) == ["a"]
 
 
 # What a failure means
 
 
-def test_the_events_of_a_failed_look_are_handed_back(desk):
+def test_the_events_of_a_look_that_fails_by_itself_are_handed_back_if_no_id_is_good(desk):
     events = receive(desk, "a", "a")
 
     failure = fail(desk, 0.0)
 
-    assert (failure.events, failure.outage, failure.begins) == (events, False, False)
+    (verdict,) = failure.at_fault
+    assert (verdict.id, verdict.events, verdict.pause) == ("a", events, 2.0)
+    assert not failure.outage
     assert len(desk.inbox) == 0
+
+
+@pytest.fixture
+def knowing(desk):
+    """A desk that knows good ids."""
+    desk.experiment.learn(["good0", "good1", "good2", "good3"], 0.0)
+    return desk
+
+
+def test_the_events_of_a_failed_look_are_held_until_a_control_look_succeeds(knowing):
+    events = receive(knowing, "a", "a")
+
+    assert fail(knowing, 0.0) == Failure()
+    assert len(knowing.inbox) == 2
+    assert knowing.next_at() == GRACE
+    (control,) = knowing.next(GRACE)
+    assert control == knowing.experiment.control
+
+    (verdict,) = succeed(knowing, GRACE, control).at_fault
+    assert verdict.events == events
+    assert len(knowing.inbox) == 0
+
+
+def test_an_id_that_fails_for_a_reason_not_its_own_is_held_and_looked_at_again(knowing):
+    receive(knowing, "a")
+    fail(knowing, 0.0, own=False)
+    knowing.newly_due()
+
+    (verdict,) = succeed(knowing, GRACE).at_fault
+
+    assert (verdict.id, verdict.events, verdict.pause) == ("a", [], 2.0)
+    assert knowing.next_at() == GRACE + 2.0
+    assert knowing.newly_due() == 1  # a thread that waits must know
+    assert knowing.next(GRACE + 2.0) == ["a"]
+
+
+def test_an_id_that_is_stuck_is_handed_back_if_there_is_no_room():
+    desk = make_desk(prefetch=3)
+    desk.experiment.learn(["good"], 0.0)
+    (event,) = receive(desk, "a")
+    fail(desk, 0.0, own=False, retry_after=9.0)
+    assert desk.receiving.full
+
+    (verdict,) = succeed(desk, GRACE).at_fault
+
+    assert verdict.events == [event]
+    assert verdict.pause == 9.0
+
+
+def test_control_looks_that_fail_begin_an_outage_that_spends_no_receive(knowing):
+    receive(knowing, "a")
+    failures = [fail(knowing, now) for now in (0.0, 0.1, 0.1, 0.1)]
+
+    assert [failure.at_fault for failure in failures] == [()] * 4
+    assert [failure.begins for failure in failures] == [False, False, False, True]
+    assert failures[3].pause == 1.0
+    assert len(knowing.inbox) == 1
+
+
+def test_in_an_outage_good_ids_and_ids_in_hand_are_tried_in_turn(knowing):
+    receive(knowing, "a", "b")
+    for now in (0.0, 0.0, 0.1, 0.1, 0.1):
+        fail(knowing, now)
+    assert knowing.breaker.open
+
+    tried = []
+    for _ in range(6):
+        now = knowing.next_at()
+        tried.extend(knowing.next(now))
+        fail(knowing, now, tried[-1])
+
+    assert tried == ["good0", "a", "good1", "b", "good2", "a"]
+
+
+def test_in_an_outage_a_thread_waits_while_looks_at_all_good_ids_are_under_way(desk):
+    desk.experiment.learn(["good"], 0.0)
+    receive(desk, "good")
+    assert desk.next(0.0) == ["good"]
+    desk.experiment.learn(["x", "y", "z"], 0.0)
+    receive(desk, "a")
+    for now in (0.0, 0.1, 0.1, 0.1):
+        fail(desk, now)
+    assert desk.breaker.open
+    desk.drop(lambda event: event.id == "a")
+    for id in "xyz":
+        desk.experiment.passed(id, -1.0, present=False)
+
+    assert desk.next(1.0) == []
+    assert desk.next_at() is None
+
+
+def test_a_look_that_tests_the_source_is_not_early(knowing):
+    receive(knowing, "good3", hold=5.0)
+    ids = knowing.next(0.0)
+    assert knowing.begin_get(ids, 0.0) == {"good3"}
+    knowing.too_early("good3", 0.0, cached=True)
+    receive(knowing, "a")
+    fail(knowing, 0.0)
+
+    (control,) = knowing.next(0.1)
+
+    assert control == knowing.experiment.control == "good3"
+    assert knowing.begin_get([control], 0.1) == set()
+
+
+def test_a_look_in_an_outage_is_not_early(desk):
+    bring_down(desk)
+    receive(desk, "f", hold=5.0)
+
+    assert desk.begin_get(desk.next(1.0), 1.0) == set()
+
+
+def test_an_early_look_that_is_fine_ends_a_suspicion(knowing):
+    receive(knowing, "a", hold=5.0)
+    fail(knowing, 0.0)
+    receive(knowing, "a", now=0.05, hold=5.0)
+    (id,) = knowing.next(0.05)
+    knowing.begin_get([id], 0.05)
+
+    knowing.too_early(id, 0.05, cached=False)
+
+    assert knowing.experiment.next_at() == math.inf
+    assert len(knowing.inbox) == 2
+
+
+def test_a_suspect_with_a_look_under_way_is_not_judged(knowing):
+    receive(knowing, "a")
+    fail(knowing, 0.0)
+    receive(knowing, "a", now=0.05)
+    (id,) = knowing.next(0.05)
+    assert id == "a"
+
+    assert succeed(knowing, 0.1).at_fault == []
+    assert len(knowing.inbox) == 2
 
 
 def test_the_failure_that_shows_an_outage_hands_nothing_back_and_begins_a_pause(desk):
     failure = bring_down(desk)
 
-    assert (failure.events, failure.outage, failure.begins) == ([], True, True)
+    assert (failure.at_fault, failure.outage, failure.begins) == ((), True, True)
     assert failure.pause == 1.0
     assert len(desk.inbox) == 1
 
@@ -355,7 +499,7 @@ def test_a_later_failure_of_an_outage_lengthens_the_pause(desk):
 
     failure = fail(desk, 1.0)
 
-    assert (failure.events, failure.outage, failure.begins) == ([], True, False)
+    assert (failure.at_fault, failure.outage, failure.begins) == ((), True, False)
     assert failure.pause == 2.0
 
 
@@ -366,26 +510,25 @@ def test_a_failure_of_a_look_that_began_before_the_outage_shows_nothing_and_is_h
 
     failure = fail(desk, 0.5, "before")
 
-    assert (failure.events, failure.outage, failure.begins) == ([], False, False)
+    assert (failure.at_fault, failure.outage, failure.begins) == ((), False, False)
     assert desk.next_at() == 1.0
     assert len(desk.inbox) == 2
 
 
-def test_the_second_source_wide_failure_of_an_id_begins_an_outage(desk):
+def test_without_good_ids_an_ids_second_failure_for_a_reason_not_its_own_begins_an_outage(desk):
     receive(desk, "a")
-    assert not fail(desk, 0.0, source_wide=True).outage
-    receive(desk, "a", now=1.0)
+    (verdict,) = fail(desk, 0.0, own=False).at_fault
+    assert verdict.events == []
 
-    assert fail(desk, 1.0, source_wide=True).begins
+    assert fail(desk, 2.0, own=False).begins
 
 
 def test_an_outage_begins_with_the_pause_that_the_source_asks_for(desk):
     receive(desk, "a", "a")
-    fail(desk, 0.0, source_wide=True)
-    receive(desk, "a")
+    fail(desk, 0.0, own=False)
 
-    assert fail(desk, 0.0, source_wide=True, retry_after=60.0).pause == 60.0
-    assert desk.next_at() == 60.0
+    assert fail(desk, 2.0, own=False, retry_after=60.0).pause == 60.0
+    assert desk.next_at() == 62.0
 
 
 # What a refused deletion means
@@ -399,24 +542,15 @@ def strict():
 def refuse(desk, now=0.0):
     (id,) = desk.next(now)
     desk.begin_get([id], now)
-    assert not desk.allows(id, now, gone=True)
-
-
-def test_a_look_at_a_cached_entity_is_counted_and_allowed(desk):
-    receive(desk, "a")
-    desk.next(0.0)
-
-    assert desk.allows("a", 0.0, gone=True)
-
-    assert str(desk.guard).startswith("1 of the last 1")
-    assert desk.inbox.looking() == 1  # it is not over
+    assert not desk.guard.allows_deletion()
+    desk.refused(id, now)
 
 
 def test_after_a_refused_deletion_nothing_is_received_or_looked_at(strict):
     receive(strict, "a", "b")
     refuse(strict)
 
-    assert not strict.may_receive()
+    assert not strict.receiving.may_begin()
     assert (strict.next(9.0), strict.next_at()) == ([], None)
     assert strict.inbox.looking() == 0
     assert len(strict.inbox) == 2
@@ -430,7 +564,7 @@ def test_resume_makes_the_refused_ids_due(strict):
     strict.resume(3.0)
 
     assert strict.newly_due() == 2
-    assert strict.may_receive()
+    assert strict.receiving.may_begin()
     assert [strict.next(3.0), strict.next(3.0)] == [["b"], ["a"]]
 
 
@@ -439,6 +573,53 @@ def test_a_refused_deletion_ends_an_outage(strict):
     refuse(strict, 1.0)
 
     assert not strict.breaker.open
+
+
+def test_a_refused_deletion_ends_all_questions_until_resume(strict):
+    strict.experiment.learn(["good"], 0.0)
+    receive(strict, "a")
+    fail(strict, 0.0)
+    refuse(strict, GRACE)  # the control
+
+    strict.resume(3.0)
+
+    assert strict.experiment.control is None
+    assert strict.next(3.0) == ["a"]
+
+
+def test_what_was_refused_is_looked_at_again_if_another_process_was_told_to_go_on(strict):
+    receive(strict, "a")
+    refuse(strict)
+    strict.guard.load(BELIEVES)
+    strict.newly_due()
+
+    strict.resume(3.0)
+
+    assert strict.newly_due() == 1
+    assert strict.next(3.0) == ["a"]
+
+
+@pytest.mark.parametrize("end", [succeed, fail])
+def test_a_look_under_way_that_reads_of_a_resume_releases_what_was_refused(strict, end):
+    receive(strict, "a", "b")
+    (under_way,) = strict.next(0.0)
+    refuse(strict)
+    strict.guard.load(BELIEVES)
+
+    end(strict, 1.0, under_way)
+
+    assert strict.next(1.0) == ["b"]
+
+
+def test_a_resume_wakes_all_even_if_nothing_was_refused_here(strict):
+    strict.guard.load('{"state": "refuses", "gone": ""}')
+    receive(strict, "a")
+    strict.guard.load(BELIEVES)
+    strict.newly_due()
+
+    strict.resume(3.0)
+
+    assert strict.newly_due() == 1
 
 
 def test_resume_without_a_refused_deletion_leaves_an_outage_as_it_is(desk):
@@ -484,7 +665,7 @@ def test_without_room_as_many_ids_as_there_are_threads_stop_resting_and_are_newl
 
     receive(desk, "a", "b", "c", now=1.0)
 
-    assert desk.full
+    assert desk.receiving.full
     assert desk.newly_due() == 3 + 2
     assert [len(desk.next(1.0)) for _ in "abc"] == [1, 1, 0]
     assert desk.next_at() == REST
@@ -494,7 +675,7 @@ def test_full_batches_of_two_are_a_backlog():
     desk = make_desk(batch_size=2)
     receive(desk, "a", "b")
 
-    assert desk.may_help_receive()
+    assert desk.receiving.may_help()
 
 
 def test_a_get_counts_for_the_pace_again_only_after_a_conflict():
@@ -511,10 +692,10 @@ def test_a_get_counts_for_the_pace_again_only_after_a_conflict():
 
 def test_help_is_wanted_once_after_each_receive_that_leaves_a_backlog():
     desk = make_desk(prefetch=20)
-    assert not desk.wants_help()
+    assert not desk.receiving.wants_help()
 
     receive(desk, "a", "b", "c")
-    assert [desk.wants_help(), desk.wants_help()] == [True, False]
+    assert [desk.receiving.wants_help(), desk.receiving.wants_help()] == [True, False]
 
     receive(desk, "d", "e", "f")
-    assert [desk.wants_help(), desk.wants_help()] == [True, False]
+    assert [desk.receiving.wants_help(), desk.receiving.wants_help()] == [True, False]

@@ -329,12 +329,13 @@ def test_a_worker_waits_for_the_window_of_a_queue_without_delay(queue, entities_
     entities, fetcher = entities_and_fetcher
     sink = MemorySink()
 
-    def save_late(id, outcome):
-        entities["p1"] = {"id": "p1"}
+    class Late:
+        def fetch(self, id, /, *, etag=None):
+            found = fetcher.fetch(id, etag=etag)
+            entities["p1"] = {"id": "p1"}
+            return found
 
-    worker = Worker(
-        queue.url, client=queue.client, fetcher=fetcher, sink=sink, settle=0.3, on_outcome=save_late
-    )
+    worker = Worker(queue.url, client=queue.client, fetcher=Late(), sink=sink, settle=0.3)
     queue.publish(events("p1"))
 
     assert worker.drain() == 1

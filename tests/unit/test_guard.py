@@ -13,8 +13,9 @@ from change_events._consumer.guard import Guard
 
 def see(guard, *, gone=0, found=0):
     """Count looks: first `found` entities, then `gone` deletions; return how many are allowed."""
-    assert all(guard.allows(gone=False) for _ in range(found))
-    return sum(guard.allows(gone=True) for _ in range(gone))
+    for _ in range(found):
+        guard.found(cached=True)
+    return sum(guard.allows_deletion() for _ in range(gone))
 
 
 def test_a_source_that_answers_gone_to_everything_costs_nineteen_entities():
@@ -108,10 +109,217 @@ def test_too_many_deletions_are_allowed_only_after_a_resume(looks, max_share, mi
         last.append(look)
         too_many = sum(last) >= min_deleted and sum(last) / len(last) > max_share
         was_tripped = guard.tripped
-        allowed = guard.allows(gone=look)
-        assert allowed or look, "what is found is never refused"
-        if look and allowed:
+        if not look:
+            guard.found(cached=True)
+            assert guard.tripped == was_tripped, "what is found is never refused"
+            continue
+        allowed = guard.allows_deletion()
+        if allowed:
             assert resumed or not too_many
             assert not was_tripped
-        if look and not allowed:
+        else:
             assert was_tripped or too_many
+
+
+# A small cache
+
+
+def test_a_small_cache_is_guarded_by_its_share():
+    guard = Guard()
+
+    allowed = [guard.allows_deletion(left) for left in range(10, 0, -1)]
+
+    assert allowed == [True] * 5 + [False] * 5
+    assert str(guard) == "10 of the last 10 looks at cached entities saw them gone"
+
+
+def test_four_deletions_in_a_row_are_allowed_even_if_nothing_is_left():
+    guard = Guard()
+
+    assert all(guard.allows_deletion(left) for left in (4, 3, 2, 1))
+
+
+def test_a_large_cache_is_not_guarded_by_its_share():
+    guard = Guard()
+
+    assert sum(guard.allows_deletion(left) for left in range(100, 50, -1)) == 19
+
+
+def test_the_size_of_the_cache_is_asked_for_only_when_it_matters():
+    guard = Guard()
+    few = []
+    for _ in range(21):
+        few.append(guard.few)
+        guard.allows_deletion()
+
+    assert few == [0] * 4 + [40] * 15 + [0] * 2
+
+
+# An empty cache
+
+
+def test_a_source_that_does_not_know_twenty_ids_of_an_empty_cache_is_not_believed():
+    guard = Guard()
+
+    assert sum(guard.allows_unknown(f"p{number}") for number in range(30)) == 19
+    assert guard.tripped
+    assert str(guard) == "the cache is empty, and the source does not know any of 30 ids"
+
+
+def test_many_looks_at_one_id_of_an_empty_cache_count_as_one():
+    guard = Guard()
+
+    assert all(guard.allows_unknown("p1") for _ in range(100))
+    assert guard.unknown == 1
+
+
+@pytest.mark.parametrize("known", ["found", "deleted", "warm", "resumed"])
+def test_a_source_that_has_known_an_id_is_believed(known):
+    guard = Guard()
+    if known == "found":
+        guard.found(cached=False)
+    elif known == "deleted":
+        guard.allows_deletion()
+    elif known == "warm":
+        guard.allows_unknown("p0", is_warm=True)
+    else:
+        see_unknown(guard)
+        assert guard.tripped
+        guard.resume()
+
+    assert all(guard.allows_unknown(f"p{number}") for number in range(100))
+
+
+def see_unknown(guard):
+    for number in range(20):
+        guard.allows_unknown(f"p{number}")
+
+
+def test_while_deletions_are_refused_an_unknown_id_is_not_believed_either():
+    guard = Guard()
+    see(guard, gone=20)
+
+    assert not guard.allows_unknown("p1")
+
+
+def test_at_least_three_ids_must_be_unknown_before_a_source_is_not_believed():
+    guard = Guard(min_deleted=1)
+
+    assert [guard.allows_unknown(id) for id in "abc"] == [True, True, False]
+
+
+def test_the_log_is_warned_once_after_three_unknown_ids():
+    guard = Guard()
+    warnings = []
+    for number in range(6):
+        guard.allows_unknown(f"p{number}")
+        warnings.append(guard.warns())
+
+    assert warnings == [False, False, True, False, False, False]
+
+
+def test_a_guard_that_is_off_refuses_nothing():
+    guard = Guard(on=False)
+    see_unknown(guard)
+
+    assert see(guard, gone=100) == 100
+    assert not guard.tripped
+    assert not guard.warns()
+
+
+# What is kept
+
+
+def again(guard, **settings):
+    """Return the guard of a process that starts later."""
+    later = Guard(**settings)
+    later.load(guard.dump())
+    return later
+
+
+def test_a_refusal_outlasts_a_restart():
+    guard = Guard()
+    see(guard, gone=20)
+
+    assert again(guard).tripped
+    assert not again(guard, on=False).tripped
+
+
+def test_processes_that_share_a_cache_count_together():
+    one, other = Guard(), Guard()
+    allowed = 0
+    for number in range(30):
+        guard = (one, other)[number % 2]
+        guard.load((one, other)[not number % 2].dump())
+        allowed += guard.allows_deletion()
+
+    assert allowed == 19
+
+
+def test_what_was_found_since_counts_beside_what_others_have_counted():
+    one, other = Guard(), Guard()
+    see(one, gone=10)
+    see(other, found=5)
+    other.load(one.dump())
+
+    assert str(other).startswith("10 of the last 15 looks")
+
+
+def test_after_a_resume_that_is_kept_the_next_mass_deletion_is_refused():
+    guard, kept = Guard(), ""
+
+    def delete():
+        nonlocal kept
+        guard.load(kept)
+        allowed = guard.allows_deletion()
+        kept = guard.dump()
+        return allowed
+
+    assert sum(delete() for _ in range(25)) == 19
+    guard.resume()
+    kept = guard.dump()
+    assert sum(delete() for _ in range(25)) == 25
+    see(guard, found=100)
+
+    assert sum(delete() for _ in range(100)) == 50
+    assert guard.tripped
+
+
+def test_a_resume_counts_for_a_process_that_has_found_much_before():
+    resumed, other = Guard(), Guard()
+    see(resumed, gone=20)
+    resumed.resume()
+    see(other, found=100)
+    other.load(resumed.dump())
+
+    assert see(other, gone=200) == 200
+
+
+def test_a_refusal_stands_until_another_process_believes():
+    guard, watching, believing = Guard(), Guard(), Guard()
+    see(guard, gone=20)
+    see(believing, gone=20)
+    believing.resume()
+
+    guard.load(watching.dump())
+    assert guard.tripped
+    guard.load(believing.dump())
+    assert not guard.tripped
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"state": "x", "gone": ""}'])
+def test_a_text_that_is_not_a_guards_changes_nothing(text):
+    guard = Guard()
+    see(guard, gone=20)
+    guard.load(text)
+
+    assert guard.tripped
+    assert str(guard).startswith("20 of")
+
+
+def test_a_guard_that_has_counted_nothing_is_new():
+    guard = Guard()
+    assert guard.is_new
+
+    guard.allows_unknown("p1")
+    assert not guard.is_new

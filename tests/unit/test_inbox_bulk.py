@@ -70,7 +70,7 @@ def test_an_undecided_id_is_due_again_and_alone_until_a_look_succeeds(inbox, get
     if more:
         inbox.add(held("p1", "more", now=1.5), 1.5)
 
-    inbox.look_alone("p1", 2.0)
+    inbox.look_again("p1", 2.0, alone=True)
 
     assert inbox.looking() == 1
     assert inbox.next(2.0) == "p2"
@@ -92,7 +92,7 @@ def test_an_undecided_id_is_due_again_and_alone_until_a_look_succeeds(inbox, get
 def test_an_id_that_needs_a_look_alone_still_needs_one_after_it_was_parked(inbox):
     hold(inbox, 1)
     assert inbox.next(0.0) == "p0"
-    inbox.look_alone("p0", 0.0)
+    inbox.look_again("p0", 0.0, alone=True)
     assert inbox.next(0.0) == "p0"
     inbox.freeze("p0", 0.0)
     inbox.park("p0")

@@ -172,7 +172,7 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def leave_undecided(self, data):
         id = data.draw(st.sampled_from(sorted(self.looking)))
-        self.inbox.look_alone(id, self.now)
+        self.inbox.look_again(id, self.now, alone=True)
         del self.looking[id]
         self.alone.add(id)
         self.released.add(id)
@@ -219,9 +219,10 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def retry(self):
-        id = self.inbox.retry()
+        id = self.inbox.parked()
         assert (id is None) == (not self.parked)
         if id is not None:
+            self.inbox.reserve(id)
             self.parked.remove(id)
             self.looking[id] = None
 

@@ -52,8 +52,9 @@ def test_a_parked_id_has_no_look_under_way_until_retry(inbox):
     fail(inbox, "p1", 0.0)
     assert inbox.looking() == 0
 
-    assert inbox.retry() == "p1"
+    inbox.reserve("p1")
     assert inbox.looking() == 1
+    assert inbox.parked() is None
 
 
 def test_an_event_that_came_during_the_look_is_parked_with_the_others(inbox):
@@ -90,13 +91,36 @@ def test_the_id_that_was_parked_first_is_retried_first(inbox):
     for id in ("p1", "p2", "p3"):
         fail(inbox, id, 0.0)
 
-    assert inbox.retry() == "p1"
+    assert inbox.parked() == "p1"
+    inbox.reserve("p1")
     assert inbox.parked() == "p2"
     inbox.freeze("p1", 5.0)
     inbox.park("p1")
-    assert [inbox.retry(), inbox.retry(), inbox.retry(), inbox.retry()] == ["p2", "p3", "p1", None]
+    for id in ("p2", "p3", "p1"):
+        assert inbox.parked() == id
+        inbox.reserve(id)
+    assert inbox.parked() is None
     inbox.freeze("p2", 6.0)
     assert [event.id for event in inbox.settle("p2")] == ["p2"]
+
+
+def test_an_id_without_events_can_be_looked_at_and_leaves_no_trace(inbox):
+    for end in (inbox.settle, inbox.park):
+        inbox.reserve("p1")
+        assert inbox.looking("p1")
+        assert not inbox.freeze("p1", 1.0)  # it is not early
+        assert not end("p1")
+        assert "p1" not in inbox
+        assert not inbox.looking()
+
+
+def test_an_event_that_comes_during_a_look_at_an_id_without_events_has_one_of_its_own(inbox):
+    inbox.reserve("p1")
+    inbox.freeze("p1", 1.0)
+    inbox.add(held(now=1.5), 1.5)
+
+    assert inbox.settle("p1") == []
+    assert inbox.next(1.5) == "p1"
 
 
 def test_release_changes_no_id_that_is_not_parked(inbox):

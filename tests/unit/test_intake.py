@@ -114,12 +114,12 @@ def test_no_receive_begins_without_room_beside_the_receives_under_way(prefetch, 
     """They can have begun after this thread saw that there was room."""
     hands = backlogged(prefetch=prefetch)
     hands.queue.asked.clear()
-    hands.desk._receiving = 1
+    hands.desk.receiving._under_way = 1
 
     assert hands.receive() == (0 if asked else None)
 
     assert len(hands.queue.asked) == asked
-    assert hands.desk._receiving == 1
+    assert hands.desk.receiving._under_way == 1
 
 
 def test_full_batches_of_one_message_are_not_a_backlog():
@@ -285,7 +285,7 @@ def test_a_poll_without_room_says_nothing_about_sqs():
     hands.queue.receive = unreachable
     hands.intake.poll()
     with hands.consumer as desk:
-        desk.begin_receive()  # of another thread, for which the room is reserved
+        desk.receiving.begin()  # of another thread, for which the room is reserved
 
     hands.intake.poll()
 

@@ -42,8 +42,8 @@ class Steps:
         self.steps.append(f"apply if {if_version}")
         return self.sink.apply(id, change, if_version=if_version)
 
-    def look(self):
-        return look("p1", fetcher=self, sink=self, clock=self.clock).outcome
+    def look(self, *, early=False):
+        return look("p1", fetcher=self, sink=self, clock=self.clock, early=early).outcome
 
     def clock(self):
         self.steps.append("clock")
@@ -66,14 +66,16 @@ def test_a_look_reports_when_its_last_get_started():
     assert looked.get_started == 5.0
 
 
-def test_the_get_names_the_cached_etag():
+@pytest.mark.parametrize(("early", "trusted"), [(True, False), (False, True)])
+def test_an_early_look_names_the_cached_etag_and_any_look_if_etags_are_trusted(early, trusted):
     steps = Steps(ONE, Unchanged(), Gone(), Gone())
+    steps.trust_etags = trusted
 
-    assert [steps.look() for _ in range(4)] == [
+    assert [steps.look(early=early) for _ in range(4)] == [
         Outcome.CREATED,
-        Outcome.UNCHANGED,
+        None if early else Outcome.UNCHANGED,
         Outcome.DELETED,
-        Outcome.UNCHANGED,
+        None if early else Outcome.UNCHANGED,
     ]
     assert [step for step in steps.steps if "GET" in step] == [
         "GET None",
@@ -81,14 +83,79 @@ def test_the_get_names_the_cached_etag():
         'GET "one"',
         "GET None",
     ]
-    assert steps.sink.entry("p1").version == 4
+    assert steps.sink.entry("p1").version == (2 if early else 4)
+
+
+def test_a_look_that_settles_asks_for_the_whole_entity():
+    steps = Steps(ONE, TWO)
+
+    assert [steps.look(), steps.look()] == [Outcome.CREATED, Outcome.UPDATED]
+    assert [step for step in steps.steps if "GET" in step] == ["GET None", "GET None"]
+
+
+def test_an_entity_equal_to_the_cached_one_only_raises_the_version_and_renews_the_etag():
+    class Twice(MemorySink):
+        def apply(self, id, change, /, *, if_version):
+            changes.append(change)
+            return super().apply(id, change, if_version=if_version)
+
+    changes = []
+    steps = Steps(Found({"n": 1, "m": 2}, '"a"'), Found({"m": 2, "n": 1}, '"b"'))
+    steps.sink = Twice()
+
+    assert [steps.look(), steps.look()] == [Outcome.CREATED, Outcome.UNCHANGED]
+    assert changes[1] == Unchanged('"b"')
+    assert steps.sink.entry("p1").etag == '"b"'
+
+
+def test_a_digest_that_the_fetcher_gives_decides():
+    steps = Steps(Found({"n": 1}, digest="same"), Found({"n": 2}, digest="same"))
+
+    assert [steps.look(), steps.look()] == [Outcome.CREATED, Outcome.UNCHANGED]
+
+
+@pytest.mark.parametrize("value", [object(), float("nan"), {1: 2, "1": 3}])
+def test_a_value_that_json_cannot_hold_is_always_new(value):
+    steps = Steps(Found(value), Found(value))
+
+    assert [steps.look(), steps.look()] == [Outcome.CREATED, Outcome.UPDATED]
+
+
+def test_an_early_look_that_finds_nothing_new_writes_nothing():
+    steps = Steps(Gone())
+
+    looked = look("p1", fetcher=steps, sink=steps, clock=steps.clock, early=True)
+
+    assert (looked.outcome, looked.found, looked.cached) == (None, False, False)
+    assert steps.steps == ["entry", "clock", "GET None"]
+
+
+def test_a_look_says_what_the_source_has_and_what_the_cache_had():
+    steps = Steps(ONE, TWO, Gone(), Gone())
+    looks = [look("p1", fetcher=steps, sink=steps) for _ in range(4)]
+
+    assert [looked.found for looked in looks] == [True, True, False, False]
+    assert [looked.cached for looked in looks] == [False, True, True, False]
+
+
+def test_what_before_gone_raises_ends_the_look():
+    steps = Steps(ONE, Gone())
+    steps.look()
+
+    def refuse(id, entry):
+        raise ZeroDivisionError(id, entry.version)
+
+    with pytest.raises(ZeroDivisionError, match=r"\('p1', 1\)"):
+        look("p1", fetcher=steps, sink=steps, before_gone=refuse)
+
+    assert steps.sink.get("p1") == ONE.value
 
 
 def test_a_look_that_lost_reads_the_version_again():
     steps = Steps(ONE, TWO, meanwhile=lambda sink: sink.apply("p1", TWO, if_version=0))
 
-    assert steps.look() is Outcome.UNCHANGED
-    assert steps.steps[4:] == ["entry", "clock", 'GET "two"', "apply if 1"]
+    assert steps.look() is Outcome.UPDATED
+    assert steps.steps[4:] == ["entry", "clock", "GET None", "apply if 1"]
     assert steps.sink.get("p1") == {"n": 2}
 
 
@@ -110,7 +177,8 @@ def test_a_get_that_fails_leaves_the_entry_as_it_was():
     with pytest.raises(FetchError):
         steps.look()
 
-    assert steps.sink.entry("p1") == Entry(1, True, '"one"')
+    entry = steps.sink.entry("p1")
+    assert (entry.version, entry.present, entry.etag) == (1, True, '"one"')
 
 
 def test_a_look_fails_after_fifty_refusals_of_the_sink():
@@ -124,10 +192,11 @@ def test_a_look_fails_after_fifty_refusals_of_the_sink():
         look("p1", fetcher=steps, sink=Broken())
 
 
-def test_unchanged_is_an_error_if_nothing_is_cached():
-    steps = Steps(Unchanged())
+@pytest.mark.parametrize("nonsense", [Unchanged(), None, {"id": "p1"}, 404])
+def test_what_no_fetcher_can_answer_is_an_error_that_names_it(nonsense):
+    steps = Steps(nonsense)
 
-    with pytest.raises(RuntimeError, match="Steps found 'p1' unchanged, but nothing is cached"):
+    with pytest.raises(TypeError, match=r"Steps\.fetch\('p1', etag=None\) must return Found"):
         steps.look()
 
     assert steps.sink.entry("p1") == Entry()
@@ -141,7 +210,6 @@ def test_unchanged_is_an_error_if_nothing_is_cached():
         (Entry(1, True, '"one"'), TWO, Outcome.UPDATED),
         (Entry(1, True, None), Found({}), Outcome.UPDATED),
         (Entry(1, True, '"one"'), Found({}), Outcome.UPDATED),
-        (Entry(1, True, '"one"'), ONE, Outcome.UNCHANGED),
         (Entry(1, True, '"one"'), Unchanged(), Outcome.UNCHANGED),
         (Entry(1, True), Gone(), Outcome.DELETED),
         (Entry(), Gone(), Outcome.NEVER_SAVED),

@@ -117,10 +117,10 @@ def test_a_get_after_a_conflict_counts_for_the_pace():
 @pytest.mark.parametrize(
     ("error", "pause"),
     [
-        (FetchError("503", status=503), 8.0),
-        (FetchError("503", status=503, retry_after=7.0), 8.0),
-        (FetchError("429", status=429, retry_after=90.0), 90.0),
-        (FetchError("429", status=429, retry_after=1e6), 3600.0),
+        (FetchError("500", status=500), 8.0),
+        (FetchError("500", status=500, retry_after=7.0), 8.0),
+        (FetchError("500", status=500, retry_after=90.0), 90.0),
+        (FetchError("500", status=500, retry_after=1e6), 3600.0),
         (OSError("database is locked"), 8.0),
     ],
 )
@@ -133,12 +133,13 @@ def test_after_a_failed_look_all_events_of_the_id_go_back_for_a_while(
     assert second == [("h10", pause), ("h11", pause)]
     assert hands.held() == {}
     assert hands.counts() == {"received": 12, "gets": 1, "failed": 1, "retries": 12, "held": 0}
-    assert hands.changes == [12]
+    assert hands.changes == [12, 1]
     assert hands.outcomes == []
 
 
 @pytest.mark.parametrize(
-    ("error", "traceback"), [(FetchError("503"), False), (OSError("database is locked"), True)]
+    ("error", "traceback"),
+    [(FetchError("500", status=500), False), (OSError("database is locked"), True)],
 )
 def test_a_failed_look_is_logged_with_a_traceback_unless_the_source_failed(
     hands, caplog, no_jitter, error, traceback
@@ -158,7 +159,7 @@ def test_a_failed_look_is_logged_with_a_traceback_unless_the_source_failed(
 
 
 def test_the_pause_after_a_failed_look_grows_with_the_receives_up_to_five_minutes(hands, no_jitter):
-    hands.source.fail()
+    hands.source.fail(status=500)
     hands.receive(message(count=5), message("p2", 2, count=20))
 
     hands.look("p1")
@@ -183,27 +184,69 @@ def test_a_look_has_failed_once_the_sink_has_refused_it_fifty_times(caplog):
     assert len(hands.queue.hidden) == 1
 
 
-def test_a_get_sends_the_etag_of_what_is_cached(hands):
+def test_an_early_get_sends_the_etag_of_what_is_cached_and_a_settling_one_does_not(hands):
     sent = []
     fetch = hands.source.fetch
     hands.source.fetch = lambda id, etag=None: (sent.append(etag), fetch(id, etag=etag))[1]
     hands.source["p1"] = {"id": "p1"}
     hands.receive(message())
     hands.look()
+    hands.receive(message(number=2))
+    hands.look()
     hands.now += 10.0
-
     hands.look()
 
-    assert sent == [None, hands.sink.entry("p1").etag]
-    assert sent[1] is not None
+    etag = hands.sink.entry("p1").etag
+    assert etag is not None
+    assert sent == [None, etag, None]
 
 
-def test_an_unchanged_that_nothing_cached_can_equal_names_the_fetcher_and_the_id(hands, caplog):
+def test_an_early_look_that_finds_nothing_new_writes_nothing_and_the_next_follows_soon(hands):
+    hands.receive(message())
+    hands.look()
+    for pause in (0.1, 0.2, 0.4):
+        assert hands.next_at() == pytest.approx(hands.now + pause)
+        hands.now = hands.next_at()
+        hands.look()
+
+    assert hands.sink.entry("p1").version == 0
+    assert hands.outcomes == []
+    assert hands.counts() == {"received": 1, "gets": 4, "too_early": 4, "held": 1}
+
+    hands.source["p1"] = {"id": "p1"}
+    hands.now = hands.next_at()
+    hands.look()
+    assert hands.outcomes == [("p1", Outcome.CREATED)]
+    assert hands.next_at() == 105.5  # when the event is due
+
+
+def test_early_looks_end_when_an_event_is_due(hands):
+    hands.receive(message())
+    times = [100.0]
+    while hands.look() == []:
+        hands.now = hands.next_at()
+        times.append(hands.now)
+
+    assert times[-1] == 105.5
+    assert len(times) == 7
+    assert hands.counts()["never_saved"] == 1
+
+
+def test_while_the_queue_has_more_no_second_early_look_follows():
+    hands = opened(batch_size=1, prefetch=10)
+    hands.receive(message())
+    with hands.consumer as desk:
+        desk.receiving.backlog = True
+    hands.look()
+
+    assert hands.next_at() == 105.5
+
+
+def test_an_answer_that_no_fetcher_can_give_names_the_fetcher_and_the_id(hands, caplog):
     hands.source.fetch = lambda id, etag=None: Unchanged()
     hands.receive(message())
 
     hands.look()
 
     (record,) = caplog.records
-    found = "FakeSource found 'p1' unchanged, but nothing is cached that it could equal"
-    assert record.getMessage().endswith(found)
+    assert "FakeSource.fetch('p1', etag=None) must return Found, Gone or" in record.getMessage()

@@ -15,7 +15,7 @@ from hands import (
 )
 
 from change_events import FetchError, MemorySink
-from change_events._consumer.looks import answer_of
+from change_events._consumer.measure import answer_of
 from change_events._consumer.stats import Tally
 from change_events._meter import Meter
 from change_events.testing import FakeSource
@@ -84,11 +84,11 @@ def test_several_looks_are_one_measurement_with_their_number(noted):
 
 
 def test_a_failed_look_is_measured_with_the_sources_status(measured, noted, no_jitter):
-    fail_look(measured, FetchError("503", status=503))
+    fail_look(measured, FetchError("500", status=500))
     measured.tally.report()
 
     assert noted.of("looks", "retries", "answers") == [
-        ("answers", 1, "503"),
+        ("answers", 1, "500"),
         ("looks", 1, "failed"),
         ("retries", 12),
     ]
@@ -117,10 +117,18 @@ def test_looks_and_gets_are_timed_even_if_they_fail(noted, no_jitter, fails):
 
 def test_staleness_is_measured_at_an_events_first_and_last_look(measured, noted):
     measured.intake.ask_delay()
+    measured.receive(message(sent=measured.wall - 3.0))
+    measured.look()
+    assert noted.of("staleness_seconds") == []  # it came too early, so nothing was applied
+
+    measured.source["p1"] = {"id": "p1"}
+    measured.now += 1.0
+    measured.wall += 1.0
     measured.receive(message(sent=measured.wall - 2.0))
     measured.look()
-    assert noted.of("staleness_seconds") == [("staleness_seconds", 2.0, "first")]
+    assert noted.of("staleness_seconds") == [("staleness_seconds", 4.0, "first")]
 
+    measured.source["p1"] = {"id": "p1", "n": 2}
     measured.now += 2.0
     measured.wall += 2.0
     measured.receive(message("p1", 2, sent=measured.wall - 1.0))
@@ -130,7 +138,7 @@ def test_staleness_is_measured_at_an_events_first_and_last_look(measured, noted)
     measured.now += 3.5
     measured.wall += 3.5
     measured.look()
-    assert noted.of("staleness_seconds")[2:] == [("staleness_seconds", 7.5, "last")]
+    assert noted.of("staleness_seconds")[2:] == [("staleness_seconds", 9.5, "last")]
 
 
 def test_a_look_that_is_an_events_first_and_last_counts_as_both(noted):
@@ -245,6 +253,7 @@ def test_a_failed_look_ends_before_its_events_are_handed_back(noted):
 
 def test_each_answer_is_counted_by_its_name(noted):
     hands = Hands(metrics=noted, settle=0.0)
+    hands.source.trust_etags = True
     hands.source["p1"] = {"id": "p1"}
     for number, id in enumerate(["p1", "p1", "p2"]):
         hands.receive(message(id, number))

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from change_events._consumer.consumer import Consumer
+from change_events._consumer.experiment import Failed
 from change_events._consumer.guard import Guard
 from change_events._consumer.health import Pauses
 from change_events._consumer.stats import Tally
 from change_events._meter import Meter
 
+RESULTS = ["found", "found", "gone", "fails", "fails", "too early", "undecided"]
 LOOKERS = 3
 BATCH_SIZE = 2
 
@@ -118,7 +120,7 @@ class Machine(RuleBasedStateMachine):
             thread.ids = found
         else:
             with self.consumer as desk:
-                thread.ids = [desk.begin_receive()]
+                thread.ids = [desk.receiving.begin()]
         self.busy.append((condition, thread))
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 5.0, 60.0]))
@@ -167,25 +169,30 @@ class Machine(RuleBasedStateMachine):
             events.append(held(id, f"m{self.number}", self.now, hold))
         with self.consumer as desk:
             desk.end_receive(events, self.now, received=len(events))
-        if self.desk.may_help_receive():
+        if self.desk.receiving.may_help():
             assert self.backlog.woken or not self.backlog.waiting, "nobody is asked to help"
 
     @precondition(lambda self: any(condition is self.due for condition, _ in self.busy))
-    @rule(data=st.data(), result=st.sampled_from(["found", "found", "gone", "fails", "undecided"]))
-    def end_look(self, data, result):
+    @rule(data=st.data(), result=st.sampled_from(RESULTS), own=st.booleans())
+    def end_look(self, data, result, own):
         ids = self.draw_busy(data, self.due).ids
         with self.consumer as desk:
-            desk.begin_get(ids, self.now)
+            early = desk.begin_get(ids, self.now)
         if result == "undecided" and len(ids) > 1:
             with self.consumer as desk:
                 desk.look_alone(ids, self.now)
             return
         for id in ids:
+            gone = result == "gone"
             with self.consumer as desk:
                 if result == "fails":
-                    desk.failed(id, self.now, retry_after=0.0, source_wide=False)
-                elif desk.allows(id, self.now, gone=result == "gone"):
-                    desk.succeeded(id, self.now)
+                    desk.failed(id, self.now, Failed(OSError(), own=own))
+                elif result == "too early" and id in early:
+                    desk.too_early(id, self.now, cached=True)
+                elif gone and not desk.guard.allows_deletion():
+                    desk.refused(id, self.now)
+                else:
+                    desk.succeeded(id, self.now, started=self.now, found=not gone, cached=True)
 
     @precondition(lambda self: self.desk.guard.tripped)
     @rule()
@@ -210,7 +217,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def no_thread_waits_for_room_that_is_there(self):
         if self.room.waiting:
-            assert not self.desk.may_receive()
+            assert not self.desk.receiving.may_begin()
 
 
 TestMachine = Machine.TestCase

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from change_events import ConfigurationError, FetchError, Gone, HTTPFetcher, MemorySink
+from change_events._consumer.guard import Guard
 from change_events.integrations.aws_lambda import CLOCK_SLACK, _Function, make_handler
 from lambda_records import EPOCH, record
 from verification.harness.wire import Answer
@@ -50,7 +51,7 @@ def make_still(fetcher, sink):
             "clock": lambda: 0.0,
         } | settings
         return _Function(
-            given.pop("fetcher"), given.pop("sink"), given.pop("settle"), **given
+            given.pop("fetcher"), given.pop("sink"), given.pop("settle"), Guard(), **given
         ).handle
 
     return make
@@ -486,7 +487,7 @@ def test_a_message_that_is_twice_in_a_batch_is_reported_once(make, client):
 def test_a_window_can_end_while_the_batch_is_handled(sink, client):
     world = World(takes=3.0)
     function = _Function(
-        world, sink, SETTLE, early_look=True, client=client, clock=lambda: world.now
+        world, sink, SETTLE, Guard(), early_look=True, client=client, clock=lambda: world.now
     )
 
     assert back(function.handle, record("p1"), record("p2"), record("p3")) == [
@@ -517,6 +518,7 @@ def test_no_event_is_settled_by_a_look_that_began_too_early(sent, waited, visits
         world,
         MemorySink(),
         settle,
+        Guard(),
         early_look=True,
         client=client,
         clock=lambda: world.now - frozen,
@@ -544,6 +546,7 @@ def test_an_event_that_was_sent_back_is_old_enough_when_it_returns():
                 world,
                 MemorySink(),
                 SETTLE,
+                Guard(),
                 early_look=True,
                 client=client,
                 clock=lambda world=world: world.now,
@@ -738,7 +741,7 @@ def test_no_look_begins_in_the_second_half_of_the_time(sink, client, caplog):
             return 10_000
 
     function = _Function(
-        Slow(), sink, SETTLE, early_look=True, client=client, clock=lambda: seconds
+        Slow(), sink, SETTLE, Guard(), early_look=True, client=client, clock=lambda: seconds
     )
     records = [record(f"p{n}", age=60) for n in range(6)]
 
@@ -764,7 +767,7 @@ def test_sqs_is_not_called_in_the_last_quarter_of_the_time(sink, client):
             return 10_000
 
     function = _Function(
-        Slow(), sink, SETTLE, early_look=True, client=client, clock=lambda: seconds
+        Slow(), sink, SETTLE, Guard(), early_look=True, client=client, clock=lambda: seconds
     )
 
     assert back(function.handle, record(age=60), context=TenSeconds()) == ["message of p1"]

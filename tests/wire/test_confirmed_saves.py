@@ -37,12 +37,12 @@ def test_a_confirmed_save_costs_one_get_that_settles_both_its_events(
 
 
 def test_a_plain_event_beside_a_confirmed_save_is_held_for_its_window(
-    delivery, source, make_worker, outcomes
+    delivery, source, make_worker
 ):
     worker = make_worker(delivery.queue_url, settle=30.0)
     with running(worker):
         delivery.announce("p1")
-        outcomes.wait_for(("p1", "never_saved"))
+        wait_until(lambda: worker.stats().too_early)
         say(delivery, "p1", phase="saving", save="s1")
         say(delivery, "p1", phase="saving", save="s2")
         wait_until(lambda: worker.stats().held == 3)
@@ -84,7 +84,7 @@ def test_an_event_is_held_for_the_larger_of_two_windows(delivery, source, make_w
 
     assert make_worker(delivery.queue_url, settle=own).drain() == 1
 
-    early, late = gets
+    early, late = gets[0], gets[-1]
     assert early < late
     assert 1.0 <= late - announced < 10.0
 
@@ -101,7 +101,7 @@ def test_the_queues_delay_is_part_of_an_events_window(make_channel, source, make
 
     times = {id: [at - announced for got, at in gets if got == id] for id in ("covered", "longer")}
     (_,) = times["covered"]
-    early, late = times["longer"]
+    early, late = times["longer"][0], times["longer"][-1]
     assert late >= 2.0 > early
 
 

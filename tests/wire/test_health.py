@@ -104,14 +104,15 @@ def test_health_counts_held_events_and_running_looks(channel, source, make_worke
     assert body["oldest_held"] >= 0.0
 
 
-def test_oldest_held_is_measured_from_the_receipt(channel, make_worker, outcomes):
+def test_oldest_held_is_measured_from_the_receipt(channel, source, make_worker, outcomes):
+    source.entities |= {"p1": {"id": "p1"}, "p2": {"id": "p2"}}
     channel.announce("p1")
     worker = make_worker(settle=30.0)
     with running(worker):
-        outcomes.wait_for(("p1", "never_saved"))
+        outcomes.wait_for(("p1", "created"))
         before = worker.health().oldest_held
         channel.announce("p2")
-        outcomes.wait_for(("p2", "never_saved"))
+        outcomes.wait_for(("p2", "created"))
 
         assert worker.health().oldest_held > before
 

@@ -86,7 +86,8 @@ def test_no_more_events_are_held_than_prefetch(channel, source, make_worker):
     worker = make_worker(
         settle=0.5, prefetch=10, on_outcome=lambda *_: held.append(worker.stats().held)
     )
-    channel.announce(*(f"p{number}" for number in range(25)))
+    source.entities |= {f"p{number}": {"id": f"p{number}"} for number in range(25)}
+    channel.announce(*source.entities)
 
     assert worker.drain() == 25
     assert max(held) == 10
@@ -127,7 +128,8 @@ def test_looks_that_write_to_the_cache_do_not_keep_others_from_their_gets(
 
 def test_acknowledgements_share_calls(channel, source, make_worker):
     client, calls = spy("DeleteMessageBatch")
-    channel.announce(*(f"p{number}" for number in range(50)))
+    source.entities |= {f"p{number}": {"id": f"p{number}"} for number in range(50)}
+    channel.announce(*source.entities)
 
     make_worker(settle=1.0, early_look=False, threads=10, client=client).drain()
 
@@ -148,7 +150,7 @@ def numbered(line, operation, fault):
 
 @pytest.mark.parametrize("operation", ["ReceiveMessage", "DeleteMessageBatch"])
 def test_a_worker_that_is_behind_receives_and_acknowledges_in_several_calls_at_once(
-    line, channel, make_worker, operation
+    line, channel, source, make_worker, operation
 ):
     meet = threading.Barrier(2)
 
@@ -157,7 +159,8 @@ def test_a_worker_that_is_behind_receives_and_acknowledges_in_several_calls_at_o
             meet.wait(10)
 
     numbered(line, operation, wait_for_each_other)
-    channel.announce(*(f"p{number}" for number in range(40)))
+    source.entities |= {f"p{number}": {"id": f"p{number}"} for number in range(40)}
+    channel.announce(*source.entities)
     worker = make_worker()
     with running(worker):
         wait_until(lambda: worker.stats().acknowledged == 40)

@@ -35,10 +35,11 @@ def working():
 
 def test_stopping_hands_back_what_is_held(channel, source, sink, make_worker, outcomes):
     client, changed = spy("ChangeMessageVisibilityBatch")
+    source.entities["p1"] = {"id": "p1"}
     channel.announce("p1")
     worker = make_worker(settle=30.0, client=client)
     with running(worker):
-        outcomes.wait_for(("p1", "never_saved"))
+        outcomes.wait_for(("p1", "created"))
 
     (entry,) = [entry for call in changed for entry in call["Entries"]]
     assert 25 <= entry["VisibilityTimeout"] <= 30  # what remains of its window
@@ -204,9 +205,10 @@ def test_a_worker_starts_whole_or_not_at_all(
 
 def test_a_worker_does_not_run_twice_at_the_same_time(channel, source, make_worker, outcomes):
     worker = make_worker()
+    source.entities["p1"] = {"id": "p1"}
     channel.announce("p1")
     with running(worker):
-        outcomes.wait_for(("p1", "never_saved"))
+        outcomes.wait_for(("p1", "created"))
         with pytest.raises(RuntimeError, match="runs already"):
             worker.drain()
 
@@ -231,8 +233,9 @@ def test_a_signal_stops_the_worker_in_good_order(
 ):
     caplog.set_level(logging.INFO, "change_events")
     before = signal.getsignal(number)
+    source.entities["p1"] = {"id": "p1"}
     channel.announce("p1")
-    thread = signalled(number, when=lambda: outcomes.wait_for(("p1", "never_saved")))
+    thread = signalled(number, when=lambda: outcomes.wait_for(("p1", "created")))
 
     make_worker(settle=30.0).run()
 
@@ -434,9 +437,10 @@ def ctrl_c():
 
 def test_ctrl_c_ends_a_drain_in_good_order(channel, source, make_worker, outcomes, ctrl_c):
     client, changed = spy("ChangeMessageVisibilityBatch")
+    source.entities["p1"] = {"id": "p1"}
     channel.announce("p1")
     worker = make_worker(settle=30.0, client=client)
-    thread = signalled(signal.SIGINT, when=lambda: outcomes.wait_for(("p1", "never_saved")))
+    thread = signalled(signal.SIGINT, when=lambda: outcomes.wait_for(("p1", "created")))
 
     with pytest.raises(KeyboardInterrupt):
         worker.drain()

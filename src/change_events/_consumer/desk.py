@@ -88,6 +88,7 @@ class Desk:
         self._settings = settings
         self._gets = _Gets(settings.max_gets_per_second, bulk)
         self.receiving = Receiving(settings, self.inbox, self.breaker, guard)
+        self._refused = False  # ids are parked until deletions are believed
         self._due: int | None = None
 
     def end_receive(self, events: Sequence[Held], now: float, *, received: int) -> Sequence[Held]:
@@ -132,7 +133,9 @@ class Desk:
         if self.guard.tripped:
             return None
         at = self.inbox.next_at()
-        if self.breaker.open and (self.experiment.knows_ids or self.inbox.parked() is not None):
+        if self.breaker.open and (
+            self.experiment.knows_ids(self._is_free) or self.inbox.parked() is not None
+        ):
             at = -math.inf
         elif self.experiment.next_at() < math.inf:
             at = min(self.experiment.next_at(), math.inf if at is None else at)
@@ -156,10 +159,9 @@ class Desk:
 
         The look is over. Its events are held until `resume`.
         """
-        if self.guard.tripped:
-            self.inbox.park(id)
-        else:  # there was a `resume` since
-            self.inbox.look_again(id, now)
+        self.inbox.park(id)
+        self.experiment.call_off()
+        self._refused = True
         self._answered(now)
 
     def too_early(self, id: str, now: float, *, cached: bool) -> None:
@@ -170,6 +172,7 @@ class Desk:
             self.inbox.settle(id)
         else:
             self.inbox.too_early(id, now, self._backoff.early)
+        self.experiment.forget(id)
         self.changed(1)
 
     def succeeded(
@@ -192,6 +195,7 @@ class Desk:
     def failed(self, id: str, now: float, failed: Failed) -> Failure:
         """Decide what becomes of the events of a look that failed. Until it is known, hold them."""
         self.changed(1)
+        self._go_on(now)
         held = id in self.inbox and self.inbox.park(id)
         if self.breaker.open:
             outage = self.breaker.failed(id, now, failed.retry_after)
@@ -204,7 +208,7 @@ class Desk:
                 return Failure(self._judged(self.experiment.give_up(), now))
         if not outage:
             return Failure()
-        self.experiment.outage()
+        self.experiment.call_off()
         self.breaker.failed(id, now, failed.retry_after)
         return Failure(outage=True, begins=True, pause=self.breaker.look_at - now)
 
@@ -219,6 +223,7 @@ class Desk:
         pause = self.experiment.hold(suspect, now)
         if pause is not None and not self.receiving.full:
             self.inbox.look_again(suspect.id, now + pause)
+            self.changed(1)
             return Verdict(suspect.id, suspect.failed.error, [], pause)
         self.experiment.forget(suspect.id)
         events = self.inbox.give_up(suspect.id)
@@ -252,18 +257,28 @@ class Desk:
         self.changed()
         if was_open:
             self._release(now)
+        self._go_on(now)
+
+    def _go_on(self, now: float) -> None:
+        """Look again at what was refused, once deletions are believed."""
+        if self._refused and not self.guard.tripped:
+            self._release(now)
 
     def _release(self, now: float) -> None:
+        self._refused = self.guard.tripped
+        self.experiment.call_off()
         self.inbox.release(now)
         self.changed(len(self.inbox))
 
     # Stopping, and going on
 
     def resume(self, now: float) -> None:
-        """Go on after a mass deletion was refused."""
-        if self.guard.tripped:
-            self.guard.resume()
+        """Go on after a mass deletion was refused, by this worker or another."""
+        self.guard.resume()
+        if self._refused:
             self._release(now)
+        else:
+            self.changed(len(self.inbox))
 
     # What the threads that wait must know
 

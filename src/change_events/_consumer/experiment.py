@@ -95,8 +95,9 @@ class Experiment:
         self._stuck: dict[str, _Stuck] = {}
         self._tried: set[str] = set()
         self._control: str | None = None
-        self._began = -math.inf
-        self._control_at = math.inf
+        self._asked_at = -math.inf  # when the first control look of the last question began
+        self._control_at = math.inf  # when the next control look can begin
+        self._hung_at = math.inf  # when the control look under way counts as hung
         self._ask_at = -math.inf
 
     # Good ids
@@ -109,14 +110,13 @@ class Experiment:
 
     def wants_ids(self, id: str, now: float) -> int:
         """Return how many ids to ask the sink for, now that a look at `id` has failed."""
-        if now < self._ask_at or self._untried(id) is not None:
+        if now < self._ask_at or self._untried(id):
             return 0
         return TRIED + 1 + len(self._suspects)
 
-    @property
-    def knows_ids(self) -> bool:
-        """True if a good id is known."""
-        return bool(self._good)
+    def knows_ids(self, is_free: Callable[[str], bool]) -> bool:
+        """Return True if `rotate` would return an id."""
+        return any(map(is_free, self._good))
 
     def rotate(self, is_free: Callable[[str], bool]) -> str | None:
         """
@@ -129,9 +129,9 @@ class Experiment:
             self._good[id] = self._good.pop(id)
         return id
 
-    def _untried(self, failing: str | None = None) -> str | None:
+    def _untried(self, failing: str | None = None) -> list[str]:
         not_good = {failing, *self._tried, *self._suspects}
-        return next((id for id in reversed(self._good) if id not in not_good), None)
+        return [id for id in self._good if id not in not_good]
 
     # Control looks
 
@@ -142,7 +142,7 @@ class Experiment:
 
     def next_at(self) -> float:
         """Return when the next control look can begin; infinity: it is not needed."""
-        return self._began + HUNG if self._control is not None else self._control_at
+        return self._control_at if self._control is None else self._hung_at
 
     def next(self, now: float, is_free: Callable[[str], bool]) -> str | None:
         """
@@ -155,15 +155,17 @@ class Experiment:
         if self._control is not None:  # it hangs
             self._tried.add(self._control)
             self._control = None
-            if self._untried() is None:
+            if not self._untried():
                 self._tried.clear()
-        id = self._untried()
-        if id is None or not is_free(id):  # the look under way will tell
+        untried = [id for id in self._untried() if is_free(id)]
+        if not untried:  # the looks under way will tell
             self._control_at = now + GRACE
             return None
         if not self._tried:
-            self._began = now
-        self._control, self._control_at = id, math.inf
+            self._asked_at = now
+        # The newest, the oldest, one between: ids that changed together can be broken together.
+        id = untried[(-1, 0, len(untried) // 2)[len(self._tried) % TRIED]]
+        self._control, self._control_at, self._hung_at = id, math.inf, now + HUNG
         return id
 
     # Results
@@ -174,61 +176,69 @@ class Experiment:
 
         `held`: Events of the id are held. A control can have none.
         """
-        if held:
-            self._suspects[id] = Suspect(id, failed, now)
+        if held:  # as of its first failure, or an id with many events would never be judged
+            first = self._suspects.get(id)
+            self._suspects[id] = Suspect(id, failed, now if first is None else first.at)
         if id == self._control:
             self._tried.add(id)
             self._control, self._control_at = None, now
-            return len(self._tried) >= TRIED or self._untried() is None
+            return len(self._tried) >= TRIED or not self._untried()
         if self._suspects and self._control is None and self._control_at == math.inf:
-            self._control_at = max(now + GRACE, self._began + PERIOD)
-        return False
+            self._control_at = max(now + GRACE, self._asked_at + PERIOD)
+        # Good ids have failed for events of their own: that tells as much as control looks.
+        return held and not self.can_tell() and bool(self._good.keys() - {id})
 
     def can_tell(self) -> bool:
         """Return False if no good id is known that a control look could have."""
-        return self._control is not None or self._untried() is not None
+        return self._control is not None or bool(self._untried())
 
-    def outage(self) -> None:
-        """Note that an outage begins: it is to blame, and no id is a suspect."""
+    def call_off(self) -> None:
+        """Ask no more: all suspects are held for another reason, and looked at again after it."""
         self._suspects.clear()
-        self._tried.clear()
-        self._control, self._control_at = None, math.inf
+        self._end_question()
 
     def passed(self, id: str, started: float, *, present: bool) -> list[Suspect]:
         """
         Note that a look has succeeded that began at `started`.
 
-        Return the suspects that had failed before that, and so are at fault.
+        Return the suspects that had failed before that, and so are at fault; with them those that
+        no control can judge any more.
         """
         self._good.pop(id, None)
         self._stuck.pop(id, None)
         self._suspects.pop(id, None)
         if present:
             self._good[id] = None
-            if len(self._good) > KNOWN:
-                del self._good[next(iter(self._good))]
-        at_fault = [each for each in self._suspects.values() if each.at <= started]
-        for each in at_fault:
-            self._forget_suspect(each.id)
+            if len(self._good) > KNOWN:  # old ones are good controls, too: see `next`
+                good = list(self._good)
+                self._good = dict.fromkeys(good[: KNOWN // 2] + good[-KNOWN // 2 :])
         self._tried.clear()
-        if id == self._control or not self._suspects:
-            self._control, self._control_at = None, math.inf
+        if id == self._control:
+            self._control = None
+        at_fault = [each for each in self._suspects.values() if each.at <= started]
+        self._are_at_fault(at_fault)
+        if not self.can_tell():
+            at_fault += self.give_up()
         if self._suspects and self._control is None:
-            self._control_at = max(started + GRACE, self._began + PERIOD)
+            self._control_at = max(started + GRACE, self._asked_at + PERIOD)
         return at_fault
 
     def give_up(self) -> list[Suspect]:
         """Return all suspects: no control can judge them."""
         suspects = list(self._suspects.values())
-        for suspect in suspects:
-            self._forget_suspect(suspect.id)
+        self._are_at_fault(suspects)
         return suspects
 
-    def _forget_suspect(self, id: str) -> None:
-        del self._suspects[id]
-        self._good.pop(id, None)
+    def _are_at_fault(self, suspects: Iterable[Suspect]) -> None:
+        for suspect in suspects:
+            del self._suspects[suspect.id]
+            self._good.pop(suspect.id, None)
         if not self._suspects:
-            self._control_at = math.inf
+            self._end_question()
+
+    def _end_question(self) -> None:
+        self._tried.clear()
+        self._control, self._control_at = None, math.inf
 
     # Verdicts
 
@@ -248,5 +258,7 @@ class Experiment:
         return max(self._pause(stuck.failures, MAX_PAUSE), suspect.failed.retry_after)
 
     def forget(self, id: str) -> None:
-        """Note that the id's events are handed back."""
+        """Forget that looks at the id have failed: it is fine, or its events are handed back."""
         self._stuck.pop(id, None)
+        if self._suspects.pop(id, None) is not None and not self._suspects:
+            self._end_question()

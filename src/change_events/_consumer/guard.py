@@ -46,7 +46,8 @@ class Guard:
         max_share: The share of the last hundred looks at cached entities that can see them gone. Of
             a small cache, also the share of its entities.
         min_deleted: The number of such looks below which no deletion is refused, unless the cache
-            is small. Also the number of ids that the source of an empty cache can deny.
+            is small. Also the number of ids, three or more, that the source of an empty cache must
+            not know until nothing more is believed.
         on: Refuse at all.
     """
 
@@ -92,9 +93,6 @@ class Guard:
         self._unknown = None
         if cached:
             self._count(gone=False)
-            too_many = self._too_many()
-            if self._state is _State.BELIEVES and not too_many and len(self._saw_gone) == WINDOW:
-                self._state = _State.WATCHES
 
     def allows_deletion(self, left: int | None = None) -> bool:
         """
@@ -103,6 +101,9 @@ class Guard:
         `left`: How many entities are cached, this one included; None: many, or not known.
         """
         self._unknown = None
+        full = len(self._saw_gone) == WINDOW
+        if self._state is _State.BELIEVES and full and not self._too_many():
+            self._state = _State.WATCHES  # the mass deletion is over
         self._count(gone=True)
         if self._on and self._state is _State.WATCHES and self._too_many(left):
             self._state = _State.REFUSES
@@ -116,11 +117,11 @@ class Guard:
         """
         if is_warm:
             self._unknown = None
-        if self._unknown is None or not self._on:
-            return True
-        self._unknown.add(id)
-        if self._state is _State.WATCHES and len(self._unknown) >= self._min_deleted:
-            self._state = _State.REFUSES
+        if self._unknown is not None and self._on:
+            self._unknown.add(id)
+            many = max(self._min_deleted, UNKNOWN_IDS)
+            if self._state is _State.WATCHES and len(self._unknown) >= many:
+                self._state = _State.REFUSES
         return not self.tripped
 
     def warns(self) -> bool:
@@ -145,13 +146,18 @@ class Guard:
         """
         Add what other processes have counted and decided. A text not from `dump` changes nothing.
 
-        A refusal of this guard's own stands until another one believes.
+        A refusal of this guard's own stands until another one believes. A guard that is off
+        believes what another one refuses.
         """
         try:
             kept = json.loads(text)
             state, gone = _State(kept["state"]), [each == "1" for each in kept["gone"]]
         except (ValueError, LookupError, TypeError):
             return
+        if state is _State.REFUSES and not self._on:
+            state = _State.BELIEVES
+        if state is _State.BELIEVES and self._state is not state:
+            self._since_dump.clear()  # what was seen before the resume says nothing of after it
         if not (self.tripped and state is _State.WATCHES):
             self._state = state
         self._saw_gone = deque([*gone, *self._since_dump], maxlen=WINDOW)

@@ -273,7 +273,9 @@ class Inbox:
 
     def look_again(self, id: str, at: float, *, alone: bool = False) -> None:
         """Make the id, reserved or parked, due at that time. `alone`: until a look succeeds."""
-        self._groups[id].alone |= alone
+        if alone:
+            self._groups[id].alone = True
+            self._agenda.cancel(id)  # this look serves whatever else asked for one
         self._agenda.add(id, at)
         self._agenda.end(id)
 

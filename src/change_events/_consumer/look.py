@@ -40,12 +40,14 @@ so this many mean that the sink is broken.
 
 class Looked(NamedTuple):
     """
-    A look that succeeded: what it did to the cache, and when its GET started. An early look that
-    found nothing new has no outcome.
+    A look that succeeded: what it did to the cache, when its GET started, and whether the source
+    has the entity and the cache had it. An early look that found nothing new has no outcome.
     """
 
     outcome: Outcome | None
     get_started: float
+    found: bool
+    cached: bool
 
 
 def look(
@@ -75,10 +77,11 @@ def look(
         change = compared(fetcher.fetch(id, etag=etag), id, entry, fetcher, etag)
         if isinstance(change, Gone) and before_gone is not None:
             before_gone(id, entry)
+        found = not isinstance(change, Gone)
         if early and not is_new(entry, change):
-            return Looked(None, started)
+            return Looked(None, started, found, entry.present)
         if sink.apply(id, change, if_version=entry.version):
-            return Looked(outcome(entry, change), started)
+            return Looked(outcome(entry, change), started, found, entry.present)
     raise never_stored(id, sink)
 
 

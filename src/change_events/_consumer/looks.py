@@ -20,6 +20,7 @@ from change_events._consumer.look import (
 )
 from change_events._consumer.measure import measure_staleness, measured_get
 from change_events._event import Entry, Found, Gone
+from change_events.exceptions import MassDeletionError
 from change_events.typing import EnumerableSink
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ T = TypeVar("T")
 
 BULK_PAUSE = 30.0
 """Seconds without a bulk GET after one that failed: if one hangs, every look waits for it."""
+
+SAMPLED = 1000
+"""Ids of the sink from which good ones are taken, spread: neighbours can be broken together."""
 
 UNLIMITED = contextlib.nullcontext()
 """A slot for any number of GETs at once."""
@@ -73,6 +77,10 @@ class Looks(Generic[T]):
             self.deletions.recall()
         with self.consumer as desk:
             desk.changed()
+            if desk.guard.tripped:
+                self.halted = MassDeletionError(
+                    f"{desk.guard}, and deletions are refused until Worker.resume()"
+                )
 
     def resume(self) -> None:
         """Go on after a mass deletion was refused, by this worker or another."""
@@ -263,15 +271,16 @@ class Looks(Generic[T]):
         if number and isinstance(self.settings.sink, EnumerableSink):
             ids: Sequence[str] = []
             with contextlib.suppress(Exception):  # then the look has failed for that reason
-                ids = self.settings.sink.ids(limit=number)
+                ids = self.settings.sink.ids(limit=max(number, SAMPLED))
             with self.consumer as desk:
-                desk.experiment.learn(ids, self.clock())
+                desk.experiment.learn(ids[:: max(1, len(ids) // number)], self.clock())
 
     def _hand_back(self, at_fault: Sequence[Verdict]) -> None:
         """Log whose own fault it is that a look failed, and hand back their events."""
         for id, error, events, pause in at_fault:
             log_failed_look(id, error, pause)
-            self.tally.add("retries", len(events))
+            if events:
+                self.tally.add("retries", len(events))
         self.visibility.hand_back(
             [(event.receipt_handle, each.pause) for each in at_fault for event in each.events]
         )

@@ -134,6 +134,8 @@ class Run(Generic[T]):
         """Start, work until something comes in at the control, stop."""
         self.ask_delay()
         self.looks.recall()
+        if self.intake.until_empty and self.looks.halted is not None:
+            raise self.looks.halted
         # Not before: until the queue has answered, Ctrl-C should just end it.
         with (
             contextlib.nullcontext() if self.intake.until_empty else signals_put_into(self._control)

@@ -54,7 +54,7 @@ from change_events._consumer.intake import window_of
 from change_events._consumer.log import MalformedLog, log_failed_look
 from change_events._consumer.look import look
 from change_events._consumer.queue import Queue, batches
-from change_events._event import DEFAULT_SETTLE, MAX_SETTLE, Outcome
+from change_events._event import DEFAULT_SETTLE, MAX_SETTLE
 from change_events._text import printable
 from change_events.exceptions import ConfigurationError
 from change_events.integrations._records import delivery_of, group_of, records_of
@@ -193,8 +193,8 @@ class _Function(Generic[T]):
             early=early,
             clock=self.clock,
         )
-        if looked.outcome in {Outcome.CREATED, Outcome.UPDATED, Outcome.UNCHANGED}:
-            self.guard.found(cached=looked.outcome is not Outcome.CREATED)
+        if looked.found:
+            self.guard.found(cached=looked.cached)
         what = "too_early" if looked.outcome is None else looked.outcome.value
         log.debug("looked", extra={"action": "look", "id": id, "outcome": what})
         return looked.get_started
