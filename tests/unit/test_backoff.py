@@ -42,10 +42,10 @@ def test_a_pause_doubles_with_each_failure_up_to_its_maximum(no_jitter):
     assert [pause_after(failures, 10.0) for failures in range(6)] == [1, 2, 4, 8, 10, 10]
 
 
-def test_the_pause_in_an_outage_grows_up_to_a_minute(no_jitter):
+def test_the_pause_in_an_outage_grows_up_to_half_a_minute(no_jitter):
     pauses = [Backoff().pause(failures, MAX_PROBE_PAUSE) for failures in (0, 5, 6, 99)]
 
-    assert pauses == [1, 32, 60, 60]
+    assert pauses == [1, 30, 30, 30]
 
 
 def test_the_pause_after_a_failed_look_grows_with_the_receives_up_to_five_minutes(no_jitter):

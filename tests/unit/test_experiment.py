@@ -307,6 +307,7 @@ def test_the_sink_is_asked_for_good_ids_if_only_the_failing_ones_are_known():
     fail(experiment, "q", 10.0)
     assert experiment.wants_ids("p", 10.0) == TRIED + 2
 
+    fail(experiment, "p", 10.0)
     experiment.learn(["p", "q"], 10.0)
     assert experiment.wants_ids("p", 10.0 + ASK_AGAIN - 1) == 0
     assert experiment.wants_ids("p", 10.0 + ASK_AGAIN) > 0

@@ -156,7 +156,7 @@ def test_messages_that_the_last_receive_brings_after_the_stop_go_back_at_once(ha
 def test_messages_that_a_receive_brings_after_the_stop_are_held_while_another_is_under_way(hands):
     """The other receive would get them once more, if they went back at once."""
     with hands.consumer as desk:
-        desk.begin_receive()
+        desk.receiving.begin()
     hands.consumer.stop_receiving()
     hands.receive(message())
 

@@ -301,7 +301,7 @@ class _Gets:
 
     def __init__(self, per_second: float | None, bulk: BulkFetcher[Any] | None) -> None:
         self._pace = Pace(per_second)
-        self._others = 0 if bulk is None else bulk.bulk_size - 1
+        self._bulk = bulk
         self.bulk_at = -math.inf
 
     @property
@@ -312,7 +312,9 @@ class _Gets:
     def begin(self, now: float, *, alone: bool) -> int:
         """Note that a GET begins; return how many other ids it can ask for."""
         self._pace.begin(now)
-        return 0 if alone or now < self.bulk_at else self._others
+        if self._bulk is None or alone or now < self.bulk_at:
+            return 0
+        return self._bulk.bulk_size - 1
 
     def again(self, now: float) -> None:
         """Note that a GET begins that `begin` did not count."""

@@ -105,7 +105,7 @@ class Experiment:
     def learn(self, ids: Iterable[str], now: float) -> None:
         """Remember ids that the sink has; without any, don't ask it again for a while."""
         self._good = {**dict.fromkeys(ids), **self._good}
-        if self._untried() is None:
+        if not self._untried():
             self._ask_at = now + ASK_AGAIN
 
     def wants_ids(self, id: str, now: float) -> int:
