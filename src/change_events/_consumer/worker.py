@@ -34,21 +34,27 @@ class Worker(Settings[T], Generic[T]):
     event was received. The time that it was in the queue before counts, too, as SQS's own clock
     tells it: at least the queue's `DelaySeconds`. By then the save behind the event is over. The
     worker also looks at once, and holds the event until then. So a backlog of old events is settled
-    by one look for each id.
+    by one look for each id. If an early look finds nothing new, it writes nothing, and the next one
+    follows soon.
 
-    A look can decide nothing, because the source answers 503, for example. Then the cache stays as
-    it is, and the id's events go back to the queue, invisible for a pause that grows with each
-    delivery. A message that is not a change event is logged once and left to the queue's redrive
-    policy.
+    A look can decide nothing, because the source answers 500, for example. Then the cache stays as
+    it is. To learn whose fault it is, the worker looks at another id, which was fine before, and
+    holds the events until it knows. If the id itself is at fault, its events go back to the queue,
+    invisible for a pause that grows with each delivery. After no answer, or a 401, 403, 429, 502,
+    503 or 504, they are held instead, and looked at again for up to an hour. A message that is not
+    a change event is logged once and left to the queue's redrive policy.
 
-    The worker assumes that the source or the cache is down when five looks in a row decide nothing,
-    at three ids or more; or two at one id that got no answer, or a 401, 429, 502, 503 or 504. It
-    then stops receiving, keeps what it holds, and tries one id at a time, after pauses that grow to
-    a minute, or to what the source asks for if that is longer. Once a look succeeds, it goes on. An
-    outage loses no message to the dead-letter queue.
+    If looks at up to three ids that were fine before fail, too, the source or the cache is down.
+    (Without such an id, failures are counted: five in a row at three ids or more; or two at one id
+    that can't be its own fault.) The worker then stops receiving, keeps what it holds, and tries
+    one id at a time, after pauses that grow to half a minute, or to what the source asks for if
+    that is longer. Once a look succeeds, it goes on. An outage loses no message to the dead-letter
+    queue.
 
     When too many looks at cached entities see them gone, the worker probably asks the wrong source.
-    It refuses the next, logs it as `critical`, and neither receives nor looks until `resume()`.
+    So it does when the cache is empty and the source knows none of the first `min_deleted` ids. It
+    refuses the next, logs it as `critical`, and neither receives nor looks until `resume()`. A sink
+    that keeps state remembers that, for all workers of the cache.
 
     A fetcher that reads many ids at once (a `BulkFetcher`, like `HTTPFetcher(bulk_url=...)`) gets
     up to `bulk_size` ids that are due; no id waits for others. Each entity is stored, settled and
