@@ -166,8 +166,8 @@ def test_without_a_sink_that_keeps_state_a_refusal_ends_with_the_process(wiped):
     hands.looks.recall()
     assert hands.may_receive()
 
-    hands.receive(message("p20", 99))
-    assert len(hands.look("p20")) == 1
+    hands.receive(message("p50", 99))
+    assert len(hands.look("p50")) == 1
     hands.resume()
 
 

@@ -116,7 +116,10 @@ class Worker(Settings[T], Generic[T]):
             counts as one. None: no limit.
         max_deleted_share: A deletion is refused if more than this share of the last hundred looks
             at cached entities saw them gone.
-        min_deleted: Below this many looks that saw one gone, no deletion is refused.
+            Of a small cache, also if more than this share of its entities is gone.
+        min_deleted: Below this many looks that saw one gone, no deletion is refused, unless the
+            cache is small: then below five. An empty cache believes nothing more after this many
+            ids (three or more) that the source does not know.
         allow_mass_deletion: Refuse no deletion, for as long as this worker lives.
         metrics: Where to measure to: one of the two in `change_events.metrics`, or your own.
         health_address: Host and port where `run()` answers a container's probes: `/healthz` with
