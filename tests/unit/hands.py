@@ -129,7 +129,7 @@ class Hands:
         self.settings = settings = Settings(URL, **given)
         self.guard = guard or Guard()
         self.conditions = []
-        run = Run(
+        self.run = run = Run(
             settings,
             queue=self.queue,
             guard=self.guard,
@@ -184,7 +184,7 @@ class Hands:
         return self.looks.look_at(id)
 
     def resume(self):
-        self.looks.resume()
+        self.run.resume()
 
     def next(self):
         """Reserve the ids to look at now; return the first, None without any."""

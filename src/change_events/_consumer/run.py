@@ -122,9 +122,6 @@ class Run(Generic[T]):
     def work(self) -> None:
         """Start, work until something comes in at the control, stop."""
         self.ask_delay()
-        self.looks.recall()
-        if self.intake.until_empty and self.looks.halted is not None:
-            raise self.looks.halted
         # Not before: until the queue has answered, Ctrl-C should just end it.
         drains = self.intake.until_empty
         with contextlib.nullcontext() if drains else signals_put_into(self._control):
@@ -147,7 +144,9 @@ class Run(Generic[T]):
 
     def resume(self) -> None:
         """Go on after a mass deletion was refused."""
-        self.looks.resume()
+        self.consumer.resume()
+        # In a thread of its own: the sink can hang, and this can be the main thread.
+        self._crew.start_aside("resume", self.looks.deletions.keep_resumed)
 
     def health(self) -> Health:
         """Return the run's health now."""

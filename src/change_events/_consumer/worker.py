@@ -141,6 +141,9 @@ class Worker(Settings[T], Generic[T]):
             min_deleted=self.min_deleted,
             on=not self.allow_mass_deletion,
         )
+        self._deletions = Deletions(
+            self._guard, self.sink, self.fetcher, lock=contextlib.nullcontext()
+        )
         self._tally = Tally(Meter(self.metrics, queue=self.queue_url.rpartition("/")[2]))
         self._lock = threading.RLock()  # re-entrant, so that a signal handler can call stop()
         self._run_now: tuple[Run[T], Control] | None = None
@@ -207,6 +210,7 @@ class Worker(Settings[T], Generic[T]):
             )
         before = self._tally.read()["acknowledged"]
         self._run(until_empty=True)
+        self._deletions.keep()
         return self._tally.read()["acknowledged"] - before
 
     def resume(self) -> None:
@@ -218,10 +222,9 @@ class Worker(Settings[T], Generic[T]):
         """
         with self._lock:
             if self._run_now is None:
-                deletions = Deletions(self._guard, self.sink, self.fetcher, lock=self._lock)
-                deletions.recall()
-                self._guard.resume()
-                deletions.keep()
+                if self._guard.tripped:
+                    self._guard.resume()
+                    self._deletions.keep_resumed()
             else:
                 self._run_now[0].resume()
 
