@@ -108,7 +108,7 @@ def outage(
                 at_most=pauses + cut_later,
             ),
             # The longest pause, and a moment.
-            Figure("back to the first entity cached", first, "s", at_most=60 + 5),
+            Figure("back to the first entity cached", first, "s", at_most=30 + 5),
             Figure("back to all events drained, which is the emulator's time", drained, "s"),
             exactly("events drained", len(stage.cache.items()), events),
             *none(**stage.verdict(), dead_letters=stage.dead()),

@@ -37,8 +37,9 @@ class Cache:
             )
             for verb in ("INSERT", "UPDATE"):
                 connection.execute(
-                    f"CREATE TRIGGER note_{verb} AFTER {verb} ON entities BEGIN "
-                    "INSERT INTO applied (id, version, body) "
+                    # A row with a state is the worker's own.
+                    f"CREATE TRIGGER note_{verb} AFTER {verb} ON entities WHEN new.state IS NULL "
+                    "BEGIN INSERT INTO applied (id, version, body) "
                     "VALUES (new.id, new.version, new.body); END"
                 )
             connection.commit()

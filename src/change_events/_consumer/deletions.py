@@ -8,8 +8,10 @@ all processes that share a cache count together.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from typing import TYPE_CHECKING
 
+from change_events._consumer.guard import WINDOW
 from change_events._consumer.log import log
 from change_events._text import printable
 from change_events.exceptions import MassDeletionError
@@ -52,6 +54,7 @@ class Deletions:
         self._fetcher = fetcher
         self._lock = lock
         self._one_at_a_time = one_at_a_time or threading.Lock()
+        self._allowed: deque[str] = deque(maxlen=WINDOW)  # some are still to be stored
 
     def recall(self) -> None:
         """Let the guard know what it and others knew before."""
@@ -71,11 +74,13 @@ class Deletions:
         guard = self._guard
         if entry.present:
             with self._one_at_a_time:
-                kept, left = self._kept(), self._number_of_ids(guard.few)
+                kept, left = self._kept(), self._number_left(id, guard.few)
                 with self._lock:
                     was_tripped = guard.tripped
                     guard.load(kept)
                     allows = guard.allows_deletion(left)
+                if allows:
+                    self._allowed.append(id)
                 self.keep()  # before the deletion: a crash must not make it forgotten
         elif entry.version:  # a tombstone, which stays one
             return None
@@ -92,13 +97,18 @@ class Deletions:
     def _kept(self) -> str:
         return (self._state.state(STATE) if self._state else None) or ""
 
-    def _number_of_ids(self, most: int) -> int | None:
-        """Return how many entities are cached; None: `most` or more, or the sink can't tell."""
+    def _number_left(self, id: str, most: int) -> int | None:
+        """
+        Return how many entities are cached, without those whose deletion is allowed, but with `id`.
+
+        None: `most` or more, or the sink can't tell.
+        """
         if self._ids is None:
             return None
+        allowed = {*self._allowed} - {id}
         number, after = 0, None
-        while number < most and (ids := self._ids.ids(after=after, limit=most - number)):
-            number += len(ids)
+        while number < most and (ids := self._ids.ids(after=after, limit=most)):
+            number += sum(each not in allowed for each in ids)
             after = ids[-1]
         return number if number < most else None
 
