@@ -148,6 +148,15 @@ def test_a_refusal_outlasts_a_restart_and_a_resume_reaches_all_processes(wiped):
     assert Hands(sink=wiped.sink).looks.recall() is None
 
 
+def test_a_worker_that_starts_with_a_refusal_says_so(wiped, caplog):
+    later = Hands(sink=wiped.sink)
+    later.looks.recall()
+
+    (record,) = [each for each in caplog.records if each.levelno == logging.CRITICAL]
+    assert record.action == "mass_deletion"
+    assert record.getMessage() == str(later.halted)
+
+
 def test_a_worker_starts_although_what_is_kept_cannot_be_read():
     class Down(MemorySink):
         def state(self, name, /):

@@ -8,14 +8,12 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-import urllib3
-
 from change_events import broadcasting
 from verification.chaos.faults import Deliveries, noted
 from verification.chaos.forgetful import ForgetfulProxy
 from verification.chaos.stage import PATIENCE, Stage
 from verification.harness.figures import Figure, exactly, none
-from verification.harness.processes import free_port, wait_until
+from verification.harness.processes import wait_until
 from verification.harness.progress import Progress
 from verification.harness.source import id_in
 from verification.harness.wire import Answer
@@ -73,26 +71,29 @@ def guard_restarts(
     chance = random.Random(seed)
     ages = [chance.uniform(*lives) for _ in range(restarts)]
     # The guard lets half of the last hundred looks delete, and half of a small cache.
-    return _restarted(entities, ages, at_most=50) + _restarted(few, ages, at_most=few // 2)
+    return _restarted(chance, entities, ages, at_most=50) + _restarted(
+        chance, few, ages, at_most=few // 2
+    )
 
 
-def _restarted(entities: int, ages: Sequence[float], *, at_most: int) -> list[Figure]:
-    with Stage(visibility=3, max_receives=1000) as stage:
+def _restarted(
+    chance: random.Random, entities: int, ages: Sequence[float], *, at_most: int
+) -> list[Figure]:
+    with Stage(visibility=5, max_receives=1000) as stage:
         ids = stage.fill(entities)
         for id in ids:
             stage.source.commit(id, delete=True)
         stage.before_source.fault = lambda _: GONE
         for number, age in enumerate(ages):
             worker = stage.worker()
-            stage.announce(ids)
+            stage.announce(chance.sample(ids, min(entities, 30)))  # the emulator is slow with more
             time.sleep(age)
             worker.require_alive()
             worker.send(signal.SIGKILL if number % 2 else signal.SIGTERM)
             worker.wait()
-        port = free_port()
-        worker = stage.worker(health_port=port)
+        worker = stage.worker()
         stage.announce(ids)
-        wait_until(lambda: "mass deletion" in _paused(port), PATIENCE)
+        wait_until(lambda: worker.noted("mass_deletion"), PATIENCE)
         deleted = entities - len(stage.cache.items())
         worker.send(signal.SIGUSR1)
         stage.wait_until_empty()
@@ -104,12 +105,6 @@ def _restarted(entities: int, ages: Sequence[float], *, at_most: int) -> list[Fi
             exactly(f"{what}: left after SIGUSR1", len(stage.cache.items()), 0),
             *none(**{f"{what}: dead letters": stage.dead()}),
         ]
-
-
-def _paused(port: int) -> str:
-    url = f"http://127.0.0.1:{port}/readyz"
-    answer = urllib3.request("GET", url, timeout=PATIENCE, retries=False)
-    return json.loads(answer.data)["paused"] or ""
 
 
 def wrong_url(_seed: int, *, events: int) -> list[Figure]:

@@ -184,9 +184,13 @@ def _ids_in_queue(stage: Stage) -> set[str]:
         messages: list[dict[str, Any]] = stage.sqs.receive_message(
             QueueUrl=stage.queue_url, MaxNumberOfMessages=10
         ).get("Messages", [])
-        for message in messages:
-            ids.add(json.loads(message["Body"])["id"])
-            stage.sqs.delete_message(
-                QueueUrl=stage.queue_url, ReceiptHandle=message["ReceiptHandle"]
+        ids |= {json.loads(message["Body"])["id"] for message in messages}
+        if messages:
+            stage.sqs.delete_message_batch(
+                QueueUrl=stage.queue_url,
+                Entries=[
+                    {"Id": str(number), "ReceiptHandle": message["ReceiptHandle"]}
+                    for number, message in enumerate(messages)
+                ],
             )
     return ids

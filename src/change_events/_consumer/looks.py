@@ -20,6 +20,7 @@ from change_events._consumer.look import (
 )
 from change_events._consumer.measure import measure_staleness, measured_get
 from change_events._event import Entry, Found, Gone
+from change_events._text import printable
 from change_events.exceptions import MassDeletionError
 from change_events.typing import EnumerableSink
 
@@ -81,6 +82,8 @@ class Looks(Generic[T]):
                 self.halted = MassDeletionError(
                     f"{desk.guard}, and deletions are refused until Worker.resume()"
                 )
+        if self.halted is not None:
+            log.critical("%s", printable(self.halted), extra={"action": "mass_deletion"})
 
     def resume(self) -> None:
         """Go on after a mass deletion was refused, by this worker or another."""
