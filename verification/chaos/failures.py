@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import urllib3
@@ -30,8 +30,10 @@ from verification.harness.source import id_in
 from verification.harness.wire import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
+
+    from typing_extensions import Self
 
     from verification.harness.wire import Asked
 
@@ -132,7 +134,7 @@ def few_in_outage(
     _seed: int, *, numbers: Sequence[int], kinds: int, visibility: int, max_receives: int
 ) -> list[Figure]:
     """
-    One, two and forty events are queued when an outage of each kind begins.
+    One, two and forty events come in an outage of each kind.
 
     It lasts longer than the visibility timeout times maxReceiveCount.
     """
@@ -186,10 +188,10 @@ class _Outage:
         with Stage(visibility=visibility, max_receives=max_receives) as stage:
             stage.fill(10, "control-")
             deliveries = Deliveries(stage.before_sqs)
-            stage.commit(f"p{each}" for each in range(number))
             begin, end = OUTAGES[kind]
+            worker = stage.worker()
             begin(stage)
-            worker = stage.worker(sink_timeout=0.5)
+            stage.commit(f"p{each}" for each in range(number))
             time.sleep(down)  # the outage itself
             end(stage)
             self.back = stage.wait_until_empty()
@@ -237,61 +239,76 @@ OUTAGES: dict[str, tuple[Callable[[Stage], None], Callable[[Stage], None]]] = {
 
 
 def hung_look(
-    _seed: int, *, outage: float, others: int, visibility: int, shutdown_timeout: float
+    _seed: int, *, others: int, visibility: int, shutdown_timeout: float, probe: bool
 ) -> list[Figure]:
     """A look at one id never ends: in a user's fetcher without a timeout, then in a sink."""
     figures = []
     for hangs in "fetcher", "sink":
-        figures += _hung_while_working(hangs, outage, others, visibility)
+        figures += _hung_while_working(hangs, others, visibility)
         figures += _hung_at_a_stop(hangs, others, shutdown_timeout)
-    return figures
+    return figures + (_hung_probe(others, visibility) if probe else [])
 
 
-def _hung_while_working(hangs: str, outage: float, others: int, visibility: int) -> list[Figure]:
+def _hung_while_working(hangs: str, others: int, visibility: int) -> list[Figure]:
     port = free_port()
-    with Stage(visibility=visibility) as stage, _hanging(stage, hangs) as asked:
+    with Stage(visibility=visibility) as stage, _Trap(stage) as trap:
         stage.fill(5, "control-")
         deliveries = Deliveries(stage.before_sqs)
         worker = stage.worker(hangs=hangs, health_port=port)
         started = time.monotonic()
-        stage.commit([HUNG_ID])
-        wait_until(asked.is_set, PATIENCE)
+        trap.hang(hangs)
         calm = _seconds_until_cached(stage, "calm", others)
         # Only a heartbeat keeps the message invisible for so long.
         time.sleep(max(0.0, started + 2.5 * visibility - time.monotonic()))
         receives = max(deliveries.receives.values())
 
-        fault = stage.before_source.fault
-        stage.before_source.fault = lambda asked: fault(asked) or UNAVAILABLE
-        stage.commit(f"later-{each}" for each in range(others))
+        trap.down.set()
+        later = [f"later-{each}" for each in range(others)]
+        stage.commit(later)
         wait_until(lambda: worker.noted("outage"), PATIENCE)
         healthy = _health(port, "/healthz")
-        time.sleep(outage)  # the outage itself
-        stage.before_source.fault = fault
-        back = stage.wait_until_cached(f"later-{each}" for each in range(others))
+        trap.down.clear()
+        back = stage.wait_until_cached(later)
         wait_until(lambda: stage.waiting() == 1, PATIENCE)
         what = f"hung in the {hangs}"
         return [
             Figure(f"{what}: until {others} others are cached", calm, "s", at_most=10),
             exactly(f"{what}: receives of a message in 2.5 visibility timeouts", receives, 1),
             exactly(f"{what}: status of /healthz in an outage", healthy, 200),
-            # A probe that hangs, the longest pause, and a moment.
+            # The longest pause, and a moment.
+            Figure(f"{what}: until others are cached after an outage", back, "s", at_most=30 + 10),
+            *none(**{f"{what}: dead letters": stage.dead()}),
+        ]
+
+
+def _hung_probe(others: int, visibility: int) -> list[Figure]:
+    with Stage(visibility=visibility) as stage, _Trap(stage) as trap:
+        worker = stage.worker(hangs="fetcher")
+        trap.down.set()
+        ids = [f"p{each}" for each in range(others)]
+        stage.commit([HUNG_ID, *ids])
+        wait_until(lambda: worker.noted("outage"), PATIENCE)
+        trap.armed.set()
+        wait_until(trap.caught.is_set, PATIENCE)
+        trap.down.clear()
+        back = stage.wait_until_cached(ids)
+        return [
+            # A probe counts as hung after a minute; then comes the longest pause, and a moment.
             Figure(
-                f"{what}: until others are cached after an outage",
+                "a probe of an outage hangs: until others are cached",
                 back,
                 "s",
                 at_most=60 + 30 + 10,
             ),
-            *none(**{f"{what}: dead letters": stage.dead()}),
+            *none(**{"a probe of an outage hangs: dead letters": stage.dead()}),
         ]
 
 
 def _hung_at_a_stop(hangs: str, others: int, shutdown_timeout: float) -> list[Figure]:
     # A message that was not handed back would stay invisible for an hour.
-    with Stage(visibility=3600, settle=10) as stage, _hanging(stage, hangs) as asked:
-        worker = stage.worker(hangs=hangs, shutdown_timeout=shutdown_timeout, prefetch=100)
-        stage.commit([HUNG_ID])
-        wait_until(asked.is_set, PATIENCE)
+    with Stage(visibility=3600, settle=10) as stage, _Trap(stage) as trap:
+        worker = stage.worker(hangs=hangs, shutdown_timeout=shutdown_timeout)
+        trap.hang(hangs)
         _seconds_until_cached(stage, "held", others)  # by their early looks
         end = worker.stop()
         seen: dict[str, float] = {}
@@ -321,22 +338,44 @@ def _hung_at_a_stop(hangs: str, others: int, shutdown_timeout: float) -> list[Fi
         ]
 
 
-@contextmanager
-def _hanging(stage: Stage, hangs: str) -> Iterator[threading.Event]:
-    """Let GETs of one id hang, if it is the fetcher that hangs. The event: such a GET has come."""
-    asked, over = threading.Event(), threading.Event()
+class _Trap:
+    """
+    Decides how GETs of a stage end, while the block runs.
 
-    def fault(request: Asked) -> None:
-        if id_in(request) == HUNG_ID:
-            asked.set()
-            if hangs == "fetcher":
-                over.wait()
+    Attributes:
+        armed: GETs of one id never end.
+        caught: One of them has begun.
+        down: All others get a 503.
+    """
 
-    stage.before_source.fault = fault
-    try:
-        yield asked
-    finally:
-        over.set()
+    def __init__(self, stage: Stage) -> None:
+        self.armed, self.caught, self.down = (threading.Event() for _ in range(3))
+        self._over = threading.Event()
+        self._stage = stage
+
+    def __enter__(self) -> Self:
+        self._stage.before_source.fault = self._fault
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+
+    def hang(self, hangs: str) -> None:
+        """Let a look hang, in the fetcher or in the sink."""
+        if hangs == "fetcher":
+            self.armed.set()
+        self._stage.commit([HUNG_ID])
+        wait_until(lambda: self.caught.is_set() or _is_asked(self._stage, HUNG_ID), PATIENCE)
+
+    def _fault(self, request: Asked) -> Answer | None:
+        if self.armed.is_set() and id_in(request) == HUNG_ID:
+            self.caught.set()
+            self._over.wait()
+        return UNAVAILABLE if self.down.is_set() else None
+
+
+def _is_asked(stage: Stage, id: str) -> bool:
+    return any(asked == id for _, asked in list(stage.source.asked))
 
 
 def _seconds_until_cached(stage: Stage, prefix: str, number: int) -> float:

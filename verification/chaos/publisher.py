@@ -79,7 +79,7 @@ async def cancelled(topic_arn: str, commit_url: str, settle: float, delays: list
 
 def forking(topic_arn: str, path: str, children: int, works: int) -> None:
     """Fork, while threads on both sides publish and store; end before the children do."""
-    publisher, sink = SNSPublisher(topic_arn), SQLiteSink(path)
+    publisher, sink = SNSPublisher(topic_arn), SQLiteSink(path, timeout=60.0)  # many write
     work = Work("parent", publisher, sink, works)
     for number in range(children):
         if os.fork() == 0:

@@ -68,7 +68,6 @@ def main(
     *,
     hangs: str = "",
     trust_etags: bool = False,
-    sink_timeout: float = 5.0,
     health_port: int = 0,
     **settings: Any,
 ) -> None:
@@ -79,7 +78,7 @@ def main(
     logging.getLogger("change_events").setLevel(logging.INFO)
     make_fetcher = HangingFetcher if hangs == "fetcher" else HTTPFetcher
     make_sink = HangingSink if hangs == "sink" else SQLiteSink
-    with make_sink(path, timeout=sink_timeout) as sink:
+    with make_sink(path) as sink:
         worker = Worker(
             queue_url,
             fetcher=make_fetcher(url, timeout=get_timeout, trust_etags=trust_etags),
