@@ -34,7 +34,7 @@ prove-all: $(VENV)/.dev ## The same with three saves and ten million random writ
 field: $(VENV)/.dev ## Compare with the usual ways, under the same faults (minutes)
 	$(BIN)/python -m verification.proof.field
 
-chaos: $(VENV)/.dev ## Break everything around real workers, and count losses (half an hour)
+chaos: $(VENV)/.dev ## Break everything around real workers, and count losses (forty minutes)
 	$(BIN)/python -m verification.chaos
 
 soak: $(VENV)/.dev ## Watch a worker's memory, threads and sockets (half an hour)

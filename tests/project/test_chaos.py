@@ -21,7 +21,7 @@ def test_every_figure_of_a_play_reaches_its_goal(name):
 
     figures = play.play(1, **play.cut)
 
-    assert [str(figure) for figure in figures if not figure.met] == []
+    assert [f"{each.what}: {each}" for each in figures if not each.met] == []
     assert sum(bool(figure.goal) for figure in figures) >= 3
 
 

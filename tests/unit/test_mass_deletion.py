@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import threading
 
 import pytest
 from hands import Hands, message, opened, outage_log
 
 from change_events import Found, Gone, MemorySink
+from change_events._consumer.deletions import Deletions
 from change_events._consumer.guard import Guard
 
 
@@ -211,6 +213,17 @@ def test_a_small_cache_loses_at_most_half_of_its_entities():
 
 
 # An empty cache
+
+
+def test_a_small_cache_loses_at_most_half_although_deletions_are_allowed_before_others_are_stored():
+    sink = MemorySink()
+    for n in range(19):
+        assert sink.apply(f"p{n}", Found({"id": f"p{n}"}), if_version=0)
+    deletions = Deletions(Guard(), sink, "source", lock=threading.Lock())
+
+    refusals = [deletions.refused(id, sink.entry(id)) for id in sink.ids()]
+
+    assert refusals.count(None) == 9
 
 
 def test_an_empty_cache_warns_after_three_unknown_ids_and_believes_nothing_after_twenty(caplog):

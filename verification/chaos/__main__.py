@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from verification import chaos
-from verification.chaos import plays
+from verification.chaos import beliefs, failures, plays, publishers
 from verification.chaos.fuzz import fuzz
 from verification.chaos.soak import soak
 from verification.harness.commands import status_of, story_of
@@ -51,16 +51,44 @@ PLAYS = {
         {"times": 4, "visibility": 10, "max_receives": 3, "events": 1000},
         {"times": 2, "visibility": 3, "max_receives": 2, "events": 60},
     ),
-    "quiet-outage": Play(
-        plays.quiet_outage,
-        {"times": 4, "visibility": 10, "max_receives": 3},
-        {"times": 2, "visibility": 3, "max_receives": 2},
+    "few-in-outage": Play(
+        failures.few_in_outage,
+        {"numbers": (1, 2, 40), "kinds": 7, "visibility": 6, "max_receives": 2},
+        {"numbers": (1, 40), "kinds": 1, "visibility": 4, "max_receives": 2},
     ),
     "wrong-answers": Play(
         plays.wrong_answers, {"rows": 200, "seconds": 15.0}, {"rows": 60, "seconds": 4.0}
     ),
-    "broken-id": Play(
-        plays.broken_id, {"ids": 100, "max_receives": 3}, {"ids": 20, "max_receives": 2}
+    "broken-ids": Play(
+        failures.broken_ids,
+        {"numbers": (1, 5, 1000), "healthy": 30, "max_receives": 2},
+        {"numbers": (5,), "healthy": 10, "max_receives": 1},
+    ),
+    "hung-look": Play(
+        failures.hung_look,
+        {"others": 20, "visibility": 5, "shutdown_timeout": 5.0, "probe": True},
+        {"others": 3, "visibility": 3, "shutdown_timeout": 1.0, "probe": False},
+    ),
+    "guard-restarts": Play(
+        beliefs.guard_restarts,
+        {"entities": 200, "few": 19, "restarts": 10, "lives": (0.5, 2.0)},
+        {"entities": 60, "few": 19, "restarts": 2, "lives": (0.3, 0.6)},
+    ),
+    "wrong-url": Play(beliefs.wrong_url, {"events": 200}, {"events": 40}),
+    "coarse-etags": Play(beliefs.coarse_etags, {"saves": 20}, {"saves": 2}),
+    "forgotten-connections": Play(
+        beliefs.forgotten_connections,
+        {"idle": (5.0, 35.0), "get_timeout": 3.0},
+        {"idle": (1.0,), "get_timeout": 2.0},
+    ),
+    "frozen-publisher": Play(publishers.frozen_publisher, {"publishers": 5}, {"publishers": 2}),
+    "cancelled-save": Play(
+        publishers.cancelled_save, {"delays": [6.0, 7.0, 8.0, 9.0]}, {"delays": [6.0]}
+    ),
+    "fork": Play(
+        publishers.fork,
+        {"rounds": 5, "children": 4, "works": 30},
+        {"rounds": 1, "children": 2, "works": 5},
     ),
     "sqs-away": Play(plays.sqs_away, {"seconds": 60.0}, {"seconds": 4.0}),
     "failed-batches": Play(
@@ -121,7 +149,7 @@ def _markdown(figures: Sequence[Figure], seed: int) -> str:
 def command(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, and play."""
     stories = "\n".join(
-        textwrap.fill(f"  {name:16}{story_of(play.play)}", 110, subsequent_indent=" " * 18)
+        textwrap.fill(f"  {name:22}{story_of(play.play)}", 110, subsequent_indent=" " * 24)
         for name, play in PLAYS.items()
     )
     parser = argparse.ArgumentParser(
@@ -139,7 +167,7 @@ def command(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="seconds each, like the tests (default: about 25 minutes in all)",
+        help="seconds each, like the tests (default: about forty minutes in all)",
     )
     seed = random.randrange(10**6)
     parser.add_argument(

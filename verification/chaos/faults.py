@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from verification.harness.source import id_in
 from verification.harness.wire import HANG_UP, RESET, Answer, half, sqs_error
 
 if TYPE_CHECKING:
     import random
-    from collections import Counter
     from collections.abc import Callable
 
     from verification.harness.wire import Asked, Proxy
@@ -19,6 +21,7 @@ HTML = {"Content-Type": "text/html; charset=utf-8"}
 
 OOPS = Answer(500, b'{"detail": "oops"}')
 UNAVAILABLE = Answer(503, b"<html>Service Unavailable</html>", HTML)
+FORBIDDEN = Answer(403, b'{"detail": "token expired"}')
 HALF_A_BODY = half(Answer(200, b'{"id": "p1", "n": 1000000}'))
 
 SOON = [OOPS, UNAVAILABLE, HALF_A_BODY, HANG_UP, RESET]
@@ -36,9 +39,18 @@ OUTAGE = [
 """The ways in which a source is down."""
 
 
-def failing_for(id: str | None) -> Callable[[Asked], Answer | None]:
-    """Return a fault that fails the GETs of one id."""
-    return lambda asked: OOPS if asked.path.rpartition("/")[2] == id else None
+BROKEN: dict[str, Answer | None] = {
+    "500": OOPS,
+    "a framework's 404, in HTML": Answer(404, b"<h1>Not Found</h1>", HTML),
+    "a body that is wrong": Answer(200, b'{"id": "another"}'),
+    "a row that the cache refuses": None,
+}
+"""The answers to GETs of entities that are broken; None: the entity itself."""
+
+
+def answering(answer: Answer, prefix: str) -> Callable[[Asked], Answer | None]:
+    """Return a fault that gives this answer to the GETs of ids that begin so."""
+    return lambda asked: answer if id_in(asked).startswith(prefix) else None
 
 
 def noted(fault: Callable[[Asked], Answer], asked: list[Asked]) -> Callable[[Asked], Answer]:
@@ -68,13 +80,33 @@ def sqs_failure(asked: Asked, chance: random.Random, sqs: Proxy) -> Answer:
     )
 
 
-def counting_receives(asked: Asked, sqs: Proxy, receives: Counter[str]) -> Answer | None:
-    """Forward a receive, and count the receives of each message; leave other calls alone."""
-    if not asked.headers.get("X-Amz-Target", "").endswith("ReceiveMessage"):
-        return None
-    answer = sqs.forward(asked)
-    receives.update(message["MessageId"] for message in json.loads(answer.body).get("Messages", []))
-    return answer
+class Deliveries:
+    """
+    Notes what workers receive through a proxy before SQS.
+
+    Args:
+        sqs: The proxy. Its faults are replaced.
+
+    Attributes:
+        receives: How often each message was received.
+        first: When each id was first received, in monotonic seconds.
+    """
+
+    def __init__(self, sqs: Proxy) -> None:
+        self.receives: Counter[str] = Counter()
+        self.first: dict[str, float] = {}
+        self._sqs = sqs
+        sqs.fault = self._note
+
+    def _note(self, asked: Asked) -> Answer | None:
+        """Forward a receive, and note what it brings; leave other calls alone."""
+        if not asked.headers.get("X-Amz-Target", "").endswith("ReceiveMessage"):
+            return None
+        answer = self._sqs.forward(asked)
+        for message in json.loads(answer.body).get("Messages", []):
+            self.receives[message["MessageId"]] += 1
+            self.first.setdefault(json.loads(message["Body"])["id"], time.monotonic())
+        return answer
 
 
 def half_failed(asked: Asked, sqs: Proxy, refused: Counter[str]) -> Answer:

@@ -19,15 +19,7 @@ from contextlib import ExitStack
 from itertools import count
 from typing import TYPE_CHECKING
 
-from verification.chaos.faults import (
-    HTML,
-    OUTAGE,
-    counting_receives,
-    failing_for,
-    half_failed,
-    noted,
-    sqs_failure,
-)
+from verification.chaos.faults import HTML, OUTAGE, Deliveries, half_failed, noted, sqs_failure
 from verification.chaos.stage import PATIENCE, Stage
 from verification.harness.figures import Figure, exactly, none
 from verification.harness.processes import wait_until
@@ -116,30 +108,9 @@ def outage(
                 at_most=pauses + cut_later,
             ),
             # The longest pause, and a moment.
-            Figure("back to the first entity cached", first, "s", at_most=60 + 5),
+            Figure("back to the first entity cached", first, "s", at_most=30 + 5),
             Figure("back to all events drained, which is the emulator's time", drained, "s"),
             exactly("events drained", len(stage.cache.items()), events),
-            *none(**stage.verdict(), dead_letters=stage.dead()),
-        ]
-
-
-def quiet_outage(_seed: int, *, times: int, visibility: int, max_receives: int) -> list[Figure]:
-    """The source is down for as long, while one event waits: the entity or the source may fail."""
-    down = float(times * visibility * max_receives)
-    with Stage(visibility=visibility, max_receives=max_receives) as stage:
-        stage.source.commit("p1")
-        stage.before_source.go_away()
-        worker = stage.worker()
-        stage.announce(["p1"])
-        sleep(down, "seconds of an outage")
-        worker.require_alive()
-        failed = sum(line.get("action") in {"look", "outage"} for line in worker.lines())
-        stage.before_source.come_back()
-        drained = stage.wait_until_empty()
-        return [
-            Figure("the source is down", down, "s"),
-            Figure("looks that failed meanwhile, by the log", failed, at_least=2),
-            Figure("drained, after it was back", drained, "s", at_most=60 + 5),
             *none(**stage.verdict(), dead_letters=stage.dead()),
         ]
 
@@ -186,46 +157,6 @@ def wrong_answers(_seed: int, *, rows: int, seconds: float) -> list[Figure]:
             )
             worker.require_alive()
     return figures
-
-
-def broken_id(seed: int, *, ids: int, max_receives: int) -> list[Figure]:
-    """One id of many always fails."""
-    broken = f"p{random.Random(seed).randrange(ids)}"
-    seconds = {}
-    with Stage(visibility=5, max_receives=max_receives, settle=0.5) as stage:
-        for which, fails in ("sound", None), ("broken", broken):
-            names = [
-                f"{which}-{number}" if fails is None else f"p{number}" for number in range(ids)
-            ]
-            for name in names:
-                stage.source.commit(name)
-            stage.before_source.fault = failing_for(fails)
-            worker = stage.worker()
-            started = time.monotonic()
-            stage.announce(names)
-            stage.wait_until_cached(set(names) - {fails})
-            seconds[which] = time.monotonic() - started
-            stage.wait_until_empty()
-            worker.stop()
-        letters = stage.sqs.receive_message(QueueUrl=stage.dead_url, MaxNumberOfMessages=10).get(
-            "Messages", []
-        )
-        return [
-            Figure(f"seconds until {ids} sound ones are cached", seconds["sound"], "s"),
-            Figure(
-                f"seconds until {ids - 1} are, beside a broken one",
-                seconds["broken"],
-                "s",
-                at_most=seconds["sound"] + 2.0,
-            ),
-            exactly("cached", len(stage.cache.items()), 2 * ids - 1),
-            exactly("dead letters", stage.dead(), 1),
-            exactly(
-                "of them the broken one's",
-                sum(letter["Body"] == json.dumps({"id": broken}) for letter in letters),
-                1,
-            ),
-        ]
 
 
 def sqs_away(seed: int, *, seconds: float) -> list[Figure]:
@@ -317,8 +248,7 @@ def stop(
     chance = random.Random(seed)
     progress = Progress(times, "times stopped")
     with Stage(visibility=10) as stage, ExitStack() as exits:
-        receives: Counter[str] = Counter()
-        stage.before_sqs.fault = lambda asked: counting_receives(asked, stage.before_sqs, receives)
+        deliveries = Deliveries(stage.before_sqs)
         savers = stage.savers(exits, seed, per_second=15.0)
         ends = []
         for _ in range(times):
@@ -353,8 +283,13 @@ def stop(
                 "s",
                 at_most=25.0,
             ),
-            Figure("receives a message, on average", receives.total() / len(receives)),
+            Figure(
+                "receives a message, on average",
+                deliveries.receives.total() / len(deliveries.receives),
+            ),
             # The tenth receive would make it a dead letter.
-            Figure("receives of one message, at most", max(receives.values()), at_most=9),
+            Figure(
+                "receives of one message, at most", max(deliveries.receives.values()), at_most=9
+            ),
             *none(**verdict, dead_letters=stage.dead()),
         ]

@@ -60,6 +60,10 @@ class Worker(Process):
             if line[:1] == "{" and line[-1:] == "\n"
         ]
 
+    def noted(self, action: str) -> list[dict[str, Any]]:
+        """Return the lines of an action."""
+        return [line for line in self.lines() if line.get("action") == action]
+
     def stop(self) -> End:
         """Send SIGTERM, and wait for the end."""
         self.send(signal.SIGTERM)
@@ -87,6 +91,7 @@ class Stage:
         before_sqs: The proxy between workers and SQS.
         before_source: The proxy between workers and the source.
         sqs: A client that bypasses the proxy.
+        topic_arn: The topic.
         publisher: Broadcasts without a proxy.
         cache: The workers' cache.
     """
@@ -132,9 +137,9 @@ class Stage:
             {"deadLetterTargetArn": dead_arn, "maxReceiveCount": str(self._max_receives)}
         )
         self.queue_url, arn = self._queue(name, RedrivePolicy=redrive)
-        topic_arn = sns.create_topic(Name=name)["TopicArn"]
-        subscribe(sns, topic_arn, arn)
-        self.publisher = SNSPublisher(topic_arn, client=sns)
+        self.topic_arn = sns.create_topic(Name=name)["TopicArn"]
+        subscribe(sns, self.topic_arn, arn)
+        self.publisher = SNSPublisher(self.topic_arn, client=sns)
 
     def _queue(self, name: str, **attributes: str) -> tuple[str, str]:
         url = self.sqs.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]
@@ -154,19 +159,22 @@ class Stage:
             "wait_time": 1,
             "prefetch": min(1000, HELD_PER_SECOND * self.visibility),
         }
-        self._processes += 1
-        process = Worker(
-            self._directory / f"worker-{self._processes}.log",
-            *(sys.executable, "-m", "verification.chaos.worker", json.dumps(given | settings)),
-            **CREDENTIALS,
-            AWS_ENDPOINT_URL=self.before_sqs.url,
-            AWS_MAX_ATTEMPTS="1",
-        )
-        self._exits.callback(process.close)
+        process = self.process("worker", given | settings, AWS_ENDPOINT_URL=self.before_sqs.url)
         wait_until(
             lambda: '"action": "start"' in process.text() or not process.alive, START_PATIENCE
         )
         process.require_alive()
+        return process
+
+    def process(self, module: str, settings: dict[str, Any], **environment: str) -> Worker:
+        """Start a module of this package as a process that prints JSON lines."""
+        self._processes += 1
+        process = Worker(
+            self._directory / f"{module}-{self._processes}.log",
+            *(sys.executable, "-m", f"verification.chaos.{module}", json.dumps(settings)),
+            **CREDENTIALS | {"AWS_ENDPOINT_URL": self.aws, "AWS_MAX_ATTEMPTS": "1"} | environment,
+        )
+        self._exits.callback(process.close)
         return process
 
     def savers(self, exits: ExitStack, seed: int, *, per_second: float) -> list[Saver]:
@@ -186,6 +194,22 @@ class Stage:
             saver.start()
             exits.callback(saver.end)
         return savers
+
+    def commit(self, ids: Iterable[str]) -> None:
+        """Change entities, and announce them."""
+        ids = list(ids)
+        for id in ids:
+            self.source.commit(id)
+        self.announce(ids)
+
+    def fill(self, number: int, prefix: str = "p") -> list[str]:
+        """Let a worker that then stops cache that many entities; return their ids."""
+        ids = [f"{prefix}{each}" for each in range(number)]
+        self.commit(ids)
+        worker = self.worker()
+        self.wait_until_empty()
+        worker.stop()
+        return ids
 
     def announce(self, ids: Iterable[str]) -> None:
         """Broadcast ids without saving anything."""
