@@ -127,7 +127,7 @@ def digest(value: object) -> str | None:
 
 
 def _is_json(value: object) -> bool:
-    """Return True for what JSON has. What it only takes for that (a tuple, say) is not equal."""
+    """Return True for what JSON has. A tuple, say, would have the digest of a list."""
     if type(value) is dict:
         return all(type(key) is str and _is_json(each) for key, each in value.items())
     if type(value) is list:

@@ -110,8 +110,9 @@ class Worker(Settings[T], Generic[T]):
             back. A living worker's heartbeat, every third of it, keeps its messages invisible.
         shutdown_timeout: Seconds after which a stop gives up. Longer than `wait_time` is better:
             what an abandoned poll brings stays invisible until its visibility timeout is over.
-        on_outcome: Called with an id and what a look at it did, in the look's thread. What it
-            raises is logged.
+        on_outcome: Called with an id and what a look at it did, in the look's thread. Not called
+            for an early look that found nothing new, nor for a look that failed. What it raises is
+            logged.
         max_gets_per_second: How many GETs to send to the source, evenly spread. A GET of many ids
             counts as one. None: no limit.
         max_deleted_share: A deletion is refused if more than this share of the last hundred looks
@@ -218,7 +219,8 @@ class Worker(Settings[T], Generic[T]):
         Go on after a mass deletion was refused: the entities are meant to be gone. From any thread.
 
         Deletions are believed until there are no longer too many in the last hundred looks; then
-        they are watched again. Without a refused deletion it has no effect.
+        they are watched again. Without a refused deletion it has no effect. Each process that has
+        stopped needs to be told, or to be started again.
         """
         with self._lock:
             if self._run_now is None:

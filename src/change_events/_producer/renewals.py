@@ -211,12 +211,7 @@ class Renewals:
         if not saves:  # they ended while they waited, or another sender had room for them
             return
         started = self.now()
-        try:
-            failed, error = failures([save.broadcast for save in saves])
-        except BaseException:  # a publisher that wants the thread to end
-            for save in saves:
-                self._renewed(save, started, RuntimeError("the publisher ended its thread"))
-            raise
+        failed, error = failures([save.broadcast for save in saves])
         if failed:
             ids = [id for broadcast in failed for id in broadcast.ids]
             log.warning(
