@@ -260,3 +260,26 @@ def test_a_tombstone_is_neither_deleted_nor_unknown():
 
     assert hands.guard.is_new
     assert hands.counts()["unchanged"] == 1
+
+
+# Going on
+
+
+def test_resume_does_not_wait_for_the_sink_and_logs_what_it_raises(wiped, caplog):
+    wiped.sink.set_state = lambda *_: 1 / 0
+
+    wiped.resume()
+
+    assert wiped.may_receive()
+    assert "the sink has not kept what resume() said: division by zero" in caplog.text
+
+
+def test_resume_goes_on_without_a_thread_to_store_it(wiped):
+    def full(role, target):
+        raise RuntimeError("can't start new thread")
+
+    wiped.threads.start = full
+
+    wiped.resume()
+
+    assert wiped.may_receive()

@@ -926,3 +926,19 @@ def test_an_early_look_that_finds_nothing_new_writes_nothing_and_counts_what_it_
     assert str(guard) == "0 of the last 1 looks at cached entities saw them gone"
     (look,) = [record for record in caplog.records if record.action == "look"]
     assert look.outcome == "too_early"
+
+
+def test_what_was_found_is_stored_now_and_then_for_other_processes(make_still, client):
+    sink = with_cached(20)
+    found = make_still(client=client, sink=sink, fetcher=Answering(Found({"n": 1})))
+    assert back(found, *(record(f"p{n}", age=60, name=f"m{n}") for n in range(20))) == []
+
+    assert sink.state("guard").count("0") == 20
+
+
+def test_a_sink_that_cannot_store_the_guards_state_fails_no_batch(make_still, client):
+    sink = with_cached(20)
+    sink.set_state = lambda *_: 1 / 0
+    found = make_still(client=client, sink=sink, fetcher=Answering(Found({"n": 1})))
+
+    assert back(found, *(record(f"p{n}", age=60, name=f"m{n}") for n in range(20))) == []
