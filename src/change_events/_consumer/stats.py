@@ -32,8 +32,8 @@ class Stats:
         too_early: Early looks that found nothing new: the commit is still to come, or the save has
             failed. They write nothing, and the next one follows soon.
         conflicts: Looks started again because another worker had changed the entry meanwhile.
-        failed: Looks that decided nothing. Their events are held until it is known why. Then they go
-            back to the queue for a while, or are held, if the entity has no part in it.
+        failed: Looks that decided nothing. Their events are held until it is known why, and then go
+            back to the queue for a while; or stay held, if the entity has no part in it.
         retries: Events that went back to the queue after a failed look.
         acknowledged: Deliveries deleted from the queue.
         ack_failures: Failed attempts to delete a delivery.
