@@ -62,7 +62,7 @@ class Found(Generic[T_co]):
 
     Attributes:
         value: The entity.
-        etag: Its `ETag`. The next GET sends it, and the source can answer 304. None: it sent none.
+        etag: Its `ETag`. An early look sends it, and the source can answer 304. None: it sent none.
         digest: Equal only for equal entities. The look computes it from a value that JSON can hold,
             so a fetcher gives one only for other values. None: what is stored counts as changed.
     """
@@ -96,9 +96,9 @@ class Outcome(str, Enum):
     CREATED = "created"
     """Found, and not in the cache before."""
     UPDATED = "updated"
-    """Found, with another `ETag` than the cached one; or with none, so it can have changed."""
+    """Found, and not known to equal the cached entity: its digest differs, or it has none."""
     UNCHANGED = "unchanged"
-    """The cache was right already: the same `ETag`, or gone, and a tombstone is there."""
+    """The cache was right already: an equal entity, or gone, and a tombstone is there."""
     DELETED = "deleted"
     """Gone, and in the cache until now."""
     NEVER_SAVED = "never_saved"

@@ -121,7 +121,13 @@ class Sink(Protocol[T_contra]):
 
 @runtime_checkable
 class EnumerableSink(Protocol):
-    """A sink that can name what it holds. The worker asks it for ids that are known to be good."""
+    """
+    A sink that can name what it holds.
+
+    Without this a worker knows no good id until it has found one, so it recognises an outage later;
+    and it protects a small cache from a wrong URL no better than a large one: up to 19 entities can
+    be deleted before it stops.
+    """
 
     def ids(self, *, after: str | None = None, limit: int = 1000) -> list[str]:
         """

@@ -13,10 +13,11 @@ import pytest
 
 from change_events import FetchError, Found, Gone, MemorySink, SNSPublisher, Unchanged
 from change_events._consumer.acknowledgements import Acknowledgements
+from change_events._consumer.breaker import Breaker
+from change_events._consumer.experiment import Experiment
 from change_events._consumer.inbox import Inbox
 from change_events._consumer.intake import Intake, MessageReader
-from change_events._consumer.look import outcome
-from change_events._consumer.looks import Looks
+from change_events._consumer.looks import Looks, _Done
 from change_events._consumer.queue import batches
 from change_events._producer.renewals import Renewals
 from change_events.sinks import memory
@@ -104,14 +105,13 @@ def no_tombstone(patch):
 
 
 def version_read_after_the_get(patch):
-    def look(self, id):
+    def look(self, id, entry):
         fetcher, sink = self.settings.fetcher, self.settings.sink
-        etag = sink.entry(id).etag
         self._begin_get([id])
-        change = fetcher.fetch(id, etag=etag)
+        change = fetcher.fetch(id)
         entry = sink.entry(id)
         sink.apply(id, change, if_version=entry.version)
-        return outcome(entry, change)
+        return _Done(entry, change)
 
     patch.setattr(Looks, "_look", look)
 
@@ -162,7 +162,7 @@ def unless_it_fails(read_together):
         try:
             return read_together(self, ids)
         except Exception:
-            return {}
+            return {}, set()
 
     return read
 
@@ -172,7 +172,7 @@ def what_is_left_out_is_gone(patch):
         entries = {id: self.settings.sink.entry(id) for id in ids}
         self._begin_get(ids)
         answer = self.settings.fetcher.fetch_many(ids)
-        return {id: (entry, answer.get(id, Gone())) for id, entry in entries.items()}
+        return {id: _Done(entry, answer.get(id, Gone())) for id, entry in entries.items()}, set()
 
     patch.setattr(Looks, "_read_together", unless_it_fails(read_together))
 
@@ -181,7 +181,8 @@ def versions_read_after_the_get_of_many(patch):
     def read_together(self, ids):
         self._begin_get(ids)
         answer = self.settings.fetcher.fetch_many(ids)
-        return {id: (self.settings.sink.entry(id), answer[id]) for id in ids if id in answer}
+        sink = self.settings.sink
+        return {id: _Done(sink.entry(id), answer[id]) for id in ids if id in answer}, set()
 
     patch.setattr(Looks, "_read_together", unless_it_fails(read_together))
 
@@ -255,6 +256,11 @@ def a_failed_look_is_forgotten(patch):
     patch.setattr(Looks, "_failed", failed)
 
 
+def every_failure_is_the_ids_own(patch):
+    patch.setattr(Experiment, "can_tell", lambda _: False)
+    patch.setattr(Breaker, "count", lambda *_, own: False)
+
+
 def nothing_is_acknowledged(patch):
     patch.setattr(Acknowledgements, "delete", lambda *_: [])
 
@@ -280,6 +286,7 @@ CAUGHT = [
     ("pending", no_renewal_and_no_last_broadcast),
     ("pending", acknowledged_on_receipt),
     ("pending", the_early_look_settles),
+    ("patient", every_failure_is_the_ids_own),
     ("quiet", nothing_is_acknowledged),
     ("equal", no_broadcast),
     ("equal", acknowledged_on_receipt),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 from hands import URL, doubling, held
 
 from change_events import MemorySink
@@ -18,10 +16,12 @@ from change_events.testing import FakeSource
 def make_desk(
     *, early_look=True, guard=None, per_second=None, prefetch=10, batch_size=3, bulk_size=1
 ):
-    bulk = SimpleNamespace(bulk_size=bulk_size) if bulk_size > 1 else None
+    fetcher = FakeSource()
+    if bulk_size > 1:
+        fetcher.bulk_size, fetcher.fetch_many = bulk_size, lambda ids: {}
     settings = Settings(
         URL,
-        fetcher=FakeSource(),
+        fetcher=fetcher,
         sink=MemorySink(),
         early_look=early_look,
         prefetch=prefetch,
@@ -29,7 +29,7 @@ def make_desk(
         threads=2,
         max_gets_per_second=per_second,
     )
-    return Desk(settings, guard or Guard(), backoff=Backoff(doubling), bulk=bulk)
+    return Desk(settings, guard or Guard(), backoff=Backoff(doubling))
 
 
 def receive(desk, *ids, now=0.0, hold=0.0, received=None):

@@ -102,6 +102,10 @@ class NotingThreads(Threads):
             hands.conditions.append(NotingCondition(lock)) or hands.conditions[-1]
         )
 
+    def start(self, role, target):
+        """Run it at once."""
+        target()
+
 
 class Hands:
     """A worker's parts, and what a test changes and reads around them."""
@@ -129,7 +133,8 @@ class Hands:
         self.settings = settings = Settings(URL, **given)
         self.guard = guard or Guard()
         self.conditions = []
-        run = Run(
+        self.threads = NotingThreads(self)
+        self.run = run = Run(
             settings,
             queue=self.queue,
             guard=self.guard,
@@ -137,7 +142,7 @@ class Hands:
             control=SimpleQueue(),
             verify=verify,
             backoff=Backoff(pause),
-            threads=NotingThreads(self),
+            threads=self.threads,
         )
         self.consumer, self.intake, self.looks = run.consumer, run.intake, run.looks
         self.visibility, self.acknowledgements = run.visibility, run.acknowledgements
@@ -184,7 +189,7 @@ class Hands:
         return self.looks.look_at(id)
 
     def resume(self):
-        self.looks.resume()
+        self.run.resume()
 
     def next(self):
         """Reserve the ids to look at now; return the first, None without any."""

@@ -329,3 +329,14 @@ def test_saves_use_the_renewals_of_this_process_by_default():
 
     assert not {"p1", "p2"} & {*under_way()}
     assert broadcast_stats() == process_renewals.tally.stats()
+
+
+@pytest.mark.parametrize("wrong", ["p1", None, SNSPublisher, object()])
+def test_what_cannot_publish_is_refused_in_place_of_a_publisher(wrong):
+    with pytest.raises(ConfigurationError, match="is not a publisher"):
+        broadcasting(wrong, "p2")
+
+
+def test_a_class_in_place_of_a_publisher_is_refused_at_decoration():
+    with pytest.raises(ConfigurationError, match="has no publish"):
+        broadcasts_before_save(SNSPublisher)(lambda id: None)

@@ -14,6 +14,7 @@ from hands import (
 )
 
 from change_events import FetchError, Found, Gone, MemorySink, Outcome, Unchanged
+from change_events._consumer.look import digest
 from change_events.testing import FakeSource
 
 # Which ids share a GET
@@ -356,3 +357,18 @@ def test_a_fetcher_can_ask_for_fewer_ids_at_any_time():
     hands.source.bulk_size = 1
 
     assert reserved(hands) == ["e"]
+
+
+def test_an_early_bulk_look_that_finds_nothing_new_writes_nothing():
+    hands = with_catalogue("p1", "p2")
+    for id in ("p1", "p2"):
+        entity = {"id": id} if id == "p1" else {"id": id, "n": 0}
+        hands.sink.apply(id, Found(entity, digest=digest(entity)), if_version=0)
+    version = hands.sink.entry("p1").version
+
+    look_together(hands)
+
+    assert hands.sink.entry("p1").version == version
+    assert hands.outcomes == [("p2", Outcome.UPDATED)]
+    assert hands.counts()["too_early"] == 1
+    assert hands.next_at() == pytest.approx(100.1)

@@ -14,7 +14,7 @@ from change_events._consumer.desk import Failure
 from change_events._consumer.experiment import GRACE
 from change_events._consumer.guard import Guard
 
-BELIEVES = '{"state": "believes", "gone": ""}'
+BELIEVES = '{"believes": true, "gone": ""}'
 
 
 @pytest.fixture
@@ -612,7 +612,7 @@ def test_a_look_under_way_that_reads_of_a_resume_releases_what_was_refused(stric
 
 
 def test_a_resume_wakes_all_even_if_nothing_was_refused_here(strict):
-    strict.guard.load('{"state": "refuses", "gone": ""}')
+    strict.guard.allows_deletion()
     receive(strict, "a")
     strict.guard.load(BELIEVES)
     strict.newly_due()

@@ -237,12 +237,28 @@ def again(guard, **settings):
     return later
 
 
-def test_a_refusal_outlasts_a_restart():
+def test_after_a_restart_the_first_deletion_is_refused_if_the_source_is_still_wrong():
     guard = Guard()
     see(guard, gone=20)
 
-    assert again(guard).tripped
-    assert not again(guard, on=False).tripped
+    later = again(guard)
+    assert not later.tripped
+    assert see(later, gone=10) == 0
+
+
+def test_after_a_restart_a_source_that_is_right_again_is_believed_soon():
+    guard = Guard()
+    see(guard, gone=20)
+
+    later = again(guard)
+    assert see(later, found=25, gone=1) == 1
+
+
+def test_a_deletion_that_is_tried_again_counts_once():
+    guard = Guard()
+
+    assert all(guard.allows_deletion(id="p1") for _ in range(1000))
+    assert sum(guard.allows_deletion(id=f"q{number}") for number in range(200)) == 18
 
 
 def test_processes_that_share_a_cache_count_together():
@@ -307,7 +323,7 @@ def test_a_refusal_stands_until_another_process_believes():
     assert not guard.tripped
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"state": "x", "gone": ""}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"believes": false, "gone": 7}'])
 def test_a_text_that_is_not_a_guards_changes_nothing(text):
     guard = Guard()
     see(guard, gone=20)

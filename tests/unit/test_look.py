@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from change_events import Entry, FetchError, Found, Gone, MemorySink, Outcome, Unchanged
-from change_events._consumer.look import MAX_CONFLICTS, look, outcome
+from change_events._consumer.look import MAX_CONFLICTS, digest, look, outcome
 
 ONE = Found({"n": 1}, '"one"')
 TWO = Found({"n": 2}, '"two"')
@@ -219,3 +219,42 @@ def test_what_no_fetcher_can_answer_is_an_error_that_names_it(nonsense):
 def test_the_outcome_says_what_a_look_does_to_the_entry(entry, change, expected):
     assert outcome(entry, change) is expected
     assert expected == expected.value
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"1": "a"}, {1: "a"}),
+        ({"a": [1, 2]}, {"a": (1, 2)}),
+        ({"a": 1}, {"a": True}),
+        ({"a": 1}, {"a": 1.0}),
+        ({"a": None}, {"a": "null"}),
+        ({"a": {}}, {"a": []}),
+    ],
+)
+def test_values_that_differ_have_no_digest_in_common(one, other):
+    assert digest(one) is not None
+    assert digest(one) != digest(other)
+
+
+def test_the_order_of_keys_does_not_change_a_digest():
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+
+
+class Nothing(MemorySink):
+    """A sink whose author has forgotten a `return`."""
+
+    def __init__(self, forgotten):
+        super().__init__()
+        setattr(self, forgotten, lambda *_, **__: None)
+
+
+@pytest.mark.parametrize(
+    ("forgotten", "says"),
+    [("entry", "must return an Entry"), ("apply", "must return True, or False if the version")],
+)
+def test_a_sink_that_returns_nothing_is_named_in_the_error(forgotten, says):
+    source = Steps(Found({"id": "p1"}))
+
+    with pytest.raises(TypeError, match=rf"Nothing\.{forgotten}\('p1'.*{says}.*None"):
+        look("p1", fetcher=source, sink=Nothing(forgotten))

@@ -8,7 +8,7 @@ import threading
 import pytest
 from hands import Hands, message, opened, outage_log
 
-from change_events import Found, Gone, MassDeletionError, MemorySink
+from change_events import Found, Gone, MemorySink
 from change_events._consumer.deletions import Deletions
 from change_events._consumer.guard import Guard
 
@@ -52,9 +52,9 @@ def test_a_refused_mass_deletion_is_logged_once_as_critical(wiped, caplog):
     assert record.action == "mass_deletion"
     assert record.getMessage() == (
         "20 of the last 20 looks at cached entities saw them gone. Nothing more is deleted or "
-        f"received. If the source is wrong, mend it, or the URL of {wiped.source!r}, and start the "
-        "worker again; if it is right, call Worker.resume(), send the worker SIGUSR1, or start "
-        "with allow_mass_deletion=True"
+        f"received. If the source is wrong, correct it, or the URL of {wiped.source!r}, and start "
+        "the worker again. If the entities are meant to be gone, call Worker.resume(), send the "
+        "worker SIGUSR1, or start it with allow_mass_deletion=True"
     )
     assert str(wiped.halted) == record.getMessage()
 
@@ -135,51 +135,68 @@ def test_a_refused_deletion_ends_an_outage(wiped, caplog):
 # What is kept
 
 
-def test_a_refusal_outlasts_a_restart_and_a_resume_reaches_all_processes(wiped):
-    later = Hands(sink=wiped.sink)
-    later.looks.recall()
+def test_after_a_restart_no_deletion_is_believed_while_the_source_is_wrong(wiped):
+    later = Hands(sink=wiped.sink, settle=0.0)
+    assert later.may_receive()
+
+    later.receive(message("p50", 99))
+    assert later.look("p50") == []
+
     assert later.pauses.why == "mass deletion"
-    assert isinstance(later.halted, MassDeletionError)
-
-    wiped.resume()
-    assert later.pauses.why == "mass deletion"  # it is not asked yet
-    later.resume()
-    assert later.pauses.why is None
-    assert Hands(sink=wiped.sink).looks.recall() is None
+    assert len(wiped.sink) == 60 - 19
 
 
-def test_a_worker_that_starts_with_a_refusal_says_so(wiped, caplog):
-    later = Hands(sink=wiped.sink)
-    later.looks.recall()
+def test_after_a_restart_with_the_right_source_the_worker_goes_on(wiped):
+    later = Hands(sink=wiped.sink, settle=0.0)
+    for number in range(40):
+        id = f"p{30 + number % 20}"
+        later.source[id] = {"id": id}
+        later.receive(message(id, number))
+        assert len(later.look(id)) == 1
 
-    (record,) = [each for each in caplog.records if each.levelno == logging.CRITICAL]
-    assert record.action == "mass_deletion"
-    assert record.getMessage() == str(later.halted)
-
-
-def test_a_worker_starts_although_what_is_kept_cannot_be_read():
-    class Down(MemorySink):
-        def state(self, name, /):
-            raise OSError("no connection")
-
-    hands = Hands(sink=Down())
-    hands.looks.recall()
-
-    assert hands.may_receive()
+    later.receive(message("p55", 99))
+    assert len(later.look("p55")) == 1
+    assert wiped.sink.get("p55") is None
 
 
-def test_without_a_sink_that_keeps_state_a_refusal_ends_with_the_process(wiped):
+def test_without_a_sink_that_keeps_state_a_later_process_counts_from_zero(wiped):
     class Plain:
         entry = wiped.sink.entry
         apply = wiped.sink.apply
 
     hands = Hands(sink=Plain(), settle=0.0)
-    hands.looks.recall()
-    assert hands.may_receive()
 
-    hands.receive(message("p20", 99))
-    assert len(hands.look("p20")) == 1
-    hands.resume()
+    hands.receive(message("p50", 99))
+    assert len(hands.look("p50")) == 1
+
+
+class Counted(MemorySink):
+    """Notes what it is asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def __len__(self):
+        self.asked.append("len")
+        return super().__len__()
+
+    def ids(self, *, after=None, limit=1000):
+        self.asked.append("ids")
+        raise PermissionError("no Scan")
+
+
+def test_a_sink_is_not_asked_for_its_size_and_can_refuse_to_name_its_ids(caplog):
+    sink = Counted()
+    hands = Hands(sink=sink, settle=0.0)
+    for n in range(30):
+        sink.apply(f"p{n}", Found({}), if_version=0)
+        hands.receive(message(f"p{n}", n))
+    settled = [len(hands.look_at(id)) for id in [hands.next() for _ in range(30)]]
+
+    assert settled == [1] * 19 + [0] * 11  # as if the cache were large
+    assert "len" not in sink.asked
+    assert [record.action for record in caplog.records].count("ids") == 1
 
 
 def test_a_small_cache_loses_at_most_half_of_its_entities():
@@ -243,3 +260,26 @@ def test_a_tombstone_is_neither_deleted_nor_unknown():
 
     assert hands.guard.is_new
     assert hands.counts()["unchanged"] == 1
+
+
+# Going on
+
+
+def test_resume_does_not_wait_for_the_sink_and_logs_what_it_raises(wiped, caplog):
+    wiped.sink.set_state = lambda *_: 1 / 0
+
+    wiped.resume()
+
+    assert wiped.may_receive()
+    assert "the sink has not kept what resume() said: division by zero" in caplog.text
+
+
+def test_resume_goes_on_without_a_thread_to_store_it(wiped):
+    def full(role, target):
+        raise RuntimeError("can't start new thread")
+
+    wiped.threads.start = full
+
+    wiped.resume()
+
+    assert wiped.may_receive()

@@ -17,7 +17,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from change_events import ConfigurationError, FetchError, Gone, HTTPFetcher, MemorySink
+from change_events import (
+    ConfigurationError,
+    FetchError,
+    Found,
+    Gone,
+    HTTPFetcher,
+    MemorySink,
+    Unchanged,
+)
 from change_events._consumer.guard import Guard
 from change_events.integrations.aws_lambda import CLOCK_SLACK, _Function, make_handler
 from lambda_records import EPOCH, record
@@ -842,3 +850,95 @@ def test_a_handler_does_not_show_what_it_was_made_with(make, fetcher):
 
     assert type(fetcher).__name__ not in repr(handler)
     assert type(fetcher).__name__ not in repr(handler.__closure__[0].cell_contents)
+
+
+# A mass deletion
+
+
+class Answering:
+    """A fetcher that answers the same for every id."""
+
+    def __init__(self, change):
+        self.change = change
+
+    def fetch(self, id, /, *, etag=None):
+        return self.change
+
+
+def with_cached(number):
+    sink = MemorySink()
+    for n in range(number):
+        assert sink.apply(f"p{n}", Found({"id": f"p{n}"}), if_version=0)
+    return sink
+
+
+def test_a_mass_deletion_is_refused_by_all_processes_together(make_still, client, caplog):
+    sink = with_cached(60)
+    processes = [make_still(client=client, sink=sink, fetcher=Answering(Gone())) for _ in range(2)]
+    came_back = [
+        bool(back(processes[n % 2], record(f"p{n}", age=60, name=f"m{n}"))) for n in range(30)
+    ]
+
+    assert came_back == [False] * 19 + [True] * 11
+    assert len(sink) == 41
+    assert "saw them gone" in caplog.text
+
+
+def test_a_mass_deletion_can_be_allowed(make, client):
+    sink = with_cached(30)
+    handler = make(client=client, sink=sink, fetcher=Answering(Gone()), allow_mass_deletion=True)
+
+    assert back(handler, *(record(f"p{n}", age=60, name=f"m{n}") for n in range(30))) == []
+    assert len(sink) == 0
+
+
+def test_a_look_at_a_tombstone_is_not_an_entity_that_was_found(sink, client):
+    guard = Guard()
+    function = _Function(
+        Answering(Gone()), sink, SETTLE, guard, early_look=True, client=client, clock=lambda: 0.0
+    )
+    sink.apply("p1", Gone(), if_version=0)
+
+    assert back(function.handle, record(age=60)) == []
+    assert guard.is_new
+
+
+def test_an_early_look_that_finds_nothing_new_writes_nothing_and_counts_what_it_found(
+    sink, client, caplog
+):
+    caplog.set_level(logging.DEBUG, "change_events")
+    guard = Guard()
+    function = _Function(
+        Answering(Unchanged()),
+        sink,
+        SETTLE,
+        guard,
+        early_look=True,
+        client=client,
+        clock=lambda: 0.0,
+    )
+    sink.apply("p1", Found({}, '"a"'), if_version=0)
+    version = sink.entry("p1").version
+
+    assert back(function.handle, record()) == ["message of p1"]
+
+    assert sink.entry("p1").version == version
+    assert str(guard) == "0 of the last 1 looks at cached entities saw them gone"
+    (look,) = [record for record in caplog.records if record.action == "look"]
+    assert look.outcome == "too_early"
+
+
+def test_what_was_found_is_stored_now_and_then_for_other_processes(make_still, client):
+    sink = with_cached(20)
+    found = make_still(client=client, sink=sink, fetcher=Answering(Found({"n": 1})))
+    assert back(found, *(record(f"p{n}", age=60, name=f"m{n}") for n in range(20))) == []
+
+    assert sink.state("guard").count("0") == 20
+
+
+def test_a_sink_that_cannot_store_the_guards_state_fails_no_batch(make_still, client):
+    sink = with_cached(20)
+    sink.set_state = lambda *_: 1 / 0
+    found = make_still(client=client, sink=sink, fetcher=Answering(Found({"n": 1})))
+
+    assert back(found, *(record(f"p{n}", age=60, name=f"m{n}") for n in range(20))) == []

@@ -71,6 +71,7 @@ def test_an_event_that_lay_in_the_queue_for_its_window_costs_one_get(
     channel, source, make_worker, age, gets
 ):
     ids = [f"p{number}" for number in range(20)]
+    source.entities |= {id: {"id": id} for id in ids}
     channel.announce(*ids)
 
     assert make_worker(settle=2.0, client=answering_later(age)).drain() == 20

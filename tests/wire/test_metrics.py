@@ -29,6 +29,7 @@ from change_events._consumer import intake
 from change_events._consumer.stats import LOOKS
 from change_events._meter import Meter
 from change_events._producer import renewals as renewal_module
+from change_events._producer import tally as tally_module
 from change_events.metrics import METRICS, OpenTelemetryMetrics, PrometheusMetrics
 from conftest import failing, running, wait_until
 from verification.harness.wire import Answer
@@ -259,8 +260,8 @@ def test_every_count_of_a_worker_has_its_metric():
     named = {name for name in Stats.__slots__ if name not in LOOKS}
 
     assert named <= METRICS.keys()
-    assert set(renewal_module.METRICS.values()) <= METRICS.keys()
-    assert renewal_module.METRICS.keys() == set(BroadcastStats.__slots__)
+    assert set(tally_module.METRICS.values()) <= METRICS.keys()
+    assert tally_module.METRICS.keys() == set(BroadcastStats.__slots__)
     assert set(Stats.__slots__) > LOOKS
 
 

@@ -289,9 +289,21 @@ def test_without_the_variable_nothing_is_broadcast_and_one_warning_is_logged(
     publisher.publish(events("p1"))
 
     records = [record for record in caplog.records if record.name == "change_events"]
-    assert [(record.levelno, record.getMessage()) for record in records] == [
-        (logging.WARNING, "PRODUCT_EVENTS_TOPIC_ARN is not set: nothing is broadcast")
-    ]
+    assert [record.levelno for record in records] == [logging.WARNING]
+    assert records[0].getMessage() == (
+        "PRODUCT_EVENTS_TOPIC_ARN is not set (from_env(..., required=True) refuses that): "
+        "nothing is broadcast, and saves run unannounced"
+    )
+
+
+def test_a_callable_without_a_topic_broadcasts_nothing_and_one_warning_is_logged(caplog):
+    publisher = SNSPublisher(lambda: None)
+
+    publisher.publish(events("p1"))
+    publisher.publish(events("p1"))
+
+    (record,) = [record for record in caplog.records if record.name == "change_events"]
+    assert "returned None: nothing is broadcast" in record.getMessage()
 
 
 def test_the_variable_is_read_at_each_broadcast(monkeypatch, make_channel):

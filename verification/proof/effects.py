@@ -38,6 +38,7 @@ class Setup:
         slow_get: What the source has read arrives later. To production code this adds no schedule,
             because from the start of a GET until the apply it gets no other input.
         bulk: The fetcher can ask for many ids at once. There is only one id, but it goes this way.
+        tombstone: If the entity is absent at first, the cache knows that it is gone.
         coarse_etags: Two commits share an ETag, like two saves within a second on some servers.
         aging: Messages can lie in the queue for long, and are received late.
     """
@@ -49,6 +50,7 @@ class Setup:
     slow_publish: bool = False
     slow_get: bool = False
     bulk: bool = False
+    tombstone: bool = False
     coarse_etags: bool = False
     aging: bool = False
 

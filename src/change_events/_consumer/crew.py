@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from typing import TYPE_CHECKING
 
 from change_events._consumer.log import log
+from change_events._text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -75,6 +77,22 @@ class Crew:
             ) from error
         self.working = True
         self._gate.set()
+
+    def start_aside(self, role: str, work: Callable[[], object]) -> None:
+        """Run what `resume` has to store, in a thread that nobody waits for."""
+
+        def logged() -> None:
+            try:
+                work()
+            except Exception as error:
+                log.warning(
+                    "the sink has not kept what resume() said: %s",
+                    printable(error),
+                    extra={"action": "resume"},
+                )
+
+        with contextlib.suppress(RuntimeError):  # there is no thread left
+            self._threads.start(role, logged)
 
     def join(self, role: str, *timeout: float) -> None:
         """Wait until the threads of a role have ended; for each at most `timeout` seconds."""

@@ -2,7 +2,7 @@
 Asks the guard before it is believed that an entity is gone: for a worker's looks, and for Lambda's.
 
 What the guard knows is kept in the sink, if it keeps state. So a restart does not forget it, and
-all processes that share a cache count together.
+processes that share a cache count together. (Of deletions at the same moment, some can be missed.)
 """
 
 from __future__ import annotations
@@ -55,47 +55,61 @@ class Deletions:
         self._lock = lock
         self._one_at_a_time = one_at_a_time or threading.Lock()
         self._allowed: deque[str] = deque(maxlen=WINDOW)  # some are still to be stored
+        self._told = False
 
-    def recall(self) -> None:
-        """Let the guard know what it and others knew before."""
-        kept = self._kept()
-        with self._lock:
-            self._guard.load(kept)
+    def keep(self, at_least: int = 1) -> None:
+        """Store what the guard has counted since it was stored last, if that is so many looks."""
+        if self._state is None or not self._guard.on or self._guard.unkept < at_least:
+            return
+        with self._one_at_a_time:
+            kept = self._state.state(STATE)
+            with self._lock:
+                self._guard.load(kept or "")
+                text = self._guard.dump()
+            self._state.set_state(STATE, text)
 
-    def keep(self) -> None:
-        """Store what the guard knows."""
-        with self._lock:
-            kept = self._guard.dump()
+    def keep_resumed(self) -> None:
+        """Store that an operator has said `resume`, whatever others have stored."""
         if self._state is not None:
-            self._state.set_state(STATE, kept)
+            with self._one_at_a_time:
+                with self._lock:
+                    text = self._guard.dump()
+                self._state.set_state(STATE, text)
 
     def refused(self, id: str, entry: Entry) -> MassDeletionError | None:
         """Ask the guard about an id that is gone at the source; return an error if it refuses."""
         guard = self._guard
-        if entry.present:
-            with self._one_at_a_time:
-                kept, left = self._kept(), self._number_left(id, guard.few)
-                with self._lock:
-                    was_tripped = guard.tripped
-                    guard.load(kept)
-                    allows = guard.allows_deletion(left)
-                if allows:
-                    self._allowed.append(id)
-                self.keep()  # before the deletion: a crash must not make it forgotten
-        elif entry.version:  # a tombstone, which stays one
+        was_tripped = guard.tripped
+        if not guard.on or (entry.version and not entry.present):  # a tombstone stays one
             return None
+        if entry.present:
+            allows = self._allows_deletion(id)
         else:
-            is_warm = guard.is_new and self._ids is not None and bool(self._ids.ids(limit=1))
+            is_warm = guard.is_new and self._knows_ids()
             with self._lock:
-                was_tripped = guard.tripped
                 allows = guard.allows_unknown(id, is_warm=is_warm)
                 warns = guard.warns()
             if warns:
                 self._warn()
         return None if allows else self._refusal(log_it=not was_tripped)
 
-    def _kept(self) -> str:
-        return (self._state.state(STATE) if self._state else None) or ""
+    def _allows_deletion(self, id: str) -> bool:
+        guard = self._guard
+        with self._one_at_a_time:
+            kept = self._state.state(STATE) if self._state is not None else None
+            with self._lock:
+                guard.load(kept or "")
+                few = guard.few
+            left = self._number_left(id, few)
+            with self._lock:
+                allows = guard.allows_deletion(left, id=id)
+                text = guard.dump()
+            if allows:
+                self._allowed.append(id)
+            if self._state is not None:
+                # Before the deletion: a crash must not make it forgotten.
+                self._state.set_state(STATE, text)
+        return allows
 
     def _number_left(self, id: str, most: int) -> int | None:
         """
@@ -103,14 +117,37 @@ class Deletions:
 
         None: `most` or more, or the sink can't tell.
         """
-        if self._ids is None:
-            return None
         allowed = {*self._allowed} - {id}
         number, after = 0, None
-        while number < most and (ids := self._ids.ids(after=after, limit=most)):
+        while number < most:
+            ids = self._some_ids(after, most)
+            if ids is None:
+                return None
+            if not ids:
+                return number
             number += sum(each not in allowed for each in ids)
             after = ids[-1]
-        return number if number < most else None
+        return None
+
+    def _knows_ids(self) -> bool:
+        return bool(self._some_ids(None, 1))
+
+    def _some_ids(self, after: str | None, limit: int) -> list[str] | None:
+        """Return a page of the sink's ids; None if it can't name them. A look must not fail so."""
+        if self._ids is None:
+            return None
+        try:
+            return self._ids.ids(after=after, limit=limit)
+        except Exception as error:  # a permission can be missing
+            if not self._told:
+                self._told = True
+                log.warning(
+                    "the sink can't name its ids, so a small cache is not protected from a wrong "
+                    "URL; this is logged once: %s",
+                    printable(error),
+                    extra={"action": "ids"},
+                )
+            return None
 
     def _warn(self) -> None:
         log.warning(
@@ -123,9 +160,10 @@ class Deletions:
 
     def _refusal(self, *, log_it: bool) -> MassDeletionError:
         error = MassDeletionError(
-            f"{self._guard}. Nothing more is deleted or received. If the source is wrong, mend it, "
-            f"or the URL of {self._fetcher!r}, and start the worker again; if it is right, call "
-            "Worker.resume(), send the worker SIGUSR1, or start with allow_mass_deletion=True"
+            f"{self._guard}. Nothing more is deleted or received. If the source is wrong, correct "
+            f"it, or the URL of {self._fetcher!r}, and start the worker again. If the entities are "
+            "meant to be gone, call Worker.resume(), send the worker SIGUSR1, or start it with "
+            "allow_mass_deletion=True"
         )
         if log_it:
             log.critical("%s", printable(error), extra={"action": "mass_deletion"})

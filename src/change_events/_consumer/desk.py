@@ -17,6 +17,7 @@ from change_events._consumer.breaker import Breaker, Pace
 from change_events._consumer.experiment import PATIENCE, Experiment, Failed
 from change_events._consumer.inbox import Inbox
 from change_events._consumer.receiving import Receiving
+from change_events.typing import BulkFetcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from change_events._consumer.guard import Guard
     from change_events._consumer.inbox import Held
     from change_events._consumer.settings import Settings
-    from change_events.typing import BulkFetcher
 
 
 class Verdict(NamedTuple):
@@ -67,8 +67,7 @@ class Desk:
     """
     Decides what a worker receives and looks at, and what a result means.
 
-    `patience` is for how many seconds to hold the events of an id that is stuck. `bulk` is the
-    fetcher, if it reads many entities with one GET.
+    `patience` is for how many seconds to hold the events of an id that is stuck.
     """
 
     def __init__(
@@ -78,7 +77,6 @@ class Desk:
         *,
         backoff: Backoff,
         patience: float = PATIENCE,
-        bulk: BulkFetcher[Any] | None = None,
     ) -> None:
         self.inbox = Inbox(early_look=settings.early_look)
         self.breaker = Breaker(backoff.pause)
@@ -86,7 +84,7 @@ class Desk:
         self.guard = guard
         self._backoff = backoff
         self._settings = settings
-        self._gets = _Gets(settings.max_gets_per_second, bulk)
+        self._gets = _Gets(settings.max_gets_per_second, settings.fetcher)
         self.receiving = Receiving(settings, self.inbox, self.breaker, guard)
         self._refused = False  # ids are parked until deletions are believed
         self._due: int | None = None
@@ -297,11 +295,11 @@ class Desk:
 
 
 class _Gets:
-    """When a GET can begin, and for how many ids. `bulk` reads many entities with one GET."""
+    """When a GET can begin, and for how many ids."""
 
-    def __init__(self, per_second: float | None, bulk: BulkFetcher[Any] | None) -> None:
+    def __init__(self, per_second: float | None, fetcher: object) -> None:
         self._pace = Pace(per_second)
-        self._bulk = bulk
+        self._bulk = fetcher if isinstance(fetcher, BulkFetcher) else None
         self.bulk_at = -math.inf
 
     @property

@@ -105,13 +105,17 @@ class Experiment:
     def learn(self, ids: Iterable[str], now: float) -> None:
         """Remember ids that the sink has; without any, don't ask it again for a while."""
         self._good = {**dict.fromkeys(ids), **self._good}
-        if not self._untried():
-            self._ask_at = now + ASK_AGAIN
+        self._ask_at = -math.inf if self._untried() else now + ASK_AGAIN
 
     def wants_ids(self, id: str, now: float) -> int:
-        """Return how many ids to ask the sink for, now that a look at `id` has failed."""
+        """
+        Return how many ids to ask the sink for, now that a look at `id` has failed.
+
+        Nobody else asks before `learn`, because the sink can hang.
+        """
         if now < self._ask_at or self._untried(id):
             return 0
+        self._ask_at = now + ASK_AGAIN
         return TRIED + 1 + len(self._suspects)
 
     def knows_ids(self, is_free: Callable[[str], bool]) -> bool:

@@ -59,6 +59,7 @@ class Guard:
         self._on = on
         self._saw_gone: deque[bool] = deque(maxlen=WINDOW)
         self._since_dump: deque[bool] = deque(maxlen=WINDOW)
+        self._gone_ids: dict[str, None] = {}  # so that an id that is tried again counts once
         self._unknown: set[str] | None = set()  # None: the source has known an id
         self._warned = False
         self._state = _State.WATCHES
@@ -69,8 +70,13 @@ class Guard:
         return self._state is _State.REFUSES
 
     @property
+    def on(self) -> bool:
+        """False if nothing is ever refused."""
+        return self._on
+
+    @property
     def is_new(self) -> bool:
-        """True if it has counted no look yet."""
+        """True if it knows nothing of the source yet."""
         return self._unknown == set() and not self._saw_gone
 
     @property
@@ -94,17 +100,23 @@ class Guard:
         if cached:
             self._count(gone=False)
 
-    def allows_deletion(self, left: int | None = None) -> bool:
+    def allows_deletion(self, left: int | None = None, *, id: str = "") -> bool:
         """
         Count a look at a cached entity that is gone; False if it must not be deleted.
 
-        `left`: How many entities are cached, this one included; None: many, or not known.
+        `left`: How many entities are cached, this one included; None: many, or not known. `id`: Of
+        the entity: tried again, because it could not be deleted, it counts once.
         """
         self._unknown = None
         full = len(self._saw_gone) == WINDOW
         if self._state is _State.BELIEVES and full and not self._too_many():
             self._state = _State.WATCHES  # the mass deletion is over
-        self._count(gone=True)
+        if id not in self._gone_ids:
+            self._count(gone=True)
+        if id:
+            self._gone_ids[id] = None
+        if len(self._gone_ids) > WINDOW:
+            del self._gone_ids[next(iter(self._gone_ids))]
         if self._on and self._state is _State.WATCHES and self._too_many(left):
             self._state = _State.REFUSES
         return not self.tripped
@@ -131,35 +143,48 @@ class Guard:
         return warns
 
     def resume(self) -> None:
-        """Allow deletions until there are no longer too many. No effect if none was refused."""
+        """
+        Go on. No effect if nothing was refused.
+
+        Deletions are allowed until there are no longer too many. At an empty cache, there was
+        nothing to delete: the guard only stops doubting the source.
+        """
         if self.tripped:
-            self._state = _State.BELIEVES
+            self._state = _State.WATCHES if self._unknown else _State.BELIEVES
             self._unknown = None
 
+    @property
+    def unkept(self) -> int:
+        """The number of looks that no `dump` has told of."""
+        return len(self._since_dump)
+
     def dump(self) -> str:
-        """Return what other processes, and later ones, must know, as text."""
+        """
+        Return what other processes, and later ones, must know, as text.
+
+        Not that deletions are refused: a process that starts can have the right URL. If it has not,
+        it refuses its first deletion, because the looks are known.
+        """
         self._since_dump.clear()
         gone = "".join(str(int(each)) for each in self._saw_gone)
-        return json.dumps({"state": self._state.value, "gone": gone})
+        return json.dumps({"believes": self._state is _State.BELIEVES, "gone": gone})
 
     def load(self, text: str) -> None:
         """
-        Add what other processes have counted and decided. A text not from `dump` changes nothing.
+        Add what other processes have counted, and whether one of them was told to go on.
 
-        A refusal of this guard's own stands until another one believes. A guard that is off
-        believes what another one refuses.
+        A text that is not from `dump` changes nothing.
         """
         try:
             kept = json.loads(text)
-            state, gone = _State(kept["state"]), [each == "1" for each in kept["gone"]]
+            believes, gone = bool(kept["believes"]), [each == "1" for each in kept["gone"]]
         except (ValueError, LookupError, TypeError):
             return
-        if state is _State.REFUSES and not self._on:
-            state = _State.BELIEVES
-        if state is _State.BELIEVES and self._state is not state:
+        if believes and self._state is not _State.BELIEVES:
             self._since_dump.clear()  # what was seen before the resume says nothing of after it
-        if not (self.tripped and state is _State.WATCHES):
-            self._state = state
+            self._state = _State.BELIEVES
+        elif not believes and self._state is _State.BELIEVES:
+            self._state = _State.WATCHES
         self._saw_gone = deque([*gone, *self._since_dump], maxlen=WINDOW)
 
     def __str__(self) -> str:

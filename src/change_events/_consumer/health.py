@@ -19,7 +19,7 @@ RECEIVE_FAILED = "receive failed"
 """SQS does not answer a receive, or refuses it."""
 
 SOURCE_DOWN = "source down"
-"""Looks in a row have failed, and one or two broken entities can't be the reason."""
+"""Looks fail at ids that were good before, too."""
 
 MASS_DELETION = "mass deletion"
 """Too many looks found cached entities gone; `Worker.resume()` ends the pause."""

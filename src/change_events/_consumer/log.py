@@ -140,8 +140,7 @@ def log_outage(error: Exception, pause: float, *, begins: bool) -> None:
     refused = isinstance(error, FetchError) and error.status in {401, 403}
     log.log(
         logging.ERROR if begins else logging.WARNING,
-        "%s%s: looks failed in a row. Nothing is received until one succeeds; "
-        "the next in %.0f s: %s",
+        "%s%s. Nothing is received until a look succeeds; the next in %.0f s: %s",
         "" if begins else "still, ",
         "the source refuses our credentials (these are gone, not the entities)"
         if refused

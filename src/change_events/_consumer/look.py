@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 Change: TypeAlias = "Found[T] | Unchanged | Gone"
 
+SCALARS = {str, int, float, bool, type(None)}
+
 MAX_CONFLICTS = 50
 """
 Lost compare-and-sets in a row after which a look fails. Each one means that another look has won,
@@ -71,7 +73,7 @@ def look(
         TypeError: The fetcher breaks its contract.
     """
     for _ in range(MAX_CONFLICTS):
-        entry = sink.entry(id)
+        entry = checked_entry(sink.entry(id), id, sink)
         started = clock()
         etag = etag_to_send(entry, fetcher, early=early)
         change = compared(fetcher.fetch(id, etag=etag), id, entry, fetcher, etag)
@@ -80,7 +82,7 @@ def look(
         found = not isinstance(change, Gone)
         if early and not is_new(entry, change):
             return Looked(None, started, found, entry.present)
-        if sink.apply(id, change, if_version=entry.version):
+        if stored(sink, id, change, entry):
             return Looked(outcome(entry, change), started, found, entry.present)
     raise never_stored(id, sink)
 
@@ -114,12 +116,54 @@ def compared(
 
 
 def digest(value: object) -> str | None:
-    """Return a text that only equal JSON has; None if JSON can't hold the value."""
+    """Return a text that only equal values have; None if the value is not JSON."""
     try:
+        if not _is_json(value):
+            return None
         text = json.dumps(value, sort_keys=True, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         return None
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _is_json(value: object) -> bool:
+    """Return True for what JSON has. A tuple, say, would have the digest of a list."""
+    if type(value) is dict:
+        return all(type(key) is str and _is_json(each) for key, each in value.items())
+    if type(value) is list:
+        return all(map(_is_json, value))
+    return type(value) in SCALARS
+
+
+def checked_entry(entry: Entry, id: str, sink: object) -> Entry:
+    """
+    Return what a sink knows of an id.
+
+    Raises:
+        TypeError: The sink returned something else.
+    """
+    if isinstance(entry, Entry):
+        return entry
+    raise TypeError(
+        f"{type(sink).__name__}.entry({id!r}) must return an Entry, and Entry() for an unknown id; "
+        f"not {entry!r:.200}"
+    )
+
+
+def stored(sink: Sink[T], id: str, change: Change[T], entry: Entry) -> bool:
+    """
+    Store what a look found; return False if another worker has changed the entry meanwhile.
+
+    Raises:
+        TypeError: The sink returned something else.
+    """
+    applied = sink.apply(id, change, if_version=entry.version)
+    if isinstance(applied, bool):
+        return applied
+    raise TypeError(
+        f"{type(sink).__name__}.apply({id!r}, ...) must return True, or False if the version has "
+        f"changed; not {applied!r:.200}"
+    )
 
 
 def never_stored(id: str, sink: Sink[T]) -> RuntimeError:

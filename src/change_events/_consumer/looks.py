@@ -12,16 +12,16 @@ from change_events._consumer.experiment import Failed
 from change_events._consumer.log import log, log_failed_look, log_outage, log_return
 from change_events._consumer.look import (
     MAX_CONFLICTS,
+    checked_entry,
     compared,
     etag_to_send,
     is_new,
     never_stored,
     outcome,
+    stored,
 )
 from change_events._consumer.measure import measure_staleness, measured_get
 from change_events._event import Entry, Found, Gone
-from change_events._text import printable
-from change_events.exceptions import MassDeletionError
 from change_events.typing import EnumerableSink
 
 if TYPE_CHECKING:
@@ -72,25 +72,6 @@ class Looks(Generic[T]):
     wall_clock: Callable[[], float] = time.time
     halted: Exception | None = field(default=None, init=False)
 
-    def recall(self) -> None:
-        """Go on where an earlier worker was: a refusal of a mass deletion outlasts a restart."""
-        with contextlib.suppress(Exception):  # without the sink, no look will delete anything
-            self.deletions.recall()
-        with self.consumer as desk:
-            desk.changed()
-            if desk.guard.tripped:
-                self.halted = MassDeletionError(
-                    f"{desk.guard}, and deletions are refused until Worker.resume()"
-                )
-        if self.halted is not None:
-            log.critical("%s", printable(self.halted), extra={"action": "mass_deletion"})
-
-    def resume(self) -> None:
-        """Go on after a mass deletion was refused, by this worker or another."""
-        self.deletions.recall()
-        self.consumer.resume()
-        self.deletions.keep()
-
     def look(self, ids: Sequence[str]) -> Iterator[Sequence[Held]]:
         """Look at the reserved ids; yield the events to acknowledge after each look."""
         if len(ids) == 1:
@@ -103,7 +84,7 @@ class Looks(Generic[T]):
         started, done, failed = self.clock(), None, None
         entry: Entry | None = None
         try:
-            entry = self.settings.sink.entry(id)
+            entry = checked_entry(self.settings.sink.entry(id), id, self.settings.sink)
             done = self._look(id, entry)
         except Exception as error:  # of the source, of the user's fetcher or sink
             # If even the entry can't be read, the entity has no part in it.
@@ -128,7 +109,7 @@ class Looks(Generic[T]):
             if early and not is_new(entry, change):
                 self._too_early(id, entry)
                 return None
-            if sink.apply(id, change, if_version=entry.version):
+            if stored(sink, id, change, entry):
                 return _Done(entry, change)
             entry = sink.entry(id)
         raise never_stored(id, sink)
@@ -189,7 +170,7 @@ class Looks(Generic[T]):
 
     def _store(self, id: str, done: _Done, started: float) -> Sequence[Held]:
         try:
-            stored = self.settings.sink.apply(id, done.change, if_version=done.entry.version)
+            applied = stored(self.settings.sink, id, done.change, done.entry)
         except Exception as error:
             self.throttled.warn(
                 "storing what a bulk GET has found failed, so it is looked at alone: %s",
@@ -198,7 +179,7 @@ class Looks(Generic[T]):
             )
             self._look_alone([id])
             return []
-        if not stored:
+        if not applied:
             self.tally.add("conflicts")
             self._look_alone([id])
             return []

@@ -26,7 +26,6 @@ from change_events._consumer.log import ThrottledLog, log
 from change_events._consumer.looks import Looks
 from change_events._consumer.queue import BATCH_SIZE, Queue
 from change_events._consumer.visibility import Visibility
-from change_events.typing import BulkFetcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -49,10 +48,9 @@ LAST_MEASUREMENT = 3.0
 
 class Run(Generic[T]):
     """
-    One run of a worker, from its start to its stop. What comes in at `control` ends it.
-
-    `until_empty` ends it, too, once the queue is empty and nothing is held. The threads share
-    `consumer`; what they do is in `intake`, `looks`, `acknowledgements` and `visibility`.
+    One run of a worker, from its start to its stop. What comes in at `control` ends it, and so does
+    an empty queue, if `until_empty` and nothing is held. The threads share `consumer`. What they do
+    is in `intake`, `looks`, `acknowledgements` and `visibility`.
     """
 
     def __init__(
@@ -69,25 +67,16 @@ class Run(Generic[T]):
         backoff: Backoff = Backoff(),  # noqa: B008  # it is frozen
     ) -> None:
         threads = threads or Threads()
-        self._settings = settings
-        self._control = control
-        self._clock = threads.clock
+        self._settings, self._control, self._clock = settings, control, threads.clock
         self._crew = Crew(threads, on_death=control.put)
         self._stopping = threads.event()
         self._finished = threads.event()
         self.gave_up = False
         clock, condition = threads.clock, threads.condition
         throttled = ThrottledLog(clock)
-        fetcher = settings.fetcher
-        bulk = fetcher if isinstance(fetcher, BulkFetcher) else None
+        patience = 0.0 if until_empty else PATIENCE  # a drain waits for no id that is stuck
         self.consumer = Consumer(
-            Desk(
-                settings,
-                guard,
-                backoff=backoff,
-                patience=0.0 if until_empty else PATIENCE,
-                bulk=bulk,
-            ),
+            Desk(settings, guard, backoff=backoff, patience=patience),
             pauses=Pauses(tally.meter, clock=clock),
             tally=tally,
             clock=clock,
@@ -115,7 +104,7 @@ class Run(Generic[T]):
             deletions=Deletions(
                 guard,
                 settings.sink,
-                fetcher,
+                settings.fetcher,
                 lock=self.consumer,
                 one_at_a_time=threads.semaphore(1),
             ),
@@ -133,13 +122,9 @@ class Run(Generic[T]):
     def work(self) -> None:
         """Start, work until something comes in at the control, stop."""
         self.ask_delay()
-        self.looks.recall()
-        if self.intake.until_empty and self.looks.halted is not None:
-            raise self.looks.halted
         # Not before: until the queue has answered, Ctrl-C should just end it.
-        with (
-            contextlib.nullcontext() if self.intake.until_empty else signals_put_into(self._control)
-        ):
+        drains = self.intake.until_empty
+        with contextlib.nullcontext() if drains else signals_put_into(self._control):
             self.start()
             why: Notice | BaseException | None = Notice.SIGNAL
             try:
@@ -154,15 +139,14 @@ class Run(Generic[T]):
 
     def ask_delay(self) -> None:
         """Ask the queue for its delay, which shows that it can be read."""
-        delay = self.intake.ask_delay()
-        log.info(
-            "started",
-            extra={"action": "start", "queue": self._settings.queue_url, "delay": delay},
-        )
+        delay, url = self.intake.ask_delay(), self._settings.queue_url
+        log.info("started", extra={"action": "start", "queue": url, "delay": delay})
 
     def resume(self) -> None:
         """Go on after a mass deletion was refused."""
-        self.looks.resume()
+        self.consumer.resume()
+        # In a thread of its own: the sink can hang, and this can be the main thread.
+        self._crew.start_aside("resume", self.looks.deletions.keep_resumed)
 
     def health(self) -> Health:
         """Return the run's health now."""

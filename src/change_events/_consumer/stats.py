@@ -25,15 +25,15 @@ class Stats:
             signature could not be fetched.
         gets: GETs started.
         created: Looks that found an entity new to the cache.
-        updated: Looks that found an entity whose `ETag` is not the cached one, or that has none.
+        updated: Looks that found an entity not known to equal the cached one.
         unchanged: Looks that found what the cache had: the same entity, or none.
         deleted: Looks that found a cached entity gone.
         never_saved: Looks that found no entity where the cache never had one.
         too_early: Early looks that found nothing new: the commit is still to come, or the save has
             failed. They write nothing, and the next one follows soon.
         conflicts: Looks started again because another worker had changed the entry meanwhile.
-        failed: Looks that decided nothing. Their events went back to the queue for a while or, in
-            an outage, are held.
+        failed: Looks that decided nothing. Their events are held until it is known why. Then they go
+            back to the queue for a while, or are held, if the entity has no part in it.
         retries: Events that went back to the queue after a failed look.
         acknowledged: Deliveries deleted from the queue.
         ack_failures: Failed attempts to delete a delivery.

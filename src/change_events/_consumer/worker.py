@@ -34,21 +34,27 @@ class Worker(Settings[T], Generic[T]):
     event was received. The time that it was in the queue before counts, too, as SQS's own clock
     tells it: at least the queue's `DelaySeconds`. By then the save behind the event is over. The
     worker also looks at once, and holds the event until then. So a backlog of old events is settled
-    by one look for each id.
+    by one look for each id. If an early look finds nothing new, it writes nothing, and the next one
+    follows soon.
 
-    A look can decide nothing, because the source answers 503, for example. Then the cache stays as
-    it is, and the id's events go back to the queue, invisible for a pause that grows with each
-    delivery. A message that is not a change event is logged once and left to the queue's redrive
-    policy.
+    A look can decide nothing, because the source answers 500, for example. Then the cache stays as
+    it is. To learn whose fault it is, the worker looks at another id, which was fine before, and
+    holds the events until it knows. If the id itself is at fault, its events go back to the queue,
+    invisible for a pause that grows with each delivery. After no answer, or a 401, 403, 429, 502,
+    503 or 504, they are held instead, and looked at again for up to an hour. A message that is not
+    a change event is logged once and left to the queue's redrive policy.
 
-    The worker assumes that the source or the cache is down when five looks in a row decide nothing,
-    at three ids or more; or two at one id that got no answer, or a 401, 429, 502, 503 or 504. It
-    then stops receiving, keeps what it holds, and tries one id at a time, after pauses that grow to
-    a minute, or to what the source asks for if that is longer. Once a look succeeds, it goes on. An
-    outage loses no message to the dead-letter queue.
+    If looks at up to three ids that were fine before fail, too, the source or the cache is down.
+    (Without such an id, failures are counted: five in a row at three ids or more; or two at one id
+    that can't be its own fault.) The worker then stops receiving, keeps what it holds, and tries
+    one id at a time, after pauses that grow to half a minute, or to what the source asks for if
+    that is longer. Once a look succeeds, it goes on. An outage loses no message to the dead-letter
+    queue.
 
     When too many looks at cached entities see them gone, the worker probably asks the wrong source.
-    It refuses the next, logs it as `critical`, and neither receives nor looks until `resume()`.
+    So it does when the cache is empty and the source knows none of the first `min_deleted` ids. It
+    refuses the next, logs it as `critical`, and neither receives nor looks until `resume()`. A sink
+    that keeps state remembers that, for all workers of the cache.
 
     A fetcher that reads many ids at once (a `BulkFetcher`, like `HTTPFetcher(bulk_url=...)`) gets
     up to `bulk_size` ids that are due; no id waits for others. Each entity is stored, settled and
@@ -104,13 +110,17 @@ class Worker(Settings[T], Generic[T]):
             back. A living worker's heartbeat, every third of it, keeps its messages invisible.
         shutdown_timeout: Seconds after which a stop gives up. Longer than `wait_time` is better:
             what an abandoned poll brings stays invisible until its visibility timeout is over.
-        on_outcome: Called with an id and what a look at it did, in the look's thread. What it
-            raises is logged.
+        on_outcome: Called with an id and what a look at it did, in the look's thread. Not called
+            for an early look that found nothing new, nor for a look that failed. What it raises is
+            logged.
         max_gets_per_second: How many GETs to send to the source, evenly spread. A GET of many ids
             counts as one. None: no limit.
         max_deleted_share: A deletion is refused if more than this share of the last hundred looks
             at cached entities saw them gone.
-        min_deleted: Below this many looks that saw one gone, no deletion is refused.
+            Of a small cache, also if more than this share of its entities is gone.
+        min_deleted: Below this many looks that saw one gone, no deletion is refused, unless the
+            cache is small: then below five. An empty cache believes nothing more after this many
+            ids (three or more) that the source does not know.
         allow_mass_deletion: Refuse no deletion, for as long as this worker lives.
         metrics: Where to measure to: one of the two in `change_events.metrics`, or your own.
         health_address: Host and port where `run()` answers a container's probes: `/healthz` with
@@ -131,6 +141,9 @@ class Worker(Settings[T], Generic[T]):
             max_share=self.max_deleted_share,
             min_deleted=self.min_deleted,
             on=not self.allow_mass_deletion,
+        )
+        self._deletions = Deletions(
+            self._guard, self.sink, self.fetcher, lock=contextlib.nullcontext()
         )
         self._tally = Tally(Meter(self.metrics, queue=self.queue_url.rpartition("/")[2]))
         self._lock = threading.RLock()  # re-entrant, so that a signal handler can call stop()
@@ -198,6 +211,7 @@ class Worker(Settings[T], Generic[T]):
             )
         before = self._tally.read()["acknowledged"]
         self._run(until_empty=True)
+        self._deletions.keep()
         return self._tally.read()["acknowledged"] - before
 
     def resume(self) -> None:
@@ -205,14 +219,14 @@ class Worker(Settings[T], Generic[T]):
         Go on after a mass deletion was refused: the entities are meant to be gone. From any thread.
 
         Deletions are believed until there are no longer too many in the last hundred looks; then
-        they are watched again. Without a refused deletion it has no effect.
+        they are watched again. Without a refused deletion it has no effect. Each process that has
+        stopped needs to be told, or to be started again.
         """
         with self._lock:
             if self._run_now is None:
-                deletions = Deletions(self._guard, self.sink, self.fetcher, lock=self._lock)
-                deletions.recall()
-                self._guard.resume()
-                deletions.keep()
+                if self._guard.tripped:
+                    self._guard.resume()
+                    self._deletions.keep_resumed()
             else:
                 self._run_now[0].resume()
 

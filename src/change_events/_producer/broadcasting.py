@@ -15,6 +15,7 @@ from change_events._producer.broadcasts import Broadcast
 from change_events._producer.checks import (
     publisher_finder,
     require_plain_function,
+    require_publisher,
     require_settle,
 )
 from change_events._producer.clocks import elapsed
@@ -272,7 +273,7 @@ class broadcasting(_AnnouncedSave):  # a context manager, named like one  # noqa
         renewals: What broadcasts slow saves again. Default: the one that this process has.
 
     Raises:
-        ConfigurationError: `settle` is out of its range.
+        ConfigurationError: `publisher` is not one, or `settle` is out of its range.
         IdResolutionError: An id is None, empty, `.` or `..`, over 512 characters, or has control
             characters or lone surrogates.
         PublishError: On entering: the broadcast was not accepted; or two broadcasts were, but so
@@ -291,6 +292,7 @@ class broadcasting(_AnnouncedSave):  # a context manager, named like one  # noqa
         on_unsettled: OnUnsettled | None = None,
         renewals: Renewals | None = None,
     ) -> None:
+        require_publisher(publisher)
         require_settle(settle)
         try:
             checked = list(map(checked_id, ids))

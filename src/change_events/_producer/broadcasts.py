@@ -80,7 +80,7 @@ def failures(broadcasts: Sequence[Broadcast]) -> tuple[set[Broadcast], Exception
                 ]
             )
     except Exception as error:  # of any kind; the saves go on
-        lost = set(error.ids) if isinstance(error, PublishError) else set()
+        lost = set(map(str, error.ids)) if isinstance(error, PublishError) else set()
         failed = {each for each in broadcasts if lost.intersection(each.ids)}
         return failed or set(broadcasts), error
     return set(), None

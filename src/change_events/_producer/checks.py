@@ -23,6 +23,15 @@ def require_settle(settle: float) -> None:
         )
 
 
+def require_publisher(publisher: object) -> None:
+    """Refuse what can't publish: otherwise a block could be saved unannounced."""
+    if not isinstance(publisher, Publisher) or isinstance(publisher, type):
+        raise ConfigurationError(
+            f"broadcasting(publisher, *ids): {publisher!r} is not a publisher, an object with "
+            "publish(events); make one, SNSPublisher(topic_arn), and pass it first"
+        )
+
+
 def require_plain_function(function: object) -> None:
     """Refuse what is not a function, or what runs later than it is called."""
     if isinstance(function, (staticmethod, classmethod)):
@@ -45,9 +54,9 @@ def publisher_finder(
     function: Callable[..., Any], publisher: Publisher | Callable[..., Publisher]
 ) -> Callable[[Arguments], Publisher]:
     """Return a function that finds the publisher of a call of `function`."""
-    if isinstance(publisher, Publisher):
+    if isinstance(publisher, Publisher) and not isinstance(publisher, type):
         return lambda _: publisher
-    if callable(publisher):
+    if callable(publisher) and not isinstance(publisher, type):
         return reader(function, publisher, setting="publisher")
     raise ConfigurationError(
         f"{function.__qualname__}(): {publisher!r} has no publish(events) and is not a callable"

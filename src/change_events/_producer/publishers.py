@@ -96,6 +96,7 @@ class SNSPublisher:
     ) -> None:
         self._topic_arn = topic_arn
         self._client = client
+        self._warned = False
         # By process, because two must not share connections, and region.
         self._clients: dict[tuple[int, str], Any] = {}
         self._attributes = attributes
@@ -135,7 +136,7 @@ class SNSPublisher:
                 broadcast, before the save.
             attributes: As for the class.
         """
-        return cls(_Variable(name, required=required).read, client=client, attributes=attributes)
+        return cls(_Variable(name, required=required), client=client, attributes=attributes)
 
     def publish(self, events: Sequence[ChangeEvent], /) -> None:
         """
@@ -150,6 +151,7 @@ class SNSPublisher:
         """
         topic_arn = self._topic_arn() if callable(self._topic_arn) else self._topic_arn
         if topic_arn is None:
+            self._warn_once()
             return
         topic = parsed_arn(topic_arn)
         _require_few(events)
@@ -172,6 +174,19 @@ class SNSPublisher:
             not_accepted = [events[position] for position in missing]
             raise _not_broadcast(not_accepted, topic_arn, why) from (
                 None if isinstance(why, str) else why
+            )
+
+    def _warn_once(self) -> None:
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                "%s: nothing is broadcast, and saves run unannounced",
+                printable(
+                    self._topic_arn
+                    if isinstance(self._topic_arn, _Variable)
+                    else f"{self._topic_arn!r} returned None"
+                ),
+                extra={"action": "publish"},
             )
 
     def _own_client(self, region: str) -> Any:
@@ -215,26 +230,21 @@ def in_portions(items: Iterable[T], size: int = 1000) -> Iterator[list[T]]:
 
 
 class _Variable:
-    """Reads an environment variable at each call. Warns once if it is not set."""
+    """Reads an environment variable at each call."""
 
     def __init__(self, name: str, *, required: bool) -> None:
         self._name = name
         self._required = required
-        self._warned = False
 
-    def read(self) -> str | None:
+    def __str__(self) -> str:
+        return f"{self._name} is not set (from_env(..., required=True) refuses that)"
+
+    def __call__(self) -> str | None:
         if value := os.environ.get(self._name):
             return value
         if self._required:
             raise ConfigurationError(
                 f"{self._name} is not set: put the ARN of the topic to broadcast to into it"
-            )
-        if not self._warned:
-            self._warned = True
-            log.warning(
-                "%s is not set: nothing is broadcast",
-                self._name,
-                extra={"action": "publish", "variable": self._name},
             )
         return None
 

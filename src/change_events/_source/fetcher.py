@@ -50,8 +50,7 @@ class HTTPFetcher:
     /products?id=a&id=b`. The service must answer 200 with a JSON array of objects. Each needs its
     id, must equal what its own GET would return, and must be read after the GET began. An id
     that the array lacks or has twice gets a GET of its own. After any other answer every id does.
-    Only such a GET can say "gone". A bulk answer has no `ETag`s, so the next GET of that entity is
-    unconditional.
+    Only such a GET can say "gone". A bulk answer has no `ETag`s.
 
     The fetcher keeps a connection for each thread that uses it at the same time; with `bulk_url`,
     two. A connection is not used again after 30 seconds without use, or five minutes after it was

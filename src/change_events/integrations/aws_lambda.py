@@ -39,10 +39,10 @@ a look and no earlier than it: they must be delivered after it, and get their lo
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -80,6 +80,9 @@ CLOCK_SLACK = CLOCK_MARGIN + 1.0
 Seconds after the end of its window when an event comes back: the margin, and the fraction of a
 second that a `Date` leaves out.
 """
+
+KEEP = 20
+"""Looks at cached entities after which the guard's state is stored, without a deletion, too."""
 
 LOOK_SHARE, RETURN_SHARE = 0.5, 0.75
 """Shares of the invocation's time after which no look begins, and no visibility is changed."""
@@ -154,7 +157,8 @@ class _Function(Generic[T]):
 
     def __post_init__(self) -> None:
         # Lambda invokes one process once at a time.
-        self._deletions = Deletions(self.guard, self.sink, self.fetcher, lock=nullcontext())
+        alone = contextlib.nullcontext()
+        self._deletions = Deletions(self.guard, self.sink, self.fetcher, lock=alone)
 
     def handle(self, event: Mapping[str, Any], context: object) -> dict[str, list[dict[str, str]]]:
         records = records_of(event)
@@ -163,6 +167,8 @@ class _Function(Generic[T]):
             batch.work(context)
         except Exception:  # raised, it would fail the whole batch
             log.exception("handling a batch failed", extra={"action": "handle"})
+        with contextlib.suppress(Exception):  # then a later batch stores it
+            self._deletions.keep(at_least=KEEP)
         ids = [record["messageId"] for record in records]
         back = dict.fromkeys(id for id in ids if id not in batch.settled)
         settled = len(batch.settled)

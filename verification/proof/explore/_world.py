@@ -61,7 +61,9 @@ class World:
     def start(self) -> State:
         """Return the state from which all schedules begin: the cache equals the source."""
         present = self._history.present
-        row = Row(1, True, 0, self._scenario.setup.etag(0), 0) if present else NO_ROW
+        setup = self._scenario.setup
+        row = Row(1, False, None, None, 0) if setup.tombstone else NO_ROW
+        row = Row(1, True, 0, setup.etag(0), 0) if present else row
         savers = (0,) * len(self._scenario.puts)
         workers = (WorkerState(0, 0),) * self._number_of_workers
         return State(savers, workers, (), 0, present, row, None, ())

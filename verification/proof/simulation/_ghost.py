@@ -241,9 +241,8 @@ class Ghost:
 
     def handed_back(self, process: Process, message: Message) -> None:
         """A worker that is not about to stop gives back a message: check that no outage is why."""
-        id, began = message.entity, process.began.get(message.entity, -math.inf)
-        if self.downtime.lasts_since(began):
-            self.fail("patient", id, f"{process.name} handed back {message.message_id}")
+        if self.downtime.lasts_since(process.began.get(message.entity, -math.inf)):
+            self.fail("patient", message.entity, f"{process.name}: {message.message_id}")
 
     def deleted(self, message: Message) -> None:
         """SQS has deleted a message."""
