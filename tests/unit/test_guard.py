@@ -301,6 +301,17 @@ def test_after_a_resume_that_is_kept_the_next_mass_deletion_is_refused():
     assert guard.tripped
 
 
+def test_a_look_that_begins_before_a_resume_is_kept_does_not_undo_it():
+    guard = Guard()
+    see(guard, gone=20)
+    kept = guard.dump()
+    guard.resume()
+
+    guard.load(kept)
+
+    assert see(guard, gone=200) == 200
+
+
 def test_a_resume_counts_for_a_process_that_has_found_much_before():
     resumed, other = Guard(), Guard()
     see(resumed, gone=20)

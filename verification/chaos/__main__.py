@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from verification import chaos
-from verification.chaos import beliefs, failures, plays, publishers
+from verification.chaos import beliefs, failures, hung, plays, publishers
 from verification.chaos.fuzz import fuzz
 from verification.chaos.soak import soak
 from verification.harness.commands import status_of, story_of
@@ -65,7 +65,7 @@ PLAYS = {
         {"numbers": (5,), "healthy": 10, "max_receives": 1},
     ),
     "hung-look": Play(
-        failures.hung_look,
+        hung.hung_look,
         {"others": 20, "visibility": 5, "shutdown_timeout": 5.0, "probe": True},
         {"others": 3, "visibility": 3, "shutdown_timeout": 1.0, "probe": False},
     ),
@@ -87,7 +87,7 @@ PLAYS = {
     ),
     "fork": Play(
         publishers.fork,
-        {"rounds": 5, "children": 4, "works": 30},
+        {"rounds": 3, "children": 4, "works": 20},
         {"rounds": 1, "children": 2, "works": 5},
     ),
     "sqs-away": Play(plays.sqs_away, {"seconds": 60.0}, {"seconds": 4.0}),

@@ -63,6 +63,7 @@ class Guard:
         self._unknown: set[str] | None = set()  # None: the source has known an id
         self._warned = False
         self._state = _State.WATCHES
+        self._resumed = False  # since the last dump
 
     @property
     def tripped(self) -> bool:
@@ -152,6 +153,7 @@ class Guard:
         if self.tripped:
             self._state = _State.WATCHES if self._unknown else _State.BELIEVES
             self._unknown = None
+            self._resumed = True
 
     @property
     def unkept(self) -> int:
@@ -166,6 +168,7 @@ class Guard:
         it refuses its first deletion, because the looks are known.
         """
         self._since_dump.clear()
+        self._resumed = False
         gone = "".join(str(int(each)) for each in self._saw_gone)
         return json.dumps({"believes": self._state is _State.BELIEVES, "gone": gone})
 
@@ -173,7 +176,8 @@ class Guard:
         """
         Add what other processes have counted, and whether one of them was told to go on.
 
-        A text that is not from `dump` changes nothing.
+        A text that is not from `dump` changes nothing. One from before a `resume` that no `dump`
+        has told of does not undo it: looks go on before it is stored.
         """
         try:
             kept = json.loads(text)
@@ -183,7 +187,7 @@ class Guard:
         if believes and self._state is not _State.BELIEVES:
             self._since_dump.clear()  # what was seen before the resume says nothing of after it
             self._state = _State.BELIEVES
-        elif not believes and self._state is _State.BELIEVES:
+        elif not (believes or self._resumed) and self._state is _State.BELIEVES:
             self._state = _State.WATCHES
         self._saw_gone = deque([*gone, *self._since_dump], maxlen=WINDOW)
 
