@@ -54,11 +54,6 @@ def no_renewal_and_no_last_broadcast(patch):
     patch.setattr(Renewals, "announce_late", lambda *_: None)
 
 
-def no_renewal_of_a_cancelled_save(patch):
-    end = Renewals.end
-    patch.setattr(Renewals, "end", lambda self, save, goes_on: end(self, save))
-
-
 def confirmation_of_a_failed_save(patch):
     from change_events import broadcasting
 
@@ -281,7 +276,6 @@ CAUGHT = [
     ("look", an_event_joins_a_get_under_way),
     ("look", acknowledged_on_receipt),
     ("look", a_failed_look_is_forgotten),
-    ("announced", no_renewal_of_a_cancelled_save),
     ("pending", confirmation_of_a_failed_save),
     ("pending", no_renewal_and_no_last_broadcast),
     ("pending", acknowledged_on_receipt),

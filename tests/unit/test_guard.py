@@ -350,3 +350,15 @@ def test_a_guard_that_has_counted_nothing_is_new():
 
     guard.allows_unknown("p1")
     assert not guard.is_new
+
+
+def test_a_resume_that_another_process_has_ended_is_over():
+    guard, other = Guard(), Guard()
+    see(guard, gone=20)
+    guard.resume()
+    guard.dump()  # it is stored
+
+    see(other, found=60)
+    guard.load(other.dump())
+
+    assert see(guard, gone=100) == 50

@@ -6,11 +6,12 @@ import logging
 import threading
 
 import pytest
-from hands import Hands, message, opened, outage_log
+from hands import URL, Hands, message, opened, outage_log
 
-from change_events import Found, Gone, MemorySink
+from change_events import Found, Gone, MemorySink, Worker
 from change_events._consumer.deletions import Deletions
 from change_events._consumer.guard import Guard
+from change_events.testing import FakeSource
 
 
 @pytest.fixture
@@ -283,3 +284,27 @@ def test_resume_goes_on_without_a_thread_to_store_it(wiped):
     wiped.resume()
 
     assert wiped.may_receive()
+
+
+def test_resume_with_a_sink_that_keeps_no_state_only_goes_on():
+    sink = MemorySink()
+
+    class Plain:
+        entry, apply = sink.entry, sink.apply
+
+    hands = Hands(sink=Plain(), settle=0.0, guard=Guard(max_share=0.0, min_deleted=1))
+    sink.apply("p1", Found({}), if_version=0)
+    hands.receive(message("p1", 1))
+    assert hands.look("p1") == []
+
+    hands.resume()
+
+    assert hands.may_receive()
+
+
+def test_a_worker_that_has_refused_nothing_stores_nothing_on_resume():
+    sink = MemorySink()
+
+    Worker(URL, fetcher=FakeSource(), sink=sink).resume()
+
+    assert sink.state("guard") is None

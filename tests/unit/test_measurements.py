@@ -264,3 +264,13 @@ def test_each_answer_is_counted_by_its_name(noted):
         ("answers", 1, "unchanged"),
         ("answers", 1, "gone"),
     ]
+
+
+def test_without_metrics_nothing_is_measured():
+    meter = Meter()
+
+    meter.count("gets")
+    meter.observe("look_seconds", 1.0)
+    meter.gauge("held", 1)
+
+    assert not meter.on

@@ -113,7 +113,7 @@ class SNSPublisher:
     @property
     def shares_calls(self) -> bool:
         """True if saves can share a call although they have different context variables."""
-        reads_environment = isinstance(getattr(self._topic_arn, "__self__", None), _Variable)
+        reads_environment = isinstance(self._topic_arn, _Variable)
         return reads_environment or not callable(self._topic_arn)
 
     @classmethod
