@@ -158,7 +158,7 @@ def signature_check(calls: int = 2_000) -> None:
         "MessageId": "m",
         "TopicArn": TOPIC,
         "Message": '{"id": "p1"}',
-        "Timestamp": "t",
+        "Timestamp": "2026-01-01T00:00:00.000Z",
     }
     signed = "".join(
         f"{name}\n{envelope[name]}\n"
