@@ -116,7 +116,7 @@ MUTANTS = (
     Mutant(
         "bulk: the GET before the versions are read",
         "_consumer.looks",
-        "            entries = {id: sink.entry(id) for id in ids}\n"
+        "            entries = {id: entry_of(sink, id) for id in ids}\n"
         "            with self.slot:\n"
         "                early = self._begin_get(ids)\n"
         "                with measured_get(self.tally.meter, self.clock) as answer:\n"
@@ -125,7 +125,7 @@ MUTANTS = (
         "                early = self._begin_get(ids)\n"
         "                with measured_get(self.tally.meter, self.clock) as answer:\n"
         "                    changes = fetcher.fetch_many(ids)\n"
-        "                    entries = {id: sink.entry(id) for id in ids}\n",
+        "                    entries = {id: entry_of(sink, id) for id in ids}\n",
         setup=(("bulk", True),),
         puts=(True, True),
     ),

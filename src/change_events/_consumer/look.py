@@ -73,7 +73,7 @@ def look(
         TypeError: The fetcher breaks its contract.
     """
     for _ in range(MAX_CONFLICTS):
-        entry = checked_entry(sink.entry(id), id, sink)
+        entry = entry_of(sink, id)
         started = clock()
         etag = etag_to_send(entry, fetcher, early=early)
         change = compared(fetcher.fetch(id, etag=etag), id, entry, fetcher, etag)
@@ -135,13 +135,14 @@ def _is_json(value: object) -> bool:
     return type(value) in SCALARS
 
 
-def checked_entry(entry: Entry, id: str, sink: object) -> Entry:
+def entry_of(sink: Sink[T], id: str) -> Entry:
     """
     Return what a sink knows of an id.
 
     Raises:
         TypeError: The sink returned something else.
     """
+    entry = sink.entry(id)
     if isinstance(entry, Entry):
         return entry
     raise TypeError(

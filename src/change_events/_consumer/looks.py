@@ -12,8 +12,8 @@ from change_events._consumer.experiment import Failed
 from change_events._consumer.log import log, log_failed_look, log_outage, log_return
 from change_events._consumer.look import (
     MAX_CONFLICTS,
-    checked_entry,
     compared,
+    entry_of,
     etag_to_send,
     is_new,
     never_stored,
@@ -84,7 +84,7 @@ class Looks(Generic[T]):
         started, done, failed = self.clock(), None, None
         entry: Entry | None = None
         try:
-            entry = checked_entry(self.settings.sink.entry(id), id, self.settings.sink)
+            entry = entry_of(self.settings.sink, id)
             done = self._look(id, entry)
         except Exception as error:  # of the source, of the user's fetcher or sink
             # If even the entry can't be read, the entity has no part in it.
@@ -111,7 +111,7 @@ class Looks(Generic[T]):
                 return None
             if stored(sink, id, change, entry):
                 return _Done(entry, change)
-            entry = sink.entry(id)
+            entry = entry_of(sink, id)
         raise never_stored(id, sink)
 
     def _fetch(self, id: str, etag: str | None) -> Change[T]:
@@ -146,7 +146,7 @@ class Looks(Generic[T]):
         """
         fetcher, sink = cast("BulkFetcher[T]", self.settings.fetcher), self.settings.sink
         try:
-            entries = {id: sink.entry(id) for id in ids}
+            entries = {id: entry_of(sink, id) for id in ids}
             with self.slot:
                 early = self._begin_get(ids)
                 with measured_get(self.tally.meter, self.clock) as answer:
