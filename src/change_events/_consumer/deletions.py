@@ -57,8 +57,8 @@ class Deletions:
         self._allowed: deque[str] = deque(maxlen=WINDOW)  # some are still to be stored
         self._told = False
 
-    def keep(self, at_least: int = 1) -> None:
-        """Store what the guard has counted since it was stored last, if that is so many looks."""
+    def keep(self, *, at_least: int = 0) -> None:
+        """Store what the guard knows, if it has counted so many looks since it was stored last."""
         if self._state is None or not self._guard.on or self._guard.unkept < at_least:
             return
         with self._one_at_a_time:
@@ -67,14 +67,6 @@ class Deletions:
                 self._guard.load(kept or "")
                 text = self._guard.dump()
             self._state.set_state(STATE, text)
-
-    def keep_resumed(self) -> None:
-        """Store that an operator has said `resume`, whatever others have stored."""
-        if self._state is not None:
-            with self._one_at_a_time:
-                with self._lock:
-                    text = self._guard.dump()
-                self._state.set_state(STATE, text)
 
     def refused(self, id: str, entry: Entry) -> MassDeletionError | None:
         """Ask the guard about an id that is gone at the source; return an error if it refuses."""

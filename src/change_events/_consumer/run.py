@@ -146,7 +146,7 @@ class Run(Generic[T]):
         """Go on after a mass deletion was refused."""
         self.consumer.resume()
         # In a thread of its own: the sink can hang, and this can be the main thread.
-        self._crew.start_aside("resume", self.looks.deletions.keep_resumed)
+        self._crew.start_aside("resume", self.looks.deletions.keep)
 
     def health(self) -> Health:
         """Return the run's health now."""

@@ -211,7 +211,7 @@ class Worker(Settings[T], Generic[T]):
             )
         before = self._tally.read()["acknowledged"]
         self._run(until_empty=True)
-        self._deletions.keep()
+        self._deletions.keep(at_least=1)
         return self._tally.read()["acknowledged"] - before
 
     def resume(self) -> None:
@@ -226,7 +226,7 @@ class Worker(Settings[T], Generic[T]):
             if self._run_now is None:
                 if self._guard.tripped:
                     self._guard.resume()
-                    self._deletions.keep_resumed()
+                    self._deletions.keep()
             else:
                 self._run_now[0].resume()
 
