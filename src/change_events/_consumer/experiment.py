@@ -221,7 +221,7 @@ class Experiment:
             self._control = None
         at_fault = [each for each in self._suspects.values() if each.at <= started]
         self._are_at_fault(at_fault)
-        if not self.can_tell():
+        if self._suspects and not self.can_tell():
             at_fault += self.give_up()
         if self._suspects and self._control is None:
             self._control_at = max(started + GRACE, self._asked_at + PERIOD)
