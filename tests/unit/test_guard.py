@@ -254,6 +254,16 @@ def test_after_a_restart_a_source_that_is_right_again_is_believed_soon():
     assert see(later, found=25, gone=1) == 1
 
 
+def test_entities_that_came_back_count_again_when_they_are_gone():
+    guard = Guard()
+    ids = [f"p{number}" for number in range(19)]
+    assert all(guard.allows_deletion(id=id) for id in ids)
+    for id in ids:
+        guard.found(cached=False, id=id)
+
+    assert [guard.allows_deletion(id=id) for id in ids] == [False] * 19
+
+
 def test_a_deletion_that_is_tried_again_counts_once():
     guard = Guard()
 

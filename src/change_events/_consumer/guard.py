@@ -95,9 +95,14 @@ class Guard:
             return 0
         return int(self._min_deleted / max(self._max_share, 0.02))
 
-    def found(self, *, cached: bool) -> None:
-        """Count a look that found an entity. `cached`: It was cached before."""
+    def found(self, *, cached: bool, id: str = "") -> None:
+        """
+        Count a look that found an entity. `cached`: It was cached before.
+
+        `id`: Of the entity; if it is gone later, that counts again.
+        """
         self._unknown = None
+        self._gone_ids.pop(id, None)
         if cached:
             self._count(gone=False)
 
