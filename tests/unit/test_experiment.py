@@ -302,6 +302,13 @@ def test_good_ids_are_chosen_in_turn(experiment):
     assert experiment.rotate(lambda id: False) is None
 
 
+def test_without_a_suspect_no_control_look_is_ever_due():
+    experiment = Experiment(doubling)
+    experiment.passed("p", 0.0, present=True)
+
+    assert experiment.next(math.inf, lambda _: True) is None
+
+
 def test_the_sink_is_asked_for_good_ids_if_only_the_failing_ones_are_known():
     experiment = Experiment(doubling)
     fail(experiment, "q", 10.0)

@@ -154,7 +154,8 @@ class Experiment:
 
         `is_free` returns False for an id with a look under way.
         """
-        if now < self.next_at():
+        at = self.next_at()
+        if at == math.inf or now < at:
             return None
         if self._control is not None:  # it hangs
             self._tried.add(self._control)
