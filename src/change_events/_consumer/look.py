@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from change_events._event import Entry, Found, Gone, Outcome, Unchanged
@@ -32,6 +31,9 @@ T = TypeVar("T")
 Change: TypeAlias = "Found[T] | Unchanged | Gone"
 
 SCALARS = {str, int, float, bool, type(None)}
+
+# Made once: `json.dumps` with settings makes one at each call.
+_encode = json.JSONEncoder(sort_keys=True, allow_nan=False).encode
 
 MAX_CONFLICTS = 50
 """
@@ -109,7 +111,7 @@ def compared(
             f"it was given an etag, Unchanged; not {change!r:.200}"
         )
     if change.digest is None:
-        change = replace(change, digest=digest(change.value))
+        change = Found(change.value, change.etag, digest(change.value))
     if entry.present and change.digest is not None and change.digest == entry.digest:
         return Unchanged(change.etag)
     return change
@@ -120,7 +122,7 @@ def digest(value: object) -> str | None:
     try:
         if not _is_json(value):
             return None
-        text = json.dumps(value, sort_keys=True, allow_nan=False)
+        text = _encode(value)
     except (ValueError, RecursionError):
         return None
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
