@@ -26,7 +26,6 @@ CORE_TESTS = [
     "tests/unit",
     "tests/sinks/test_sinks_dynamodb.py",
     "tests/sinks/test_sinks_postgres.py",
-    "tests/wire/test_decompression.py",
     "tests/wire/test_fetcher.py",
     "tests/wire/test_metrics.py",
     "tests/wire/test_publishers.py",

@@ -8,11 +8,9 @@ import socket
 import socketserver
 import threading
 import time
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from verification.harness.wire import Loopback
 
 
 class _Line(socketserver.BaseRequestHandler):
@@ -51,7 +49,7 @@ class _Listener(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", 0), _Line)
 
 
-class ForgetfulProxy:
+class ForgetfulProxy(Loopback):
     """
     Forwards bytes on a free port of loopback.
 
@@ -72,19 +70,4 @@ class ForgetfulProxy:
         self.slow = threading.Event()
         self.connections = 0
         self.patience = math.inf
-        self._listener = _Listener(self)
-        self._thread = threading.Thread(target=self._listener.serve_forever, args=(0.01,))
-
-    @property
-    def url(self) -> str:
-        """The base URL, without a slash at the end."""
-        return f"http://127.0.0.1:{self._listener.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.shutdown()
-        self._thread.join()
-        self._listener.server_close()
+        super().__init__(_Listener(self))

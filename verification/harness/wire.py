@@ -287,23 +287,12 @@ class _RawListener(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", 0), _Talk)
 
 
-class RawServer:
-    """
-    A server on a free port of loopback that knows nothing of HTTP.
+class Loopback:
+    """A server in a thread of its own, which ends with the block. `listener` has its port."""
 
-    Args:
-        respond: Given a request line and its headers, returns the bytes to answer. Each
-            connection has a thread.
-        tls: Speak TLS.
-    """
-
-    def __init__(
-        self, respond: Callable[[bytes], Raw], *, tls: ssl.SSLContext | None = None
-    ) -> None:
-        self._listener = _RawListener(respond)
-        if tls is not None:
-            self._listener.socket = tls.wrap_socket(self._listener.socket, server_side=True)
-        self._thread = threading.Thread(target=self._listener.serve_forever, args=(0.01,))
+    def __init__(self, listener: socketserver.TCPServer) -> None:
+        self._listener = listener
+        self._thread = threading.Thread(target=listener.serve_forever, args=(0.01,))
 
     @property
     def url(self) -> str:
@@ -318,6 +307,25 @@ class RawServer:
         self._listener.shutdown()
         self._thread.join()
         self._listener.server_close()
+
+
+class RawServer(Loopback):
+    """
+    A server on a free port of loopback that knows nothing of HTTP.
+
+    Args:
+        respond: Given a request line and its headers, returns the bytes to answer. Each
+            connection has a thread.
+        tls: Speak TLS.
+    """
+
+    def __init__(
+        self, respond: Callable[[bytes], Raw], *, tls: ssl.SSLContext | None = None
+    ) -> None:
+        listener = _RawListener(respond)
+        if tls is not None:
+            listener.socket = tls.wrap_socket(listener.socket, server_side=True)
+        super().__init__(listener)
 
 
 _OF_A_CONNECTION = {"connection", "content-length", "date", "host", "server", "transfer-encoding"}
