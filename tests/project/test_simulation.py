@@ -54,6 +54,11 @@ def no_renewal_and_no_last_broadcast(patch):
     patch.setattr(Renewals, "announce_late", lambda *_: None)
 
 
+def no_renewal_of_a_cancelled_save(patch):
+    end = Renewals.end
+    patch.setattr(Renewals, "end", lambda self, save, goes_on: end(self, save))
+
+
 def confirmation_of_a_failed_save(patch):
     from change_events import broadcasting
 
@@ -276,6 +281,7 @@ CAUGHT = [
     ("look", an_event_joins_a_get_under_way),
     ("look", acknowledged_on_receipt),
     ("look", a_failed_look_is_forgotten),
+    ("announced", no_renewal_of_a_cancelled_save),
     ("pending", confirmation_of_a_failed_save),
     ("pending", no_renewal_and_no_last_broadcast),
     ("pending", acknowledged_on_receipt),
@@ -298,7 +304,7 @@ def test_a_rule_that_is_switched_off_breaks_a_property(monkeypatch, check, mutat
     broken = next(
         (
             played.broken
-            for seed in range(100, 200)
+            for seed in (36, *range(100, 200))  # a cancelled save is rarely so late as in 36
             if (played := play(seed, writes=writes, checks={check})).broken
         ),
         None,

@@ -68,7 +68,7 @@ def test_a_slow_save_is_renewed_with_real_threads_and_a_real_clock(channel, save
         return all(publisher.sent.acquire(timeout=20) for _ in range(4))
 
     renewals = Renewals()
-    assert saver.save(publisher, wait_for_three_renewals, "p1", settle=0.5, renewals=renewals)
+    assert saver.save(publisher, wait_for_three_renewals, "p1", settle=2.0, renewals=renewals)
     assert renewals._saves == {}
     assert len(channel.messages()) >= 4
     assert renewals.tally.stats().renewals >= 3

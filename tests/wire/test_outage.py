@@ -392,14 +392,14 @@ def test_a_worker_goes_on_soon_after_sqs_has_come_back(
         if fault == "refused":
             line.come_back()
         line.fault = lambda asked: None
-        back = time.monotonic()
+        tried = len(pauses)
         outcomes.wait_for(("p1", "created"))
-        seconds = time.monotonic() - back
+        later = pauses[tried:]
         wait_until(lambda: not channel.count())
 
     # One line for the acknowledgements and one for the heartbeat, because these fail, too.
     assert lines <= len(pauses) + 2
-    assert seconds < 5.0 + max(pauses)
+    assert len(later) <= 2  # a receive and an acknowledgement were under way
 
 
 def test_a_worker_finds_new_credentials_after_the_old_ones_have_expired(
