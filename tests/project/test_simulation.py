@@ -265,6 +265,9 @@ def nothing_is_acknowledged(patch):
     patch.setattr(Acknowledgements, "delete", lambda *_: [])
 
 
+RARE = (36, 148, 153, 195)
+"""Seeds whose worlds have what is rare in others: first, so that each rule is missed in seconds."""
+
 CAUGHT = [
     ("announced", no_broadcast),
     ("announced", no_renewal_and_no_last_broadcast),
@@ -304,7 +307,7 @@ def test_a_rule_that_is_switched_off_breaks_a_property(monkeypatch, check, mutat
     broken = next(
         (
             played.broken
-            for seed in (36, *range(100, 200))  # a cancelled save is rarely so late as in 36
+            for seed in (*RARE, *range(100, 200))
             if (played := play(seed, writes=writes, checks={check})).broken
         ),
         None,
