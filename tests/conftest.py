@@ -105,6 +105,18 @@ def make_schema(postgres: Any) -> str:
     return f"{postgres.get_uri()}&options=-csearch_path%3D{schema}"
 
 
+def make_table(client: Any = None) -> str:
+    """Make a table for a `DynamoDBSink`; return its name."""
+    name = uuid.uuid4().hex
+    (client or boto3.client("dynamodb")).create_table(
+        TableName=name,
+        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    return name
+
+
 @dataclass(frozen=True)
 class Channel:
     """A topic, and a queue that is subscribed to it."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 import inspect
 import os
 import re
-import uuid
 from pathlib import Path
 
-import boto3
 import prometheus_client
 import pytest
 import yaml
@@ -18,7 +16,7 @@ from pytest_examples import EvalExample, find_examples
 
 from change_events import Worker
 from change_events._consumer import health as health_module
-from conftest import Source, make_schema
+from conftest import Source, make_schema, make_table
 from lambda_records import record
 
 pytest_plugins = ["pytester"]
@@ -42,17 +40,6 @@ LINK = re.compile(r"(?:\]\(|^\[[^\]]+\]: +)([^)\s]+)", re.MULTILINE)
 
 def relative(path):
     return str(path.relative_to(ROOT))
-
-
-def make_table() -> str:
-    name = uuid.uuid4().hex
-    boto3.client("dynamodb").create_table(
-        TableName=name,
-        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
-        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
-        BillingMode="PAY_PER_REQUEST",
-    )
-    return name
 
 
 @pytest.fixture

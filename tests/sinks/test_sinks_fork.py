@@ -8,16 +8,14 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import uuid
 import weakref
 from pathlib import Path
 
-import boto3
 import pytest
 
 from change_events import ConfigurationError, Found, SQLiteSink
 from change_events.sinks.sqlite.file import FORKS
-from conftest import make_schema
+from conftest import make_schema, make_table
 
 FOUND = Found({"n": 1}, '"one"')
 
@@ -200,13 +198,7 @@ with PostgresSink(sys.argv[1]) as sink:
 
 
 def test_a_fork_can_not_use_connections_to_dynamodb(aws):
-    table = uuid.uuid4().hex
-    boto3.client("dynamodb").create_table(
-        TableName=table,
-        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
-        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
-        BillingMode="PAY_PER_REQUEST",
-    )
+    table = make_table()
     refused, *written = run(
         """
 sink = DynamoDBSink(sys.argv[1])

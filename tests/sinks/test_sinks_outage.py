@@ -19,7 +19,7 @@ from werkzeug.serving import make_server
 
 from change_events import DynamoDBSink, PostgresSink, SQLiteSink
 from change_events._consumer import backoff
-from conftest import running, wait_until
+from conftest import make_table, running, wait_until
 from demo_parts.emulator import OneAtATime
 
 LOCK = """
@@ -95,14 +95,7 @@ class DynamoDB:
             endpoint_url=f"http://127.0.0.1:{self._port}",
             config=Config(retries={"total_max_attempts": 1}),
         )
-        table = uuid.uuid4().hex
-        client.create_table(
-            TableName=table,
-            AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
-            KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
-            BillingMode="PAY_PER_REQUEST",
-        )
-        return DynamoDBSink(table, client=client)
+        return DynamoDBSink(make_table(client), client=client)
 
 
 @pytest.fixture(params=["SQLite", "PostgreSQL", "DynamoDB"])

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import uuid
 from functools import partial
 
-import boto3
 import pytest
 
 from change_events import (
@@ -19,29 +17,18 @@ from change_events import (
     SQLiteSink,
     Unchanged,
 )
-from conftest import make_schema
-
-
-def make_table(aws):
-    name = uuid.uuid4().hex
-    boto3.client("dynamodb").create_table(
-        TableName=name,
-        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
-        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
-        BillingMode="PAY_PER_REQUEST",
-    )
-    return name
+from conftest import make_schema, make_table
 
 
 @pytest.fixture(params=["SQLite", "PostgreSQL", "DynamoDB"])
-def open_sink(request, tmp_path):
+def open_sink(request, tmp_path, aws):
     """Open one cache, as often as the test likes."""
     fixture = request.getfixturevalue
     opened = []
     make = {
         "SQLite": lambda: partial(SQLiteSink, tmp_path / "cache.db"),
         "PostgreSQL": lambda: partial(PostgresSink, make_schema(fixture("postgres"))),
-        "DynamoDB": lambda: partial(DynamoDBSink, make_table(fixture("aws"))),
+        "DynamoDB": lambda: partial(DynamoDBSink, make_table()),
     }[request.param]()
 
     def open_sink(**settings):

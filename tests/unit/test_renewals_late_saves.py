@@ -188,18 +188,6 @@ def test_a_late_save_that_raised_is_broadcast_after_its_end_and_not_confirmed(
     assert attributes(late) == {}
 
 
-def test_a_late_save_that_was_cancelled_is_broadcast_after_its_end(channel, time, flaky):
-    async def main():
-        async with time.broadcasting(flaky, "p1"):
-            time.now += 6.0
-            raise asyncio.CancelledError
-
-    with pytest.raises(asyncio.CancelledError):
-        asyncio.run(main())
-
-    assert flaky.started == [0.0, 6.0]
-
-
 @given(
     st.lists(
         st.tuples(st.sampled_from([0.0, 0.1, 1.0, 2.4, 2.6, 4.9, 5.0, 7.0]), st.booleans()),
