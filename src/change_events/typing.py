@@ -151,8 +151,11 @@ class StatefulSink(Protocol):
         """Return the text that was last stored under the name, by any process; None: none was."""
         ...
 
-    def set_state(self, name: str, text: str, /) -> None:
-        """Store the text under the name, durably. The last writer wins."""
+    def set_state(self, name: str, text: str, /, *, if_state: str | None) -> bool:
+        """
+        Store the text under the name, durably; or return False and store nothing if `state` would
+        no longer return `if_state`.
+        """
         ...
 
 

@@ -214,25 +214,41 @@ class StopsAtAnIdThatIsGone(MemorySink):
 
 
 class KeepsTheFirstState(MemorySink):
-    def set_state(self, name, text, /):
-        self._state.setdefault(name, text)
+    def set_state(self, name, text, /, *, if_state):
+        return self._state.setdefault(name, text) == text
+
+
+class SetsStateOverAnything(MemorySink):
+    def set_state(self, name, text, /, *, if_state):
+        self._state[name] = text
+        return True
+
+
+class SetsStateWithoutALock(MemorySink):
+    def set_state(self, name, text, /, *, if_state):
+        if self.state(name) != if_state:
+            return False
+        time.sleep(0.001)
+        self._state[name] = text
+        return True
 
 
 class KeepsOneState(MemorySink):
     def state(self, name, /):
         return self._state.get("")
 
-    def set_state(self, name, text, /):
+    def set_state(self, name, text, /, *, if_state):
         self._state[""] = text
+        return True
 
 
 class KeepsStateAmongEntities(MemorySink):
     def state(self, name, /):
         return self.get(f"state of {name}")
 
-    def set_state(self, name, text, /):
+    def set_state(self, name, text, /, *, if_state):
         id = f"state of {name}"
-        self.apply(id, Found(text), if_version=self.entry(id).version)
+        return self.apply(id, Found(text), if_version=self.entry(id).version)
 
 
 class MistakesStateForAnEntry(MemorySink):

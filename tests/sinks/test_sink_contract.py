@@ -93,6 +93,8 @@ def run_contract(pytester):
         ("StopsAtTombstones", "test_pages_of_ids_name_each_id_once[1]"),
         ("StopsAtAnIdThatIsGone", "test_pages_go_on_after_an_id_that_is_gone_meanwhile"),
         ("KeepsTheFirstState", "test_state_is_what_was_last_set_under_the_name"),
+        ("SetsStateOverAnything", "test_state_is_not_set_over_what_another_process_has_set"),
+        ("SetsStateWithoutALock", "test_threads_that_set_state_at_once_lose_none"),
         ("KeepsOneState", "test_state_is_what_was_last_set_under_the_name"),
         ("KeepsStateAmongEntities", "test_state_is_not_an_entity"),
         ("MistakesStateForAnEntry", "test_state_is_not_an_entity"),

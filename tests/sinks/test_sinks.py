@@ -204,7 +204,7 @@ def test_columns_that_an_older_table_lacks_are_added(path):
     for _ in range(2):
         with SQLiteSink(path) as sink:
             assert sink.entry("p1") == Entry(7, True, '"one"')
-            sink.set_state("name", "text")
+            sink.set_state("name", "text", if_state=sink.state("name"))
     with SQLiteSink(path) as sink:
         assert sink.apply("p1", Found({"n": 2}, '"two"', "d2"), if_version=7)
         assert sink.entry("p1") == Entry(8, True, '"two"', "d2")

@@ -144,7 +144,7 @@ def test_ids_are_named_beyond_many_tombstones_and_after_an_id_that_was_purged(ta
 
 
 def test_state_is_in_an_item_that_is_not_an_entity(table, dynamodb):
-    DynamoDBSink(table).set_state("guard", "text")
+    DynamoDBSink(table).set_state("guard", "text", if_state=None)
 
     assert dynamodb.scan(TableName=table)["Items"] == [
         {"id": {"S": "\x1fguard"}, "state_text": {"S": "text"}}

@@ -282,6 +282,37 @@ def test_processes_that_share_a_cache_count_together():
     assert allowed == 19
 
 
+def test_what_could_not_be_stored_is_told_again():
+    one, other, third = Guard(), Guard(), Guard()
+    see(one, gone=10)
+    one.dump()
+    see(one, found=5)
+    one.dumped(stored=False)
+    assert one.unkept == 15
+
+    see(other, gone=1)
+    one.load(other.dump())
+    third.load(one.dump())
+    one.dumped(stored=True)
+
+    assert str(third).startswith("11 of the last 16 looks")
+    assert one.unkept == 0
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_resume_that_could_not_be_stored_is_not_undone(stored):
+    guard = Guard()
+    see(guard, gone=20)
+    before = guard.dump()
+    guard.resume()
+    guard.dump()
+    guard.dumped(stored=stored)
+
+    guard.load(before)
+
+    assert (see(guard, gone=100) == 100) is not stored
+
+
 def test_what_was_found_since_counts_beside_what_others_have_counted():
     one, other = Guard(), Guard()
     see(one, gone=10)

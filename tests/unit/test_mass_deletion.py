@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hands import URL, Hands, message, opened, outage_log
@@ -122,7 +123,7 @@ def test_a_refused_deletion_ends_an_outage(wiped, caplog):
         wiped.look_at(wiped.next())
     wiped.source.recover()
     wiped.guard.__init__(min_deleted=1)
-    wiped.sink.set_state("guard", "")
+    wiped.sink.set_state("guard", "", if_state=wiped.sink.state("guard"))
     wiped.now = wiped.next_at()
     wiped.look_at(wiped.next())
 
@@ -169,6 +170,35 @@ def test_without_a_sink_that_keeps_state_a_later_process_counts_from_zero(wiped)
 
     hands.receive(message("p50", 99))
     assert len(hands.look("p50")) == 1
+
+
+def test_processes_that_delete_at_the_same_moment_delete_no_more_than_one():
+    sink = MemorySink()
+    for n in range(100):
+        sink.apply(f"p{n}", Found({}), if_version=0)
+    processes = [Deletions(Guard(), sink, "source", lock=threading.Lock()) for _ in range(10)]
+    meet = threading.Barrier(len(processes))
+
+    def ask(process):
+        meet.wait()
+        first = 10 * processes.index(process)
+        return [process.refused(id, sink.entry(id)) for id in sink.ids()[first : first + 10]]
+
+    with ThreadPoolExecutor(len(processes)) as pool:
+        refusals = [each for some in pool.map(ask, processes) for each in some]
+
+    assert refusals.count(None) == 19
+
+
+def test_a_sink_that_never_stores_is_told_of(monkeypatch):
+    monkeypatch.setattr("change_events._consumer.deletions.ATTEMPTS", 3)
+    sink = MemorySink()
+    sink.apply("p1", Found({}), if_version=0)
+    sink.set_state = lambda *_, **__: None
+    deletions = Deletions(Guard(), sink, "source", lock=threading.Lock())
+
+    with pytest.raises(RuntimeError, match="has refused to store the guard's state 3 times"):
+        deletions.refused("p1", sink.entry("p1"))
 
 
 class Counted(MemorySink):
@@ -267,7 +297,7 @@ def test_a_tombstone_is_neither_deleted_nor_unknown():
 
 
 def test_resume_does_not_wait_for_the_sink_and_logs_what_it_raises(wiped, caplog):
-    wiped.sink.set_state = lambda *_: 1 / 0
+    wiped.sink.set_state = lambda *_, **__: 1 / 0
 
     wiped.resume()
 

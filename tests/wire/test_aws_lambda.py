@@ -938,7 +938,7 @@ def test_what_was_found_is_stored_now_and_then_for_other_processes(make_still, c
 
 def test_a_sink_that_cannot_store_the_guards_state_fails_no_batch(make_still, client):
     sink = with_cached(20)
-    sink.set_state = lambda *_: 1 / 0
+    sink.set_state = lambda *_, **__: 1 / 0
     found = make_still(client=client, sink=sink, fetcher=Answering(Found({"n": 1})))
 
     assert back(found, *(record(f"p{n}", age=60, name=f"m{n}") for n in range(20))) == []

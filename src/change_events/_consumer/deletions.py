@@ -2,14 +2,14 @@
 Asks the guard before it is believed that an entity is gone: for a worker's looks, and for Lambda's.
 
 What the guard knows is kept in the sink, if it keeps state. So a restart does not forget it, and
-processes that share a cache count together. (Of deletions at the same moment, some can be missed.)
+processes that share a cache count together.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from change_events._consumer.guard import WINDOW
 from change_events._consumer.log import log
@@ -18,13 +18,19 @@ from change_events.exceptions import MassDeletionError
 from change_events.typing import EnumerableSink, StatefulSink
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from change_events._consumer.guard import Guard
     from change_events._event import Entry
 
+T = TypeVar("T")
+
 STATE = "guard"
 """The name of the guard's state in the sink."""
+
+ATTEMPTS = 1000
+"""How often to try to store the state. Each one that fails was one of another process."""
 
 
 class Deletions:
@@ -59,14 +65,9 @@ class Deletions:
 
     def keep(self, *, at_least: int = 0) -> None:
         """Store what the guard knows, if it has counted so many looks since it was stored last."""
-        if self._state is None or not self._guard.on or self._guard.unkept < at_least:
-            return
-        with self._one_at_a_time:
-            kept = self._state.state(STATE)
-            with self._lock:
-                self._guard.load(kept or "")
-                text = self._guard.dump()
-            self._state.set_state(STATE, text)
+        if self._state is not None and self._guard.on and self._guard.unkept >= at_least:
+            with self._one_at_a_time:
+                self._with_state(lambda: None)
 
     def refused(self, id: str, entry: Entry) -> MassDeletionError | None:
         """Ask the guard about an id that is gone at the source; return an error if it refuses."""
@@ -86,22 +87,48 @@ class Deletions:
         return None if allows else self._refusal(log_it=not was_tripped)
 
     def _allows_deletion(self, id: str) -> bool:
-        guard = self._guard
-        with self._one_at_a_time:
-            kept = self._state.state(STATE) if self._state is not None else None
+        def ask() -> bool:
             with self._lock:
-                guard.load(kept or "")
-                few = guard.few
+                few = self._guard.few
             left = self._number_left(id, few)
             with self._lock:
-                allows = guard.allows_deletion(left, id=id)
-                text = guard.dump()
+                return self._guard.allows_deletion(left, id=id)
+
+        # What is counted is stored before the deletion: a crash must not make it forgotten.
+        with self._one_at_a_time:
+            allows = self._with_state(ask)
             if allows:
                 self._allowed.append(id)
-            if self._state is not None:
-                # Before the deletion: a crash must not make it forgotten.
-                self._state.set_state(STATE, text)
         return allows
+
+    def _with_state(self, ask: Callable[[], T]) -> T:
+        """
+        Ask the guard, once it knows what other processes have counted, and store what it knows.
+
+        If another process has stored something meanwhile, ask again.
+        """
+        guard, state = self._guard, self._state
+        if state is None:
+            return ask()
+        for _ in range(ATTEMPTS):
+            kept = state.state(STATE)
+            with self._lock:
+                guard.load(kept or "")
+            answer = ask()
+            with self._lock:
+                text = guard.dump()
+            stored = False
+            try:
+                stored = state.set_state(STATE, text, if_state=kept)
+            finally:
+                with self._lock:
+                    guard.dumped(stored=stored)
+            if stored:
+                return answer
+        raise RuntimeError(
+            f"{state!r} has refused to store the guard's state {ATTEMPTS} times: does its "
+            "set_state() return True when it has stored?"
+        )
 
     def _number_left(self, id: str, most: int) -> int | None:
         """

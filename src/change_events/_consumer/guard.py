@@ -64,6 +64,7 @@ class Guard:
         self._warned = False
         self._state = _State.WATCHES
         self._resumed = False  # since the last dump
+        self._dumped = self._since_dump, False  # what the last dump told of, and a resume
 
     @property
     def tripped(self) -> bool:
@@ -162,20 +163,27 @@ class Guard:
 
     @property
     def unkept(self) -> int:
-        """The number of looks that no `dump` has told of."""
+        """The number of looks that are not stored."""
         return len(self._since_dump)
 
     def dump(self) -> str:
         """
-        Return what other processes, and later ones, must know, as text.
+        Return what other processes, and later ones, must know, as text. Then call `dumped`.
 
         Not that deletions are refused: a process that starts can have the right URL. If it has not,
         it refuses its first deletion, because the looks are known.
         """
-        self._since_dump.clear()
-        self._resumed = False
+        self._dumped = self._since_dump, self._resumed
+        self._since_dump, self._resumed = deque(maxlen=WINDOW), False
         gone = "".join(str(int(each)) for each in self._saw_gone)
         return json.dumps({"believes": self._state is _State.BELIEVES, "gone": gone})
+
+    def dumped(self, *, stored: bool) -> None:
+        """Note whether the last dump is stored: if not, the next one tells of the same."""
+        if not stored:
+            seen, resumed = self._dumped
+            self._since_dump = deque([*seen, *self._since_dump], maxlen=WINDOW)
+            self._resumed |= resumed
 
     def load(self, text: str) -> None:
         """

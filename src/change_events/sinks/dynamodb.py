@@ -175,14 +175,16 @@ class DynamoDBSink:
         item = self._read(state_key(name), "state_text")
         return item["state_text"]["S"] if item else None
 
-    def set_state(self, name: str, text: str, /) -> None:
-        """Store the text under the name. It is an item of the table that is not an entity."""
-        self._client.update_item(
-            TableName=self._table,
-            Key={"id": {"S": state_key(name)}},
-            UpdateExpression="SET state_text = :text",
-            ExpressionAttributeValues={":text": {"S": text}},
-        )
+    def set_state(self, name: str, text: str, /, *, if_state: str | None) -> bool:
+        """
+        Store the text under the name; or return False if another process has changed it since it
+        was `if_state`, or if boto3 sent it twice, as in `apply`. It is in an item of the table that
+        is not an entity.
+        """
+        key, item = state_key(name), {"state_text": _text(text)}
+        if if_state is None:
+            return self._update(key, item, "attribute_not_exists(state_text)", {})
+        return self._update(key, item, "state_text = :if_state", {":if_state": _text(if_state)})
 
     def purge(self, *, older_than: float = MAX_EVENT_AGE) -> int:
         """

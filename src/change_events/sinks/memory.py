@@ -97,9 +97,16 @@ class MemorySink(Generic[T]):
         """Return the text that was last stored under the name, or None."""
         return self._state.get(name)
 
-    def set_state(self, name: str, text: str, /) -> None:
-        """Store the text under the name."""
-        self._state[name] = text
+    def set_state(self, name: str, text: str, /, *, if_state: str | None) -> bool:
+        """
+        Store the text under the name; or return False if another thread has changed it since it
+        was `if_state`.
+        """
+        with self._lock:
+            if self._state.get(name) != if_state:
+                return False
+            self._state[name] = text
+            return True
 
     def purge(self, *, older_than: float = MAX_EVENT_AGE) -> int:
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -62,10 +63,34 @@ class StateRules(SinkUnderTest):
         texts = ["", "{}", "Sm\u00f8rrebr\u00f8d \U0001f40d", "x" * 10_000]
         for n, text in enumerate(texts):
             assert sink.state(f"name {n}") is None
-            sink.set_state(f"name {n}", "before")
-            sink.set_state(f"name {n}", text)
+            assert sink.set_state(f"name {n}", "before", if_state=None)
+            assert sink.set_state(f"name {n}", text, if_state="before")
 
         assert [sink.state(f"name {n}") for n in range(len(texts))] == texts
+
+    def test_state_is_not_set_over_what_another_process_has_set(self, sink: Any) -> None:
+        require(sink, "set_state", NO_STATE)
+        assert not sink.set_state("name", "one", if_state="none")
+        assert sink.state("name") is None
+        assert sink.set_state("name", "one", if_state=None)
+        for read in (None, "", "On", "one "):
+            assert not sink.set_state("name", "two", if_state=read)
+        assert sink.state("name") == "one"
+
+    def test_threads_that_set_state_at_once_lose_none(self, sink: Any) -> None:
+        require(sink, "set_state", NO_STATE)
+
+        def add(_: int) -> None:
+            for _ in range(5):
+                for _ in range(1000):
+                    read = sink.state("count")
+                    if sink.set_state("count", str(int(read or 0) + 1), if_state=read):
+                        break
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(add, range(4)))
+
+        assert sink.state("count") == "20"
 
     def test_state_is_one_however_often_the_storage_is_opened(
         self, sink: Any, open_again: Callable[[], Sink[Any]]
@@ -73,15 +98,16 @@ class StateRules(SinkUnderTest):
         require(sink, "set_state", NO_STATE)
         other: Any
         with opened(open_again) as other:
-            sink.set_state("name", "one")
+            assert sink.set_state("name", "one", if_state=None)
             assert other.state("name") == "one"
-            other.set_state("name", "two")
+            assert other.set_state("name", "two", if_state="one")
+            assert not sink.set_state("name", "three", if_state="one")
         assert sink.state("name") == "two"
 
     def test_state_is_not_an_entity(self, sink: Any) -> None:
         require(sink, "set_state", NO_STATE)
-        sink.set_state("name", "text")
-        sink.set_state("p1", "text")
+        sink.set_state("name", "text", if_state=None)
+        sink.set_state("p1", "text", if_state=None)
 
         assert sink.entry("name").version == sink.entry("p1").version == 0
         self.keep_two_of_four(sink)
@@ -94,7 +120,7 @@ class StateRules(SinkUnderTest):
     def test_state_is_kept_by_a_purge(self, sink: Any, clock: Clock) -> None:
         require(sink, "set_state", NO_STATE)
         require(sink, "purge", "the sink keeps its tombstones for ever")
-        sink.set_state("name", "text")
+        sink.set_state("name", "text", if_state=None)
         self.look(sink, "gone", 1)
         self.let_pass(clock, 15 * DAY)
         sink.purge()

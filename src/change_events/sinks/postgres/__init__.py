@@ -39,10 +39,13 @@ _TOUCH = (
     "UPDATE {table} SET version = version + 1, etag = coalesce(%(etag)s, etag), "
     "applied_at = to_timestamp(%(now)s) WHERE id = %(id)s AND version = %(if_version)s"
 )
-_SET_STATE = (
+_INSERT_STATE = (
     "INSERT INTO {table} (id, version, present, state, applied_at) "
-    "VALUES (%s, 0, false, %s, to_timestamp(%s)) "
-    "ON CONFLICT (id) DO UPDATE SET state = excluded.state, applied_at = excluded.applied_at"
+    "VALUES (%(id)s, 0, false, %(text)s, to_timestamp(%(now)s)) ON CONFLICT (id) DO NOTHING"
+)
+_UPDATE_STATE = (
+    "UPDATE {table} SET state = %(text)s, applied_at = to_timestamp(%(now)s) "
+    "WHERE id = %(id)s AND state = %(if_state)s"
 )
 
 
@@ -244,12 +247,20 @@ class PostgresSink:
         row = self._table.row("SELECT state FROM {table} WHERE id = %s", state_key(name))
         return row[0] if row else None
 
-    def set_state(self, name: str, text: str, /) -> None:
+    def set_state(self, name: str, text: str, /, *, if_state: str | None) -> bool:
         """
-        Store the text under the name, durably. It is in a row of the table that is not an entity.
+        Store the text under the name, durably; or return False if another process has changed it
+        since it was `if_state`. It is in a row of the table that is not an entity.
         """
+        statement = _INSERT_STATE if if_state is None else _UPDATE_STATE
+        values = {
+            "id": state_key(name),
+            "text": text,
+            "now": self._clock(),
+            "if_state": if_state,
+        }
         with self._table.connection() as connection:
-            self._table.execute(connection, _SET_STATE, (state_key(name), text, self._clock()))
+            return self._table.execute(connection, statement, values).rowcount == 1
 
     def purge(self, *, older_than: float = MAX_EVENT_AGE) -> int:
         """

@@ -186,18 +186,24 @@ class SQLiteSink:
         row = self._row("SELECT state FROM {table} WHERE id = ?", state_key(name))
         return row[0] if row else None
 
-    def set_state(self, name: str, text: str, /) -> None:
+    def set_state(self, name: str, text: str, /, *, if_state: str | None) -> bool:
         """
-        Store the text under the name, durably. It is in a row of the table that is not an entity.
+        Store the text under the name, durably; or return False if another process has changed it
+        since it was `if_state`. It is in a row of the table that is not an entity.
 
         Raises:
             sqlite3.OperationalError: The database stayed locked for `timeout` seconds.
         """
-        self._write(
-            "INSERT INTO {table} (id, version, state, applied_at) VALUES (?, 0, ?, ?) "
-            "ON CONFLICT (id) DO UPDATE SET state = excluded.state, "
-            "applied_at = excluded.applied_at",
-            (state_key(name), text, self._clock()),
+        now, key = self._clock(), state_key(name)
+        if if_state is None:
+            return self._write(
+                "INSERT INTO {table} (id, version, state, applied_at) VALUES (?, 0, ?, ?) "
+                "ON CONFLICT (id) DO NOTHING",
+                (key, text, now),
+            )
+        return self._write(
+            "UPDATE {table} SET state = ?, applied_at = ? WHERE id = ? AND state = ?",
+            (text, now, key, if_state),
         )
 
     def purge(self, *, older_than: float = MAX_EVENT_AGE) -> int:
