@@ -14,7 +14,7 @@ from change_events._consumer.desk import Failure
 from change_events._consumer.experiment import GRACE
 from change_events._consumer.guard import Guard
 
-BELIEVES = '{"believes": true, "gone": ""}'
+BELIEVES = '{"believes": true, "gone": "", "looks": 0}'
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ class Thread:
         self.target = target
         self._steps = steps
 
-    def join(self):
+    def join(self, timeout=None):
         self._steps.append(f"join {self.role}")
         self.target()
 
@@ -125,10 +125,26 @@ def bench():
 @pytest.mark.parametrize(
     ("threads", "until_empty", "started"),
     [
-        (10, False, {"look": 12, "acknowledge": 2, "heartbeat": 1, "poll": 2, "finish": 1}),
-        (10, True, {"look": 12, "acknowledge": 2, "heartbeat": 1, "poll": 1, "finish": 1}),
-        (1, False, {"look": 1, "acknowledge": 2, "heartbeat": 1, "poll": 2, "finish": 1}),
-        (25, False, {"look": 31, "acknowledge": 4, "heartbeat": 1, "poll": 4, "finish": 1}),
+        (
+            10,
+            False,
+            {"look": 12, "acknowledge": 2, "heartbeat": 1, "poll": 2, "guard": 1, "finish": 1},
+        ),
+        (
+            10,
+            True,
+            {"look": 12, "acknowledge": 2, "heartbeat": 1, "poll": 1, "guard": 1, "finish": 1},
+        ),
+        (
+            1,
+            False,
+            {"look": 1, "acknowledge": 2, "heartbeat": 1, "poll": 2, "guard": 1, "finish": 1},
+        ),
+        (
+            25,
+            False,
+            {"look": 31, "acknowledge": 4, "heartbeat": 1, "poll": 4, "guard": 1, "finish": 1},
+        ),
     ],
 )
 def test_a_run_starts_threads_for_each_role(threads, until_empty, started):
@@ -182,6 +198,7 @@ def test_a_run_stops_its_threads_in_order_and_the_polls_first(bench):
         "join acknowledge",
         "join acknowledge",
         "join heartbeat",
+        "join guard",
     ]
     assert bench.control.left() == [Notice.FINISHED]
 
@@ -221,6 +238,7 @@ def test_a_stopping_run_acknowledges_what_its_looks_settle_and_hands_back_the_re
         "join heartbeat",
         "hand back h2",
         "hand back h3",
+        "join guard",
     ]
 
 

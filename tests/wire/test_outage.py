@@ -306,6 +306,43 @@ def test_a_source_that_forgets_everything_costs_nineteen_entities(
     assert record.action == "mass_deletion"
 
 
+def test_a_worker_that_starts_with_the_right_source_goes_on_whatever_was_deleted_before(
+    channel, source, sink, make_worker, caplog
+):
+    state = {"believes": False, "gone": "0" * 49 + "1" * 51, "looks": 100}
+    assert sink.set_state("guard", json.dumps(state), if_state=None)
+    fill(sink, products(60))
+    source.entities |= products(60)
+    worker = make_worker()
+    with running(worker):
+        channel.announce(*products(60))
+        wait_until(lambda: worker.stats().acknowledged == 60)
+        del source.entities["p1"]
+        channel.announce("p1")
+        wait_until(lambda: worker.stats().deleted == 1)
+
+    assert not logged(caplog, logging.CRITICAL)
+
+
+def test_a_sink_that_cannot_say_what_was_deleted_before_stops_no_worker(
+    channel, source, sink, make_worker, caplog
+):
+    class Mute(type(sink)):
+        def state(self, name, /):
+            raise PermissionError("no state")
+
+    mute = Mute.__new__(Mute)
+    mute.__dict__ = sink.__dict__
+    source.entities["p1"] = {"id": "p1"}
+    channel.announce("p1")
+    worker = make_worker(sink=mute)
+    with running(worker):
+        wait_until(lambda: worker.stats().acknowledged == 1)
+
+    (record,) = logged(caplog, logging.WARNING)
+    assert record.getMessage() == "the sink has not said what was deleted before: no state"
+
+
 def test_a_drain_raises_if_a_mass_deletion_was_refused(channel, source, sink, make_worker):
     fill(sink, products(60))
     channel.announce(*products(30))

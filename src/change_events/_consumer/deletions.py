@@ -63,6 +63,22 @@ class Deletions:
         self._allowed: deque[str] = deque(maxlen=WINDOW)  # some are still to be stored
         self._told = False
 
+    def load(self) -> None:
+        """Learn what other processes have counted, and earlier ones. It never raises."""
+        if self._state is None or not self._guard.on:
+            return
+        try:
+            with self._one_at_a_time:
+                kept = self._state.state(STATE)
+                with self._lock:
+                    self._guard.load(kept or "")
+        except Exception as error:  # the first deletion will ask again
+            log.warning(
+                "the sink has not said what was deleted before: %s",
+                printable(error),
+                extra={"action": "guard"},
+            )
+
     def keep(self, *, at_least: int = 0) -> None:
         """Store what the guard knows, if it has counted so many looks since it was stored last."""
         if self._state is not None and self._guard.on and self._guard.unkept >= at_least:
@@ -76,7 +92,7 @@ class Deletions:
         if not guard.on or (entry.version and not entry.present):  # a tombstone stays one
             return None
         if entry.present:
-            allows = self._allows_deletion(id)
+            allows = self._allows_deletion(id, entry.version)
         else:
             is_warm = guard.is_new and self._knows_ids()
             with self._lock:
@@ -86,13 +102,13 @@ class Deletions:
                 self._warn()
         return None if allows else self._refusal(log_it=not was_tripped)
 
-    def _allows_deletion(self, id: str) -> bool:
+    def _allows_deletion(self, id: str, version: int) -> bool:
         def ask() -> bool:
             with self._lock:
                 few = self._guard.few
             left = self._number_left(id, few)
             with self._lock:
-                return self._guard.allows_deletion(left, id=id)
+                return self._guard.allows_deletion(left, entry=(id, version))
 
         # What is counted is stored before the deletion: a crash must not make it forgotten.
         with self._one_at_a_time:
@@ -117,13 +133,9 @@ class Deletions:
             answer = ask()
             with self._lock:
                 text = guard.dump()
-            stored = False
-            try:
-                stored = state.set_state(STATE, text, if_state=kept)
-            finally:
+            if state.set_state(STATE, text, if_state=kept):
                 with self._lock:
-                    guard.dumped(stored=stored)
-            if stored:
+                    guard.dumped()
                 return answer
         raise RuntimeError(
             f"{state!r} has refused to store the guard's state {ATTEMPTS} times: does its "

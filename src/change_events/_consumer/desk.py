@@ -165,7 +165,7 @@ class Desk:
     def too_early(self, id: str, now: float, *, cached: bool) -> None:
         """Note that the early look at the reserved id found nothing new. `cached`: It is cached."""
         if cached:
-            self.guard.found(cached=True, id=id)
+            self.guard.found(cached=True)
         if self.receiving.backlog:  # the queue can have its next event
             self.inbox.settle(id)
         else:
@@ -183,7 +183,7 @@ class Desk:
         the sink had it before.
         """
         if found:
-            self.guard.found(cached=cached, id=id)
+            self.guard.found(cached=cached)
         first, events = self.inbox.first_looked(id), self.inbox.settle(id)
         self.changed(id in self.inbox)  # then it waits for its next look
         self._answered(now)

@@ -57,14 +57,13 @@ class Guard:
         self._min_deleted = min_deleted
         self._max_share = max_share
         self._on = on
-        self._saw_gone: deque[bool] = deque(maxlen=WINDOW)
-        self._since_dump: deque[bool] = deque(maxlen=WINDOW)
-        self._gone_ids: dict[str, None] = {}  # so that an id that is tried again counts once
+        self._window = _Window()
+        self._gone: dict[tuple[str, int], None] = {}  # so that what is tried again counts once
         self._unknown: set[str] | None = set()  # None: the source has known an id
         self._warned = False
         self._state = _State.WATCHES
-        self._resumed = False  # since the last dump
-        self._dumped = self._since_dump, False  # what the last dump told of, and a resume
+        self._resumed = False  # and that is not stored
+        self._dumped = self._state
 
     @property
     def tripped(self) -> bool:
@@ -79,7 +78,7 @@ class Guard:
     @property
     def is_new(self) -> bool:
         """True if it knows nothing of the source yet."""
-        return self._unknown == set() and not self._saw_gone
+        return self._unknown == set() and not self._window.looks
 
     @property
     def unknown(self) -> int:
@@ -92,38 +91,35 @@ class Guard:
         The number of cached entities from which on a cache is not small. 0: its size does not
         matter for the next deletion.
         """
-        if not MIN_DELETED_OF_FEW - 1 <= sum(self._saw_gone) < self._min_deleted - 1:
+        if not MIN_DELETED_OF_FEW - 1 <= self._window.gone < self._min_deleted - 1:
             return 0
         return int(self._min_deleted / max(self._max_share, 0.02))
 
-    def found(self, *, cached: bool, id: str = "") -> None:
-        """
-        Count a look that found an entity. `cached`: It was cached before.
-
-        `id`: Of the entity; if it is gone later, that counts again.
-        """
+    def found(self, *, cached: bool) -> None:
+        """Count a look that found an entity. `cached`: It was cached before."""
         self._unknown = None
-        self._gone_ids.pop(id, None)
         if cached:
-            self._count(gone=False)
+            self._window.add(gone=False)
 
-    def allows_deletion(self, left: int | None = None, *, id: str = "") -> bool:
+    def allows_deletion(
+        self, left: int | None = None, *, entry: tuple[str, int] | None = None
+    ) -> bool:
         """
         Count a look at a cached entity that is gone; False if it must not be deleted.
 
-        `left`: How many entities are cached, this one included; None: many, or not known. `id`: Of
-        the entity: tried again, because it could not be deleted, it counts once.
+        `left`: How many entities are cached, this one included; None: many, or not known. `entry`:
+        The id and the version: tried again, because it could not be deleted, it counts once.
         """
         self._unknown = None
-        full = len(self._saw_gone) == WINDOW
+        full = self._window.looks == WINDOW
         if self._state is _State.BELIEVES and full and not self._too_many():
             self._state = _State.WATCHES  # the mass deletion is over
-        if id not in self._gone_ids:
-            self._count(gone=True)
-        if id:
-            self._gone_ids[id] = None
-        if len(self._gone_ids) > WINDOW:
-            del self._gone_ids[next(iter(self._gone_ids))]
+        if entry not in self._gone:
+            self._window.add(gone=True)
+        if entry is not None:
+            self._gone[entry] = None
+        if len(self._gone) > WINDOW:
+            del self._gone[next(iter(self._gone))]
         if self._on and self._state is _State.WATCHES and self._too_many(left):
             self._state = _State.REFUSES
         return not self.tripped
@@ -164,60 +160,56 @@ class Guard:
     @property
     def unkept(self) -> int:
         """The number of looks that are not stored."""
-        return len(self._since_dump)
+        return self._window.unkept
 
     def dump(self) -> str:
         """
-        Return what other processes, and later ones, must know, as text. Then call `dumped`.
+        Return what other processes, and later ones, must know, as text. If it is stored, call
+        `dumped`; if not, `load` and begin again.
 
         Not that deletions are refused: a process that starts can have the right URL. If it has not,
         it refuses its first deletion, because the looks are known.
         """
-        self._dumped = self._since_dump, self._resumed
-        self._since_dump, self._resumed = deque(maxlen=WINDOW), False
-        gone = "".join(str(int(each)) for each in self._saw_gone)
-        return json.dumps({"believes": self._state is _State.BELIEVES, "gone": gone})
+        gone, looks = self._window.dump()
+        self._dumped = self._state
+        believes = self._state is _State.BELIEVES
+        return json.dumps({"believes": believes, "gone": gone, "looks": looks})
 
-    def dumped(self, *, stored: bool) -> None:
-        """Note whether the last dump is stored: if not, the next one tells of the same."""
-        if not stored:
-            seen, resumed = self._dumped
-            self._since_dump = deque([*seen, *self._since_dump], maxlen=WINDOW)
-            self._resumed |= resumed
+    def dumped(self) -> None:
+        """Note that the last dump is stored."""
+        self._window.dumped()
+        if self._dumped is self._state:  # there was no resume since
+            self._resumed = False
 
     def load(self, text: str) -> None:
         """
         Add what other processes have counted, and whether one of them was told to go on.
 
-        A text that is not from `dump` changes nothing. One from before a `resume` that no `dump`
-        has told of does not undo it: looks go on before it is stored.
+        A text that is not from `dump` changes nothing. One from before a `resume` that is not
+        stored does not undo it: looks go on before it is stored.
         """
         try:
             kept = json.loads(text)
-            believes, gone = bool(kept["believes"]), [each == "1" for each in kept["gone"]]
+            believes, gone, looks = bool(kept["believes"]), str(kept["gone"]), int(kept["looks"])
         except (ValueError, LookupError, TypeError):
             return
         if believes and self._state is not _State.BELIEVES:
-            self._since_dump.clear()  # what was seen before the resume says nothing of after it
+            self._window.forget_own()  # what was seen before the resume says nothing of after it
             self._state = _State.BELIEVES
         elif not (believes or self._resumed) and self._state is _State.BELIEVES:
             self._state = _State.WATCHES
-        self._saw_gone = deque([*gone, *self._since_dump], maxlen=WINDOW)
+        self._window.load(gone, looks)
 
     def __str__(self) -> str:
         """Return why deletions are refused."""
         if self._unknown:
             return f"the cache is empty, and the source does not know any of {self.unknown} ids"
-        gone, looks = sum(self._saw_gone), len(self._saw_gone)
+        gone, looks = self._window.gone, self._window.looks
         return f"{gone} of the last {looks} looks at cached entities saw them gone"
 
-    def _count(self, *, gone: bool) -> None:
-        self._saw_gone.append(gone)
-        self._since_dump.append(gone)
-
     def _too_many(self, left: int | None = None) -> bool:
-        gone = sum(self._saw_gone)
-        if gone <= self._max_share * len(self._saw_gone):
+        gone = self._window.gone
+        if gone <= self._max_share * self._window.looks:
             return False
         if gone >= self._min_deleted:
             return True
@@ -225,3 +217,76 @@ class Guard:
         return left is not None and (
             gone >= MIN_DELETED_OF_FEW and gone > self._max_share * (left + gone - 1)
         )
+
+
+class _Window:
+    """The last looks at cached entities, of all processes that share the cache."""
+
+    def __init__(self) -> None:
+        # True for an entity that was gone: of all processes; of this one, and not stored; of this
+        # one, and dumped, so perhaps stored.
+        self._all: deque[bool] = deque(maxlen=WINDOW)
+        self._own: deque[bool] = deque(maxlen=WINDOW)
+        self._dumped: deque[bool] = deque(maxlen=WINDOW)
+        # How many looks all processes had stored when this one last read that, and when all of its
+        # own were stored.
+        self._loaded = self._synced = 0
+
+    @property
+    def looks(self) -> int:
+        """How many looks there are, up to a hundred."""
+        return len(self._all)
+
+    @property
+    def gone(self) -> int:
+        """How many of them saw the entity gone."""
+        return sum(self._all)
+
+    @property
+    def unkept(self) -> int:
+        """How many are not stored."""
+        return len(self._own)
+
+    def add(self, *, gone: bool) -> None:
+        """Add a look of this process."""
+        self._all.append(gone)
+        self._own.append(gone)
+
+    def load(self, gone: str, looks: int) -> None:
+        """
+        Add what is stored: all looks that count, and how many there ever were.
+
+        Those that other processes have added count as later than what this one has not stored:
+        their deletions must not be forgotten for what was found before.
+        """
+        self._take_back()
+        stored = [each == "1" for each in gone]
+        theirs = looks - self._synced if looks >= self._synced else WINDOW
+        known = max(0, len(stored) - theirs)
+        self._all = deque([*stored[:known], *self._own, *stored[known:]], maxlen=WINDOW)
+        self._loaded = looks
+        if not self._own:
+            self._synced = looks
+
+    def dump(self) -> tuple[str, int]:
+        """Return what is to be stored."""
+        self._take_back()
+        self._dumped, self._own = self._own, deque(maxlen=WINDOW)
+        gone = "".join(str(int(each)) for each in self._all)
+        return gone, self._loaded + len(self._dumped)
+
+    def dumped(self) -> None:
+        """Note that it is stored."""
+        self._loaded += len(self._dumped)
+        self._synced = self._loaded
+        self._dumped.clear()
+
+    def _take_back(self) -> None:
+        """What was dumped last is not stored."""
+        self._own = deque([*self._dumped, *self._own], maxlen=WINDOW)
+        self._dumped.clear()
+
+    def forget_own(self) -> None:
+        """Forget what is not stored."""
+        self._own.clear()
+        self._dumped.clear()

@@ -42,8 +42,8 @@ HAND_BACK_TIMEOUT = 3.0
 MEASURE = 1.0
 """Seconds between two reports to a `Metrics`."""
 
-LAST_MEASUREMENT = 3.0
-"""Seconds that a stop waits for a `Metrics` to take the last report."""
+LAST_WORDS = 3.0
+"""Seconds that a stop waits for the sink's state, and for a `Metrics` to take the last report."""
 
 
 class Run(Generic[T]):
@@ -191,6 +191,7 @@ class Run(Generic[T]):
                 "acknowledge": [self.acknowledgements.work] * callers,
                 "heartbeat": [self._beat],
                 "poll": [self._poll] + [self.intake.help] * helpers,
+                "guard": [self.looks.deletions.load],
                 "measure": [self._measure] * self.looks.tally.meter.on,
                 # Started now: Python 3.12 starts no thread once the main thread has ended.
                 "finish": [self._finish],
@@ -215,7 +216,8 @@ class Run(Generic[T]):
         # Then the heartbeat, which hands back the rest.
         self._finished.set()
         self._crew.join("heartbeat")
-        self._crew.join("measure", LAST_MEASUREMENT)
+        for role in ("guard", "measure"):  # both call what the user has made, and can hang
+            self._crew.join(role, LAST_WORDS)
         self._control.put(Notice.FINISHED)
 
     def _shut_down(self, *, signals: int) -> None:

@@ -200,7 +200,7 @@ class _Function(Generic[T]):
             clock=self.clock,
         )
         if looked.found:
-            self.guard.found(cached=looked.cached, id=id)
+            self.guard.found(cached=looked.cached)
         what = "too_early" if looked.outcome is None else looked.outcome.value
         log.debug("looked", extra={"action": "look", "id": id, "outcome": what})
         return looked.get_started

@@ -20,7 +20,7 @@ from verification.proof.simulation._kernel import Killed
 from verification.proof.simulation._source import PlainTable
 
 if TYPE_CHECKING:
-    from verification.proof.simulation._ghost import Save
+    from verification.proof.simulation._books import Save
     from verification.proof.simulation._world import World
 
 JSON = dict[str, Any]

@@ -13,7 +13,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from verification.proof.simulation._ghost import Message, Save
+from verification.proof.simulation._books import Message, Save
 from verification.proof.simulation._kernel import NEVER, Killed, Task
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ SAVE: ContextVar[Save | None] = ContextVar("save", default=None)
 """
 For the ghost: the save that a broadcast belongs to.
 
-Renewals and confirmations keep their save's context.
+Renewals and confirmations keep their save's context, also if saves share a call.
 """
 
 JSON = dict[str, Any]

@@ -19,6 +19,69 @@ LEAST = 1e-3
 """Seconds where the histogram of staleness begins."""
 
 
+class Save:
+    """
+    One call of a function that saves.
+
+    Attributes:
+        name: Its name.
+        states: By id, the state to save.
+        ids: The ids to save.
+        accepted: By id, the start of the latest accepted broadcast.
+        late: By id, the time of a commit that was too late for `accepted`.
+        commits: By id, the number of the commit.
+        unsettled: The caller was told that the last broadcast failed, too.
+    """
+
+    __slots__ = ("accepted", "commits", "ids", "late", "name", "states", "unsettled")
+
+    def __init__(self, name: str, states: dict[str, State]) -> None:
+        self.name = name
+        self.states = states
+        self.ids = list(states)
+        self.accepted: dict[str, float] = {}
+        self.late: dict[str, float] = {}
+        self.commits: dict[str, int] = {}
+        self.unsettled = False
+
+    def unannounced(self, settle: float) -> list[tuple[str, float]]:
+        """Return the ids, and when they were committed, of which SNS has not heard since."""
+        if self.unsettled:
+            return []
+        return [
+            (id, at)
+            for id, at in self.late.items()
+            if self.accepted.get(id, -math.inf) <= at - settle
+        ]
+
+
+class Message:
+    """A message on its way to or in the queue, and what the ghost knows of it."""
+
+    __slots__ = (
+        "attributes",
+        "body",
+        "deleted",
+        "entity",
+        "message_id",
+        "phase",
+        "receive_count",
+        "save",
+        "visible_at",
+    )
+
+    def __init__(self, body: str, attributes: dict[str, dict[str, str]], entity: str) -> None:
+        self.body = body
+        self.attributes = attributes
+        self.entity = entity
+        self.phase = attributes["phase"]["StringValue"] if "phase" in attributes else None
+        self.save = attributes["save"]["StringValue"] if "save" in attributes else None
+        self.message_id = ""
+        self.receive_count = 0
+        self.visible_at = math.inf
+        self.deleted = False
+
+
 class Story:
     """
     What happened to one id.
@@ -45,7 +108,8 @@ class Pending:
 
     Attributes:
         events: By id, the events that are not deleted from the queue.
-        saves: By id, the saves under way.
+        by_name: The saves under way, by their names.
+        saves: By id, how many of them there are.
         all_events: All such events.
         all_saves: All such saves; a save of many ids counts once.
     """
@@ -53,8 +117,21 @@ class Pending:
     def __init__(self) -> None:
         self.events: Counter[str] = Counter()
         self.saves: Counter[str] = Counter()
+        self.by_name: dict[str, Save] = {}
         self.all_events = 0
         self.all_saves = 0
+
+    def begin(self, save: Save) -> None:
+        """Count a save in."""
+        self.all_saves += 1
+        self.by_name[save.name] = save
+        self.saves.update(save.ids)
+
+    def end(self, save: Save) -> None:
+        """Count a save out."""
+        self.all_saves -= 1
+        self.by_name.pop(save.name, None)
+        self.saves.subtract(save.ids)
 
     def sent(self, id: str) -> None:
         """Count an event in."""
@@ -80,6 +157,8 @@ class CacheBook:
         commits: By id, the commit that was applied last.
         versions: By id, how many looks were applied.
         uncommitted: Ids whose state is not a commit: not yet, or never.
+        misled: Ids about which the source was wrong, when it was last asked.
+        deleted_by_mistake: How often an id was present before that.
     """
 
     def __init__(self) -> None:
@@ -87,6 +166,21 @@ class CacheBook:
         self.commits: dict[str, int] = {}
         self.versions: Counter[str] = Counter()
         self.uncommitted: set[str] = set()
+        self.misled: set[str] = set()
+        self.deleted_by_mistake = 0
+
+    def asked(self, id: str, *, present: bool, lied: bool) -> None:
+        """Note that what the source said is stored. `present`: It was, before. `lied`: It did."""
+        if lied:
+            self.misled.add(id)
+            self.deleted_by_mistake += present
+        else:
+            self.misled.discard(id)
+
+    @property
+    def is_empty(self) -> bool:
+        """True if nothing is present: a worker knows no id that is good, and no outage from it."""
+        return all(state is None for state in self.states.values())
 
 
 class Downtime:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from verification.proof.simulation._kernel import Killed
 
 if TYPE_CHECKING:
+    from verification.proof.simulation._books import Save
     from verification.proof.simulation._environment import Environment
-    from verification.proof.simulation._ghost import Save
 
 
 LONGEST_IN_THREAD = 4.0

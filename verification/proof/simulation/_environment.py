@@ -40,6 +40,7 @@ class Setup:
     latencies: Latencies = field(repr=False)
     faults: Faults = field(repr=False)
     bulk: int = 1
+    guard: bool = False  # and somebody deploys a wrong URL
 
 
 class Environment:
@@ -54,11 +55,13 @@ class Environment:
 
     Attributes:
         random: `chance.random`.
+        setup: How the world is set up.
         durations: Draw how long something lasts.
         faults: What goes wrong now. `NO_FAULTS` after the last save.
     """
 
     def __init__(self, kernel: Kernel, ghost: Ghost, chance: random.Random, setup: Setup) -> None:
+        self.setup = setup
         self.kernel = kernel
         self.ghost = ghost
         self.chance = chance

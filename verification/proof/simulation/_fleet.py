@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from verification.proof.simulation._books import Save
     from verification.proof.simulation._environment import Environment
-    from verification.proof.simulation._ghost import Save
     from verification.proof.simulation._kernel import Process
 
 
@@ -97,6 +97,11 @@ class Fleet:
             elif chance < faults.worker_crashes + faults.worker_stops + faults.stalls:
                 self._soon(partial(self._stall, process))
 
+    def restart_workers(self) -> None:
+        """Ask all workers to stop: others replace them."""
+        for worker in list(self._workers):
+            self._stop_worker(worker.process)
+
     def ended(self, worker: Worker) -> None:
         """A worker has stopped in good order."""
         worker.process.alive = False
@@ -124,9 +129,7 @@ class Fleet:
             return
         environment = self._environment
         for save in self._under_way[service.process]:
-            if any(
-                save.accepted.get(id, 0.0) <= late - self._settle for id, late in save.late.items()
-            ):
+            if save.unannounced(self._settle):
                 environment.ghost.counts["double faults left out"] += 1
                 return
         environment.ghost.counts["service crashes"] += 1

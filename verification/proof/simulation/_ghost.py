@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 from verification.proof.simulation._books import (
     CacheBook,
     Downtime,
+    Message,
     Pending,
+    Save,
     Staleness,
     State,
     Story,
@@ -36,6 +38,10 @@ CHECKS = {
     "committed": "no state is cached that was never committed",
     "version": "the version grows by one with each successful apply, and only then",
     "evidence": "nothing but a 404 or a 410 deletes",
+    "guarded": (
+        "a source that is wrong about everything has no more entities deleted than half of the "
+        "hundred looks that count, however many workers there are and how often they start again"
+    ),
     "look": (
         "a worker acknowledges a message only after a look of its own whose GET started late "
         "enough, while the worker held the message"
@@ -46,61 +52,14 @@ CHECKS = {
     "equal": "once all is quiet, the cache equals the source",
 }
 
+MOST_DELETED = 50
+"""How many entities a source that is wrong can have deleted."""
+
+SAVE_NAME = "save-name"
+"""The message attribute that tells the ghost which save an event belongs to."""
+
 EPSILON = 1e-6
 """Seconds: each process has its own clock, whose sums are rounded differently."""
-
-
-class Save:
-    """
-    One call of a function that saves.
-
-    Attributes:
-        name: Its name.
-        states: By id, the state to save.
-        ids: The ids to save.
-        accepted: By id, the start of the latest accepted broadcast.
-        late: By id, the time of a commit that was too late for `accepted`.
-        commits: By id, the number of the commit.
-        unsettled: The caller was told that the last broadcast failed, too.
-    """
-
-    __slots__ = ("accepted", "commits", "ids", "late", "name", "states", "unsettled")
-
-    def __init__(self, name: str, states: dict[str, State]) -> None:
-        self.name = name
-        self.states = states
-        self.ids = list(states)
-        self.accepted: dict[str, float] = {}
-        self.late: dict[str, float] = {}
-        self.commits: dict[str, int] = {}
-        self.unsettled = False
-
-
-class Message:
-    """A message on its way to or in the queue, and what the ghost knows of it."""
-
-    __slots__ = (
-        "attributes",
-        "body",
-        "deleted",
-        "entity",
-        "message_id",
-        "phase",
-        "receive_count",
-        "save",
-        "visible_at",
-    )
-
-    def __init__(self, body: str, attributes: dict[str, dict[str, str]], entity: str) -> None:
-        self.body = body
-        self.attributes = attributes
-        self.entity = entity
-        self.phase = attributes["phase"]["StringValue"] if "phase" in attributes else None
-        self.save = attributes["save"]["StringValue"] if "save" in attributes else None
-        self.message_id = ""
-        self.receive_count = 0
-        self.visible_at = math.inf
-        self.deleted = False
 
 
 class Ghost:
@@ -154,24 +113,25 @@ class Ghost:
 
     def begin(self, save: Save) -> None:
         """A save begins."""
-        self.pending.all_saves += 1
+        self.pending.begin(save)
         for id in save.ids:
-            self.pending.saves[id] += 1
             self.tell(id, f"save {save.name} begins")
 
     def end(self, save: Save, how: str) -> None:
         """A save has returned, raised, or died with its process."""
-        self.pending.all_saves -= 1
-        if save.late and how != "crashed":
-            self._check_announced(save)
+        self.pending.end(save)
+        for id, at in save.unannounced(self._settle) if how != "crashed" else []:
+            text = f"{save.name} committed late, at {at:.3f}, and broadcast nothing after"
+            self.fail("announced", id, text)
         for id in save.ids:
-            self.pending.saves[id] -= 1
             self.tell(id, f"save {save.name} {how}")
             self._check_pending(id)
 
     def accepted(self, save: Save | None, started: float, message: Message) -> None:
-        """SNS has accepted a broadcast that had started at `started`."""
+        """SNS has accepted a broadcast, begun at `started`. `save`: unless the message names it."""
         id = message.entity
+        if SAVE_NAME in message.attributes:
+            save = self.pending.by_name.get(message.attributes[SAVE_NAME]["StringValue"], save)
         if save is not None:
             save.accepted[id] = max(save.accepted.get(id, started), started)
         self.pending.sent(id)
@@ -241,7 +201,9 @@ class Ghost:
 
     def handed_back(self, process: Process, message: Message) -> None:
         """A worker that is not about to stop gives back a message: check that no outage is why."""
-        if self.downtime.lasts_since(process.began.get(message.entity, -math.inf)):
+        if not self._cache.is_empty and self.downtime.lasts_since(
+            process.began.get(message.entity, -math.inf)
+        ):
             self.fail("patient", message.entity, f"{process.name}: {message.message_id}")
 
     def deleted(self, message: Message) -> None:
@@ -262,7 +224,10 @@ class Ghost:
             text = f"version {before.version} became {after.version}, at apply {applies}"
             self.fail("version", id, text)
         commit = task.commits[id]
-        read = self.history[id][commit]
+        self._cache.asked(id, present=before.present, lied=commit is None)
+        if (mistakes := self._cache.deleted_by_mistake) > MOST_DELETED:
+            self.fail("guarded", id, f"{mistakes} entities were deleted by mistake")
+        read = None if commit is None else self.history[id][commit]
         if before.present and not after.present and read is not None:
             self.fail("evidence", id, "deleted, and no GET had said so")
         if after.present != (value is not None) or value != read:
@@ -318,16 +283,9 @@ class Ghost:
     def _is_stale(self, id: str) -> bool:
         return self._cache.states.get(id) != self.history[id][-1]
 
-    def _check_announced(self, save: Save) -> None:
-        for id, committed in save.late.items():
-            if not save.unsettled and save.accepted.get(id, -math.inf) <= committed - self._settle:
-                text = (
-                    f"{save.name} committed late, at {committed:.3f}, and broadcast nothing after"
-                )
-                self.fail("announced", id, text)
-
     def _check_pending(self, id: str) -> None:
-        if self.pending.has(id) or not self._is_stale(id) or id in self._forsaken:
+        known = id in self._forsaken or id in self._cache.misled
+        if self.pending.has(id) or not self._is_stale(id) or known:
             return
         self._forsaken.add(id)
         self.tell(id, "is stale, and nothing is on its way")
@@ -336,14 +294,15 @@ class Ghost:
     def check_equal(self) -> None:
         """Check, once all is quiet, that the cache equals the source."""
         for id in list(self.history):
-            if self._is_stale(id):
+            if self._is_stale(id) and id not in self._cache.misled:
                 self.fail("equal", id, f"{self._difference(id)}, and all is quiet")
 
     def _difference(self, id: str) -> str:
         return f"{self._cache.states.get(id)} is cached, {self.history[id][-1]} is true"
 
     def close(self) -> None:
-        """Count what stays stale for ever."""
+        """Count what stays stale for ever, and what was deleted by mistake."""
+        self.counts["deleted by mistake"] = self._cache.deleted_by_mistake
         self.counts["forsaken"] += len(self._forsaken)
         self.staleness.close()
 

@@ -85,7 +85,7 @@ class Task:
         wake: The number of the entry in the kernel's heap that wakes it.
         get_started: For the ghost: the start of the current look's GET.
         get_step: For the ghost: the step of that start.
-        commits: For the ghost: the commit that the GET has read, by id.
+        commits: For the ghost: the commit that the GET has read, by id; None: the source lied.
     """
 
     __slots__ = ("commits", "get_started", "get_step", "process", "switch", "thread", "wake")
@@ -95,7 +95,7 @@ class Task:
         self.wake = 0
         self.get_started = 0.0
         self.get_step = 0
-        self.commits: dict[str, int] = {}
+        self.commits: dict[str, int | None] = {}
         self.thread: greenlet
         self.switch: Callable[[], Any]
 

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from verification.proof.simulation._aws import SAVE, TOPIC_ARN, Refused, SNSClient
-from verification.proof.simulation._ghost import Save
+from verification.proof.simulation._books import Save
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,18 +12,26 @@ from change_events import PublishError, SNSPublisher, broadcasting
 from change_events._producer.renewals import Renewals
 from change_events._producer.threads import Senders
 from verification.proof.simulation._aws import SAVE, TOPIC_ARN, SNSClient
+from verification.proof.simulation._ghost import SAVE_NAME
 from verification.proof.simulation._kernel import Alarm, Killed
 from verification.proof.simulation._world import SaveFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from verification.proof.simulation._ghost import Save
+    from verification.proof.simulation._books import Save
     from verification.proof.simulation._world import World
 
 
 CANCELLED_FOR = 60.0
 """Seconds after which a cancelled save has been broadcast for the last time, or is unsettled."""
+
+
+def _of_save() -> dict[str, str]:
+    """Tell the ghost, although saves share calls, which of them an event belongs to."""
+    save = SAVE.get()
+    assert save is not None
+    return {SAVE_NAME: save.name}
 
 
 class Cancelled(BaseException):
@@ -48,7 +56,7 @@ class Service:
             senders=Senders(lambda job: cast(None, kernel.spawn(self.process, job))),
             condition=lambda lock: cast(Any, Alarm(kernel, lock)),
         )
-        self._publisher = SNSPublisher(TOPIC_ARN, client=SNSClient(world))
+        self._publisher = SNSPublisher(TOPIC_ARN, client=SNSClient(world), attributes=_of_save)
 
     def _in_thread(self, target: Callable[[], None]) -> None:
         if not self._world.setup.renewals:

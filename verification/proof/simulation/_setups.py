@@ -90,4 +90,5 @@ def drawn(seed: int, *, writes: int = WRITES) -> Setup:
         latencies=LATENCIES,
         faults=FAULTS.times(choose([0.0, 0.2, 1.0, 1.0, 4.0])),
         bulk=choose([1, 1, 5, 50]),
+        guard=choose([True, False]),
     )

@@ -33,6 +33,7 @@ class Source:
     Attributes:
         bulk_size: How many entities a GET can ask for.
         is_down: Every GET fails.
+        is_wrong: Every GET is answered by a service that knows no entity.
     """
 
     def __init__(self, environment: Environment, *, etags: str, bulk: int) -> None:
@@ -40,6 +41,7 @@ class Source:
         self._etags = etags
         self.bulk_size = bulk
         self.is_down = False
+        self.is_wrong = False
 
     def fetch(self, id: str, /, *, etag: str | None = None) -> Found[int] | Unchanged | Gone:
         self._ask("gets", [id])
@@ -82,6 +84,10 @@ class Source:
 
     def _read(self, id: str) -> State:
         ghost, task = self._environment.ghost, self._environment.kernel.current
+        if self.is_wrong:
+            task.commits[id] = None
+            ghost.tell(id, f"{task.process.name} is told a lie: None")
+            return None
         task.commits[id] = commit = len(ghost.history[id]) - 1
         state = ghost.history[id][commit]
         ghost.tell(id, f"{task.process.name} is answered {commit}: {state}")
@@ -118,6 +124,19 @@ class WatchedSink:
         self._require_database()
         return self._sink.ids(after=after, limit=limit)
 
+    def state(self, name: str, /) -> str | None:
+        self._pause()
+        self._require_database()
+        return self._sink.state(name)
+
+    def set_state(self, name: str, text: str, /, *, if_state: str | None) -> bool:
+        self._pause()
+        self._require_database()
+        stored = self._sink.set_state(name, text, if_state=if_state)
+        self._pause()
+        self._may_fail()
+        return stored
+
     def entry(self, id: str, /) -> Entry:
         kernel = self._environment.kernel
         kernel.current.process.began[id] = kernel.now
@@ -128,21 +147,19 @@ class WatchedSink:
         return entry
 
     def apply(self, id: str, change: Found[int] | Unchanged | Gone, /, *, if_version: int) -> bool:
-        environment = self._environment
         try:
             self._pause()
         except Killed:
-            if environment.random() < 0.5:  # the process is dead, but its statement is under way
+            if (
+                self._environment.random() < 0.5
+            ):  # the process is dead, but its statement is under way
                 self._apply(id, change, if_version)
             raise
         self._require_database()
-        fails = environment.faults.sink_fails
-        if environment.random() < fails:
-            raise RuntimeError("the database is locked")
+        self._may_fail()
         applied = self._apply(id, change, if_version)
         self._pause()
-        if environment.random() < fails:
-            raise RuntimeError("the database has gone away")
+        self._may_fail()
         return applied
 
     def _apply(self, id: str, change: Found[int] | Unchanged | Gone, if_version: int) -> bool:
@@ -155,6 +172,11 @@ class WatchedSink:
         else:
             ghost.refused(id, before=before, after=after)
         return applied
+
+    def _may_fail(self) -> None:
+        environment = self._environment
+        if environment.random() < environment.faults.sink_fails:
+            raise RuntimeError("the database has gone away")
 
     def _require_database(self) -> None:
         if self._outage.is_down:

@@ -128,9 +128,9 @@ class Thread:
         self._target()
         self._over.set()
 
-    def join(self) -> None:
-        """Wait until it is over."""
-        self._over.wait()
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until it is over, or `timeout` seconds."""
+        self._over.wait(timeout)
 
 
 class VirtualThreads(Threads):

@@ -26,6 +26,7 @@ class Worker:
 
     def __init__(self, world: World, name: str, sink: MemorySink[int]) -> None:
         setup, kernel = world.setup, world.kernel
+        self._guard = Guard(on=setup.guard)
         self._world = world
         self.process = kernel.process(name)
         settings = Settings(
@@ -41,7 +42,7 @@ class Worker:
         self._run = Run(
             settings,
             queue=Queue(QUEUE_URL, SQSClient(world, strict=True, beat=setup.visibility)),
-            guard=Guard(on=False),  # a random source deletes more than a guard believes
+            guard=self._guard,
             tally=Tally(),
             control=cast("Control", self),
             threads=VirtualThreads(
@@ -52,6 +53,17 @@ class Worker:
                 stalls=lambda: world.random() < world.faults.heartbeat_stalls,
             ),
         )
+
+        world.mistake.watch(self)
+
+    @property
+    def refuses(self) -> bool:
+        """True while it refuses a mass deletion."""
+        return self._guard.tripped
+
+    def resume(self) -> None:
+        """Tell it that the entities are meant to be gone."""
+        self._run.resume()
 
     def start(self) -> None:
         """Start the run's threads."""

@@ -11,12 +11,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from verification.proof.simulation._aws import Queue, Topic
+from verification.proof.simulation._books import Save
 from verification.proof.simulation._chance import NO_FAULTS, Faults
 from verification.proof.simulation._database import Database, SaveFailed
 from verification.proof.simulation._environment import Environment, Setup
 from verification.proof.simulation._fleet import Fleet, Service, Worker
-from verification.proof.simulation._ghost import CHECKS, Ghost, Save
+from verification.proof.simulation._ghost import CHECKS, Ghost
 from verification.proof.simulation._kernel import Kernel, Process
+from verification.proof.simulation._mistake import Mistake
 from verification.proof.simulation._operator import Operator
 from verification.proof.simulation._outages import Outages
 from verification.proof.simulation._source import Outage, Source
@@ -66,7 +68,6 @@ class World:
             checks -= {"patient"}
         hold = max(0.0, max(setup.settle, setup.worker_settle) - setup.queue_delay)
         ghost = Ghost(kernel, settle=setup.settle, hold=hold, checks=checks, traced=traced)
-        self.setup = setup
         self.environment = environment = Environment(kernel, ghost, random.Random(seed), setup)
         self.source = Source(environment, etags=setup.etags, bulk=setup.bulk)
         self.queue = Queue(environment, delay=setup.queue_delay, most_receives=setup.most_receives)
@@ -81,6 +82,7 @@ class World:
             make_service=partial(protagonists.service, self),
             make_worker=partial(protagonists.worker, self),
         )
+        self.mistake = Mistake(environment, self.source, self._fleet.restart_workers)
         self._outages: list[Outages] = []
         self._quiet_since = 0.0
 
@@ -90,6 +92,11 @@ class World:
     def kernel(self) -> Kernel:
         """The clock."""
         return self.environment.kernel
+
+    @property
+    def setup(self) -> Setup:
+        """How the world is set up."""
+        return self.environment.setup
 
     @property
     def ghost(self) -> Ghost:
@@ -144,6 +151,8 @@ class World:
         kernel.at(0.0, self._write)
         kernel.at(0.0, self._workload.change_rate)
         self._operator.start()
+        if setup.guard:
+            self.mistake.await_it(within=setup.writes / setup.rate)
         faults = setup.faults
         outages = partial(Outages, self.environment)
         self._outages = [
