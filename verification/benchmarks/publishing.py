@@ -10,6 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from change_events import SNSPublisher, broadcasts_before_save
+from change_events._event import DEFAULT_SETTLE
+from change_events._producer.publishers import AT_ONCE
 from verification.benchmarks.bench import Bench, distinct
 from verification.benchmarks.contest import Report
 from verification.harness.figures import Figure
@@ -19,6 +21,12 @@ if TYPE_CHECKING:
 
 MANY = 100
 """Entities in one save."""
+
+VERY_MANY = (3_000, 10_000)
+"""Entities in one save, at `CALL` seconds a call."""
+
+CALL = 0.025
+"""Seconds that a call to SNS takes from another region, say."""
 
 
 class Products:
@@ -55,7 +63,10 @@ class Products:
 
 
 def publishing(bench: Bench) -> Report:
-    """F: publishing: the decorator against a bare `publish`; one save of 100 ids against a loop."""
+    """
+    F: publishing: the decorator against a bare `publish`; one save of 100 ids against a loop; saves
+    of thousands of ids, with SNS at 25 ms a call (canned queue).
+    """
     stage = bench.stage()
     client = stage.client("sns")
     calls: Counter[str] = Counter()
@@ -85,9 +96,28 @@ def publishing(bench: Bench) -> Report:
             Figure("decorator, times a bare publish", overhead, at_most=1.03),
             Figure(f"{MANY} ids at once, times fewer calls", looped / calls.total(), at_least=8),
             Figure(f"{MANY} ids at once, times as fast", loop / batch, at_least=5),
+            *very_many(bench),
         ],
         data={"pairs": pairs, "slice": size, "loop": loop, "batch": batch},
     )
+
+
+def very_many(bench: Bench) -> list[Figure]:
+    """Save thousands of ids at once, with the default window."""
+    bench.progress("thousands at once", sum(VERY_MANY))
+    stage = bench.stage(canned=True)
+    client = stage.client("sns", connections=AT_ONCE)
+    client.meta.events.register("before-send.sns", lambda **_: time.sleep(CALL))
+    products = Products(client, stage.topic(stage.queue()))
+    return [
+        Figure(
+            f"{number:,} ids at once, SNS at {CALL * 1e3:.0f} ms a call",
+            seconds(partial(products.save_all, [{"id": id} for id in distinct(number)])),
+            "s",
+            at_most=DEFAULT_SETTLE,
+        )
+        for number in VERY_MANY
+    ]
 
 
 def each(save: Callable[[dict[str, str]], object], number: int) -> None:

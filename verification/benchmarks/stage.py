@@ -150,9 +150,9 @@ class Stage:
         self._exits.callback(process.close)
         return process
 
-    def client(self, service: str) -> Any:
+    def client(self, service: str, *, connections: int = 10) -> Any:
         """Return a boto3 client for the queue server."""
-        return emulators.client(service, self.server)
+        return emulators.client(service, self.server, connections=connections)
 
     def queue(self, **attributes: str) -> str:
         """Make a queue; return its URL."""

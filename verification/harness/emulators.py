@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import boto3
+from botocore.config import Config
 
 from verification.harness import ROOT
 from verification.harness.processes import Process
@@ -31,14 +32,15 @@ def start_emulator(log: Path) -> Process:
     return Process(log, sys.executable, str(EMULATOR), **CREDENTIALS)
 
 
-def client(service: str, url: str) -> Any:
-    """Return a boto3 client for an emulator."""
+def client(service: str, url: str, *, connections: int = 10) -> Any:
+    """Return a boto3 client for an emulator, with boto3's default of connections."""
     session = boto3.Session(
         CREDENTIALS["AWS_ACCESS_KEY_ID"],
         CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
         region_name=REGION,
     )
-    return session.client(service, endpoint_url=url)
+    config = Config(max_pool_connections=connections)
+    return session.client(service, endpoint_url=url, config=config)
 
 
 def subscribe(sns: Any, topic_arn: str, queue_arn: str, *, raw: bool = True) -> None:
