@@ -19,7 +19,7 @@ JSON = {"Content-Type": "application/json"}
 def read(text):
     """Return the number that a body with this text has; None if it is refused."""
     try:
-        return EntityReader(None).entity(JSON, b'{"n": %b}' % text.encode(), "p1")["n"]
+        return EntityReader(None).entity(JSON, b'{"n": %b}' % text.encode(), "p1", "GET")["n"]
     except FetchError:
         return None
 

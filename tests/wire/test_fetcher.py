@@ -293,7 +293,7 @@ def test_is_gone_decides_which_404_to_believe(make, source):
 
     assert fetcher.fetch("p1") == Gone()
     answering(source, Answer(404, b'{"detail": "no such route"}'))
-    with pytest.raises(FetchError, match="GET 'p1' answered 404: is_gone= does not believe it"):
+    with pytest.raises(FetchError, match="/p1 answered 404: is_gone= does not believe it"):
         fetcher.fetch("p1")
 
 
@@ -305,7 +305,8 @@ def test_the_error_for_a_404_as_html_says_that_it_is_not_believed(source, fetche
         fetcher.fetch("p1")
 
     assert str(caught.value) == (
-        "GET 'p1' answered 404: a 404 as text/html is not believed; see is_gone="
+        f"GET {source.url}/products/p1 answered 404: "
+        "a 404 as text/html is not believed; see is_gone="
     )
 
 

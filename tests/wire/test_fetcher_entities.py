@@ -39,8 +39,8 @@ def test_an_object_without_an_id_is_not_an_entity(source, fetcher):
     answering(source, Answer(body=b'{"openapi": "3.1.0", "info\\n": {}}'))
 
     assert refused(fetcher) == (
-        "GET 'p1' answered an object without an id, by id_of='id'; its keys are "
-        "['openapi', 'info\\n']"
+        f"GET {source.url}/products/p1 answered an object without an id, by id_of='id'; "
+        "its keys are ['openapi', 'info\\n']"
     )
 
 
@@ -49,7 +49,7 @@ def test_an_entity_with_another_id_is_refused_by_name(source, fetcher):
 
     error = refused(fetcher)
 
-    assert error.startswith(r"GET 'p1' answered another entity, 'p2\nxxx")
+    assert r"/products/p1 answered another entity, 'p2\nxxx" in error
     assert error.endswith("x, by id_of='id'")
     assert len(error) < 200
 
@@ -96,7 +96,7 @@ def test_an_id_of_that_raises_decides_nothing(source):
 
     error = refused(HTTPFetcher(source.url + "/{id}", id_of=id_of))
 
-    assert error == "GET 'p1': id_of= raised ValueError"
+    assert error == f"GET {source.url}/p1: id_of= raised ValueError"
 
 
 def test_an_id_of_that_returns_another_id_is_named(source):
@@ -104,7 +104,7 @@ def test_an_id_of_that_returns_another_id_is_named(source):
 
     error = refused(HTTPFetcher(source.url + "/{id}", id_of=lambda _: "p2"))
 
-    assert error == "GET 'p1' answered another entity, 'p2', by id_of="
+    assert error == f"GET {source.url}/p1 answered another entity, 'p2', by id_of="
 
 
 def test_a_bulk_answer_has_its_ids_where_id_of_says(source):

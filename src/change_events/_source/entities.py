@@ -40,19 +40,19 @@ class EntityReader:
         self._id_of = id_of
         self._path = id_of.split(".") if isinstance(id_of, str) else []
 
-    def entity(self, headers: Mapping[str, str], body: bytes, id: str) -> Entity:
+    def entity(self, headers: Mapping[str, str], body: bytes, id: str, what: str) -> Entity:
         """
-        Return the entity in a 200.
+        Return the entity in a 200. `what` was asked: errors name it.
 
         Raises:
             FetchError: The body is not an entity, or another one.
         """
-        entity = _json_in(headers, body, f"GET {id!r}")
+        entity = _json_in(headers, body, what)
         if not isinstance(entity, dict):
             kind = type(entity).__name__
-            raise FetchError(f"GET {id!r} answered a JSON {kind}, not an object", status=200)
+            raise FetchError(f"{what} answered a JSON {kind}, not an object", status=200)
         if self._id_of is not None:
-            self._require_id(entity, id)
+            self._require_id(entity, id, what)
         return entity
 
     def entities(self, headers: Mapping[str, str], body: bytes, what: str) -> dict[str, Entity]:
@@ -70,26 +70,24 @@ class EntityReader:
         times = Counter(id for id, _ in named)
         return {id: entity for id, entity in named if id is not None and times[id] == 1}
 
-    def _require_id(self, entity: Entity, id: str) -> None:
+    def _require_id(self, entity: Entity, id: str, what: str) -> None:
         try:
             value = self._read(entity)
             text = _text(value)
         except Exception as error:  # the user's own code
             # Only the type: the text can quote the entity.
-            raise FetchError(
-                f"GET {id!r}: id_of= raised {type(error).__name__}", status=200
-            ) from error
+            raise FetchError(f"{what}: id_of= raised {type(error).__name__}", status=200) from error
         if text == id:
             return
         setting = f"id_of={self._id_of!r}" if self._path else "id_of="
         if value is None:
             keys = ", ".join(map(repr, entity))
-            what = f"an object without an id, by {setting}; its keys are [{keys:.80}]"
+            found = f"an object without an id, by {setting}; its keys are [{keys:.80}]"
         elif text is None:
-            what = f"{value!r:.80} where {setting} says that an id is"
+            found = f"{value!r:.80} where {setting} says that an id is"
         else:
-            what = f"another entity, {text!r:.80}, by {setting}"
-        raise FetchError(f"GET {id!r} answered {what}", status=200)
+            found = f"another entity, {text!r:.80}, by {setting}"
+        raise FetchError(f"{what} answered {found}", status=200)
 
     def _id_if_any(self, entity: Entity) -> str | None:
         try:

@@ -151,23 +151,21 @@ class HTTPFetcher:
         except ValueError as error:
             raise FetchError(str(error)) from None
         etag = valid_etag(etag)
+        what = f"GET {self._single.origin}{target:.300}"
         answer = self._get(self._single, target, etag)
         if answer.status == 200 and not answer.has_malformed_headers:
-            entity = self._reader.entity(answer.headers, answer.body, id)
+            entity = self._reader.entity(answer.headers, answer.body, id, what)
             return Found(entity, valid_etag(answer.headers.get("ETag")))
         if answer.status == 304 and etag is not None:
             return Unchanged()
         if answer.status == 410 or (
             answer.status == 404
             and not answer.has_malformed_headers
-            and self._believes(answer, f"GET {id!r}")
+            and self._believes(answer, what)
         ):
             return Gone()
-        raise _undecided(
-            f"GET {id!r}",
-            answer,
-            "is_gone= does not believe it" if self._is_gone else UNBELIEVED,
-        )
+        unbelieved = "is_gone= does not believe it" if self._is_gone else UNBELIEVED
+        raise _undecided(what, answer, unbelieved)
 
     def fetch_many(self, ids: Sequence[str], /) -> dict[str, Found[dict[str, Any]]]:
         """

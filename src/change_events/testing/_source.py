@@ -116,7 +116,8 @@ class FakeSource(MutableMapping[str, Entity]):
             body = json.dumps(self._entities[id]).encode()
         if etag == (current := f'"{hashlib.sha256(body).hexdigest()}"'):
             return Unchanged()
-        entity = self._reader.entity({"Content-Type": "application/json"}, body, id)
+        headers = {"Content-Type": "application/json"}
+        entity = self._reader.entity(headers, body, id, f"GET {id!r}")
         return Found(entity, current)
 
     def _fail_if_told(self, id: str) -> None:
