@@ -216,6 +216,48 @@ def test_an_object_must_have_the_methods_that_the_worker_calls(setting, method):
     )
 
 
+class WithoutETags:
+    def fetch(self, id): ...
+
+
+class WithoutVersions(MemorySink):
+    def apply(self, id, change): ...
+
+
+class WithoutAnId(MemorySink):
+    def entry(self): ...
+
+
+class BulkOfOne(FakeSource):
+    bulk_size = 5
+
+    def fetch_many(self): ...
+
+
+@pytest.mark.parametrize(
+    ("given", "call"),
+    [
+        ({"fetcher": WithoutETags()}, r"fetcher\.fetch\(id, etag=None\)"),
+        ({"fetcher": BulkOfOne()}, r"fetcher\.fetch_many\(ids\)"),
+        ({"sink": WithoutVersions()}, r"sink\.apply\(id, change, if_version=0\)"),
+        ({"sink": WithoutAnId()}, r"sink\.entry\(id\)"),
+        ({"on_outcome": lambda id: None}, r"on_outcome\(id, outcome\)"),
+    ],
+)
+def test_what_is_given_must_take_the_arguments_that_it_is_called_with(given, call):
+    assert re.search(
+        rf"^the worker calls {call}, and its parameters are \(.*\): ", refusal(**given)
+    )
+
+
+def test_a_function_that_does_not_tell_its_parameters_is_taken_at_its_word():
+    def on_outcome(): ...
+
+    on_outcome.__signature__ = "unknown"
+
+    assert make(on_outcome=on_outcome).on_outcome is on_outcome
+
+
 def test_a_method_must_be_callable():
     source = FakeSource()
     source.fetch = "GET"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from change_events._codec import parsed_arn
 from change_events._consumer.guard import MAX_SHARE, MIN_DELETED, WINDOW
 from change_events._consumer.queue import BATCH_SIZE, MAX_VISIBILITY
-from change_events._event import DEFAULT_SETTLE, MAX_SETTLE, Outcome
+from change_events._event import DEFAULT_SETTLE, MAX_SETTLE, Gone, Outcome
 from change_events.exceptions import ConfigurationError
 from change_events.typing import BulkFetcher
 
@@ -107,15 +107,21 @@ class Settings(Generic[T]):
         if not isinstance(self.queue_url, str):
             raise ConfigurationError(f"queue_url must be a queue's URL, not {self.queue_url!r}")
         _require_methods("fetcher", self.fetcher, "fetch")
+        _require_takes(self.fetcher.fetch, "fetcher.fetch(id, etag=None)", "id", etag=None)
         if isinstance(self.fetcher, BulkFetcher):
             _require_methods("fetcher", self.fetcher, "fetch_many")
+            _require_takes(self.fetcher.fetch_many, "fetcher.fetch_many(ids)", ["id"])
         _require_methods("sink", self.sink, "entry", "apply")
+        _require_takes(self.sink.entry, "sink.entry(id)", "id")
+        apply = "sink.apply(id, change, if_version=0)"
+        _require_takes(self.sink.apply, apply, "id", Gone(), if_version=0)
         if self.client is not None:
             _require_methods("client", self.client, *CALLS)
         if self.metrics is not None:
             _require_methods("metrics", self.metrics, "count", "observe", "gauge")
         if self.on_outcome is not None:
             _require_plain("on_outcome", self.on_outcome)
+            _require_takes(self.on_outcome, "on_outcome(id, outcome)", "id", Outcome.CREATED)
 
     def _require_integer(self, name: str, least: int, most: int) -> None:
         value = getattr(self, name)
@@ -142,6 +148,22 @@ def _require_methods(setting: str, given: object, *names: str) -> None:
                 f"{setting} needs {' and '.join(names)}; {given!r} has no {name}"
             )
         _require_plain(f"{setting}.{name}", method)
+
+
+def _require_takes(
+    function: Callable[..., object], call: str, /, *arguments: object, **by_name: object
+) -> None:
+    """Require that the function can be called with such arguments, as `call` says."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # it is not written in Python
+        return
+    try:
+        signature.bind(*arguments, **by_name)
+    except TypeError as error:
+        raise ConfigurationError(
+            f"the worker calls {call}, and its parameters are {signature}: {error}"
+        ) from None
 
 
 def _require_plain(name: str, function: object) -> None:
