@@ -159,6 +159,20 @@ def test_asyncio_still_says_that_nobody_has_seen_the_error_of_a_task(time, caplo
     assert "exception was never retrieved" in caplog.text
 
 
+def test_an_awaitable_that_is_awaited_when_its_window_is_over_is_broadcast_again(time, flaky):
+    @broadcasts_before_save(flaky, renewals=time.renewals)
+    @logged
+    async def save(id):
+        return len(flaky.started)
+
+    async def main():
+        saving = save("p1")
+        time.now = 5.0
+        assert await saving == 2
+
+    run(main)
+
+
 def test_a_late_awaitable_is_broadcast_after_its_end(channel, time, flaky, wrapper):
     announced = []
 

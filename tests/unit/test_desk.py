@@ -381,6 +381,7 @@ def test_an_id_that_fails_for_a_reason_not_its_own_is_held_and_looked_at_again(k
     (verdict,) = succeed(knowing, GRACE).at_fault
 
     assert (verdict.id, verdict.events, verdict.pause) == ("a", [], 2.0)
+    assert str(verdict.error) == "a"
     assert knowing.next_at() == GRACE + 2.0
     assert knowing.newly_due() == 1  # a thread that waits must know
     assert knowing.next(GRACE + 2.0) == ["a"]
@@ -397,6 +398,10 @@ def test_an_id_that_is_stuck_is_handed_back_if_there_is_no_room():
 
     assert verdict.events == [event]
     assert verdict.pause == 9.0
+    receive(desk, "a", now=10.0)
+    fail(desk, 10.0, own=False)
+    (verdict,) = succeed(desk, 20.0).at_fault
+    assert verdict.pause == 2.0  # the first one again
 
 
 def test_control_looks_that_fail_begin_an_outage_that_spends_no_receive(knowing):
@@ -609,6 +614,18 @@ def test_a_look_under_way_that_reads_of_a_resume_releases_what_was_refused(stric
     end(strict, 1.0, under_way)
 
     assert strict.next(1.0) == ["b"]
+
+
+def test_a_refusal_that_ends_an_outage_is_released_when_another_process_resumes(strict):
+    receive(strict, "a", "b")
+    (under_way,) = strict.next(0.0)
+    bring_down(strict)
+    refuse(strict, strict.next_at())
+    strict.guard.load(BELIEVES)
+
+    succeed(strict, 9.0, under_way)
+
+    assert strict.next(9.0) != []
 
 
 def test_a_resume_wakes_all_even_if_nothing_was_refused_here(strict):

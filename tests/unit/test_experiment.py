@@ -368,3 +368,27 @@ def test_without_patience_nothing_is_held():
     experiment.learn(["good"], 0.0)
 
     assert verdicts(experiment, NOT_OWN, 10.0) == [None]
+
+
+def test_the_sink_is_asked_again_as_soon_as_what_it_has_named_is_used_up():
+    experiment = Experiment(doubling)
+    experiment.learn(["a"], 0.0)
+    fail(experiment, "a", 1.0)
+
+    assert experiment.wants_ids("b", 1.0) == TRIED + 2
+
+
+def test_an_id_that_fails_is_not_good_for_itself():
+    experiment = Experiment(doubling)
+    experiment.learn(["a"], 0.0)
+
+    assert experiment.wants_ids("b", 1.0) == 0
+    assert experiment.wants_ids("a", 1.0) == TRIED + 1
+
+
+def test_the_sink_is_asked_once_until_it_has_answered():
+    experiment = Experiment(doubling)
+    assert experiment.wants_ids("a", 1.0) > 0
+
+    assert experiment.wants_ids("a", 1.0 + ASK_AGAIN / 2) == 0
+    assert experiment.wants_ids("a", 1.0 + ASK_AGAIN) > 0

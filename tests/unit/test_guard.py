@@ -49,6 +49,15 @@ def test_a_tripped_guard_refuses_every_deletion_and_no_find():
     assert guard.tripped
 
 
+def test_resume_at_an_empty_cache_allows_no_mass_deletion_later():
+    guard = Guard()
+    for number in range(20):
+        guard.allows_unknown(f"p{number}")
+    guard.resume()
+
+    assert see(guard, gone=100) == 19
+
+
 def test_resume_allows_a_mass_deletion_until_it_is_over():
     guard = Guard()
     see(guard, gone=20)

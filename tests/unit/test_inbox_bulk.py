@@ -89,6 +89,17 @@ def test_an_undecided_id_is_due_again_and_alone_until_a_look_succeeds(inbox, get
     assert inbox.due_with("p0", 9.0, 9) == ["p1", "p2", "p3"]
 
 
+def test_an_id_that_is_looked_at_again_can_share_a_get(inbox):
+    hold(inbox, 2)
+    assert inbox.next(1.0) == "p0"
+    assert inbox.due_with("p0", 1.0, 1) == ["p1"]
+    inbox.look_again("p0", 2.0)
+    inbox.look_again("p1", 2.0)
+
+    assert inbox.next(2.0) == "p0"
+    assert inbox.due_with("p0", 2.0, 9) == ["p1"]
+
+
 def test_an_id_that_needs_a_look_alone_still_needs_one_after_it_was_parked(inbox):
     hold(inbox, 1)
     assert inbox.next(0.0) == "p0"

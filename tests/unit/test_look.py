@@ -127,7 +127,14 @@ def test_an_early_look_that_finds_nothing_new_writes_nothing():
     looked = look("p1", fetcher=steps, sink=steps, clock=steps.clock, early=True)
 
     assert (looked.outcome, looked.found, looked.cached) == (None, False, False)
+    assert looked.get_started is not None
     assert steps.steps == ["entry", "clock", "GET None"]
+
+
+def test_a_look_settles_unless_it_is_said_to_be_early():
+    steps = Steps(Gone())
+
+    assert look("p1", fetcher=steps, sink=steps).outcome is Outcome.NEVER_SAVED
 
 
 def test_a_look_says_what_the_source_has_and_what_the_cache_had():

@@ -12,6 +12,7 @@ from hands import URL, Hands, message, opened, outage_log
 from change_events import Found, Gone, MemorySink, Worker
 from change_events._consumer.deletions import Deletions
 from change_events._consumer.guard import Guard
+from change_events._consumer.look import digest
 from change_events.testing import FakeSource
 
 
@@ -172,10 +173,47 @@ def test_without_a_sink_that_keeps_state_a_later_process_counts_from_zero(wiped)
     assert len(hands.look("p50")) == 1
 
 
-def test_processes_that_delete_at_the_same_moment_delete_no_more_than_one():
+def asked(sink, ids):
+    """Ask a guard whether these ids may be deleted, and delete none."""
+    deletions = Deletions(Guard(), sink, "source", lock=threading.Lock())
+    return [deletions.refused(id, sink.entry(id)) is None for id in ids]
+
+
+def test_a_deletion_that_is_asked_for_again_counts_once():
+    assert all(asked(full(30), ["p1"] * 1000))
+
+
+def test_an_id_whose_deletion_is_asked_for_again_is_still_there():
+    ids = ["p1", "p2", "p3", "p4", "p5", "p5"]
+
+    assert asked(full(10), ids) == [True] * 6
+    assert asked(full(9), ids) == [True] * 4 + [False] * 2
+
+
+def test_a_cache_is_as_large_as_all_pages_of_its_ids():
+    assert all(asked(full(41), [f"p{n}" for n in range(10)]))
+
+
+def full(number):
     sink = MemorySink()
-    for n in range(100):
-        sink.apply(f"p{n}", Found({}), if_version=0)
+    for n in range(number):
+        assert sink.apply(f"p{n}", Found({}), if_version=0)
+    return sink
+
+
+def test_early_looks_that_find_what_is_cached_count_against_a_mass_deletion(hands):
+    entity = {"id": "p1"}
+    hands.source["p1"] = entity
+    hands.sink.apply("p1", Found(entity, digest=digest(entity)), if_version=0)
+    hands.receive(message())
+    hands.look()
+
+    assert hands.counts()["too_early"] == 1
+    assert str(hands.guard).startswith("0 of the last 1 looks")
+
+
+def test_processes_that_delete_at_the_same_moment_delete_no_more_than_one():
+    sink = full(100)
     processes = [Deletions(Guard(), sink, "source", lock=threading.Lock()) for _ in range(10)]
     meet = threading.Barrier(len(processes))
 

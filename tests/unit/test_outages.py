@@ -137,6 +137,33 @@ def test_good_ids_that_the_sink_has_show_whose_fault_a_failure_is(hands):
     assert hands.outcomes == [("good", Outcome.UNCHANGED)]
 
 
+def test_an_id_that_fails_is_not_asked_about_itself_though_it_was_good(hands):
+    cached(hands, "p1", "q1")
+    hands.receive(message())
+    hands.source["p1"] = {"id": "p1"}
+    hands.look()
+    hands.source.fail("p1", status=500)
+    hands.receive(message(number=2))
+    hands.look()
+
+    hands.now = hands.next_at()
+    assert hands.next() == "q1"
+
+
+def test_all_good_ids_are_taken_of_a_sink_that_has_few(hands):
+    cached(hands, "a", "b", "c")
+    hands.source.fail(status=500)
+    hands.receive(message("z"))
+    hands.look("z")
+    tried = []
+    while hands.halted is None:
+        hands.now = hands.next_at()
+        tried.append(hands.next())
+        hands.look_at(tried[-1])
+
+    assert sorted(tried) == ["a", "b", "c"]
+
+
 def test_good_ids_are_taken_from_all_over_the_sink(hands):
     cached(hands, *(f"p{number:04}" for number in range(2000)))
     hands.source.fail(status=500)

@@ -14,6 +14,7 @@ from virtual_time import flaky, own, time
 
 from change_events import BroadcastStats, NullPublisher, PublishError, broadcasts_before_save
 from change_events._producer.renewals import Renewals
+from change_events._producer.threads import CALLERS, SENDERS
 
 # ruff: noqa: F401, F811  # fixtures are imported, and arguments have their names
 
@@ -203,7 +204,7 @@ def test_cancelled_saves_are_forgotten_even_where_no_thread_renews_them(time):
             raise asyncio.CancelledError
         time.now += 1.0
 
-    assert len(time.renewals._saves) <= 21  # ten seconds, and two windows
+    assert len(time.renewals._saves) == 21  # ten seconds, and two windows
 
 
 # The broadcast after a late save, in an event loop
@@ -249,6 +250,45 @@ def test_the_broadcast_after_a_late_save_is_counted_and_survives_its_request(tim
     assert channel.ids() == ["p1", "p1"]
 
 
+@pytest.mark.parametrize("late", [True, False])
+def test_a_save_that_is_cancelled_while_it_waits_for_a_thread_is_broadcast_if_it_was_late(
+    time, flaky, late
+):
+    senders = time.renewals.senders
+    pool, number = (senders.late, SENDERS) if late else (senders.callers, CALLERS)
+    gate, free = threading.Event(), threading.Event()
+
+    async def save():
+        async with time.broadcasting(flaky, "p1"):
+            time.now += 6.0
+            fill()
+            saved.set()
+
+    def fill():
+        for _ in range(number):
+            pool.submit(lambda: gate.wait(20))
+
+    saved = asyncio.Event()
+
+    async def main():
+        if not late:
+            fill()
+        task = asyncio.create_task(save())
+        if late:
+            await saved.wait()
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    pool.submit(free.set)
+    gate.set()
+    assert free.wait(20)
+
+    assert flaky.started == [0.0, 6.0] * late
+
+
 def test_the_broadcast_after_a_late_save_does_not_wait_for_the_loops_executor(time, flaky, channel):
     async def main():
         loop, busy = asyncio.get_running_loop(), threading.Event()
@@ -264,17 +304,28 @@ def test_the_broadcast_after_a_late_save_does_not_wait_for_the_loops_executor(ti
     assert channel.ids() == ["p1", "p1"]
 
 
-def test_a_coroutine_that_is_closed_in_a_late_save_is_broadcast_without_waiting(time, flaky):
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_a_coroutine_that_is_closed_in_a_late_save_is_broadcast_without_waiting(
+    time, flaky, wrapped
+):
     publisher = Gated(flaky)
+
+    async def slow():
+        time.now += 6.0
+        await asyncio.Event().wait()
 
     async def save():
         async with time.broadcasting(publisher, "p1"):
-            time.now += 6.0
-            await asyncio.Event().wait()
+            await slow()
+
+    @broadcasts_before_save(publisher, renewals=time.renewals)
+    def save_wrapped(id):
+        return slow()
 
     async def main():
-        coroutine = save()
-        await asyncio.wait([coroutine.send(None)])  # for the broadcast before the save
+        coroutine = save_wrapped("p1") if wrapped else save()
+        if not wrapped:
+            await asyncio.wait([coroutine.send(None)])  # for the broadcast before the save
         coroutine.send(None)
         coroutine.close()
 
@@ -299,3 +350,36 @@ def test_a_future_that_is_cancelled_can_still_be_running(time, flaky):
     time.passes(100)
 
     assert len(flaky.started) == 5  # ten seconds, and the last one
+
+
+def test_a_future_that_timed_out_can_still_be_running(time, flaky):
+    future = Future()
+
+    @broadcasts_before_save(flaky, renewals=time.renewals)
+    def save(id):
+        return future
+
+    save("p1")
+    future.set_exception(TimeoutError())
+    time.passes(100)
+
+    assert len(flaky.started) == 5
+
+
+def test_a_future_that_hides_its_error_has_ended_its_save(time, flaky):
+    class Other:
+        def add_done_callback(self, callback):
+            self.callback = callback
+
+        def cancelled(self):
+            return False
+
+    @broadcasts_before_save(flaky, renewals=time.renewals)
+    def save(id):
+        return Other()
+
+    future = save("p1")
+    future.callback(future)
+    time.passes(100)
+
+    assert len(flaky.started) == 1

@@ -133,7 +133,7 @@ def test_late_saves_that_the_exit_does_not_wait_for_are_unsettled(caplog):
 
     def save():
         with broadcasting(
-            Hanging(), "p1", renewals=renewals, on_unsettled=lambda ids, error: told.append(ids)
+            Hanging(), "p1", renewals=renewals, on_unsettled=lambda *given: told.append(given)
         ):
             now[0] = 6.0
 
@@ -144,7 +144,9 @@ def test_late_saves_that_the_exit_does_not_wait_for_are_unsettled(caplog):
     go_on.set()
     thread.join()
 
-    assert told == [["p1"]]
+    ((ids, error),) = told
+    assert ids == ["p1"]
+    assert repr(error) == "TimeoutError('the process ends')"
     assert "the process ends" in caplog.text
     assert renewals.tally.stats() == BroadcastStats(late=1, unsettled=1)
     renewals.finish(0.01)

@@ -46,6 +46,13 @@ def test_where_there_is_no_boot_time_the_monotonic_clock_is_read_twice(monkeypat
     assert clocks._boot_time() is real_time.monotonic
 
 
+def test_the_boot_time_is_read_from_its_own_clock(monkeypatch):
+    monkeypatch.setattr(real_time, "CLOCK_BOOTTIME", 7, raising=False)
+    monkeypatch.setattr(real_time, "clock_gettime", {7: 4711.0}.get, raising=False)
+
+    assert clocks._boot_time()() == 4711.0
+
+
 @pytest.mark.skipif(not hasattr(real_time, "CLOCK_BOOTTIME"), reason="Linux has this clock")
 def test_the_boot_time_is_linuxs():
     before = real_time.clock_gettime(real_time.CLOCK_BOOTTIME)

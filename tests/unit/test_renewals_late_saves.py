@@ -74,6 +74,16 @@ def test_the_broadcast_after_the_save_is_tried_again_with_growing_pauses(
     assert time.renewals.tally.stats() == BroadcastStats(late=1)
 
 
+def test_a_fork_during_the_broadcast_after_a_save_leaves_nothing_to_wait_for(time, flaky):
+    with time.broadcasting(flaky, "p1"):
+        time.now += 6.0
+        flaky.meanwhile = time.renewals.start_over
+
+    time.renewals.finish(0.0)
+
+    assert flaky.accepted == [0.0, 6.0]
+
+
 def too_slow(time, flaky):
     flaky.fails = (time.now + 0.1, math.inf)
     time.passes(6.0)

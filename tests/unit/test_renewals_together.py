@@ -9,8 +9,15 @@ from contextlib import ExitStack
 import pytest
 from virtual_time import VirtualTime, attributes_of, own, time
 
-from change_events import BroadcastStats, PublishError, SNSPublisher, broadcasting
+from change_events import (
+    BroadcastStats,
+    NullPublisher,
+    PublishError,
+    SNSPublisher,
+    broadcasting,
+)
 from change_events._event import ChangeEvent
+from change_events._producer.broadcasts import Broadcast
 from change_events._producer.renewals import Renewals
 from change_events._producer.threads import Senders
 
@@ -216,3 +223,15 @@ def test_400_slow_saves_are_renewed_in_time_with_sns_at_100_ms_a_call():
 
     assert oldest < 2.0
     assert time.renewals.tally.stats().late == 0
+
+
+def test_saves_share_calls_only_of_one_publisher_that_shares_them():
+    def broadcast(publisher):
+        return Broadcast(publisher, [ChangeEvent("p1")], contextvars.copy_context())
+
+    sharing = Recorded()
+
+    assert broadcast(sharing).shares_with(broadcast(sharing))
+    assert not broadcast(sharing).shares_with(broadcast(Recorded()))
+    plain = NullPublisher()
+    assert not broadcast(plain).shares_with(broadcast(plain))

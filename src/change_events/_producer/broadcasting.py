@@ -128,9 +128,9 @@ class _AnnouncedSave:
         try:
             result = await awaitable
         except BaseException as error:
-            await self.__aexit__(type(error), error, error.__traceback__)
+            await self.__aexit__(type(error), error)
             raise
-        await self.__aexit__(None, None, None)
+        await self.__aexit__(None)
         return result
 
     def _future_done(self, future: Any) -> None:
