@@ -84,6 +84,28 @@ def test_a_message_that_is_refused_is_told_with_the_reason_and_ends_the_calls():
     assert len(topic.calls) == 1
 
 
+def test_each_message_that_is_refused_is_told_by_its_position():
+    topic = Topic(
+        answer=lambda messages: {
+            "Failed": [{"Id": "1", "Code": "A", "Message": "a"}] if "m10" in messages else []
+        }
+    )
+
+    assert batches(topic, 20).send(at_once=1) == [11]
+
+
+def test_without_threads_the_caller_sends_all(monkeypatch):
+    def start(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    topic = Topic()
+
+    assert batches(topic, 30).send(at_once=3) == []
+
+    assert set(topic.threads) == {threading.current_thread()}
+
+
 def test_a_call_that_fails_ends_the_calls_and_none_of_its_messages_counts_as_accepted():
     error = ConnectionError("reset")
 

@@ -364,6 +364,29 @@ def test_what_is_found_after_others_were_heard_counts_as_later():
     assert see(guard, gone=10) == 10
 
 
+def test_what_was_found_hides_no_deletion_however_often_the_state_has_changed_meanwhile():
+    guard, other = Guard(), Guard()
+    see(guard, found=100)
+    for gone in (50, 1):
+        other = again(other)
+        assert see(other, gone=gone) == (0 if gone == 1 else 19)
+        guard.load(stored(other))
+
+    assert str(guard).startswith("51 of the last 100 looks")
+
+
+def test_what_was_found_hides_no_deletion_after_the_state_was_lost():
+    guard, other = Guard(), Guard()
+    see(guard, found=50)
+    stored(guard)
+    see(guard, found=100)
+    see(other, gone=10)
+
+    guard.load(other.dump())
+
+    assert str(guard).startswith("10 of the last 100 looks")
+
+
 def test_a_state_that_was_lost_counts_anew():
     guard, other = Guard(), Guard()
     see(guard, found=50)
