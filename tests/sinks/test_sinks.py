@@ -178,6 +178,24 @@ def test_a_write_that_fails_does_not_fail_the_writes_it_waited_with(path):
         assert sorted(dict(sink.items())) == [f"p{n}" for n in range(10) if n != 3]
 
 
+def test_writes_that_share_a_commit_that_fails_are_made_again_one_by_one(path):
+    def deny_commit(action, operation, *_):
+        is_commit = (action, operation) == (sqlite3.SQLITE_TRANSACTION, "COMMIT")
+        return sqlite3.SQLITE_DENY if is_commit else sqlite3.SQLITE_OK
+
+    with SQLiteSink(path) as sink:
+        with held_up(sink) as (pool, told):
+            sink._file.connection.set_authorizer(deny_commit)
+            applied = [pool.submit(sink.apply, f"p{n}", FOUND, if_version=0) for n in range(10)]
+
+        assert all(write.result() for write in applied)
+        group, alone = ["BEGIN", *["INSERT"] * 10, "ROLLBACK"], ["INSERT"] * 10
+        assert [line.split()[0] for line in told] == group + alone
+        other = sqlite3.connect(path)
+        assert other.execute("SELECT count(*) FROM entities").fetchone() == (10,)
+        other.close()
+
+
 def test_the_cache_survives_the_process(path):
     with SQLiteSink(path, clock=lambda: 7.0) as sink:
         sink.apply("p1", FOUND, if_version=0)

@@ -14,6 +14,7 @@ from hands import (
 )
 
 from change_events import FetchError, Found, Gone, MemorySink, Outcome, Unchanged
+from change_events._consumer.guard import Guard
 from change_events._consumer.look import digest
 from change_events.testing import FakeSource
 
@@ -256,6 +257,25 @@ def test_ids_are_looked_at_alone_if_the_cache_can_not_be_read_for_all_of_them():
     assert reserved(hands) == ["p2"]
     assert hands.look_at("p2") == []
     assert hands.counts()["failed"] == 1
+
+
+# What the guard learns
+
+
+@pytest.mark.parametrize("settle", [0.0, 5.0], ids=["settling", "early"])
+def test_the_guard_counts_what_a_bulk_get_finds(settle):
+    guard = Guard(max_share=0.5, min_deleted=1)  # refuses if more than half of the looks see "gone"
+    hands = with_catalogue("p1", "gone", "p2", deleted=["gone"], settle=settle, guard=guard)
+    for id in ("p1", "gone", "p2"):
+        entity = {"id": id}
+        hands.sink.apply(id, Found(entity, digest=digest(entity)), if_version=0)
+    look_together(hands)
+
+    assert reserved(hands) == ["gone"]
+    hands.look_at("gone")
+
+    assert not guard.tripped
+    assert hands.outcomes[-1] == ("gone", Outcome.DELETED)
 
 
 # When it fails

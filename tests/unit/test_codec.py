@@ -116,7 +116,13 @@ def test_an_envelope_of_the_topic_is_decoded():
 
 @pytest.mark.parametrize(
     "topic_arn",
-    [TOPIC + "-dev", TOPIC + ".fifo", TOPIC.upper(), TOPIC.replace("eu-west-1", "us-east-1")],
+    [
+        TOPIC + "-dev",
+        TOPIC + ".fifo",
+        TOPIC[:-1],
+        TOPIC.upper(),
+        TOPIC.replace("eu-west-1", "us-east-1"),
+    ],
 )
 def test_an_envelope_of_another_topic_is_malformed(topic_arn):
     with pytest.raises(

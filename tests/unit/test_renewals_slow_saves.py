@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+from collections import Counter
 
 import pytest
 from virtual_time import attributes_of, flaky, saver, time
@@ -19,7 +20,7 @@ from change_events import (
 )
 from change_events._producer.clocks import read_clocks
 from change_events._producer.renewals import Renewals
-from change_events._producer.threads import SENDERS
+from change_events._producer.threads import Senders
 
 # ruff: noqa: F401, F811  # fixtures are imported, and arguments have their names
 
@@ -115,7 +116,7 @@ def test_a_save_that_ends_while_it_is_renewed_does_not_rely_on_that_renewal(chan
 
 def test_many_slow_saves_do_not_wait_for_each_other():
     renewals = Renewals()
-    saves = SENDERS
+    saves = 10
     together = threading.Barrier(saves)  # opens when so many renewals are under way at once
     renewed = []
     senders = set()
@@ -147,6 +148,24 @@ def test_many_slow_saves_do_not_wait_for_each_other():
     assert sorted(renewed) == sorted(f"p{number}" for number in range(saves))
     assert len(senders) == saves
     assert all(name.startswith("change-events-broadcast-") for name in senders)
+
+
+def test_no_kind_of_broadcast_waits_for_the_threads_of_another_kind():
+    started = []
+    senders = Senders(start=lambda work, name: started.append(name.rpartition("-")[0]))
+
+    for _ in range(50):  # no job ends, because no thread runs
+        senders.renew(lambda: None)
+        senders.confirm(lambda: None)
+        senders.late.submit(lambda: None)
+        senders.callers.submit(lambda: None)
+
+    assert Counter(started) == {
+        "change-events-broadcast": 10,
+        "change-events-confirm": 10,
+        "change-events-late": 10,
+        "change-events-save": 32,
+    }
 
 
 def test_the_watcher_wakes_earlier_for_a_shorter_window():

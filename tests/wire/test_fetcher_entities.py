@@ -54,6 +54,14 @@ def test_an_entity_with_another_id_is_refused_by_name(source, fetcher):
     assert len(error) < 200
 
 
+@pytest.mark.parametrize("id", ["P1", " p1", "p1 ", "p1\u200b"])
+def test_an_id_must_be_equal_to_the_last_character(source, fetcher, id):
+    """Some databases compare without regard to case or spaces, and find another entity."""
+    answering(source, Answer(body=json.dumps({"id": id}).encode()))
+
+    assert refused(fetcher).endswith(f"answered another entity, {id!r}, by id_of='id'")
+
+
 @pytest.mark.parametrize("id", [True, 7.0, [7], {"id": 7}])
 def test_only_text_and_integers_are_ids(source, fetcher, id):
     answering(source, Answer(body=json.dumps({"id": id}).encode()))

@@ -278,6 +278,13 @@ def test_the_clients_region_is_the_one_in_the_url(url, region):
     assert queue._client.meta.region_name == region
 
 
+def test_the_queues_own_client_gives_the_longest_poll_ten_seconds_to_be_answered(queue):
+    """A poll that is abandoned can have received messages. But a lost packet must not cost more."""
+    longest_poll = 20  # Amazon SQS API Reference, ReceiveMessage
+
+    assert queue._client.meta.config.read_timeout == longest_poll + 10
+
+
 def test_a_message_tells_its_age_by_the_dates_of_sqs(queue, channel):
     channel.send("one")
     (message,) = receive(queue)
