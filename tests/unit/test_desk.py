@@ -387,6 +387,17 @@ def test_an_id_that_fails_for_a_reason_not_its_own_is_held_and_looked_at_again(k
     assert knowing.next(GRACE + 2.0) == ["a"]
 
 
+def test_a_failure_that_can_be_the_first_of_an_outage_costs_no_receive_even_without_room():
+    desk = make_desk(prefetch=3)
+    receive(desk, "a")
+    assert desk.receiving.full
+
+    (verdict,) = fail(desk, 0.0, own=False).at_fault
+
+    assert (verdict.events, verdict.pause) == ([], 2.0)
+    assert fail(desk, 2.0, own=False).outage
+
+
 def test_an_id_that_is_stuck_is_handed_back_if_there_is_no_room():
     desk = make_desk(prefetch=3)
     desk.experiment.learn(["good"], 0.0)

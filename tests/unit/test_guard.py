@@ -239,6 +239,9 @@ def test_a_guard_that_is_off_refuses_nothing():
 # What is kept
 
 
+INFINITE = '{"believes": false, "gone": "", "looks": Infinity}'
+
+
 def stored(guard):
     """Return what is stored of what the guard knows."""
     text = guard.dump()
@@ -355,6 +358,47 @@ def test_what_other_processes_have_found_hides_no_deletion(processes):
     assert allowed == 50
 
 
+@pytest.mark.parametrize("found", [4, 100])
+def test_other_processes_with_the_right_url_do_not_hide_one_with_a_wrong_one(found):
+    right, wrong, kept = Guard(), Guard(), ""
+    allowed = 0
+    for _ in range(300):
+        see(right, found=found)
+        right.load(kept)
+        kept = stored(right)
+        wrong.load(kept)
+        allowed += wrong.allows_deletion()
+        kept = stored(wrong)
+
+    assert allowed == 50
+
+
+def test_deletions_that_could_not_be_stored_count_all_the_same():
+    guard, other, kept = Guard(), Guard(), ""
+    see(guard, found=100)
+    see(other, found=100)
+    for number in range(60):
+        guard.load(kept)
+        allowed = guard.allows_deletion(entry=(f"p{number}", 1))
+        guard.dump()
+        assert allowed == (number < 50)
+        see(other, found=2)
+        other.load(kept)
+        kept = stored(other)
+
+
+def test_what_a_resume_has_allowed_here_counts_no_more_when_another_process_has_ended_it():
+    guard, other = Guard(), Guard()
+    see(guard, gone=20)
+    guard.resume()
+    see(guard, gone=60)
+    stored(guard)
+    see(other, found=100)
+    guard.load(stored(other))
+
+    assert see(guard, gone=100) == 50
+
+
 def test_what_is_found_after_others_were_heard_counts_as_later():
     guard, other = Guard(), Guard()
     see(other, gone=100)
@@ -460,7 +504,9 @@ def test_a_refusal_stands_until_another_process_believes():
     assert not guard.tripped
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"believes": 0, "gone": ""}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "{}", '{"believes": 0, "gone": ""}', INFINITE, "[" * 100_000]
+)
 def test_a_text_that_is_not_a_guards_changes_nothing(text):
     guard = Guard()
     see(guard, gone=20)

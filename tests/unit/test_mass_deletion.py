@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from hands import URL, Hands, message, opened, outage_log
 
-from change_events import Found, Gone, MemorySink, Worker
+from change_events import FetchError, Found, Gone, MemorySink, Worker
+from change_events._consumer.backoff import is_own
 from change_events._consumer.deletions import Deletions
 from change_events._consumer.guard import Guard
 from change_events._consumer.look import digest
@@ -228,15 +229,165 @@ def test_processes_that_delete_at_the_same_moment_delete_no_more_than_one():
     assert refusals.count(None) == 19
 
 
-def test_a_sink_that_never_stores_is_told_of(monkeypatch):
-    monkeypatch.setattr("change_events._consumer.deletions.ATTEMPTS", 3)
-    sink = MemorySink()
-    sink.apply("p1", Found({}), if_version=0)
-    sink.set_state = lambda *_, **__: None
-    deletions = Deletions(Guard(), sink, "source", lock=threading.Lock())
+def deletions_of(sink, guard=None, **settings):
+    return Deletions(guard or Guard(), sink, "source", lock=threading.Lock(), **settings)
 
-    with pytest.raises(RuntimeError, match="has refused to store the guard's state 3 times"):
-        deletions.refused("p1", sink.entry("p1"))
+
+@pytest.mark.parametrize(
+    ("answer", "error", "says"),
+    [
+        (False, RuntimeError, "has refused to store the guard's state 3 times"),
+        (None, TypeError, r"MemorySink.set_state\(\) must return True or False, not None"),
+    ],
+)
+def test_a_sink_that_never_stores_is_told_of(monkeypatch, answer, error, says):
+    monkeypatch.setattr("change_events._consumer.deletions.ATTEMPTS", 3)
+    sink = full(1)
+    sink.set_state = lambda *_, **__: answer
+
+    with pytest.raises(error, match=says):
+        deletions_of(sink).refused("p0", sink.entry("p0"))
+
+
+def test_processes_that_share_a_small_cache_delete_half_of_it_though_none_has_deleted_yet():
+    sink = full(10)
+    processes = [deletions_of(sink) for _ in range(10)]
+
+    refusals = [each.refused(f"p{n}", sink.entry(f"p{n}")) for n, each in enumerate(processes)]
+
+    assert refusals.count(None) <= 5
+
+
+def share(deletions, *meanwhile):
+    """Share what is known, and let this happen between two times."""
+    told = []
+    steps = iter(meanwhile)
+
+    def pause(seconds):
+        step = next(steps, None)
+        if step is not None:
+            step()
+        return step is None
+
+    deletions.share(pause, lambda: told.append("resumed"))
+    return told
+
+
+def test_what_a_resume_allows_ends_with_what_is_found_though_nothing_more_is_deleted():
+    sink, guard = full(200), Guard()
+    worker = deletions_of(sink, guard)
+    for n in range(20):
+        worker.refused(f"p{n}", sink.entry(f"p{n}"))
+    guard.resume()
+
+    def find():
+        for _ in range(100):
+            guard.found(cached=True)
+
+    share(worker, find)
+
+    later = deletions_of(sink)
+    assert [later.refused(id, sink.entry(id)) for id in sink.ids()].count(None) == 50
+
+
+def test_a_worker_that_refuses_goes_on_once_another_one_was_told_to():
+    sink = full(100)
+    guards = Guard(), Guard()
+    one, other = (deletions_of(sink, guard) for guard in guards)
+    for n in range(20):
+        one.refused(f"p{n}", sink.entry(f"p{n}"))
+    other.refused("p99", sink.entry("p99"))
+    assert [guard.tripped for guard in guards] == [True, True]
+
+    def resume():
+        guards[1].resume()
+        other.keep()
+
+    assert share(one) == []
+    assert share(one, resume) == ["resumed"]
+    assert not guards[0].tripped
+
+
+@pytest.mark.parametrize("guard", [Guard(on=False), Guard()])
+def test_nothing_is_shared_without_a_guard_or_without_state(guard):
+    sink = full(1)
+
+    class Plain:
+        entry, apply = sink.entry, sink.apply
+
+    def fail(*_):
+        raise AssertionError
+
+    deletions_of(sink if not guard.on else Plain(), guard).share(fail, fail)
+
+
+def test_a_sink_that_hangs_when_a_worker_starts_keeps_no_deletion_waiting():
+    sink, gate, hangs = full(60), threading.Event(), threading.Event()
+    state = sink.state
+
+    def hang(name):
+        sink.state = state
+        hangs.set()
+        assert gate.wait(20)
+        return state(name)
+
+    sink.state = hang
+    deletions = deletions_of(sink)
+    thread = threading.Thread(target=deletions.learn)
+    thread.start()
+    assert hangs.wait(20)
+
+    assert [deletions.refused(f"p{n}", sink.entry(f"p{n}")) for n in range(19)].count(None) == 19
+    gate.set()
+    thread.join()
+    assert deletions.refused("p20", sink.entry("p20")) is not None
+
+
+def test_a_look_waits_for_half_a_minute_while_the_sink_keeps_another_one_waiting(monkeypatch):
+    monkeypatch.setattr("change_events._consumer.deletions.PATIENCE", 0.01)
+    sink, turn = full(1), threading.Lock()
+    deletions = deletions_of(sink, one_at_a_time=turn)
+
+    with turn, pytest.raises(FetchError, match="waiting for the state 'guard'") as caught:
+        deletions.refused("p0", sink.entry("p0"))
+
+    assert not is_own(caught.value)
+    assert deletions.refused("p0", sink.entry("p0")) is None
+
+
+def test_after_a_restart_a_cache_that_has_entities_is_not_empty(caplog):
+    sink = full(60)
+    wiped = deletions_of(sink)
+    for n in range(20):
+        wiped.refused(f"p{n}", sink.entry(f"p{n}"))
+    later = Hands(sink=sink, settle=0.0)
+    later.looks.deletions.learn()
+    for n in range(30):
+        later.receive(message(f"never saved {n}", n))
+        later.look(f"never saved {n}")
+
+    assert later.counts()["never_saved"] == 30
+
+
+def test_a_worker_that_could_not_learn_what_was_deleted_learns_it_later():
+    sink, guard = full(60), Guard()
+    wiped = deletions_of(sink)
+    for n in range(20):
+        wiped.refused(f"p{n}", sink.entry(f"p{n}"))
+    state = sink.state
+    sink.state = lambda _: 1 / 0
+
+    def recover():
+        sink.state = state
+
+    def find():
+        for _ in range(60):
+            guard.found(cached=True)
+
+    later = deletions_of(sink, guard)
+    share(later, recover, find)
+
+    assert later.refused("p50", sink.entry("p50")) is None
 
 
 class Counted(MemorySink):

@@ -6,7 +6,9 @@ range are compared with the page of settings elsewhere.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
+from unittest.mock import Mock
 
 import pytest
 from hands import URL
@@ -224,6 +226,10 @@ class WithoutVersions(MemorySink):
     def apply(self, id, change): ...
 
 
+class LastWriterWins(MemorySink):
+    def set_state(self, name, text, /): ...
+
+
 class WithoutAnId(MemorySink):
     def entry(self): ...
 
@@ -241,6 +247,7 @@ class BulkOfOne(FakeSource):
         ({"fetcher": BulkOfOne()}, r"fetcher\.fetch_many\(ids\)"),
         ({"sink": WithoutVersions()}, r"sink\.apply\(id, change, if_version=0\)"),
         ({"sink": WithoutAnId()}, r"sink\.entry\(id\)"),
+        ({"sink": LastWriterWins()}, r"sink\.set_state\(name, text, if_state=None\)"),
         ({"on_outcome": lambda id: None}, r"on_outcome\(id, outcome\)"),
     ],
 )
@@ -255,6 +262,23 @@ def test_a_function_that_does_not_tell_its_parameters_is_taken_at_its_word():
 
     on_outcome.__signature__ = "unknown"
 
+    assert make(on_outcome=on_outcome).on_outcome is on_outcome
+
+
+@functools.wraps(lambda session, id, outcome: None)
+def with_a_session(id, outcome): ...
+
+
+class Unsigned:
+    def __call__(self, id, outcome): ...
+
+    @property
+    def __signature__(self):
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("on_outcome", [with_a_session, Unsigned(), Mock()])
+def test_a_function_is_judged_by_its_own_parameters_if_it_has_some(on_outcome):
     assert make(on_outcome=on_outcome).on_outcome is on_outcome
 
 

@@ -2,24 +2,26 @@
 Asks the guard before it is believed that an entity is gone: for a worker's looks, and for Lambda's.
 
 What the guard knows is kept in the sink, if it keeps state. So a restart does not forget it, and
-processes that share a cache count together.
+processes that share a cache count together, and go on together.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from change_events._consumer.guard import WINDOW
 from change_events._consumer.log import log
 from change_events._text import printable
-from change_events.exceptions import MassDeletionError
+from change_events.exceptions import FetchError, MassDeletionError
 from change_events.typing import EnumerableSink, StatefulSink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
+    from threading import Lock
 
     from change_events._consumer.guard import Guard
     from change_events._event import Entry
@@ -28,6 +30,12 @@ T = TypeVar("T")
 
 STATE = "guard"
 """The name of the guard's state in the sink."""
+
+KEEP_EVERY = 60.0
+"""Seconds between two times that a worker shares what it has found with others."""
+
+PATIENCE = 30.0
+"""Seconds that a look waits while another thread asks the sink for the state."""
 
 ATTEMPTS = 1000
 """How often to try to store the state. Each one that fails was one of another process."""
@@ -42,7 +50,7 @@ class Deletions:
         sink: The cache.
         fetcher: Named in what is logged, because its URL can be wrong.
         lock: Held while the guard is used.
-        one_at_a_time: Held from reading the state in the sink to writing it.
+        one_at_a_time: A lock, held from reading the state in the sink to writing it.
     """
 
     def __init__(
@@ -52,27 +60,56 @@ class Deletions:
         fetcher: object,
         *,
         lock: AbstractContextManager[object],
-        one_at_a_time: AbstractContextManager[object] | None = None,
+        one_at_a_time: Lock | threading.Semaphore | None = None,
     ) -> None:
         self._guard = guard
         self._state = sink if isinstance(sink, StatefulSink) else None
         self._ids = sink if isinstance(sink, EnumerableSink) else None
         self._fetcher = fetcher
         self._lock = lock
-        self._one_at_a_time = one_at_a_time or threading.Lock()
+        self._turn = one_at_a_time or threading.Lock()
+        self._loaded = False
         self._allowed: deque[str] = deque(maxlen=WINDOW)  # some are still to be stored
         self._told = False
 
-    def load(self) -> None:
-        """Learn what other processes have counted, and earlier ones. It never raises."""
+    def share(self, pause: Callable[[float], bool], resumed: Callable[[], object]) -> None:
+        """
+        Learn what other processes have counted, and tell them what this one has, now and then.
+
+        So what a `resume` allows ends, and every worker learns of it. It never raises.
+
+        Args:
+            pause: Waits for so many seconds; returns True if there is nothing more to share.
+            resumed: Called if deletions are no longer refused, because of another process.
+        """
         if self._state is None or not self._guard.on:
             return
+        over = False
+        while not over:
+            was_tripped = self._guard.tripped
+            self.learn()
+            if was_tripped and not self._guard.tripped:
+                resumed()
+            over = pause(KEEP_EVERY)
+            with suppress(Exception):  # then the next time, or the next deletion, stores it
+                self.keep(at_least=1)
+
+    def learn(self) -> None:
+        """
+        Learn what others have counted, if that has not been done or one of them can have resumed.
+
+        It never raises.
+        """
+        known = self._loaded and not self._guard.tripped
+        if self._state is None or not self._guard.on or known:
+            return
         try:
-            with self._one_at_a_time:
-                kept = self._state.state(STATE)
-                with self._lock:
+            kept = self._state.state(STATE)  # this can hang, so nobody must wait for it
+            with self._exclusively(), self._lock:
+                if not self._loaded or self._guard.tripped:
                     self._guard.load(kept or "")
-        except Exception as error:  # the first deletion will ask again
+                    self._loaded = True
+        except Exception as error:
             log.warning(
                 "the sink has not said what was deleted before: %s",
                 printable(error),
@@ -82,7 +119,7 @@ class Deletions:
     def keep(self, *, at_least: int = 0) -> None:
         """Store what the guard knows, if it has counted so many looks since it was stored last."""
         if self._state is not None and self._guard.on and self._guard.unkept >= at_least:
-            with self._one_at_a_time:
+            with self._exclusively():
                 self._with_state(lambda: None)
 
     def refused(self, id: str, entry: Entry) -> MassDeletionError | None:
@@ -111,11 +148,21 @@ class Deletions:
                 return self._guard.allows_deletion(left, entry=(id, version))
 
         # What is counted is stored before the deletion: a crash must not make it forgotten.
-        with self._one_at_a_time:
+        with self._exclusively():
             allows = self._with_state(ask)
             if allows:
                 self._allowed.append(id)
         return allows
+
+    @contextmanager
+    def _exclusively(self) -> Iterator[None]:
+        if not self._turn.acquire(timeout=PATIENCE):
+            # Not the entity's own fault, like a GET without an answer.
+            raise FetchError(f"the sink keeps a thread waiting for the state {STATE!r}")
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     def _with_state(self, ask: Callable[[], T]) -> T:
         """
@@ -130,17 +177,20 @@ class Deletions:
             kept = state.state(STATE)
             with self._lock:
                 guard.load(kept or "")
+                self._loaded = True
             answer = ask()
             with self._lock:
                 text = guard.dump()
-            if state.set_state(STATE, text, if_state=kept):
+            stored = state.set_state(STATE, text, if_state=kept)
+            if not isinstance(stored, bool):
+                raise TypeError(
+                    f"{type(state).__name__}.set_state() must return True or False, not {stored!r}"
+                )
+            if stored:
                 with self._lock:
                     guard.dumped()
                 return answer
-        raise RuntimeError(
-            f"{state!r} has refused to store the guard's state {ATTEMPTS} times: does its "
-            "set_state() return True when it has stored?"
-        )
+        raise RuntimeError(f"{state!r} has refused to store the guard's state {ATTEMPTS} times")
 
     def _number_left(self, id: str, most: int) -> int | None:
         """

@@ -203,23 +203,26 @@ class Desk:
         if not outage and held and not self.experiment.can_tell():
             outage = in_a_row
             if not outage:
-                return Failure(self._judged(self.experiment.give_up(), now))
+                return Failure(self._judged(self.experiment.give_up(), now, certain=False))
         if not outage:
             return Failure()
         self.experiment.call_off()
         self.breaker.failed(id, now, failed.retry_after)
         return Failure(outage=True, begins=True, pause=self.breaker.look_at - now)
 
-    def _judged(self, suspects: Iterable[Suspect], now: float) -> list[Verdict]:
+    def _judged(
+        self, suspects: Iterable[Suspect], now: float, *, certain: bool = True
+    ) -> list[Verdict]:
+        """Return what becomes of the suspects. `certain`: Others succeed, so it is their fault."""
         return [
-            self._verdict(suspect, now)
+            self._verdict(suspect, now, certain=certain)
             for suspect in suspects
             if suspect.id in self.inbox and not self.inbox.looking(suspect.id)
         ]
 
-    def _verdict(self, suspect: Suspect, now: float) -> Verdict:
+    def _verdict(self, suspect: Suspect, now: float, *, certain: bool) -> Verdict:
         pause = self.experiment.hold(suspect, now)
-        if pause is not None and not self.receiving.full:
+        if pause is not None and not (certain and self.receiving.full):
             self.inbox.look_again(suspect.id, now + pause)
             self.changed(1)
             return Verdict(suspect.id, suspect.failed.error, [], pause)

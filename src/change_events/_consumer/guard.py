@@ -58,6 +58,7 @@ class Guard:
         self._max_share = max_share
         self._on = on
         self._window = _Window()
+        self._mine: deque[bool] = deque(maxlen=WINDOW)  # only this process may have a wrong URL
         self._gone: dict[tuple[str, int], None] = {}  # so that what is tried again counts once
         self._unknown: set[str] | None = set()  # None: the source has known an id
         self._warned = False
@@ -78,7 +79,7 @@ class Guard:
     @property
     def is_new(self) -> bool:
         """True if it knows nothing of the source yet."""
-        return self._unknown == set() and not self._window.looks
+        return self._unknown == set()
 
     @property
     def unknown(self) -> int:
@@ -99,7 +100,7 @@ class Guard:
         """Count a look that found an entity. `cached`: It was cached before."""
         self._unknown = None
         if cached:
-            self._window.add(gone=False)
+            self._count(gone=False)
 
     def allows_deletion(
         self, left: int | None = None, *, entry: tuple[str, int] | None = None
@@ -115,7 +116,7 @@ class Guard:
         if self._state is _State.BELIEVES and full and not self._too_many():
             self._state = _State.WATCHES  # the mass deletion is over
         if entry not in self._gone:
-            self._window.add(gone=True)
+            self._count(gone=True)
         if entry is not None:
             self._gone[entry] = None
         if len(self._gone) > WINDOW:
@@ -155,6 +156,7 @@ class Guard:
         if self.tripped:
             self._state = _State.WATCHES if self._unknown else _State.BELIEVES
             self._unknown = None
+            self._mine.clear()
             self._resumed = True
 
     @property
@@ -190,14 +192,16 @@ class Guard:
         """
         try:
             kept = json.loads(text)
-            believes, gone, looks = bool(kept["believes"]), str(kept["gone"]), int(kept["looks"])
-        except (ValueError, LookupError, TypeError):
+            believes, gone, looks = kept["believes"] is True, str(kept["gone"]), int(kept["looks"])
+        except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
             return
         if believes and self._state is not _State.BELIEVES:
             self._window.forget_own()  # what was seen before the resume says nothing of after it
+            self._mine.clear()
             self._state = _State.BELIEVES
         elif not (believes or self._resumed) and self._state is _State.BELIEVES:
             self._state = _State.WATCHES
+            self._mine.clear()
         self._window.load(gone, looks)
 
     def __str__(self) -> str:
@@ -207,15 +211,23 @@ class Guard:
         gone, looks = self._window.gone, self._window.looks
         return f"{gone} of the last {looks} looks at cached entities saw them gone"
 
+    def _count(self, *, gone: bool) -> None:
+        self._window.add(gone=gone)
+        self._mine.append(gone)
+
     def _too_many(self, left: int | None = None) -> bool:
-        gone = self._window.gone
+        gone, mine = self._window.gone, sum(self._mine)
+        if mine >= self._min_deleted and mine > self._max_share * WINDOW:
+            return True
         if gone <= self._max_share * self._window.looks:
             return False
         if gone >= self._min_deleted:
             return True
-        # Those that are left, and those deleted before: this one is in both.
+        # Those that are left, and those deleted before: this one is in both. What other processes
+        # may delete can still be among those that are left.
+        deleted = min(gone, mine)
         return left is not None and (
-            gone >= MIN_DELETED_OF_FEW and gone > self._max_share * (left + gone - 1)
+            gone >= MIN_DELETED_OF_FEW and gone > self._max_share * (left + deleted - 1)
         )
 
 
@@ -256,14 +268,18 @@ class _Window:
         """
         Add what is stored: all looks that count, and how many there ever were.
 
-        Those that other processes have added count as later than what this one has not stored:
-        their deletions must not be forgotten for what was found before.
+        Those that other processes have added count as later than what this one has found and not
+        stored: their deletions must not be forgotten for that. Deletions that this one could not
+        store count as the latest.
         """
         self._take_back()
         stored = [each == "1" for each in gone]
         theirs = looks - self._synced if looks >= self._synced else WINDOW
         known = max(0, len(stored) - theirs)
-        self._all = deque([*stored[:known], *self._own, *stored[known:]], maxlen=WINDOW)
+        gone_here = sum(self._own)
+        found = [False] * (len(self._own) - gone_here)
+        merged = [*stored[:known], *found, *stored[known:], *[True] * gone_here]
+        self._all = deque(merged, maxlen=WINDOW)
         self._loaded = looks
         if not self._own:
             self._synced = looks

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from change_events._consumer.acknowledgements import Acknowledgements
@@ -185,13 +186,14 @@ class Run(Generic[T]):
         threads = self._settings.threads
         callers = 1 + math.ceil(threads / BATCH_SIZE)
         helpers = 0 if self.intake.until_empty else callers - 1
+        share = partial(self.looks.deletions.share, self._finished.wait, self.consumer.resume)
         self._crew.start(
             {
                 "look": [self._look] * (threads * 5 // 4),
                 "acknowledge": [self.acknowledgements.work] * callers,
                 "heartbeat": [self._beat],
                 "poll": [self._poll] + [self.intake.help] * helpers,
-                "guard": [self.looks.deletions.load],
+                "guard": [share],
                 "measure": [self._measure] * self.looks.tally.meter.on,
                 # Started now: Python 3.12 starts no thread once the main thread has ended.
                 "finish": [self._finish],

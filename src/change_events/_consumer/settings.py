@@ -11,7 +11,7 @@ from change_events._consumer.guard import MAX_SHARE, MIN_DELETED, WINDOW
 from change_events._consumer.queue import BATCH_SIZE, MAX_VISIBILITY
 from change_events._event import DEFAULT_SETTLE, MAX_SETTLE, Gone, Outcome
 from change_events.exceptions import ConfigurationError
-from change_events.typing import BulkFetcher
+from change_events.typing import BulkFetcher, StatefulSink
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,6 +115,9 @@ class Settings(Generic[T]):
         _require_takes(self.sink.entry, "sink.entry(id)", "id")
         apply = "sink.apply(id, change, if_version=0)"
         _require_takes(self.sink.apply, apply, "id", Gone(), if_version=0)
+        if isinstance(self.sink, StatefulSink):
+            set_state = "sink.set_state(name, text, if_state=None)"
+            _require_takes(self.sink.set_state, set_state, "name", "text", if_state=None)
         if self.client is not None:
             _require_methods("client", self.client, *CALLS)
         if self.metrics is not None:
@@ -155,8 +158,9 @@ def _require_takes(
 ) -> None:
     """Require that the function can be called with such arguments, as `call` says."""
     try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):  # it is not written in Python
+        # Not of a function that is wrapped: the wrapper can be called in another way.
+        signature = inspect.signature(function, follow_wrapped=False)
+    except Exception:  # it is not written in Python, or says nothing
         return
     try:
         signature.bind(*arguments, **by_name)

@@ -211,7 +211,6 @@ class Worker(Settings[T], Generic[T]):
             )
         before = self._tally.read()["acknowledged"]
         self._run(until_empty=True)
-        self._deletions.keep(at_least=1)
         return self._tally.read()["acknowledged"] - before
 
     def resume(self) -> None:
@@ -219,8 +218,9 @@ class Worker(Settings[T], Generic[T]):
         Go on after a mass deletion was refused: the entities are meant to be gone. From any thread.
 
         Deletions are believed until there are no longer too many in the last hundred looks; then
-        they are watched again. Without a refused deletion it has no effect. Each process that has
-        stopped needs to be told, or to be started again.
+        they are watched again. Without a refused deletion it has no effect. The other workers of
+        the cache learn of it within a minute, if the sink keeps state; otherwise each of them needs
+        to be told.
         """
         with self._lock:
             if self._run_now is None:

@@ -151,7 +151,7 @@ class HTTPFetcher:
         except ValueError as error:
             raise FetchError(str(error)) from None
         etag = valid_etag(etag)
-        what = f"GET {self._single.origin}{target:.300}"
+        what = _what(self._single, target)
         answer = self._get(self._single, target, etag)
         if answer.status == 200 and not answer.has_malformed_headers:
             entity = self._reader.entity(answer.headers, answer.body, id, what)
@@ -178,8 +178,8 @@ class HTTPFetcher:
         if self._bulk is None:
             raise ConfigurationError("HTTPFetcher needs bulk_url= to GET many ids at once")
         found: dict[str, Found[dict[str, Any]]] = {}
-        what = f"GET {self._bulk.url}"
         for target, asked in self._bulk.targets(ids):
+            what = _what(self._bulk, target)
             answer = self._get(self._bulk, target, None)
             if answer.status != 200 or answer.has_malformed_headers:
                 raise _undecided(what, answer)
@@ -194,9 +194,7 @@ class HTTPFetcher:
                 target, headers, timeout=self._timeout, max_bytes=self._max_bytes
             )
         except FetchError as error:
-            raise FetchError(
-                f"GET {endpoint.origin}{target:.300}: {error}", status=error.status
-            ) from error
+            raise FetchError(f"{_what(endpoint, target)}: {error}", status=error.status) from error
 
     def _request_headers(self, etag: str | None) -> dict[str, str]:
         try:
@@ -217,6 +215,11 @@ class HTTPFetcher:
                 f"{what} answered {answer.status}, and is_gone= raised {type(error).__name__}",
                 status=answer.status,
             ) from error
+
+
+def _what(endpoint: Endpoint, target: str) -> str:
+    """Return what was asked, without the query: that can have a secret, or many ids."""
+    return f"GET {endpoint.origin}{target.partition('?')[0]:.300}"
 
 
 def _undecided(what: str, answer: Answer, unbelieved: str = "") -> FetchError:

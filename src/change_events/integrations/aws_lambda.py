@@ -162,6 +162,7 @@ class _Function(Generic[T]):
 
     def handle(self, event: Mapping[str, Any], context: object) -> dict[str, list[dict[str, str]]]:
         records = records_of(event)
+        self._deletions.learn()
         batch = _Batch(self, records)
         try:
             batch.work(context)

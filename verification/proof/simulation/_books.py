@@ -157,8 +157,7 @@ class CacheBook:
         commits: By id, the commit that was applied last.
         versions: By id, how many looks were applied.
         uncommitted: Ids whose state is not a commit: not yet, or never.
-        misled: Ids about which the source was wrong, when it was last asked.
-        deleted_by_mistake: How often an id was present before that.
+        forsaken: Ids that are stale, although nothing is on its way.
     """
 
     def __init__(self) -> None:
@@ -166,21 +165,41 @@ class CacheBook:
         self.commits: dict[str, int] = {}
         self.versions: Counter[str] = Counter()
         self.uncommitted: set[str] = set()
-        self.misled: set[str] = set()
-        self.deleted_by_mistake = 0
-
-    def asked(self, id: str, *, present: bool, lied: bool) -> None:
-        """Note that what the source said is stored. `present`: It was, before. `lied`: It did."""
-        if lied:
-            self.misled.add(id)
-            self.deleted_by_mistake += present
-        else:
-            self.misled.discard(id)
+        self.forsaken: set[str] = set()
 
     @property
     def is_empty(self) -> bool:
         """True if nothing is present: a worker knows no id that is good, and no outage from it."""
         return all(state is None for state in self.states.values())
+
+
+class Mistakes:
+    """
+    What a source that is wrong has done to the cache.
+
+    Attributes:
+        ids: Ids about which the source was wrong, when it was last asked.
+        deleted: How many of them were present before that.
+        allowed: How many may be.
+    """
+
+    def __init__(self) -> None:
+        self.ids: set[str] = set()
+        self.deleted = 0
+        self.allowed = 0
+
+    def stored(self, id: str, *, present: bool, lied: bool) -> bool:
+        """
+        Note that what the source said is stored; return False if it has lied too often.
+
+        `present`: The id was, before. `lied`: The source did.
+        """
+        if not lied:
+            self.ids.discard(id)
+            return True
+        self.ids.add(id)
+        self.deleted += present
+        return self.deleted <= self.allowed
 
 
 class Downtime:

@@ -97,9 +97,9 @@ class Fleet:
             elif chance < faults.worker_crashes + faults.worker_stops + faults.stalls:
                 self._soon(partial(self._stall, process))
 
-    def restart_workers(self) -> None:
-        """Ask all workers to stop: others replace them."""
-        for worker in list(self._workers):
+    def restart_workers(self, number: int | None = None) -> None:
+        """Ask workers to stop, or so many of them: others replace them."""
+        for worker in self._workers[:number]:
             self._stop_worker(worker.process)
 
     def ended(self, worker: Worker) -> None:

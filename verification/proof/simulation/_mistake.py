@@ -1,4 +1,4 @@
-"""A mistake: workers are deployed with a URL that answers 404 to everything."""
+"""A mistake: workers are deployed with a wrong URL, which answers 404 to everything."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ ROUNDS = 60.0
 UNNOTICED = 0.1
 """The chance, a round, that the operator finds the mistake although no worker has stopped."""
 
+AFTER_RESUME = 900.0
+"""Seconds from a `resume` to a mistake: deletions are believed until there are few for a while."""
+
+MOST_DELETED = 50
+"""How many entities can be deleted: half of the hundred looks that count."""
+
 
 class Guarded(Protocol):
     """A worker that can refuse a mass deletion."""
@@ -32,28 +38,34 @@ class Guarded(Protocol):
 
 class Mistake:
     """
-    Makes the source wrong, once, and corrects it.
+    Deploys the wrong URL once, to all workers or to one of them, and corrects it.
 
-    When the operator sees that workers have refused a mass deletion, they are deployed again if the
-    URL is wrong. If it is right, they are told to resume: there are many deletions in these worlds.
+    When the operator sees that workers have refused a mass deletion, all are deployed again if the
+    URL is wrong. If it is right, one is told to resume: there are many deletions in these worlds.
 
     Args:
         environment: What the world's parts share.
-        source: Becomes wrong.
-        deploy: Starts all workers again.
+        source: Has the wrong URL's answers, too.
+        deploy: Starts so many workers again; None: all.
     """
 
     def __init__(
-        self, environment: Environment, source: Source, deploy: Callable[[], None]
+        self, environment: Environment, source: Source, deploy: Callable[[int | None], None]
     ) -> None:
         self._environment = environment
         self._source = source
         self._deploy = deploy
         self._workers: list[Guarded] = []
+        self._lasts = False
+        self._for_all = False
+        self._resumed_at = 0.0
 
     def watch(self, worker: Guarded) -> None:
-        """Look at this worker's log, too."""
+        """Look at this new worker's log, too."""
         self._workers.append(worker)
+        one = any(each.process.alive for each in self._of_misled())
+        if self._lasts and (self._for_all or not one):
+            self._mislead(worker)
 
     def await_it(self, *, within: float) -> None:
         """Schedule the mistake, in so many seconds at most, and the operator's rounds."""
@@ -63,20 +75,36 @@ class Mistake:
 
     def _begin(self) -> None:
         environment = self._environment
-        if environment.faults is not NO_FAULTS and not environment.ghost.counts["resumes"]:
-            environment.ghost.counts["mistakes"] += 1
-            self._source.is_wrong = True
+        ghost, kernel = environment.ghost, environment.kernel
+        if environment.faults is NO_FAULTS:
+            return
+        if ghost.counts["resumes"] and kernel.now < self._resumed_at + AFTER_RESUME:
+            kernel.at(kernel.now + ROUNDS, self._begin)
+            return
+        self._lasts, self._for_all = True, environment.random() < 0.5
+        ghost.counts["mistakes"] += 1
+        if self._for_all:
+            ghost.mistakes.allowed = MOST_DELETED
+        self._deploy(None if self._for_all else 1)
+
+    def _mislead(self, worker: Guarded) -> None:
+        self._source.misled.add(worker.process)
+        if not self._for_all:
+            self._environment.ghost.mistakes.allowed += MOST_DELETED
+
+    def _of_misled(self) -> list[Guarded]:
+        return [worker for worker in self._workers if worker.process in self._source.misled]
 
     def _go_round(self) -> None:
         environment = self._environment
         self._workers = [worker for worker in self._workers if worker.process.alive]
         refusing = [worker for worker in self._workers if worker.refuses]
-        if self._source.is_wrong:
+        if self._lasts:
             if refusing or environment.random() < UNNOTICED:
-                self._source.is_wrong = False
-                self._deploy()
-        else:
-            environment.ghost.counts["resumes"] += len(refusing)
-            for worker in refusing:
-                worker.resume()
+                self._lasts = False
+                self._deploy(None)
+        elif refusing:
+            environment.ghost.counts["resumes"] += 1
+            self._resumed_at = environment.kernel.now
+            refusing[0].resume()
         environment.kernel.at(environment.kernel.now + ROUNDS, self._go_round)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from verification.proof.simulation._books import State
     from verification.proof.simulation._environment import Environment, HasEnvironment
+    from verification.proof.simulation._kernel import Process
 
 STATUSES = (None, 200, 302, 401, 403, 429, 500, 500, 503)
 """How a GET fails: with no answer, with an unusable one, or with an error."""
@@ -33,7 +34,7 @@ class Source:
     Attributes:
         bulk_size: How many entities a GET can ask for.
         is_down: Every GET fails.
-        is_wrong: Every GET is answered by a service that knows no entity.
+        misled: Processes with a wrong URL: another service answers them, which knows no entity.
     """
 
     def __init__(self, environment: Environment, *, etags: str, bulk: int) -> None:
@@ -41,7 +42,7 @@ class Source:
         self._etags = etags
         self.bulk_size = bulk
         self.is_down = False
-        self.is_wrong = False
+        self.misled: set[Process] = set()
 
     def fetch(self, id: str, /, *, etag: str | None = None) -> Found[int] | Unchanged | Gone:
         self._ask("gets", [id])
@@ -84,7 +85,7 @@ class Source:
 
     def _read(self, id: str) -> State:
         ghost, task = self._environment.ghost, self._environment.kernel.current
-        if self.is_wrong:
+        if task.process in self.misled:
             task.commits[id] = None
             ghost.tell(id, f"{task.process.name} is told a lie: None")
             return None

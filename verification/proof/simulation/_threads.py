@@ -102,9 +102,20 @@ class Semaphore:
         self._condition = Condition(kernel)
         self._value = value
 
-    def __enter__(self) -> None:
-        self._condition.wait_for(lambda: self._value > 0)
+    def acquire(self, timeout: float | None = None) -> bool:
+        """Take one of the value, once there is one; return False if there is none in time."""
+        if not self._condition.wait_for(lambda: self._value > 0, timeout):
+            return False
         self._value -= 1
+        return True
+
+    def release(self) -> None:
+        """Give it back."""
+        self._value += 1
+        self._condition.notify()
+
+    def __enter__(self) -> None:
+        self.acquire()
 
     def __exit__(
         self,
@@ -112,8 +123,7 @@ class Semaphore:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._value += 1
-        self._condition.notify()
+        self.release()
 
 
 class Thread:
