@@ -223,8 +223,9 @@ class Downtime:
         return any(since <= time for since in self._since.values())
 
     def between(self, since: float, until: float) -> float:
-        """Return how many of these seconds were in an outage that is over."""
-        return sum(max(0.0, min(until, end) - max(since, begin)) for begin, end in self._over)
+        """Return how many of these seconds, up to now, were in an outage."""
+        outages = [*self._over, *((begin, until) for begin in self._since.values())]
+        return sum(max(0.0, min(until, end) - max(since, begin)) for begin, end in outages)
 
 
 class Staleness:
