@@ -8,7 +8,7 @@ import logging
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from verification.proof.simulation._ghost import CHECKS
 from verification.proof.simulation._kernel import Violation
@@ -79,6 +79,7 @@ def play(
     writes: int = WRITES,
     checks: frozenset[str] = ALL_CHECKS,
     trace: str | None = None,
+    **changes: Any,
 ) -> Played:
     """
     Play the world of a seed.
@@ -89,8 +90,9 @@ def play(
         checks: The properties of `CHECKS` that must hold.
         trace: The id whose story is kept. By default it is the id of the first violation, for which
             the world is played again.
+        changes: What is not as the seed draws it, by the names of a `Setup`.
     """
-    setup = drawn(seed, writes=writes)
+    setup = replace(drawn(seed, writes=writes), **changes)
     started = time.process_time()
     try:
         ghost = run(seed, setup, Ours(), checks=checks, trace=trace)
