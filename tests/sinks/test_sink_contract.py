@@ -136,6 +136,19 @@ def test_a_sink_that_is_wrong_only_when_shared_fails(run_contract, body, rule):
     result.stdout.fnmatch_lines(f"FAILED *::{rule}*")
 
 
+def test_what_a_contender_raises_is_shown_and_no_other_waits_for_it(run_contract):
+    result = run_contract(IN_A_FILE.format(name="FailsOnce"))
+
+    result.stdout.fnmatch_lines_random(
+        [
+            "FAILED *::test_of_many_threads_with_one_version_one_wins*",
+            "FAILED *::test_of_many_processes_with_one_version_one_wins*",
+        ]
+    )
+    reasons = [line for line in result.outlines if line.startswith("E ") and "Error: " in line]
+    assert {line.split(": ", 1)[1] for line in reasons} == {"the disk is full"}
+
+
 def test_for_the_smallest_sink_only_tests_of_missing_methods_are_skipped(run_contract):
     result = run_contract(IN_MEMORY.format(name="Plain"))
 

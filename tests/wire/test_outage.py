@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from functools import partial
 from itertools import pairwise
@@ -443,13 +444,21 @@ def test_a_worker_finds_new_credentials_after_the_old_ones_have_expired(
     line, channel, source, make_worker, outcomes, pauses, monkeypatch
 ):
     expired = error(403, "ExpiredToken")
+    refused = threading.Event()
+
+    def accept_the_new(asked):
+        if "Credential=fresh/" in asked.headers["Authorization"]:
+            return None
+        if asked.headers["X-Amz-Target"] == "AmazonSQS.ReceiveMessage":
+            refused.set()
+        return expired(asked)
+
     with running(make_worker()):
         channel.announce("p1")
         outcomes.wait_for(("p1", "never_saved"))
-        line.fault = lambda asked: (
-            None if "Credential=fresh/" in asked.headers["Authorization"] else expired(asked)
-        )
-        wait_until(lambda: len(pauses) >= 2)
+        line.fault = accept_the_new
+        # Not before a receive was refused: the poll that is under way could bring p2.
+        assert refused.wait(20)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "fresh")
         channel.announce("p2")
         outcomes.wait_for(("p2", "never_saved"))
