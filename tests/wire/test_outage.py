@@ -13,7 +13,7 @@ import boto3
 import pytest
 
 from change_events import FetchError, Found, HTTPFetcher, MassDeletionError
-from change_events._consumer import acknowledgements, backoff, intake, looks
+from change_events._consumer import acknowledgements, backoff, intake, looks, visibility
 from change_events._consumer import worker as worker_module
 from change_events._consumer.backoff import Backoff
 from change_events._consumer.run import Run
@@ -438,6 +438,20 @@ def test_a_worker_goes_on_soon_after_sqs_has_come_back(
     # One line for the acknowledgements and one for the heartbeat, because these fail, too.
     assert lines <= len(pauses) + 2
     assert len(later) <= 2  # a receive and an acknowledgement were under way
+
+
+def test_an_outage_longer_than_a_message_can_be_held_costs_receives(
+    channel, dead, source, make_worker, monkeypatch
+):
+    """It is one receive in eleven hours, which are one second here."""
+    monkeypatch.setattr(visibility, "LONGEST_HOLD", 1.0)
+    source.answer = lambda id: Answer(503, b"{}")
+    channel.announce("p1")
+
+    with running(make_worker()):
+        wait_until(lambda: dead.count() == {"visible": 1})
+
+    assert channel.count() == {}
 
 
 def test_a_worker_finds_new_credentials_after_the_old_ones_have_expired(
