@@ -1,9 +1,10 @@
 """
 A cut of the exhaustive walk, and all mutants.
 
-The cut has all schedules of one save and one fault, of two saves, and of one that raises, on two
-workers. Each mutant is a rule that the promise rests on, switched off in the production code; the
-walk must find a violation.
+The cut has all schedules of one save and one fault; of two saves of an entity that is there, the
+first one a put; and of a put and one more save that raises: for some set-ups each, on two workers.
+Each mutant is a rule that the promise rests on, switched off in the production code; the walk must
+find a violation.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import sys
 import pytest
 
 from verification.harness import ROOT
+from verification.harness.docs import EXPLANATION
 from verification.proof import exhaustive
 from verification.proof.effects import SETTLE, Setup
-from verification.proof.exhaustive import BULK, BULK_DELAYED, LATE, Walk
+from verification.proof.exhaustive import BULK, BULK_DELAYED, LATE, Walk, Walked
 from verification.proof.explore import FAULTS, History, World, explore, shortest_violation
 from verification.proof.mutants import MUTANTS
 
@@ -96,6 +98,19 @@ def test_the_table_has_a_row_for_each_setup_and_counts_violations(capsys):
     printed = capsys.readouterr().out
     assert re.search(r"queue delay +1 - +one +4 +\d+ +[\d,]+ +\d+ +[\d.]+ 0\n", printed)
     assert re.search(r"[\d,]+ states, 0 violations", printed)
+
+
+def test_the_page_has_a_row_for_each_walk_of_make_prove():
+    page = (EXPLANATION / "correctness.md").read_text(encoding="utf-8")
+    rows = page.partition(exhaustive.HEAD)[2].partition("\n\n")[0].splitlines()[1:]
+    walked = [
+        exhaustive.line(Walked(walk, len(walk.histories()), 0, 0, 0, 0.0, ()))
+        for walk in exhaustive.WALKS
+        if not walk.long
+    ]
+
+    columns = slice(exhaustive.HEAD.index("histories") + len("histories"))
+    assert [row[columns] for row in rows] == [row[columns] for row in walked]
 
 
 def test_a_violation_is_printed_with_its_shortest_schedule(capsys, monkeypatch):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
+import os
 import threading
 import time
 from dataclasses import replace
 
 from change_events import Entry, Found, Gone, MemorySink, SQLiteSink, Unchanged
+from verification.harness.processes import wait_until
 
 
 class NoBumpOnUnchanged(MemorySink):
@@ -91,13 +95,28 @@ class LocksThreadsOnly(SQLiteSink):
     def __init__(self, path, **settings):
         super().__init__(path, **settings)
         self._threads = threading.Lock()
+        self._path = path
 
     def apply(self, id, change, /, *, if_version):
         with self._threads:
             if self.entry(id).version != if_version:
                 return False
-            time.sleep(0.005)
+            if multiprocessing.parent_process():
+                self._wait_for_another_process()
             return super().apply(id, change, if_version=self.entry(id).version)
+
+    def _wait_for_another_process(self):
+        """Write once a second process has compared, too; or after all, if none does."""
+        self._path.with_suffix(f".{os.getpid()}").touch()
+        with contextlib.suppress(TimeoutError):
+            wait_until(lambda: len(list(self._path.parent.glob(f"{self._path.stem}.[0-9]*"))) > 1)
+
+
+class FailsOnce(SQLiteSink):
+    def apply(self, id, change, /, *, if_version):
+        if isinstance(change, Found) and change.value["n"] == 40:
+            raise OSError("the disk is full")
+        return super().apply(id, change, if_version=if_version)
 
 
 class ForgetsETagOnUnchanged(MemorySink):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+# Before pytester's runs, each of which forgets the modules that it imports: the second one would
+# start no process, because it could not pickle a function of a module that is imported again.
+import concurrent.futures.process  # noqa: F401
 import textwrap
 from pathlib import Path
 
 import pytest
 
 pytest_plugins = ["pytester"]
+
+ONE_WINS = "two looks with the same version were applied"
 
 IN_MEMORY = """
     @pytest.fixture
@@ -113,15 +118,16 @@ def test_a_sink_that_breaks_a_rule_fails_its_test(run_contract, name, rule):
 
 
 @pytest.mark.parametrize(
-    ("body", "rule"),
+    ("body", "rule", "reason"),
     [
         (
             IN_A_FILE.format(name="LocksThreadsOnly"),
             "test_of_many_processes_with_one_version_one_wins",
+            ONE_WINS,
         ),
-        (ONE_FOR_EACH, "test_of_many_processes_with_one_version_one_wins"),
-        (ONE_FOR_EACH, "test_the_storage_is_one_however_often_it_is_opened"),
-        (ONE_FOR_EACH, "test_state_is_one_however_often_the_storage_is_opened"),
+        (ONE_FOR_EACH, "test_of_many_processes_with_one_version_one_wins", ONE_WINS),
+        (ONE_FOR_EACH, "test_the_storage_is_one_however_often_it_is_opened", "assert Entry("),
+        (ONE_FOR_EACH, "test_state_is_one_however_often_the_storage_is_opened", "assert None == "),
     ],
     ids=[
         "only threads are locked out",
@@ -130,10 +136,23 @@ def test_a_sink_that_breaks_a_rule_fails_its_test(run_contract, name, rule):
         "one state for each handle",
     ],
 )
-def test_a_sink_that_is_wrong_only_when_shared_fails(run_contract, body, rule):
+def test_a_sink_that_is_wrong_only_when_shared_fails(run_contract, body, rule, reason):
     result = run_contract(body)
 
-    result.stdout.fnmatch_lines(f"FAILED *::{rule}*")
+    result.stdout.fnmatch_lines([f"E *{reason}*", f"FAILED *::{rule}*"])
+
+
+def test_what_a_contender_raises_is_shown_and_no_other_waits_for_it(run_contract):
+    result = run_contract(IN_A_FILE.format(name="FailsOnce"))
+
+    result.stdout.fnmatch_lines_random(
+        [
+            "FAILED *::test_of_many_threads_with_one_version_one_wins*",
+            "FAILED *::test_of_many_processes_with_one_version_one_wins*",
+        ]
+    )
+    reasons = [line for line in result.outlines if line.startswith("E ") and "Error: " in line]
+    assert {line.split(": ", 1)[1] for line in reasons} == {"the disk is full"}
 
 
 def test_for_the_smallest_sink_only_tests_of_missing_methods_are_skipped(run_contract):

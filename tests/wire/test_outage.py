@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from functools import partial
 from itertools import pairwise
@@ -12,7 +13,7 @@ import boto3
 import pytest
 
 from change_events import FetchError, Found, HTTPFetcher, MassDeletionError
-from change_events._consumer import acknowledgements, backoff, intake, looks
+from change_events._consumer import acknowledgements, backoff, intake, looks, visibility
 from change_events._consumer import worker as worker_module
 from change_events._consumer.backoff import Backoff
 from change_events._consumer.run import Run
@@ -439,17 +440,39 @@ def test_a_worker_goes_on_soon_after_sqs_has_come_back(
     assert len(later) <= 2  # a receive and an acknowledgement were under way
 
 
+def test_an_outage_longer_than_a_message_can_be_held_costs_receives(
+    channel, dead, source, make_worker, monkeypatch
+):
+    """It is one receive in eleven hours, which are one second here."""
+    monkeypatch.setattr(visibility, "LONGEST_HOLD", 1.0)
+    source.answer = lambda id: Answer(503, b"{}")
+    channel.announce("p1")
+
+    with running(make_worker()):
+        wait_until(lambda: dead.count() == {"visible": 1})
+
+    assert channel.count() == {}
+
+
 def test_a_worker_finds_new_credentials_after_the_old_ones_have_expired(
     line, channel, source, make_worker, outcomes, pauses, monkeypatch
 ):
     expired = error(403, "ExpiredToken")
+    refused = threading.Event()
+
+    def accept_the_new(asked):
+        if "Credential=fresh/" in asked.headers["Authorization"]:
+            return None
+        if asked.headers["X-Amz-Target"] == "AmazonSQS.ReceiveMessage":
+            refused.set()
+        return expired(asked)
+
     with running(make_worker()):
         channel.announce("p1")
         outcomes.wait_for(("p1", "never_saved"))
-        line.fault = lambda asked: (
-            None if "Credential=fresh/" in asked.headers["Authorization"] else expired(asked)
-        )
-        wait_until(lambda: len(pauses) >= 2)
+        line.fault = accept_the_new
+        # Not before a receive was refused: the poll that is under way could bring p2.
+        assert refused.wait(20)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "fresh")
         channel.announce("p2")
         outcomes.wait_for(("p2", "never_saved"))

@@ -177,15 +177,15 @@ def signature_check(calls: int = 2_000) -> None:
     verifier._certificate = lru_cache(lambda _: certificate)  # noqa: SLF001  # fetches nothing
 
     def microseconds(verify: Callable[[Mapping[str, object]], None] | None) -> float:
-        started = time.perf_counter()
+        started = time.process_time()
         for _ in range(calls):
             decode(body, topic_arn=TOPIC, verify=verify)
-        return (time.perf_counter() - started) / calls * 1e6
+        return (time.process_time() - started) / calls * 1e6
 
     pairs = [(microseconds(None), microseconds(verifier.verify)) for _ in range(15)]
     check = statistics.median(verified - plain for plain, verified in pairs)
     plain = statistics.median(pair[0] for pair in pairs)
-    print(f"signature   {check:6.1f} µs a message more than decoding it ({plain:.1f} µs)")
+    print(f"signature   {check:6.1f} µs of CPU a message more than decoding it ({plain:.1f} µs)")
 
 
 class InMemory:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,12 @@ if TYPE_CHECKING:
 
 
 def status_of(work: Callable[[], int]) -> int:
-    """Do a command's work; return its exit status, or 130 after Ctrl-C, as shells do."""
+    """
+    Do a command's work; return its exit status, or 130 after Ctrl-C, as shells do.
+
+    SIGINT is heeded even if it was ignored at the start, as it is in a shell's background job.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return work()
     except KeyboardInterrupt:

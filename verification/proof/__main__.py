@@ -1,7 +1,8 @@
 """
 The proof: `make prove`, in minutes, or `make prove-all`, in an hour or two.
 
-1. exhaustive: every schedule of a few saves of one entity, with one that raises, and one fault
+1. exhaustive: every schedule of a few saves of one entity; of some set-ups also with one more save,
+   that raises, and a fault at once
    (`python -m verification.proof.exhaustive`)
 2. mutants: with any rule switched off that the promise rests on, 1 finds a violation
    (`python -m verification.proof.mutants`)

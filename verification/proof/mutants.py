@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec, module_from_spec
 from typing import TYPE_CHECKING
 
+from verification.harness.commands import status_of
 from verification.harness.parallel import ignore_ctrl_c
 from verification.proof.rules import MUTANTS, Mutant
 
@@ -112,11 +113,8 @@ def command(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--processes", type=int, default=2, help="how many processes to use (default: 2)"
     )
-    try:
-        return int(not main(**vars(parser.parse_args(arguments))))
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
+    given = parser.parse_args(arguments)
+    return status_of(lambda: int(not main(**vars(given))))
 
 
 if __name__ == "__main__":

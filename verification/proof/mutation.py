@@ -25,6 +25,7 @@ from mutmut.mutation.diff_apply import get_diff_for_mutant
 from mutmut.stats import status_by_exit_code
 from mutmut.utils.format_utils import orig_function_and_class_names_from_key
 
+from verification.harness.commands import status_of
 from verification.proof.survivors import SURVIVORS
 
 if TYPE_CHECKING:
@@ -194,4 +195,4 @@ def _print_survivors(mutants: list[Mutant]) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(status_of(main))

@@ -48,8 +48,9 @@ class Worker(Settings[T], Generic[T]):
     (Without such an id, failures are counted: five in a row at three ids or more; or two at one id
     that can't be its own fault.) The worker then stops receiving, keeps what it holds, and tries
     one id at a time, after pauses that grow to half a minute, or to what the source asks for if
-    that is longer. Once a look succeeds, it goes on. An outage loses no message to the dead-letter
-    queue.
+    that is longer. Once a look succeeds, it goes on. An outage of up to eleven hours moves no
+    message to the dead-letter queue; in a longer one, each needs a receive for every eleven hours,
+    because SQS lets nobody hold a message for more than twelve.
 
     When too many looks at cached entities see them gone, the worker probably asks the wrong source.
     So it does when the cache is empty and the source knows none of the first `min_deleted` ids. It

@@ -117,9 +117,10 @@ def make_handler(
         settle: The settle window in seconds; see `Worker`.
         early_look: Look also when an event arrives, not only when its window is over; see `Worker`.
         allow_mass_deletion: Refuse no deletion. By default, a deletion is refused if more than half
-            of the last hundred looks at cached entities saw them gone, and twenty or more did; see
-            `Worker`. The event comes back, and ends in the dead-letter queue if nobody acts. All
-            processes count together, if the sink keeps state (a `StatefulSink`).
+            of the last hundred looks at cached entities saw them gone, and twenty or more did (of a
+            small cache, fewer are enough); see `Worker`. The event comes back, and ends in the
+            dead-letter queue if nobody acts. All processes count together, if the sink keeps state
+            (a `StatefulSink`).
         client: A boto3 SQS client. Default: one for the queue's Region, made when first needed.
 
     Returns:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import sys
+import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from itertools import chain
@@ -28,9 +29,10 @@ MOST_LOST = 10_000
 
 
 def contend_in_threads(sink: Sink[Any], changes: list[list[Found[Any]]]) -> list[Win]:
-    """Apply each list of changes in a thread of its own."""
+    """Apply each list of changes in a thread of its own. The lists have the same length."""
+    barrier = threading.Barrier(len(changes))
     with _threads_that_switch_often(), ThreadPoolExecutor(len(changes)) as pool:
-        return list(chain(*pool.map(partial(_contend, sink), changes)))
+        return list(chain(*pool.map(partial(_contend, sink, barrier), changes)))
 
 
 def contend_in_processes(
@@ -38,11 +40,9 @@ def contend_in_processes(
 ) -> list[Win]:
     """Apply each list of changes in a process of its own, which opens the sink."""
     spawn = multiprocessing.get_context("spawn")  # a fork would inherit what can't be pickled
-    start = spawn.Barrier(len(changes))
-    with ProcessPoolExecutor(
-        len(changes), mp_context=spawn, initializer=_wait_at, initargs=(start,)
-    ) as pool:
-        return list(chain(*pool.map(partial(_open_and_contend, open_again), changes)))
+    with spawn.Manager() as manager, ProcessPoolExecutor(len(changes), mp_context=spawn) as pool:
+        contend = partial(_open_and_contend, open_again, manager.Barrier(len(changes)))
+        return list(chain(*pool.map(contend, changes)))
 
 
 @contextlib.contextmanager
@@ -56,29 +56,44 @@ def opened(open_again: Callable[[], Sink[Any]]) -> Iterator[Sink[Any]]:
             sink.close()
 
 
-def _contend(sink: Sink[Any], changes: list[Found[Any]]) -> list[Win]:
-    """Apply each change to `p1`, again and again until no other look gets in between."""
+def _contend(sink: Sink[Any], barrier: Barrier, changes: list[Found[Any]]) -> list[Win]:
+    """Apply each change to `p1`. All contenders apply theirs to the same version at first."""
     won: list[Win] = []
-    for change in changes:
-        for _ in range(MOST_LOST):
+    with _aborting(barrier):
+        for change in changes:
+            barrier.wait()  # until nobody writes any more
             version = sink.entry("p1").version
-            if sink.apply("p1", change, if_version=version):
-                won.append((version, change))
-                break
-        else:
-            pytest.fail(f"{type(sink).__name__} refused {MOST_LOST} looks in a row")
+            barrier.wait()  # until all have read it: a busy machine runs one after the other
+            won.append((_apply(sink, change, version), change))
     return won
 
 
+def _apply(sink: Sink[Any], change: Found[Any], version: int) -> int:
+    """Apply the change again and again until no other look gets in between; return to what."""
+    for _ in range(MOST_LOST):
+        if sink.apply("p1", change, if_version=version):
+            return version
+        version = sink.entry("p1").version
+    return pytest.fail(f"{type(sink).__name__} refused {MOST_LOST} looks in a row")
+
+
 def _open_and_contend(
-    open_again: Callable[[], Sink[Any]], changes: list[Found[Any]]
+    open_again: Callable[[], Sink[Any]], barrier: Barrier, changes: list[Found[Any]]
 ) -> list[Win]:  # pragma: no cover  # coverage does not see other processes
-    with opened(open_again) as sink:
-        return _contend(sink, changes)
+    with _aborting(barrier), opened(open_again) as sink:
+        return _contend(sink, barrier, changes)
 
 
-def _wait_at(start: Barrier) -> None:  # pragma: no cover  # as above
-    start.wait(60)
+@contextlib.contextmanager
+def _aborting(barrier: Barrier) -> Iterator[None]:
+    """Let no contender wait for one that has raised: then end the block."""
+    try:
+        yield
+    except threading.BrokenBarrierError:
+        pass  # another contender raises the reason
+    except BaseException:
+        barrier.abort()
+        raise
 
 
 @contextlib.contextmanager

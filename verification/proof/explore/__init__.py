@@ -1,5 +1,9 @@
 """
-Every schedule of two saves, one that fails, and one fault, on two workers.
+Every schedule of a few saves of one entity, on two workers.
+
+`World` says how many saves there are, whether one more raises, and which faults can happen.
+`exhaustive.WALKS` lists what is walked: not every set-up has two saves, one that raises *and* a
+fault.
 
 The production code runs one step at a time. A state is the state of all processes and of what lies
 between them. From each state every possible next step is taken; a state that several schedules

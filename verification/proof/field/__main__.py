@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verification.harness import ROOT
-from verification.harness.commands import add_processes, add_worlds
+from verification.harness.commands import add_processes, add_worlds, status_of
 from verification.harness.docs import EXPLANATION, write_between_markers
 from verification.harness.parallel import results
 from verification.harness.progress import Progress
@@ -223,7 +223,8 @@ def _save(sums: dict[str, Sum], arguments: argparse.Namespace, seconds: float) -
 def command(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m verification.proof.field")
     add_arguments(parser)
-    return main(parser.parse_args(arguments))
+    given = parser.parse_args(arguments)
+    return status_of(lambda: main(given))
 
 
 if __name__ == "__main__":

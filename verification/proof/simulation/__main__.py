@@ -9,7 +9,7 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
-from verification.harness.commands import add_processes, add_worlds
+from verification.harness.commands import add_processes, add_worlds, status_of
 from verification.harness.parallel import results
 from verification.harness.progress import Progress
 from verification.proof import simulation
@@ -131,7 +131,8 @@ def _report(played: Played, world: int) -> int:
 def command(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m verification.proof.simulation")
     add_arguments(parser)
-    return main(parser.parse_args(arguments))
+    given = parser.parse_args(arguments)
+    return status_of(lambda: main(given))
 
 
 if __name__ == "__main__":
