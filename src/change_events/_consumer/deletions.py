@@ -85,14 +85,16 @@ class Deletions:
         if self._state is None or not self._guard.on:
             return
         over = False
-        while not over:
+        while True:
             was_tripped = self._guard.tripped
             self.learn()
-            if was_tripped and not self._guard.tripped:
-                resumed()
-            over = pause(KEEP_EVERY)
             with suppress(Exception):  # then the next time, or the next deletion, stores it
                 self.keep(at_least=1)
+            if was_tripped and not self._guard.tripped:
+                resumed()
+            if over:
+                return
+            over = pause(KEEP_EVERY)
 
     def learn(self) -> None:
         """
