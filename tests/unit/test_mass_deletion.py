@@ -432,6 +432,32 @@ def test_a_small_cache_loses_at_most_half_of_its_entities():
     assert hands.halted is not None
 
 
+@pytest.mark.parametrize("found", [0, 10, 1000])
+def test_a_small_cache_loses_at_most_half_of_its_entities_whatever_was_found_before(found):
+    sink, guard = full(19), Guard()
+    for _ in range(found):
+        guard.found(cached=True)
+    deletions = deletions_of(sink, guard)
+    for id in sink.ids():
+        if deletions.refused(id, sink.entry(id)) is None:
+            sink.apply(id, Gone(), if_version=sink.entry(id).version)
+
+    assert len(sink) == 10
+
+
+def test_a_small_cache_whose_entities_come_and_go_is_not_stopped():
+    sink, guard = full(10), Guard()
+    deletions = deletions_of(sink, guard)
+    for n in range(200):
+        id = f"p{n % 10}"
+        if n % 4:
+            guard.found(cached=True)
+        else:
+            assert deletions.refused(id, sink.entry(id)) is None
+            sink.apply(id, Gone(), if_version=sink.entry(id).version)
+            sink.apply(id, Found({}), if_version=sink.entry(id).version)
+
+
 # An empty cache
 
 

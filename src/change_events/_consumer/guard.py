@@ -56,6 +56,7 @@ class Guard:
     ) -> None:
         self._min_deleted = min_deleted
         self._max_share = max_share
+        self._most_few = int(min_deleted / max(max_share, 0.02))
         self._on = on
         self._window = _Window()
         self._mine: deque[bool] = deque(maxlen=WINDOW)  # only this process may have a wrong URL
@@ -94,7 +95,7 @@ class Guard:
         """
         if not MIN_DELETED_OF_FEW - 1 <= self._window.gone < self._min_deleted - 1:
             return 0
-        return int(self._min_deleted / max(self._max_share, 0.02))
+        return self._most_few
 
     def found(self, *, cached: bool) -> None:
         """Count a look that found an entity. `cached`: It was cached before."""
@@ -219,16 +220,16 @@ class Guard:
         gone, mine = self._window.gone, sum(self._mine)
         if mine >= self._min_deleted and mine > self._max_share * WINDOW:
             return True
-        if gone <= self._max_share * self._window.looks:
-            return False
-        if gone >= self._min_deleted:
+        if gone >= self._min_deleted and gone > self._max_share * self._window.looks:
             return True
-        # Those that are left, and those deleted before: this one is in both. What other processes
+        if left is None:
+            return False
+        # Those that are left, and those deleted lately: this one is in both. What other processes
         # may delete can still be among those that are left.
-        deleted = min(gone, mine)
-        return left is not None and (
-            gone >= MIN_DELETED_OF_FEW and gone > self._max_share * (left + deleted - 1)
-        )
+        entities = left + sum(list(self._mine)[-self._most_few :]) - 1
+        # As many looks as entities: what was found before must not hide that all are gone.
+        lately = self._window.gone_of_last(entities)
+        return lately >= MIN_DELETED_OF_FEW and lately > self._max_share * entities
 
 
 class _Window:
@@ -258,6 +259,10 @@ class _Window:
     def unkept(self) -> int:
         """How many are not stored."""
         return len(self._own)
+
+    def gone_of_last(self, number: int) -> int:
+        """Return how many of the last so many looks saw the entity gone."""
+        return sum(list(self._all)[-number:]) if number > 0 else 0
 
     def add(self, *, gone: bool) -> None:
         """Add a look of this process."""

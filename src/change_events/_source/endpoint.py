@@ -52,11 +52,6 @@ class Endpoint:
         transport = PoolTransport(pool, origin) if pool else KeepAliveTransport(parsed)
         return cls(origin, parsed.request_uri, transport)
 
-    @property
-    def url(self) -> str:
-        """The whole URL."""
-        return self.origin + self.target
-
     def targets(self, ids: Sequence[str]) -> Iterator[tuple[str, set[str]]]:
         """Yield as few targets as the ids fit into, each with its ids. Leave out invalid ids."""
         asked: set[str] = set()
