@@ -290,3 +290,25 @@ def test_an_error_before_the_awaitable_is_there_ends_the_save(time, flaky):
     with pytest.raises(LookupError):
         save("p1")
     assert time.renewals._saves == {}
+
+
+def test_a_coroutine_whose_save_may_not_begin_is_closed(time, flaky):
+    begun = []
+
+    @broadcasts_before_save(flaky, renewals=time.renewals)
+    def save(id):
+        begun.append(slow())
+        return begun[0]
+
+    async def slow():
+        raise AssertionError
+
+    async def main():
+        saving = save("p1")
+        time.now, flaky.fails = 6.0, (6.0, math.inf)
+        with pytest.raises(PublishError):
+            await saving
+
+    run(main)
+
+    assert inspect.getcoroutinestate(begun[0]) == inspect.CORO_CLOSED

@@ -392,3 +392,20 @@ def test_an_early_bulk_look_that_finds_nothing_new_writes_nothing():
     assert hands.outcomes == [("p2", Outcome.UPDATED)]
     assert hands.counts()["too_early"] == 1
     assert hands.next_at() == pytest.approx(100.1)
+
+
+def test_a_bulk_look_that_succeeds_shows_whose_fault_an_earlier_failure_was():
+    hands = with_catalogue("p1", "p2", "good", settle=0.0)
+    hands.sink.apply("known", Found({"id": "known"}), if_version=0)
+    hands.receive(message("broken", 9))
+    hands.source.fail("broken", status=500)
+    together = reserved(hands)
+    broken = together.pop(together.index("broken"))
+    hands.look_at(broken)
+    assert hands.queue.hidden == []
+
+    list(hands.looks.look_together(together))
+    hands.receive(*(message(id, number) for number, id in enumerate(together, 20)))
+    look_together(hands)
+
+    assert hands.queue.hidden == [[("h9", 2.0)]]

@@ -431,6 +431,17 @@ def test_what_was_found_hides_no_deletion_after_the_state_was_lost():
     assert str(guard).startswith("10 of the last 100 looks")
 
 
+def test_no_more_is_remembered_than_counts():
+    guard = Guard()
+    for _ in range(3):
+        see(guard, found=150)
+        guard.dump()
+    see(guard, found=150)
+    guard.load("")
+
+    assert guard.unkept == 100
+
+
 def test_a_state_that_was_lost_counts_anew():
     guard, other = Guard(), Guard()
     see(guard, found=50)

@@ -184,6 +184,19 @@ def test_a_deletion_that_is_asked_for_again_counts_once():
     assert all(asked(full(30), ["p1"] * 1000))
 
 
+def test_an_entity_that_came_back_counts_again():
+    sink = full(60)
+    deletions = deletions_of(sink)
+    allowed = 0
+    for _ in range(30):
+        if deletions.refused("p1", sink.entry("p1")) is None:
+            allowed += 1
+            sink.apply("p1", Gone(), if_version=sink.entry("p1").version)
+            sink.apply("p1", Found({}), if_version=sink.entry("p1").version)
+
+    assert allowed == 19
+
+
 def test_an_id_whose_deletion_is_asked_for_again_is_still_there():
     ids = ["p1", "p2", "p3", "p4", "p5", "p5"]
 
@@ -402,6 +415,7 @@ class Counted(MemorySink):
         return super().__len__()
 
     def ids(self, *, after=None, limit=1000):
+        assert limit <= 40
         self.asked.append("ids")
         raise PermissionError("no Scan")
 

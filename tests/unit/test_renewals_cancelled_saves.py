@@ -176,6 +176,24 @@ def test_a_cancelled_save_that_cannot_be_broadcast_any_more_is_unsettled(time, f
     assert time.renewals._saves == {}
     assert time.renewals.tally.stats().unsettled == 1
     assert [record.action for record in own(caplog)][-1] == "unsettled"
+    assert own(caplog)[-1].getMessage().endswith("the topic is away")
+
+
+def test_a_cancelled_save_is_given_up_a_window_after_its_last_broadcast_was_due(time, flaky):
+    ends_with(time, flaky, asyncio.CancelledError())
+    flaky.fails = (3.5, math.inf)
+    time.passes(100)
+
+    assert flaky.started[-1] == 18.0
+
+
+def test_cancelled_saves_live_as_long_whatever_the_monotonic_clock_has_missed_before(time, flaky):
+    time.is_suspended(1000.0)
+    ends_with(time, flaky, asyncio.CancelledError())
+    ends_with(time, flaky, asyncio.CancelledError())
+    time.passes(100)
+
+    assert len(flaky.started) == 14
 
 
 def test_a_cancelled_save_whose_last_broadcast_is_refused_once_is_broadcast_again(time, flaky):

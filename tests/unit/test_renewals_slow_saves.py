@@ -83,7 +83,8 @@ def test_renewals_stop_when_the_save_raises(time, flaky, saver):
 
 
 def test_a_renewal_still_waiting_for_a_sender_when_the_save_ends_is_not_sent(channel, time, flaky):
-    with time.broadcasting(flaky, "p1"):
+    block = time.broadcasting(flaky, "p1")
+    with block:
         time.now = 3.0
         assert time.renewals.collect_due() == 1
     time.renewals.renew_next()

@@ -30,6 +30,7 @@ class Recorded:
 
     Attributes:
         calls: The ids of each call.
+        events: The events of all calls.
         refused: The ids that are refused.
     """
 
@@ -37,21 +38,24 @@ class Recorded:
 
     def __init__(self):
         self.calls = []
+        self.events = []
         self.refused = set()
 
     def publish(self, events, /):
         self.calls.append([event.id for event in events])
+        self.events += events
         if refused := self.refused & {*self.calls[-1]}:
             raise PublishError("refused", ids=[*refused])
 
 
-def renewed(time, *saves):
+def renewed(time, *saves, **settings):
     """Begin saves, each of a publisher and some ids; return after their first renewals."""
     with ExitStack() as stack:
         for publisher, *ids in saves:
-            stack.enter_context(time.broadcasting(publisher, *ids))
+            stack.enter_context(time.broadcasting(publisher, *ids, **settings))
         for publisher, *_ in saves:
             publisher.calls.clear()
+            publisher.events.clear()
         for _ in range(wait_for_senders(time)):
             time.renewals.renew_next()
 
@@ -59,6 +63,24 @@ def renewed(time, *saves):
 def wait_for_senders(time):
     time.now = 2.5
     return time.renewals.collect_due()
+
+
+def test_saves_of_one_publisher_share_a_call_though_others_came_in_between(time):
+    one, other = Recorded(), Recorded()
+
+    renewed(time, (one, "a"), (other, "b"), (one, "c"))
+
+    assert (one.calls, other.calls) == ([["a", "c"]], [["b"]])
+
+
+def test_events_that_share_a_call_are_those_of_their_saves(time):
+    publisher = Recorded()
+    renewed(time, (publisher, "a"), (publisher, "b"), settle=3.0, confirm=True)
+
+    a, b = publisher.events[:2]
+    assert (a.settle, a.phase, b.settle, b.phase) == (3.0, "saving", 3.0, "saving")
+    assert a.save != b.save
+    assert None not in {a.save, b.save}
 
 
 def test_ten_ids_of_one_publisher_share_a_call(time):
