@@ -60,7 +60,7 @@ def no_renewal_and_no_last_broadcast(patch):
 
 def no_renewal_of_a_cancelled_save(patch):
     end = Renewals.end
-    patch.setattr(Renewals, "end", lambda self, save, goes_on: end(self, save))
+    patch.setattr(Renewals, "end", lambda self, save, goes_on: end(self, save, goes_on=False))
 
 
 def confirmation_of_a_failed_save(patch):

@@ -156,7 +156,7 @@ class Renewals:
             if save.renew_at < self._wake_at:
                 self._wake(save.renew_at)
 
-    def end(self, save: Save, *, goes_on: bool = False) -> bool:
+    def end(self, save: Save, *, goes_on: bool) -> bool:
         """
         Note that a save is over; return True if its last broadcast can have been too early.
 
