@@ -103,7 +103,9 @@ class LocksThreadsOnly(SQLiteSink):
                 return False
             if multiprocessing.parent_process():
                 self._wait_for_another_process()
-            return super().apply(id, change, if_version=self.entry(id).version)
+            while not super().apply(id, change, if_version=self.entry(id).version):
+                pass  # the file's own comparison must not help
+            return True
 
     def _wait_for_another_process(self):
         """Write once a second process has compared, too; or after all, if none does."""

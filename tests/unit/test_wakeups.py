@@ -65,6 +65,10 @@ class Condition:
         del self.waiting[:number]
 
 
+EPSILON = 1e-9
+"""Seconds: now + (then - now) can be a little more than then."""
+
+
 class Machine(RuleBasedStateMachine):
     """Three threads that look, one that receives, and one that helps it."""
 
@@ -210,7 +214,7 @@ class Machine(RuleBasedStateMachine):
         at = self.desk.next_at()
         if at is not None and self.due.waiting and not self.due.woken:
             assert any(
-                thread.until is not None and thread.until <= max(at, self.now)
+                thread.until is not None and thread.until <= max(at, self.now) + EPSILON
                 for thread in self.due.waiting
             ), "all threads sleep longer than until the next look is due"
 

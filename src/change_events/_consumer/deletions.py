@@ -85,16 +85,18 @@ class Deletions:
         if self._state is None or not self._guard.on:
             return
         over = False
-        while True:
+        while not over:
             was_tripped = self._guard.tripped
             self.learn()
-            with suppress(Exception):  # then the next time, or the next deletion, stores it
-                self.keep(at_least=1)
+            self._keep_what_is_new()
             if was_tripped and not self._guard.tripped:
                 resumed()
-            if over:
-                return
             over = pause(KEEP_EVERY)
+        self._keep_what_is_new()
+
+    def _keep_what_is_new(self) -> None:
+        with suppress(Exception):  # then the next time, or the next deletion, stores it
+            self.keep(at_least=1)
 
     def learn(self) -> None:
         """
