@@ -356,7 +356,12 @@ def test_a_coroutine_that_is_closed_in_a_late_save_is_broadcast_without_waiting(
 # Results that are futures
 
 
-def test_a_future_that_is_cancelled_can_still_be_running(time, flaky):
+@pytest.mark.parametrize(
+    "end",
+    [Future.cancel, lambda future: future.set_exception(TimeoutError())],
+    ids=["cancelled", "timed out"],
+)
+def test_a_future_that_is_cancelled_or_timed_out_can_still_be_running(time, flaky, end):
     future = Future()
 
     @broadcasts_before_save(flaky, renewals=time.renewals)
@@ -364,24 +369,10 @@ def test_a_future_that_is_cancelled_can_still_be_running(time, flaky):
         return future
 
     assert save("p1") is future
-    future.cancel()
+    end(future)
     time.passes(100)
 
     assert len(flaky.started) == 5  # ten seconds, and the last one
-
-
-def test_a_future_that_timed_out_can_still_be_running(time, flaky):
-    future = Future()
-
-    @broadcasts_before_save(flaky, renewals=time.renewals)
-    def save(id):
-        return future
-
-    save("p1")
-    future.set_exception(TimeoutError())
-    time.passes(100)
-
-    assert len(flaky.started) == 5
 
 
 def test_a_future_that_hides_its_error_has_ended_its_save(time, flaky):

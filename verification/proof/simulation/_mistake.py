@@ -63,9 +63,10 @@ class Mistake:
     def watch(self, worker: Guarded) -> None:
         """Look at this new worker's log, too."""
         self._workers.append(worker)
-        one = any(each.process.alive for each in self._of_misled())
-        if self._lasts and (self._for_all or not one):
-            self._mislead(worker)
+        if self._lasts and (self._for_all or not self._misleads_one()):
+            self._source.misled.add(worker.process)
+            if not self._for_all:
+                self._environment.ghost.mistakes.allowed += MOST_DELETED
 
     def await_it(self, *, within: float) -> None:
         """Schedule the mistake, in so many seconds at most, and the operator's rounds."""
@@ -87,13 +88,8 @@ class Mistake:
             ghost.mistakes.allowed = MOST_DELETED
         self._deploy(None if self._for_all else 1)
 
-    def _mislead(self, worker: Guarded) -> None:
-        self._source.misled.add(worker.process)
-        if not self._for_all:
-            self._environment.ghost.mistakes.allowed += MOST_DELETED
-
-    def _of_misled(self) -> list[Guarded]:
-        return [worker for worker in self._workers if worker.process in self._source.misled]
+    def _misleads_one(self) -> bool:
+        return any(process.alive for process in self._source.misled)
 
     def _go_round(self) -> None:
         environment = self._environment

@@ -151,9 +151,8 @@ class WatchedSink:
         try:
             self._pause()
         except Killed:
-            if (
-                self._environment.random() < 0.5
-            ):  # the process is dead, but its statement is under way
+            # The process is dead, but its statement can be under way.
+            if self._environment.random() < 0.5:
                 self._apply(id, change, if_version)
             raise
         self._require_database()

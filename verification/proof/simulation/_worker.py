@@ -53,7 +53,6 @@ class Worker:
                 stalls=lambda: world.random() < world.faults.heartbeat_stalls,
             ),
         )
-
         world.mistake.watch(self)
 
     @property
