@@ -263,7 +263,7 @@ def a_failed_look_is_forgotten(patch):
 def every_failure_is_the_ids_own(patch):
     failed = Experiment.failed
     patch.setattr(Experiment, "failed", lambda *given, held: failed(*given, held=held) and None)
-    patch.setattr(Experiment, "can_tell", lambda _: False)
+    patch.setattr(Experiment, "can_tell", lambda *_: False)
     patch.setattr(Breaker, "count", lambda *_, own: False)
 
 

@@ -457,6 +457,16 @@ def test_in_an_outage_a_thread_waits_while_looks_at_all_good_ids_are_under_way(d
     assert desk.next_at() is None
 
 
+def test_ids_that_failed_while_the_sink_hangs_are_looked_at_again_after_a_minute(desk):
+    """The sink was asked for good ids, and nothing else tells what is wrong."""
+    assert desk.experiment.wants_ids("a", 0.0)
+    receive(desk, "b")
+    assert fail(desk, 0.0) == Failure()
+    assert desk.next(HUNG - 1.0) == []
+
+    assert desk.next(HUNG) == ["b"]
+
+
 def test_a_look_that_tests_the_source_is_not_early(knowing):
     receive(knowing, "good3", hold=5.0)
     ids = knowing.next(0.0)

@@ -236,7 +236,7 @@ def test_a_single_good_id_that_fails_shows_nothing():
     experiment.learn(["a"], 0.0)
 
     assert not fail(experiment, "a", 10.0)
-    assert not experiment.can_tell()
+    assert not experiment.can_tell(10.0)
 
 
 def test_a_success_starts_the_count_of_failed_controls_again(experiment):
@@ -389,6 +389,24 @@ def test_an_id_that_fails_is_not_good_for_itself():
 def test_the_sink_is_asked_once_until_it_has_answered():
     experiment = Experiment(doubling)
     assert experiment.wants_ids("a", 1.0) > 0
+    assert experiment.wants_ids("a", 1.0 + 2 * ASK_AGAIN) == 0
 
-    assert experiment.wants_ids("a", 1.0 + ASK_AGAIN / 2) == 0
-    assert experiment.wants_ids("a", 1.0 + ASK_AGAIN) > 0
+    experiment.learn([], 200.0)
+    assert experiment.wants_ids("a", 199.0 + ASK_AGAIN) == 0
+    assert experiment.wants_ids("a", 200.0 + ASK_AGAIN) > 0
+
+
+def test_while_the_sink_is_asked_for_good_ids_it_can_still_be_told_what_is_wrong():
+    experiment = Experiment(doubling)
+    experiment.wants_ids("a", 1.0)
+    fail(experiment, "b", 2.0)
+    assert experiment.can_tell(0.9 + HUNG)
+    assert not experiment.cannot_end(0.9 + HUNG)
+    assert experiment.cannot_end(1.0 + HUNG)
+
+    experiment.learn([], 3.0)
+    assert experiment.cannot_end(3.0)
+
+
+def test_without_a_suspect_there_is_nothing_to_end():
+    assert not Experiment(doubling).cannot_end(1.0)

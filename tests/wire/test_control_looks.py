@@ -172,3 +172,25 @@ def test_broken_ids_neither_stop_the_worker_nor_delay_others(
 
     assert outages(caplog) == []
     assert seconds < 5.0  # on a machine without load far less than one
+
+
+def test_while_the_sink_looks_for_good_ids_broken_ones_are_no_outage(
+    source, sink, make_worker, outcomes, caplog
+):
+    """The threads that fail first come before the ids that tell a broken id from an outage."""
+    broken = [f"p{number}" for number in range(9)]
+    fill(source, sink, [*broken, "good"])
+    source.answer = lambda id: Answer(500) if id in broken else None
+    queue = queued(*broken, receives=99)
+    worker = make_worker(queue.url, client=queue.client, threads=10)
+    ids = sink.ids
+
+    def late_ids(**asked):
+        wait_until(lambda: worker.stats().failed >= len(broken))
+        return ids(**asked)
+
+    sink.ids = late_ids
+    with running(worker):
+        wait_until(lambda: worker.stats().retries >= len(broken))
+
+    assert outages(caplog) == []

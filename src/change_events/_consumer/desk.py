@@ -112,6 +112,8 @@ class Desk:
         """Reserve the control of an experiment, or the id that tests if an outage is over."""
         id = None
         if not self.breaker.open:
+            if self.experiment.cannot_end(now):  # the sink hangs that was asked for good ids
+                self._release(now)
             id = self.experiment.next(now, self._is_free)
         elif self.breaker.failures % 2:  # good ids and ids in hand in turn: both can be broken
             id = self.experiment.rotate(self._is_free)
@@ -200,7 +202,7 @@ class Desk:
             return Failure(outage=outage, pause=self.breaker.look_at - now)
         in_a_row = self.breaker.count(id, own=failed.own)
         outage = self.experiment.failed(id, failed, now, held=held)
-        if not outage and held and not self.experiment.can_tell():
+        if not outage and held and not self.experiment.can_tell(now):
             outage = in_a_row
             if not outage:
                 return Failure(self._judged(self.experiment.give_up(), now, certain=False))

@@ -98,24 +98,27 @@ class Experiment:
         self._asked_at = -math.inf  # when the first control look of the last question began
         self._control_at = math.inf  # when the next control look can begin
         self._hung_at = math.inf  # when the control look under way counts as hung
-        self._ask_at = -math.inf
+        self._ask_at = -math.inf  # when the sink can be asked for good ids
+        self._answer_by = -math.inf  # until when its answer is awaited
 
     # Good ids
 
     def learn(self, ids: Iterable[str], now: float) -> None:
         """Remember ids that the sink has; without any, don't ask it again for a while."""
         self._good = {**dict.fromkeys(ids), **self._good}
+        self._answer_by = -math.inf
         self._ask_at = -math.inf if self._untried() else now + ASK_AGAIN
 
     def wants_ids(self, id: str, now: float) -> int:
         """
         Return how many ids to ask the sink for, now that a look at `id` has failed.
 
-        Nobody else asks before `learn`, because the sink can hang.
+        Nobody else asks before `learn`, because the sink can hang. For a minute, no verdict is
+        reached without its answer.
         """
         if now < self._ask_at or self._untried(id):
             return 0
-        self._ask_at = now + ASK_AGAIN
+        self._ask_at, self._answer_by = math.inf, now + HUNG
         return TRIED + 1 + len(self._suspects)
 
     def knows_ids(self, is_free: Callable[[str], bool]) -> bool:
@@ -191,11 +194,15 @@ class Experiment:
         if self._suspects and self._control is None and self._control_at == math.inf:
             self._control_at = max(now + GRACE, self._asked_at + PERIOD)
         # Good ids have failed for events of their own: that tells as much as control looks.
-        return held and not self.can_tell() and bool(self._good.keys() - {id})
+        return held and not self.can_tell(now) and bool(self._good.keys() - {id})
 
-    def can_tell(self) -> bool:
-        """Return False if no good id is known that a control look could have."""
-        return self._control is not None or bool(self._untried())
+    def can_tell(self, now: float) -> bool:
+        """Return False if no good id is known that a control look could have, nor asked for."""
+        return self._control is not None or now < self._answer_by or bool(self._untried())
+
+    def cannot_end(self, now: float) -> bool:
+        """Return True if there are suspects that nothing under way will judge."""
+        return bool(self._suspects) and not self.can_tell(now)
 
     def call_off(self) -> None:
         """Ask no more: all suspects are held for another reason, and looked at again after it."""
@@ -222,7 +229,7 @@ class Experiment:
             self._control = None
         at_fault = [each for each in self._suspects.values() if each.at <= started]
         self._are_at_fault(at_fault)
-        if self._suspects and not self.can_tell():
+        if self._suspects and not self.can_tell(started):
             at_fault += self.give_up()
         if self._suspects and self._control is None:
             self._control_at = max(started + GRACE, self._asked_at + PERIOD)

@@ -252,10 +252,11 @@ class Looks(Generic[T]):
         """Ask the sink for ids that are good, if none is known but the failing ones."""
         with self.consumer as desk:
             number = desk.experiment.wants_ids(id, self.clock())
-        if number and isinstance(self.settings.sink, EnumerableSink):
+        if number:
             ids: Sequence[str] = []
-            with contextlib.suppress(Exception):  # then the look has failed for that reason
-                ids = self.settings.sink.ids(limit=max(number, SAMPLED))
+            if isinstance(self.settings.sink, EnumerableSink):
+                with contextlib.suppress(Exception):  # then the look has failed for that reason
+                    ids = self.settings.sink.ids(limit=max(number, SAMPLED))
             with self.consumer as desk:
                 desk.experiment.learn(ids[:: max(1, len(ids) // number)], self.clock())
 
