@@ -61,9 +61,10 @@ types: $(VENV)/.dev ## Check the types, with mypy and with pyright
 	$(BIN)/mypy
 	$(BIN)/pyright
 
-figures: $(VENV)/.dev ## Print what the library costs, and how large its parts are
+figures: $(VENV)/.dev ## Print what the library costs, how large it is, and which tables are old
 	$(BIN)/python -m verification.benchmarks.figures
 	$(BIN)/python -m verification.harness.structure
+	$(BIN)/python -m verification.harness.tables
 
 picture: $(VENV)/.dev ## Draw the modules and their imports (docs/explanation/architecture.svg)
 	$(BIN)/python -m verification.harness.picture

@@ -12,6 +12,7 @@ What proof, chaos, benchmarks and tests share.
     processes.py   child processes
     progress.py    a line that shows how far a command is
     source.py      a service that owns entities, and savers that change them
+    tables.py      lists the tables of the docs that are older than their code
     wire.py        HTTP servers and proxies that fail on demand
 """
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import platform
-import subprocess
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from verification.harness import ROOT
+from verification.harness.docs import commit
 from verification.proof.field._conditions import CONTENDERS, LATENCY_TEXT, RATES, WORKLOAD_TEXT
 from verification.proof.simulation._books import LEAST, PER_DECADE
 
@@ -155,7 +154,7 @@ def conditions(factor: float) -> str:
 
 def as_json(sums: dict[str, Sum], *, factor: float, world: int, seconds: float) -> str:
     content = {
-        "commit": _commit(),
+        "commit": commit(),
         "python": platform.python_version(),
         "faults_times": factor,
         "faults": {name: rate * factor for name, (rate, _) in RATES.items()},
@@ -199,20 +198,6 @@ def _contender(sum_: Sum) -> dict[str, Any]:
             "buckets": dict(sorted(sum_.staleness.items())),
         },
     }
-
-
-def _commit() -> str:
-    """Return the commit that last changed the code that plays, with a + if it has changed since."""
-    try:
-        commit = _git("log", "-1", "--format=%h", "--abbrev=12", "--", *CODE)
-        return commit + ("+" if _git("status", "--porcelain", "--", *CODE) else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(ROOT), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()  # noqa: S603
 
 
 def as_markdown(sums: dict[str, Sum]) -> str:
