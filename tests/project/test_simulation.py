@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 
-from change_events import FetchError, Found, Gone, MemorySink, SNSPublisher, Unchanged
+from change_events import FetchError, Found, Gone, MemorySink, SNSPublisher, SQLiteSink, Unchanged
 from change_events._consumer.acknowledgements import Acknowledgements
 from change_events._consumer.breaker import Breaker
 from change_events._consumer.deletions import Deletions
@@ -26,7 +26,7 @@ from change_events._producer.renewals import Renewals
 from change_events.sinks import memory
 from verification.proof.simulation import CHECKS, play
 from verification.proof.simulation.__main__ import command
-from verification.proof.simulation._setups import FAULTS
+from verification.proof.simulation._setups import FAULTS, drawn
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -36,6 +36,41 @@ def test_the_promise_holds_in_a_random_world(seed):
     assert played.broken is None, "\n".join([played.broken.text, *played.broken.story])
     assert played.counts["commits"] > 0
     assert played.counts["applies"] > 0
+
+
+@pytest.fixture(params=["sqlite", "postgres", "dynamodb"])
+def database(request):
+    """Where a database sink keeps its cache."""
+    if request.param == "postgres":
+        return request.getfixturevalue("postgres").get_uri()
+    return request.getfixturevalue("aws") if request.param == "dynamodb" else request.param
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_promise_holds_in_a_random_world_with_a_database(database, seed):
+    played = play(seed, writes=150, sink=database)
+
+    assert played.broken is None, "\n".join([played.broken.text, *played.broken.story])
+    assert played.counts["applies"] > 0
+
+
+def test_a_database_that_does_not_compare_versions_is_found_out(monkeypatch):
+    apply = SQLiteSink.apply
+    monkeypatch.setattr(
+        SQLiteSink,
+        "apply",
+        lambda self, id, change, if_version: apply(
+            self, id, change, if_version=self.entry(id).version
+        ),
+    )
+
+    assert any(
+        play(seed, writes=800, checks={"forward"}, sink="sqlite").broken for seed in range(100, 200)
+    )
+
+
+def test_some_worlds_keep_their_cache_in_a_file():
+    assert {drawn(seed).sink for seed in range(100)} == {"memory", "sqlite"}
 
 
 def test_some_worlds_have_gets_of_many():
@@ -310,6 +345,8 @@ def nothing_is_acknowledged(patch):
     patch.setattr(Acknowledgements, "delete", lambda *_: [])
 
 
+USUAL = {"writes": 800, "sink": "memory"}
+
 LIKELY = {
     "guarded": {
         "writes": 2000,
@@ -380,9 +417,7 @@ def test_a_rule_that_is_switched_off_breaks_a_property(monkeypatch, check, mutat
         (
             played.broken
             for seed in (*RARE, *range(100, 200))
-            if (
-                played := play(seed, checks={check}, **({"writes": 800} | LIKELY.get(check, {})))
-            ).broken
+            if (played := play(seed, checks={check}, **(USUAL | LIKELY.get(check, {})))).broken
         ),
         None,
     )

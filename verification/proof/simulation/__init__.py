@@ -4,9 +4,10 @@ A random simulation of the production code, in virtual time.
 A *world* is drawn from a seed: a set-up (settle window, queue delay, early look, confirmation,
 workers, ...), a workload and everything that goes wrong. Services save within the production
 `broadcasting`, renewed by the production `Renewals`, through the production `SNSPublisher`.
-Workers are the production `Consumer`, `Inbox`, `look`, `Queue` and `MemorySink`. Stand-ins replace
-what lies beyond the wire: SNS, SQS, the source, the clock. A *ghost* watches the wires and checks
-every step against the promise.
+Workers are the production `Run` and `Queue`, with tasks for threads. The cache is a production
+sink: in memory or in a SQLite file; with `--sink`, also in PostgreSQL or DynamoDB. Stand-ins
+replace what lies beyond the wire: SNS, SQS, the source, the clock. A *ghost* watches the wires and
+checks every step against the promise.
 
 The promise has conditions, and a world keeps them. A commit comes less than the settle window
 after an accepted broadcast of its save, unless no renewal could be sent; then the broadcast after

@@ -6,8 +6,9 @@ import argparse
 import sys
 import textwrap
 from collections import Counter
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from verification.harness.commands import add_processes, add_worlds, status_of
 from verification.harness.parallel import results
@@ -16,6 +17,7 @@ from verification.proof import simulation
 from verification.proof.simulation._ghost import CHECKS
 from verification.proof.simulation._run import Played, play, shrunk
 from verification.proof.simulation._setups import WRITES, drawn
+from verification.proof.simulation._sinks import SINKS, served
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +28,8 @@ examples:
       a million writes, in two processes
   python -m verification.proof.simulation --writes 10_000_000
       ten million
+  python -m verification.proof.simulation --writes 20_000 --world 1000 --sink postgres
+      small worlds, whose caches are in a PostgreSQL server
   python -m verification.proof.simulation --seed 4711
       one world again, in which a violation was found
   python -m verification.proof.simulation --seed 4711 --trace p3
@@ -52,6 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_worlds(parser, writes=WRITES)
     add_processes(parser)
     parser.add_argument(
+        "--sink",
+        choices=SINKS,
+        help="the cache of all worlds (default: by the seed, in memory or in a SQLite file)",
+    )
+    parser.add_argument(
         "--seed", type=int, metavar="N", help="play this world only, and print its set-up"
     )
     parser.add_argument(
@@ -63,8 +72,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Play, print the results, and return the exit status."""
+    if arguments.sink is None:
+        return _play(arguments)
+    with served(arguments.sink) as where:
+        return _play(arguments, sink=where)
+
+
+def _play(arguments: argparse.Namespace, **changes: Any) -> int:
     if arguments.seed is not None:
-        return _play_one(arguments)
+        return _play_one(arguments, **changes)
     seeds = range(
         arguments.first_seed, arguments.first_seed + -(-arguments.writes // arguments.world)
     )
@@ -73,11 +89,11 @@ def main(arguments: argparse.Namespace) -> int:
     writes, cpu, worlds = 0, 0.0, 0
     try:
         for played in results(
-            partial(play, writes=arguments.world), seeds, processes=arguments.processes
+            partial(play, writes=arguments.world, **changes), seeds, processes=arguments.processes
         ):
             if played.broken is not None:
                 progress.clear()
-                return _report(played, arguments.world)
+                return _report(played, arguments, **changes)
             counts += played.counts
             writes += played.writes
             cpu += played.cpu
@@ -98,11 +114,11 @@ def main(arguments: argparse.Namespace) -> int:
     return 0 if writes >= arguments.writes else 130
 
 
-def _play_one(arguments: argparse.Namespace) -> int:
-    print(drawn(arguments.seed, writes=arguments.world))
-    played = play(arguments.seed, writes=arguments.world, trace=arguments.trace)
+def _play_one(arguments: argparse.Namespace, **changes: Any) -> int:
+    print(replace(drawn(arguments.seed, writes=arguments.world), **changes))
+    played = play(arguments.seed, writes=arguments.world, trace=arguments.trace, **changes)
     if played.broken is not None:
-        return _report(played, arguments.world)
+        return _report(played, arguments, **changes)
     microseconds = played.cpu / played.writes * 1e6
     print(
         f"{played.writes:,} writes, no violation, {microseconds:.0f} µs of CPU each: "
@@ -112,16 +128,17 @@ def _play_one(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _report(played: Played, world: int) -> int:
+def _report(played: Played, given: argparse.Namespace, **changes: Any) -> int:
     broken = played.broken
     assert broken is not None
+    sink = f" --sink {given.sink}" if given.sink else ""
     print(f"VIOLATION of {broken.check!r} in the world of seed {broken.seed}: {broken.text}\n")
     print("\n".join(broken.story[-60:]))
     print(
-        f"\nagain: python -m verification.proof.simulation --seed {broken.seed} --world {world} "
-        f"--trace {broken.id}"
+        f"\nagain: python -m verification.proof.simulation --seed {broken.seed} "
+        f"--world {given.world}{sink} --trace {broken.id}"
     )
-    small = shrunk(broken)
+    small = shrunk(broken, **changes)
     if small is not broken:
         print(f"\nthe same in a smaller world: {small.text}\n")
         print("\n".join(small.story))

@@ -41,6 +41,7 @@ class Setup:
     faults: Faults = field(repr=False)
     bulk: int = 1
     guard: bool = False  # and somebody deploys a wrong URL
+    sink: str = "memory"  # see `opened`
 
 
 class Environment:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from verification.proof.simulation._ghost import CHECKS
 from verification.proof.simulation._kernel import Violation
 from verification.proof.simulation._setups import WRITES, Ours, drawn
+from verification.proof.simulation._sinks import opened
 from verification.proof.simulation._world import World
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def play(
     setup = replace(drawn(seed, writes=writes), **changes)
     started = time.process_time()
     try:
-        ghost = run(seed, setup, Ours(), checks=checks, trace=trace)
+        ghost = _run_ours(seed, setup, checks=checks, trace=trace)
     except Violation as violation:
         broken = _told(seed, setup, violation, checks, trace or violation.id)
         return Played(seed, writes, time.process_time() - started, Counter(), broken)
@@ -122,20 +123,28 @@ def run(
         return World(seed, setup, protagonists, checks=checks, traced=trace).run()
 
 
+def _run_ours(
+    seed: int, setup: Setup, *, checks: frozenset[str], trace: str | None = None
+) -> Ghost:
+    with opened(setup.sink) as sink:
+        return run(seed, setup, Ours(sink), checks=checks, trace=trace)
+
+
 def _told(seed: int, setup: Setup, violation: Violation, checks: frozenset[str], id: str) -> Broken:
-    world = World(seed, setup, Ours(), checks=checks, traced=id)
-    with undisturbed(), contextlib.suppress(Violation):
-        world.run()
+    with opened(setup.sink) as sink:
+        world = World(seed, setup, Ours(sink), checks=checks, traced=id)
+        with undisturbed(), contextlib.suppress(Violation):
+            world.run()
     return Broken(seed, violation.check, id, str(violation), tuple(world.ghost.story.lines))
 
 
-def shrunk(broken: Broken, *, attempts: int = 60) -> Broken:
+def shrunk(broken: Broken, *, attempts: int = 60, **changes: Any) -> Broken:
     """Search the same violation in smaller worlds of the same set-up, whose stories are shorter."""
     for writes in (3, 10, 30, 100, 300, 1000):
-        setup = replace(drawn(broken.seed, writes=writes), ids=1 + writes // 100)
+        setup = replace(drawn(broken.seed, writes=writes), ids=1 + writes // 100, **changes)
         for seed in range(attempts):
             try:
-                run(seed, setup, Ours(), checks=frozenset([broken.check]))
+                _run_ours(seed, setup, checks=frozenset([broken.check]))
             except Violation as violation:
                 told = _told(seed, setup, violation, frozenset([broken.check]), violation.id)
                 return told if len(told.story) < len(broken.story) else broken

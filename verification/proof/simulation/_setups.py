@@ -12,6 +12,7 @@ from verification.proof.simulation._ours import Service
 from verification.proof.simulation._worker import Worker
 
 if TYPE_CHECKING:
+    from verification.proof.simulation._sinks import AnySink
     from verification.proof.simulation._world import World
 
 WRITES = 10_000
@@ -50,10 +51,10 @@ FAULTS = Faults(
 
 
 class Ours:
-    """The production code on both sides."""
+    """The production code on both sides. The cache is in memory, unless another sink is given."""
 
-    def __init__(self) -> None:
-        self._sink: MemorySink[int] = MemorySink(clock=float)
+    def __init__(self, sink: AnySink | None = None) -> None:
+        self._sink = MemorySink(clock=float) if sink is None else sink
 
     def service(self, world: World, name: str) -> Service:
         return Service(world, name)
@@ -91,4 +92,5 @@ def drawn(seed: int, *, writes: int = WRITES) -> Setup:
         faults=FAULTS.times(choose([0.0, 0.2, 1.0, 1.0, 4.0])),
         bulk=choose([1, 1, 5, 50]),
         guard=choose([True, False]),
+        sink=choose([*7 * ["memory"], "sqlite"]),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from change_events import Entry, FetchError, Found, Gone, MemorySink, Unchanged
+from change_events import Entry, FetchError, Found, Gone, Unchanged
 from verification.proof.simulation._kernel import Killed
 
 if TYPE_CHECKING:
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from verification.proof.simulation._books import State
     from verification.proof.simulation._environment import Environment, HasEnvironment
     from verification.proof.simulation._kernel import Process
+    from verification.proof.simulation._sinks import AnySink
 
 STATUSES = (None, 200, 302, 401, 403, 429, 500, 500, 503)
 """How a GET fails: with no answer, with an unusable one, or with an error."""
@@ -115,7 +116,7 @@ class WatchedSink:
     `outage` is the database's.
     """
 
-    def __init__(self, world: HasEnvironment, sink: MemorySink[int], outage: Outage) -> None:
+    def __init__(self, world: HasEnvironment, sink: AnySink, outage: Outage) -> None:
         self._environment = world.environment
         self._sink = sink
         self._outage = outage

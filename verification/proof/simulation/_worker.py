@@ -16,15 +16,15 @@ from verification.proof.simulation._source import WatchedSink
 from verification.proof.simulation._threads import VirtualThreads
 
 if TYPE_CHECKING:
-    from change_events import MemorySink
     from change_events._consumer.control import Control
+    from verification.proof.simulation._sinks import AnySink
     from verification.proof.simulation._world import World
 
 
 class Worker:
     """A process that follows: a run of the production worker, from its start to its stop."""
 
-    def __init__(self, world: World, name: str, sink: MemorySink[int]) -> None:
+    def __init__(self, world: World, name: str, sink: AnySink) -> None:
         setup, kernel = world.setup, world.kernel
         self._guard = Guard(on=setup.guard)
         self._world = world

