@@ -84,6 +84,19 @@ def test_a_message_that_is_refused_is_told_with_the_reason_and_ends_the_calls():
     assert len(topic.calls) == 1
 
 
+def test_each_reason_of_a_call_is_told_once():
+    failed = [("0", "B", "b"), ("1", "A", "a"), ("2", "B", "b")]
+    topic = Topic(
+        answer=lambda _: {
+            "Failed": [{"Id": id, "Code": code, "Message": text} for id, code, text in failed]
+        }
+    )
+    several = batches(topic, 10)
+    several.send(at_once=1)
+
+    assert several.failures == ["A: a; B: b"]
+
+
 def test_each_message_that_is_refused_is_told_by_its_position():
     topic = Topic(
         answer=lambda messages: {

@@ -399,9 +399,10 @@ def test_a_failure_that_can_be_the_first_of_an_outage_costs_no_receive_even_with
 
 
 def test_an_id_that_is_stuck_is_handed_back_if_there_is_no_room():
-    desk = make_desk(prefetch=3)
+    desk = make_desk(prefetch=6)
     desk.experiment.learn(["good"], 0.0)
-    (event,) = receive(desk, "a")
+    event, *_ = receive(desk, "a", "b", "c")
+    receive(desk, "d")
     fail(desk, 0.0, own=False, retry_after=9.0)
     assert desk.receiving.full
 
@@ -409,10 +410,22 @@ def test_an_id_that_is_stuck_is_handed_back_if_there_is_no_room():
 
     assert verdict.events == [event]
     assert verdict.pause == 9.0
+
+
+def test_an_id_that_was_stuck_and_handed_back_begins_again():
+    desk = make_desk(prefetch=6)
+    desk.experiment.learn(["good"], 0.0)
+    receive(desk, "a", "b", "c")
+    receive(desk, "d")
+    fail(desk, 0.0, own=False)
+    for now in (GRACE, 1.0, 1.0, 1.0):  # the control, and the others
+        succeed(desk, now)
+
     receive(desk, "a", now=10.0)
     fail(desk, 10.0, own=False)
     (verdict,) = succeed(desk, 20.0).at_fault
-    assert verdict.pause == 2.0  # the first one again
+
+    assert (verdict.events, verdict.pause) == ([], 2.0)  # held, with the first pause
 
 
 def test_control_looks_that_fail_begin_an_outage_that_spends_no_receive(knowing):

@@ -242,6 +242,23 @@ def test_while_the_queue_has_more_no_second_early_look_follows():
     assert hands.next_at() == 105.5
 
 
+def test_the_sink_is_asked_for_good_ids_if_only_the_failing_one_is_known():
+    class Listed(MemorySink):
+        def ids(self, *, after=None, limit=1000):
+            asked.append(limit)
+            return super().ids(after=after, limit=limit)
+
+    asked = []
+    hands = opened(sink=Listed(), settle=0.0)
+    hands.source["p1"] = {"id": "p1"}
+    hands.receive(message())
+    hands.look()
+
+    fail_look(hands, FetchError("503"))
+
+    assert len(asked) == 1
+
+
 def test_an_answer_that_no_fetcher_can_give_names_the_fetcher_and_the_id(hands, caplog):
     hands.source.fetch = lambda id, etag=None: Unchanged()
     hands.receive(message())

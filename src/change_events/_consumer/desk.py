@@ -268,7 +268,7 @@ class Desk:
             self._release(now)
 
     def _release(self, now: float) -> None:
-        self._refused = self.guard.tripped
+        self._refused = False
         self.experiment.call_off()
         self.inbox.release(now)
         self.changed(len(self.inbox))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from enum import Enum
+from itertools import islice
 
 WINDOW = 100
 """How many of the last looks at cached entities count."""
@@ -262,7 +263,7 @@ class _Window:
 
     def gone_of_last(self, number: int) -> int:
         """Return how many of the last so many looks saw the entity gone."""
-        return sum(list(self._all)[-number:]) if number > 0 else 0
+        return sum(islice(reversed(self._all), max(0, number)))
 
     def add(self, *, gone: bool) -> None:
         """Add a look of this process."""
