@@ -358,9 +358,13 @@ def test_what_other_processes_have_found_hides_no_deletion(processes):
     assert allowed == 50
 
 
-@pytest.mark.parametrize("found", [4, 100])
-def test_other_processes_with_the_right_url_do_not_hide_one_with_a_wrong_one(found):
-    right, wrong, kept = Guard(), Guard(), ""
+@pytest.mark.parametrize(
+    ("found", "min_deleted", "deleted"), [(4, 20, 50), (100, 20, 50), (100, 60, 59)]
+)
+def test_other_processes_with_the_right_url_do_not_hide_one_with_a_wrong_one(
+    found, min_deleted, deleted
+):
+    right, wrong, kept = Guard(), Guard(min_deleted=min_deleted), ""
     allowed = 0
     for _ in range(300):
         see(right, found=found)
@@ -370,7 +374,7 @@ def test_other_processes_with_the_right_url_do_not_hide_one_with_a_wrong_one(fou
         allowed += wrong.allows_deletion()
         kept = stored(wrong)
 
-    assert allowed == 50
+    assert allowed == deleted
 
 
 def test_deletions_that_could_not_be_stored_count_all_the_same():

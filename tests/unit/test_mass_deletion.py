@@ -356,6 +356,31 @@ def test_a_sink_that_hangs_when_a_worker_starts_keeps_no_deletion_waiting():
     assert deletions.refused("p20", sink.entry("p20")) is not None
 
 
+def test_what_a_worker_reads_at_its_start_is_forgotten_if_it_has_read_something_newer():
+    sink, guard, gate, hangs = full(60), Guard(), threading.Event(), threading.Event()
+    assert deletions_of(sink).refused("p0", sink.entry("p0")) is None
+    state = sink.state
+
+    def read_and_hang(name):
+        sink.state = state
+        text = state(name)
+        hangs.set()
+        assert gate.wait(20)
+        return text
+
+    sink.state = read_and_hang
+    deletions = deletions_of(sink, guard)
+    thread = threading.Thread(target=deletions.learn)
+    thread.start()
+    assert hangs.wait(20)
+    for n in range(1, 10):
+        assert deletions.refused(f"p{n}", sink.entry(f"p{n}")) is None
+    gate.set()
+    thread.join()
+
+    assert guard.few  # it knows of ten deletions, not of one
+
+
 def test_a_look_waits_for_half_a_minute_while_the_sink_keeps_another_one_waiting(monkeypatch):
     monkeypatch.setattr("change_events._consumer.deletions.PATIENCE", 0.01)
     sink, turn = full(1), threading.Lock()
