@@ -6,11 +6,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-oldest prove prove-all field chaos soak bench bench-quick \
+.PHONY: help demo test test-all test-oldest test-under-load prove prove-all field chaos soak bench bench-quick \
 	mutate lint format types figures picture dist clean
 
 help: ## Say what can be made
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
 
 demo: $(VENV)/.example ## See a product service and two caches that follow it (under a minute)
 	$(BIN)/python examples/demo.py
@@ -24,6 +24,9 @@ test-all: $(VENV)/.dev ## Run all tests on each of Python 3.10 to 3.13 that is f
 
 test-oldest: $(VENV)/.dev ## Run the core tests with the oldest Python and dependencies that are allowed
 	$(BIN)/python -m nox --session oldest
+
+test-under-load: $(VENV)/.dev ## Run all tests ten times beside two busy loops (an hour or more)
+	$(BIN)/python -m verification.harness.under_load
 
 prove: $(VENV)/.dev ## Prove the promise: schedules, mutants, a million random writes (minutes)
 	$(BIN)/python -m verification.proof
@@ -46,7 +49,7 @@ bench: $(VENV)/.dev ## Measure against the libraries that others use (half an ho
 bench-quick: $(VENV)/.dev ## The same against loops on boto3 only (a minute or two)
 	$(BIN)/python -m verification.benchmarks --quick
 
-mutate: $(VENV)/.dev ## Change the code in small ways, and see that tests notice (ten minutes)
+mutate: $(VENV)/.dev ## Change the code in small ways, and see that tests notice (an hour)
 	$(BIN)/python -m verification.proof.mutation
 
 lint: $(VENV)/.dev ## Check format and style

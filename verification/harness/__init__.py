@@ -13,6 +13,7 @@ What proof, chaos, benchmarks and tests share.
     progress.py    a line that shows how far a command is
     source.py      a service that owns entities, and savers that change them
     tables.py      lists the tables of the docs that are older than their code
+    under_load.py  runs the tests again and again, beside busy loops
     wire.py        HTTP servers and proxies that fail on demand
 """
 

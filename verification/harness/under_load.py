@@ -1,0 +1,62 @@
+"""
+Runs the tests again and again, while busy loops keep the processors from them.
+
+    python -m verification.harness.under_load      (or `make test-under-load`; an hour)
+
+A test that fails once in ten runs fails for everybody, now and then. What fails is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import time
+
+from verification.harness import ROOT
+from verification.harness.commands import status_of
+
+TESTS = [sys.executable, "-m", "pytest", "-q", "--numprocesses", "4", "--dist", "worksteal"]
+
+FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
+
+
+def main() -> int:
+    """Run the tests so many times; return 1 if a test has failed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m verification.harness.under_load",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("tests", nargs="*", help="which tests, as for pytest; default: all")
+    parser.add_argument("--times", type=int, default=10, help="how often (default: 10)")
+    parser.add_argument("--busy", type=int, default=2, help="how many busy loops (default: 2)")
+    given = parser.parse_args()
+    loops = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(given.busy)
+    ]
+    try:
+        bad = sum(not _passes(number, given.tests) for number in range(1, given.times + 1))
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+    print(f"{given.times} times beside {given.busy} busy loops: {bad} with a failure")
+    return int(bad > 0)
+
+
+def _passes(number: int, tests: list[str]) -> bool:
+    started = time.monotonic()
+    run = subprocess.run([*TESTS, *tests], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603  # our own
+    lines = (run.stdout or run.stderr).strip().splitlines()
+    print(
+        f"{number}: {lines[-1] if lines else ''} ({time.monotonic() - started:.0f} s)", flush=True
+    )
+    for failed in FAILED.findall(run.stdout):
+        print(f"   {failed}")
+    return run.returncode == 0
+
+
+if __name__ == "__main__":
+    sys.exit(status_of(main))
