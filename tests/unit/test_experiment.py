@@ -187,6 +187,15 @@ def test_suspects_that_no_control_can_judge_any_more_are_at_fault_when_a_look_su
     assert experiment.next_at() == math.inf
 
 
+def test_suspects_that_a_look_shows_to_be_at_fault_come_before_those_that_none_can_judge():
+    experiment = Experiment(doubling)
+    experiment.learn(["only"], 0.0)
+    fail(experiment, "p", 10.0)
+    fail(experiment, "q", 12.0)
+
+    assert ids(experiment.passed("only", 11.0, present=False)) == ["p", "q"]
+
+
 # What control looks that fail mean
 
 
@@ -278,18 +287,24 @@ def test_an_id_that_is_at_fault_is_not_good(experiment):
 
     fail(experiment, "p", 20.0)
     assert control(experiment, 21.0) == "other"
-    assert experiment.rotate(lambda id: True) == "old"
+    assert [experiment.rotate(lambda id: True) for _ in range(4)] == [
+        "old",
+        "between",
+        "other",
+        "old",
+    ]
 
 
-def test_good_ids_are_remembered_from_long_ago_and_from_now():
+@pytest.mark.parametrize("last", [100, 101, 102])
+def test_good_ids_are_remembered_from_long_ago_and_from_now(last):
     experiment = Experiment(doubling)
-    for number in range(100):
+    for number in range(last):
         experiment.passed(str(number), float(number), present=True)
 
     good = [experiment.rotate(lambda id: True) for _ in range(KNOWN)]
 
     assert good[: KNOWN // 2] == [str(number) for number in range(KNOWN // 2)]
-    assert good[KNOWN // 2 :] == [str(number) for number in range(100 - KNOWN // 2, 100)]
+    assert good[KNOWN // 2 :] == [str(number) for number in range(last - KNOWN // 2, last)]
 
 
 def test_good_ids_are_chosen_in_turn(experiment):

@@ -8,7 +8,7 @@ import random
 import pytest
 from hands import Hands, fail_look, message, opened
 
-from change_events import FetchError, MemorySink, Outcome, Unchanged
+from change_events import FetchError, Found, MemorySink, Outcome, Unchanged
 from change_events.testing import FakeSource
 
 
@@ -63,6 +63,28 @@ def test_a_lost_compare_and_set_counts_as_a_conflict_and_costs_another_get(hands
 
     assert len(hands.look()) == 1
     assert hands.counts() == {"received": 1, "gets": 3, "conflicts": 2, "never_saved": 1, "held": 0}
+
+
+def test_after_a_lost_compare_and_set_the_entry_is_read_again(hands):
+    class Rival(MemorySink):
+        """Another worker stores something before the first look does."""
+
+        def apply(self, id, change, /, *, if_version):
+            if rivals:
+                super().apply(id, rivals.pop(), if_version=if_version)
+            return super().apply(id, change, if_version=if_version)
+
+    rivals = []
+    hands = Hands(sink=Rival(), settle=0.0)
+    hands.source["p1"] = {"id": "p1", "n": 2}
+    hands.sink = hands.settings.sink
+    hands.sink.apply("p1", Found({"n": 0}), if_version=0)
+    rivals.append(Found({"n": 1}))
+    hands.receive(message())
+
+    assert len(hands.look()) == 1
+    assert hands.sink.get("p1") == {"id": "p1", "n": 2}
+    assert hands.counts()["conflicts"] == 1
 
 
 def test_a_look_stands_though_on_outcome_raises(caplog):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from operator import sub
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -38,4 +39,5 @@ def elapsed(since: Moment, now: Moment) -> float:
     A wall clock that is set forward makes them too many, which costs a broadcast. One that is set
     back changes nothing, because the other clocks go on.
     """
-    return max(after - before for before, after in zip(since, now, strict=True))
+    seconds: float = max(map(sub, now, since))
+    return seconds
