@@ -17,6 +17,13 @@ from change_events._consumer.look import digest
 from change_events.testing import FakeSource
 
 
+class PlainSink:
+    """Does no more than each sink must."""
+
+    def __init__(self, sink):
+        self.entry, self.apply = sink.entry, sink.apply
+
+
 @pytest.fixture
 def hands():
     return opened()
@@ -164,11 +171,7 @@ def test_after_a_restart_with_the_right_source_the_worker_goes_on(wiped):
 
 
 def test_without_a_sink_that_keeps_state_a_later_process_counts_from_zero(wiped):
-    class Plain:
-        entry = wiped.sink.entry
-        apply = wiped.sink.apply
-
-    hands = Hands(sink=Plain(), settle=0.0)
+    hands = Hands(sink=PlainSink(wiped.sink), settle=0.0)
 
     hands.receive(message("p50", 99))
     assert len(hands.look("p50")) == 1
@@ -321,17 +324,86 @@ def test_a_worker_that_refuses_goes_on_once_another_one_was_told_to():
     assert not guards[0].tripped
 
 
+class Noting(MemorySink):
+    """Notes how often its state is read and stored; it can refuse to store any."""
+
+    def __init__(self):
+        super().__init__()
+        self.reads, self.writes, self.is_broken = 0, 0, False
+
+    def state(self, name):
+        self.reads += 1
+        return super().state(name)
+
+    def set_state(self, name, text, *, if_state):
+        self.writes += 1
+        if self.is_broken:
+            raise OSError("no space left on device")
+        return super().set_state(name, text, if_state=if_state)
+
+
+def test_what_others_have_counted_is_learned_once():
+    sink, guard = Noting(), Guard()
+    for n in range(10):
+        sink.apply(f"p{n}", Found({}), if_version=0)
+    other = deletions_of(sink)
+    for n in range(4):
+        other.refused(f"p{n}", sink.entry(f"p{n}"))
+    deletions = deletions_of(sink, guard)
+    before = sink.reads
+    for _ in range(3):
+        deletions.learn()
+
+    assert sink.reads - before == 1
+    assert guard.few  # four deletions: from now on, the size of the cache matters
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_without_a_guard_or_without_state_nothing_is_learned_or_kept(on, caplog):
+    sink, plain = Noting(), PlainSink(full(1))
+    deletions = deletions_of(plain if on else sink, Guard(on=on))
+    deletions.learn()
+    deletions.keep()
+
+    assert (sink.reads, sink.writes) == (0, 0)
+    assert caplog.records == []
+
+
+def test_what_is_new_is_kept_once_there_is_so_much_of_it():
+    sink, guard = Noting(), Guard()
+    deletions = deletions_of(sink, guard)
+    guard.found(cached=True)
+    deletions.keep(at_least=2)
+    assert sink.writes == 0
+
+    guard.found(cached=True)
+    deletions.keep(at_least=2)
+    assert sink.writes == 1
+
+
+def test_one_look_is_shared_once_a_minute_and_a_sink_that_refuses_it_is_asked_again():
+    sink, guard, waits = Noting(), Guard(), []
+    sink.is_broken = True
+    guard.found(cached=True)
+
+    def pause(seconds):
+        waits.append(seconds)
+        sink.is_broken = False
+        return len(waits) == 2
+
+    deletions_of(sink, guard).share(pause, lambda: None)
+
+    assert waits == [60.0, 60.0]
+    assert sink.writes == 2  # and once it is stored, no more
+    assert guard.unkept == 0
+
+
 @pytest.mark.parametrize("guard", [Guard(on=False), Guard()])
 def test_nothing_is_shared_without_a_guard_or_without_state(guard):
-    sink = full(1)
-
-    class Plain:
-        entry, apply = sink.entry, sink.apply
-
     def fail(*_):
         raise AssertionError
 
-    deletions_of(sink if not guard.on else Plain(), guard).share(fail, fail)
+    deletions_of(full(1) if not guard.on else PlainSink(full(1)), guard).share(fail, fail)
 
 
 def test_a_sink_that_hangs_when_a_worker_starts_keeps_no_deletion_waiting():
@@ -572,10 +644,7 @@ def test_resume_goes_on_without_a_thread_to_store_it(wiped):
 def test_resume_with_a_sink_that_keeps_no_state_only_goes_on():
     sink = MemorySink()
 
-    class Plain:
-        entry, apply = sink.entry, sink.apply
-
-    hands = Hands(sink=Plain(), settle=0.0, guard=Guard(max_share=0.0, min_deleted=1))
+    hands = Hands(sink=PlainSink(sink), settle=0.0, guard=Guard(max_share=0.0, min_deleted=1))
     sink.apply("p1", Found({}), if_version=0)
     hands.receive(message("p1", 1))
     assert hands.look("p1") == []

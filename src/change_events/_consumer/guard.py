@@ -259,7 +259,7 @@ class _Window:
     @property
     def unkept(self) -> int:
         """How many are not stored."""
-        return len(self._own)
+        return len(self._own) + len(self._dumped)
 
     def gone_of_last(self, number: int) -> int:
         """Return how many of the last so many looks saw the entity gone."""
