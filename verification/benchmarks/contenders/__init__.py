@@ -174,7 +174,7 @@ TUNED = Contender(
     ),
 )
 PLAIN = Contender(
-    name="plain", about="one thread: receive ten; for each GET, write, delete", share=0.05
+    name="plain", about="one thread: receive ten; for each GET, write, delete", share=0.03
 )
 
 OWN = [OURS, NO_EARLY, AHEAD, BULK]
@@ -216,7 +216,7 @@ OTHERS = [
         name="sqs-workers",
         about="a raw queue; one thread, because it has no more; batch delete",
         environment="sqs-workers",
-        share=0.05,
+        share=0.03,
     ),
     PLAIN,
 ]
