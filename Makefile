@@ -46,7 +46,7 @@ soak: $(VENV)/.dev ## Watch a worker's memory, threads and sockets (half an hour
 bench: $(VENV)/.dev ## Measure against the libraries that others use (half an hour)
 	$(BIN)/python -m verification.benchmarks
 
-bench-quick: $(VENV)/.dev ## The same against loops on boto3 only (a minute or two)
+bench-quick: $(VENV)/.dev ## The same against loops on boto3 only (a few minutes)
 	$(BIN)/python -m verification.benchmarks --quick
 
 mutate: $(VENV)/.dev ## Change the code in small ways, and see that tests notice (an hour)

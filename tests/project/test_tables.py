@@ -76,6 +76,16 @@ def test_a_table_is_listed_once_its_code_has_changed(repository, capsys):
     assert line.endswith("; 1 commits have changed its code since\n")
 
 
+def test_results_that_a_command_has_written_are_not_a_change_of_the_code(repository):
+    git(repository, "init")
+    (repository / "verification" / "x" / "results").mkdir(parents=True)
+    results = "verification/x/results/results.json"
+    change(repository, results)
+    change(repository, results, commit=False)
+
+    assert not docs.commit().endswith(" with changes")
+
+
 @pytest.mark.parametrize("made", ["", "Made at 1234567.", "Made at an unknown commit."])
 def test_a_table_of_a_commit_that_is_not_known_is_listed(repository, capsys, made):
     git(repository, "init")

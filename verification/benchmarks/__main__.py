@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from verification.benchmarks.contest import Report
 
 BY_NAME = {contender.name: contender for contender in contenders.ALL}
+OTHERS = [contender.name for contender in contenders.OTHERS if contender != contenders.TUNED]
 
 WIDTH = 140
 """The width of the output in columns, without a terminal."""
@@ -39,15 +40,14 @@ def main(arguments: argparse.Namespace) -> int:
     if not console.is_terminal:
         console = Console(width=WIDTH)
     at_hand = [contender.name for contender in contenders.AT_HAND]
-    names = arguments.contenders or (at_hand if arguments.quick else list(BY_NAME))
+    always = {contender.name for contender in [*contenders.OWN, contenders.TUNED]}
+    names = {*always, *(arguments.contenders or (at_hand if arguments.quick else BY_NAME))}
     missed = 0
     with Bench(
         quick=arguments.quick,
         canned=arguments.canned or arguments.quick,
         scale=arguments.scale,
-        contenders=[
-            contender for name, contender in BY_NAME.items() if name in {*names, "ours", "tuned"}
-        ],
+        contenders=[contender for name, contender in BY_NAME.items() if name in names],
     ) as bench:
         for name in arguments.workloads or WORKLOADS:
             report = play(console, bench, name)
@@ -134,14 +134,14 @@ def command(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="a minute or two in all: one round, the canned queue, only what needs no installation",
+        help="a few minutes in all: one round, the canned queue, only what needs no installation",
     )
     parser.add_argument(
         "--contenders",
         nargs="+",
         metavar="NAME",
-        choices=BY_NAME,
-        help=f"which contenders, besides ours and tuned: {', '.join(BY_NAME)}",
+        choices=OTHERS,
+        help=f"which contenders, besides ours and tuned: {', '.join(OTHERS)}",
     )
     parser.add_argument(
         "--canned",

@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 LATENCY = 0.020
 """The source's latency in seconds."""
 
+OLD = 10.0
+"""
+Seconds that old events have been in the queue: longer than the settle window, and than the worker
+allows for differences between SQS's clocks.
+"""
+
+AGED = f"events {OLD:.0f} s old"
+"""What tables call these events."""
+
 
 @dataclass
 class Bench:
@@ -28,7 +37,7 @@ class Bench:
     What a workload gets.
 
     Attributes:
-        quick: Use so few events that all workloads take a minute or two.
+        quick: Use so few events that all workloads take a few minutes.
         canned: Use the canned queue server instead of ministack.
         scale: The part of the events to use; tests use few.
         contenders: The contenders.
@@ -78,26 +87,24 @@ class Bench:
         stage.tell(stage.source, "begin", latency=LATENCY)
         return gets_per_second(stage.source, threads, seconds=2.0)
 
+    def named(self, name: str) -> Contender:
+        """Return the contender with this name."""
+        return next(contender for contender in self.contenders if contender.name == name)
+
     def contest(
         self,
+        who: Sequence[Contender],
         events: Sequence[str],
         notes: list[str],
-        *names: str,
+        *,
         canned: bool = False,
-        also: Sequence[Contender] = (),
         **settings: Any,
     ) -> Rounds:
-        """Let the contenders, or those with these names, do the work in turn."""
+        """Let those of these contenders that take part do the work in turn."""
+        names = {contender.name for contender in self.contenders}
         return contest(
             self.stage(canned=canned),
-            [
-                *(
-                    contender
-                    for contender in self.contenders
-                    if not names or contender.name in names
-                ),
-                *also,
-            ],
+            [self.named(contender.name) for contender in who if contender.name in names],
             events,
             rounds=self.rounds,
             progress=self.progress,

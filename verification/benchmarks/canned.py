@@ -41,9 +41,9 @@ class Queue:
         self._deadlines: dict[str, float] = {}
         self._polls: deque[tuple[dict[str, Any], Send, asyncio.TimerHandle]] = deque()
 
-    def put(self, messages: list[dict[str, Any]]) -> None:
-        """Put in messages, given as parameters of `SendMessage`."""
-        sent = str(int(time.time() * 1000))
+    def put(self, messages: list[dict[str, Any]], *, age: float = 0.0) -> None:
+        """Put in messages, given as parameters of `SendMessage`, as if sent `age` seconds ago."""
+        sent = str(int((time.time() - age) * 1000))
         for message in messages:
             body = message["MessageBody"]
             self._ready.append(
@@ -61,11 +61,11 @@ class Queue:
             timer.cancel()
             send(self._next(asked))
 
-    def fill(self, messages: list[dict[str, Any]]) -> None:
+    def fill(self, messages: list[dict[str, Any]], *, age: float) -> None:
         """Put in messages, and begin to count."""
         self.ledger.polling = len(self._polls)
         self.ledger.fill()
-        self.put(messages)
+        self.put(messages, age=age)
 
     def receive(self, asked: dict[str, Any], send: Send) -> None:
         """Answer a receive, at once or when there is a message."""
@@ -223,7 +223,7 @@ def tell(path: str, body: dict[str, Any]) -> dict[str, Any]:
     """Do a command of the benchmark."""
     queue = queues[body["queue"]]
     if path == "/_bench/fill":
-        queue.fill(body["messages"])
+        queue.fill(body["messages"], age=body["age"])
     return queue.state()
 
 

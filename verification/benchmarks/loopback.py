@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 import selectors
+import time
 from collections.abc import Callable
+from email.utils import formatdate
+from functools import lru_cache
 from typing import cast
 
 Send = Callable[[bytes], None]
@@ -56,13 +59,19 @@ class Connection(asyncio.Protocol):
 def response(
     body: bytes, *, media_type: bytes = b"application/json", status: bytes = b"200 OK"
 ) -> bytes:
-    """Return a complete response."""
-    return b"HTTP/1.1 %s\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s" % (
+    """Return a complete response, with its `Date`, as servers must (RFC 9110, 6.6.1)."""
+    return b"HTTP/1.1 %s\r\nDate: %s\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s" % (
         status,
+        _date(int(time.time())),
         media_type,
         len(body),
         body,
     )
+
+
+@lru_cache(maxsize=1)
+def _date(second: int) -> bytes:
+    return formatdate(second, usegmt=True).encode()
 
 
 def serve(answer: Answer) -> None:

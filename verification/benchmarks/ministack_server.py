@@ -208,20 +208,23 @@ def tell(path: str, body: dict[str, Any]) -> dict[str, Any]:
     if path == "/_bench/fill":
         now = time.time()
         for message in body["messages"]:
-            queues[body["queue"]]["messages"].append(stored(message, now))
+            queues[body["queue"]]["messages"].append(stored(message, now, body["age"]))
         ledger.fill()
     return ledger.state()
 
 
-def stored(message: dict[str, Any], now: float) -> dict[str, Any]:
-    """Return a message as `SendMessage` makes it, without its checks: filling is not measured."""
+def stored(message: dict[str, Any], now: float, age: float) -> dict[str, Any]:
+    """
+    Return a message as `SendMessage` made it `age` seconds ago, without its checks: filling is not
+    measured.
+    """
     attributes = message.get("MessageAttributes", {})
     made = {
         "id": sqs.new_uuid(),
         "body": message["MessageBody"],
         "message_attributes": attributes,
         "md5_attrs": sqs._md5_msg_attrs(attributes),
-        "sent_at": now,
+        "sent_at": now - age,
         "visible_at": now,
     }
     sqs._ensure_msg_fields(made)

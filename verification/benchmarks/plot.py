@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING, Any
 
+from verification.benchmarks.bench import AGED
 from verification.benchmarks.floor import floor
 from verification.harness.plots import INK, plot
 
@@ -16,36 +17,24 @@ OURS, OTHERS = "#2f9e6e", "#b07cc6"
 TITLES = {
     "A": "A: events of different ids\n10 threads, GET 20 ms",
     "B": "B: the same\n50 threads",
-    "C": "C: a backlog of 200 ids\n10 threads, GET 20 ms",
+    "C": "C: events of 200 ids\n10 threads, GET 20 ms",
 }
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
     """Draw events per second and CPU per event of each contest."""
-    contests = [name for name in TITLES if name in results]
+    # Results of an older version have no "contest".
+    contests = [name for name in TITLES if "contest" in results.get(name, {}).get("data", {})]
     if not contests:
         return
-    size = (3.6 * len(contests) + 0.8, 5.6)
-    shown = _runs(results, contests[0]).keys()  # only the first contest shows the names
+    size = (4.6 * len(contests), 6.2)
     with plot(path, 2, len(contests), salt="bench", figsize=size, squeeze=False) as axes:
         for column, name in enumerate(contests):
-            runs = {who: of for who, of in _runs(results, name).items() if who in shown}
+            runs = _runs(results, name)
             axes[0][column].set_title(TITLES[name], fontsize=9)
-            _bars(
-                axes[0][column],
-                runs,
-                lambda run: run["events"] / run["wall"],
-                "{:,.0f}",
-                names=column == 0,
-            )
+            _bars(axes[0][column], runs, lambda run: run["events"] / run["wall"], "{:,.0f}")
             axes[0][column].set_xlabel("events a second")
-            _bars(
-                axes[1][column],
-                runs,
-                lambda run: run["cpu"] / run["events"] * 1e3,
-                "{:.2f}",
-                names=column == 0,
-            )
+            _bars(axes[1][column], runs, lambda run: run["cpu"] / run["events"] * 1e3, "{:.2f}")
             axes[1][column].set_xlabel("ms of CPU an event")
             if "E" in results and name != "C":  # with shared looks, contenders get below the floor
                 _floor(axes[1][column], results["E"]["data"]["floors"])
@@ -53,12 +42,13 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 def _runs(results: dict[str, Any], name: str) -> dict[str, Any]:
     data: dict[str, dict[str, Any]] = results[name]["data"]
-    return data.get("one", data)
+    return {
+        **data["contest"],
+        **{f"{who}, {AGED}": of for who, of in data[AGED].items() if who != "tuned"},
+    }
 
 
-def _bars(
-    axes: Any, runs: dict[str, list[dict[str, Any]]], value: Any, form: str, *, names: bool
-) -> None:
+def _bars(axes: Any, runs: dict[str, list[dict[str, Any]]], value: Any, form: str) -> None:
     values = {name: [value(run) for run in of] for name, of in runs.items()}
     medians = [statistics.median(of) for of in values.values()]
     below = [median - min(of) for median, of in zip(medians, values.values(), strict=True)]
@@ -73,9 +63,9 @@ def _bars(
     for place, median, more in zip(places, medians, above, strict=True):
         axes.text(median + more + most * 0.02, place, form.format(median), va="center", fontsize=8)
     axes.set_xlim(0, most * 1.22)
-    axes.set_ylim(-0.6, len(values) - 0.1)
+    axes.set_ylim(len(values) - 0.4, -0.9)  # the first one on top, below the floor's name
     axes.locator_params(axis="x", nbins=6)
-    axes.set_yticks(places, list(values) if names else [""] * len(values))
+    axes.set_yticks(places, list(values))
     axes.grid(axis="x")
     axes.set_axisbelow(True)
 

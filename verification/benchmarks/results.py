@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verification.benchmarks import contenders, environments
+from verification.benchmarks.bench import AGED
 from verification.benchmarks.plot import draw
 from verification.harness import ROOT
 from verification.harness.docs import markdown_table, write_between_markers
+from verification.harness.figures import Figure
 
 if TYPE_CHECKING:
     from verification.benchmarks.contest import Report
@@ -22,6 +24,34 @@ if TYPE_CHECKING:
 DIRECTORY = ROOT / "verification" / "benchmarks" / "results"
 RESULTS = DIRECTORY / "results.json"
 PLOT = DIRECTORY / "performance.svg"
+
+TIMES, LIMIT = "times as fast as", "latency limit"
+CALLS = "calls per 1,000 events"
+MANY = "ten threads and [many ids in a GET](../howto/answer-many-at-once.md)"
+
+SHORT = [
+    ("Fresh events, beside hand-tuned loops on boto3 (*tuned*)?", "A", f"{TIMES} tuned"),
+    ("The same with fifty threads?", "B", f"{TIMES} tuned"),
+    ("The same with few ids?", "C", f"{TIMES} tuned"),
+    ("Fresh events, beside dramatiq?", "A", f"{TIMES} dramatiq"),
+    ("Old events, beside *tuned*?", "A", f"{AGED}, {TIMES} tuned"),
+    ("The same with fifty threads?", "B", f"{AGED}, {TIMES} tuned"),
+    ("The same with few ids?", "C", f"{AGED}, {TIMES} tuned"),
+    (f"The same with {MANY}?", "A", f"{AGED}, ours, bulk, {TIMES} tuned"),
+    ("How close do old events come to what the source allows?", "A", f"{AGED}, of the {LIMIT}"),
+    ("How many GETs does a fresh event need, in a burst?", "A", "GETs an event"),
+    ("How many GETs does an old event need?", "A", f"{AGED}, GETs an event"),
+    ("How many calls to SQS do 1,000 events need?", "D", f"{CALLS}, ours, 10 threads"),
+]
+"""The short answer: questions, each with the workload and the figure that answer it."""
+
+ANCHORS = {
+    "A": "a-different-ids",
+    "B": "b-fifty-threads-and-two-processes",
+    "C": "c-a-backlog-of-few-ids",
+    "D": "d-calls-to-sqs",
+}
+"""Where the page shows these workloads."""
 
 
 def machine() -> dict[str, Any]:
@@ -74,6 +104,7 @@ def save(reports: dict[str, Report], taken: dict[str, Any]) -> list[Path]:
         }
         write_between_markers(name, as_markdown(report, taken), page="performance.md")
     write_between_markers("contenders", _contenders(taken), page="performance.md")
+    write_between_markers("short", short(kept), page="performance.md")
     RESULTS.write_text(json.dumps(dict(sorted(kept.items())), indent=1) + "\n", encoding="utf-8")
     draw(kept, PLOT)
     return [RESULTS, PLOT, ROOT / "docs" / "explanation" / "performance.md"]
@@ -95,6 +126,18 @@ def as_markdown(report: Report, taken: dict[str, Any]) -> str:
         f"{where['cpu']}, {where['cores']} cores, Python {where['python']}{quick}{part}.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def short(results: dict[str, Any]) -> str:
+    """Return the short answer in Markdown, from the results of all workloads that were run."""
+    rows = [["question", "answer", "measured in"]]
+    for question, name, what in SHORT:
+        for found in results.get(name, {}).get("figures", []):
+            if found["what"] == what:
+                unit = "times as fast" if TIMES in what else "of it" if LIMIT in what else ""
+                answer = str(Figure(what, found["value"], unit))
+                rows.append([question, answer, f"[{name}](#{ANCHORS[name]})"])
+    return markdown_table(rows) + "\n"
 
 
 def _contenders(taken: dict[str, Any]) -> str:

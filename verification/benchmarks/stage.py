@@ -73,7 +73,8 @@ class Run:
     What a contender did with a queue full of events, and what that cost.
 
     All consumers are polling when the queue is filled. Times and calls count from then until the
-    last event is deleted; the queue server measures both moments.
+    last event is deleted; the queue server measures both moments. So the time of ours contains the
+    settle window, in which it holds an event that is fresh.
 
     Attributes:
         contender: The contender's name.
@@ -199,9 +200,9 @@ class Stage:
         """Return a queue's ledger."""
         return self.tell(self.server, "state", queue=name_of(queue_url))
 
-    def fill(self, queue_url: str, messages: Sequence[dict[str, Any]]) -> None:
-        """Put all messages into a queue at once."""
-        self.tell(self.server, "fill", queue=name_of(queue_url), messages=messages)
+    def fill(self, queue_url: str, messages: Sequence[dict[str, Any]], *, age: float = 0.0) -> None:
+        """Put all messages into a queue at once, as if they had been sent `age` seconds ago."""
+        self.tell(self.server, "fill", queue=name_of(queue_url), messages=messages, age=age)
 
     def tell(self, url: str, what: str, **body: Any) -> dict[str, Any]:
         """Send a command of the benchmark to the queue server or to the source."""
@@ -216,9 +217,14 @@ class Stage:
         threads: int,
         latency: float,
         processes: int = 1,
+        age: float = 0.0,
         patience: float = 600.0,
     ) -> Run:
-        """Let a contender consume events of these ids, in one or more processes."""
+        """
+        Let a contender consume events of these ids, in one or more processes.
+
+        The events have been in the queue for `age` seconds, by the server's clock.
+        """
         queue_url = self.queue(VisibilityTimeout="60")
         path = self.directory / f"{uuid.uuid4().hex}.db"
         with contextlib.closing(sqlite3.connect(path)) as connection:
@@ -233,7 +239,7 @@ class Stage:
             self.wait_for_polls(queue_url, consumers)
             self.tell(self.source, "begin", latency=latency)
             before = [process.cpu() for process in consumers]
-            self.fill(queue_url, messages)
+            self.fill(queue_url, messages, age=age)
             measured = [*consumers, self.server_process, self.source_process]
             # Only now, because the server has just spent CPU on filling the queue.
             before += [self.server_process.cpu(), self.source_process.cpu()]

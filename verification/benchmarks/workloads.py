@@ -8,13 +8,13 @@ import random
 import statistics
 import sys
 import uuid
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from verification.benchmarks import contenders
-from verification.benchmarks.bench import LATENCY, Bench, distinct
+from verification.benchmarks.bench import AGED, LATENCY, OLD, Bench, distinct
 from verification.benchmarks.contest import Report, Rounds, Spread, spread, table, times
 from verification.benchmarks.cost import cost
 from verification.benchmarks.floor import floor, floor_apart
@@ -26,7 +26,9 @@ from verification.harness.figures import Figure
 from verification.harness.processes import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from verification.benchmarks.stage import Run
 
 
 def zipf(number: int, *, ids: int = 200, exponent: float = 1.1, seed: int = 1) -> list[str]:
@@ -55,108 +57,183 @@ def report(runs: Rounds, figures: list[Figure], notes: list[str]) -> Report:
         figures,
         table(runs),
         notes,
-        {name: [asdict(run) for run in of] for name, of in runs.items()},
+        data(runs),
     )
+
+
+def data(runs: Rounds) -> dict[str, Any]:
+    """Return the runs of a contest for JSON."""
+    return {name: [asdict(run) for run in of] for name, of in runs.items()}
+
+
+def with_others(found: Report, others: dict[str, Rounds]) -> Report:
+    """Return a contest's report with other contests below it, by how they were run."""
+    rows = [
+        [f"{name}, {how}", *rest] for how, runs in others.items() for name, *rest in table(runs)[1:]
+    ]
+    kept = {how: data(runs) for how, runs in others.items()}
+    return Report(found.figures, found.table + rows, found.notes, {"contest": found.data, **kept})
+
+
+def aged(name: str, age: float) -> str:
+    """Return what a contender with events of this age is called."""
+    return f"{name}, {AGED}" if age else name
+
+
+def prefixed(how: str, figures: Sequence[Figure]) -> list[Figure]:
+    """Return figures with how they were measured."""
+    return [replace(figure, what=f"{how}, {figure.what}") for figure in figures]
+
+
+def rate(runs: Sequence[Run]) -> float:
+    """Return the events a second."""
+    return spread(runs, lambda run: run.rate).median
+
+
+def gets(runs: Sequence[Run]) -> float:
+    """Return the GETs an event."""
+    return spread(runs, lambda run: run.gets / run.events).median
 
 
 def distinct_ids(bench: Bench) -> Report:
-    """A: 5,000 events of as many ids, GET 20 ms, 10 threads, settle 0."""
+    """
+    A: 5,000 events of as many ids, GET 20 ms, 10 threads: fresh ones, and ones that have been in
+    the queue for 10 s.
+    """
     notes: list[str] = []
     threads = 10
     limit = threads / LATENCY
-    runs = bench.contest(distinct(bench.number(5_000, 600)), notes, threads=threads)
-    share = {name: spread(of, lambda run: run.rate).median / limit for name, of in runs.items()}
-    goals: dict[str, float | None] = {"tuned": 1.4, "dramatiq": 3, "plain": 10}
-    figures = [
-        *faster_than(runs, goals),
-        *(
-            Figure(f"the latency limit, times as fast as {name}", 1 / share[name])
-            for name in goals
-            if name in share
-        ),
-        Figure("of the latency limit", share["ours"], at_least=0.95),
-        Figure("the same for a client that only GETs", bench.gets_per_second(threads) / limit),
-    ]
-    return report(
-        runs, [*figures, *faster_than(runs, dict.fromkeys(goals), contenders.BULK.name)], notes
+    ids = distinct(bench.number(5_000, 600))
+    own = [contenders.OURS, contenders.NO_EARLY, contenders.BULK]
+    fresh = bench.contest([*own, *contenders.OTHERS], ids, notes, threads=threads)
+    old = bench.contest(
+        [contenders.OURS, contenders.BULK, contenders.TUNED], ids, notes, threads=threads, age=OLD
     )
+    goals: dict[str, float | None] = {"tuned": 1.4, "dramatiq": 3, "plain": 10}
+    shares = {name: rate(of) / limit for name, of in fresh.items()}
+    figures = [
+        *faster_than(fresh, goals),
+        Figure("of the latency limit", shares["ours"], at_least=0.95),
+        Figure("GETs an event", gets(fresh["ours"])),
+        *faster_than(fresh, dict.fromkeys(goals), contenders.BULK.name),
+        *prefixed(
+            AGED,
+            [
+                *faster_than(old, {"tuned": 1}),
+                Figure("of the latency limit", rate(old["ours"]) / limit, at_least=0.95),
+                Figure("GETs an event", gets(old["ours"]), at_most=1.02),
+                *faster_than(old, {"tuned": None}, contenders.BULK.name),
+            ],
+        ),
+        *(
+            Figure(f"the latency limit, times as fast as {name}", 1 / shares[name])
+            for name in goals
+            if name in shares
+        ),
+        Figure(
+            "a client that only GETs, of the latency limit", bench.gets_per_second(threads) / limit
+        ),
+    ]
+    return with_others(report(fresh, figures, notes), {AGED: old})
 
 
 def many_threads(bench: Bench) -> Report:
     """
-    B: the same with 50 threads; also with the canned queue, in one process and in two that share
-    the cache's file.
+    B: 10,000 events with 50 threads, fresh and old; then old ones with the canned queue, in one
+    process and in two that share the cache's file.
     """
     notes: list[str] = []
-    ids = distinct(bench.number(5_000, 1_000))
-    runs = bench.contest(ids, notes, threads=50)
-    busy = {
-        name: spread(of, lambda run: run.server_cpu / run.wall).median for name, of in runs.items()
-    }
-    notes.append(
-        f"the queue server is busy for {busy['ours']:.0%} of the time with ours, "
-        f"{busy['tuned']:.0%} with tuned"
-    )
+    ids = distinct(bench.number(10_000, 1_000))
+    own = [contenders.OURS, contenders.AHEAD]
+    fresh = bench.contest([*own, *contenders.OTHERS], ids, notes, threads=50)
+    two_ways = [contenders.OURS, contenders.TUNED]
+    old = bench.contest(two_ways, ids, notes, threads=50, age=OLD)
+    busy = [
+        f"{spread(of, lambda run: run.server_cpu / run.wall).median:.0%} of the time with {name}"
+        for name, of in old.items()
+    ]
+    notes.append(f"{AGED}: the queue server is busy for {', '.join(busy)}")
     # With the canned queue, the queue server is not the limit.
     one, two = (
-        bench.contest(
-            ids, notes, "ours", "tuned", "loops", canned=True, threads=50, processes=processes
-        )
+        bench.contest(two_ways, ids, notes, canned=True, threads=50, processes=processes, age=OLD)
         for processes in (1, 2)
     )
     gain = Spread.of(
         [both.rate / single.rate for both, single in zip(two["ours"], one["ours"], strict=True)]
     )
     in_use = spread(two["ours"], lambda run: (run.cpu + run.server_cpu + run.source_cpu) / run.wall)
-    others: dict[str, float | None] = {"tuned": None, "loops": None}
     figures = [
-        *faster_than(runs, {"tuned": 2}),
-        *faster_than(runs, {"tuned": None}, contenders.BULK.name),
-        Figure("two processes, times as fast as one", gain.median, at_least=1.6),
-        Figure(
-            "two processes and their servers, processors in use",
-            in_use.median,
-            f"of {psutil.cpu_count()}",
-        ),
-        *(
-            Figure(f"two processes, {figure.what}", figure.value)
-            for figure in faster_than(two, others)
+        *faster_than(fresh, {"tuned": 2}),
+        *faster_than(fresh, {"tuned": None}, contenders.AHEAD.name),
+        *prefixed(
+            AGED,
+            [
+                *faster_than(old, {"tuned": 2}),
+                Figure("two processes, times as fast as one", gain.median, at_least=1.6),
+                Figure(
+                    "two processes and their servers, processors in use",
+                    in_use.median,
+                    f"of {psutil.cpu_count()}",
+                ),
+                *prefixed("two processes", faster_than(two, {"tuned": None})),
+            ],
         ),
     ]
-    found = report(runs, figures, notes)
-    for processes, of in {"one process": one, "two processes": two}.items():
-        found.table += report(
-            {f"{name}, {processes}, canned queue": each for name, each in of.items()}, [], []
-        ).table[1:]
-    return Report(
-        found.figures, found.table, notes, {"one": found.data, "two": report(two, [], []).data}
-    )
+    others = {
+        AGED: old,
+        f"{AGED}, one process, canned queue": one,
+        f"{AGED}, two processes, canned queue": two,
+    }
+    return with_others(report(fresh, figures, notes), others)
 
 
 def coalescing(bench: Bench) -> Report:
-    """C: a backlog of 20,000 events of 200 ids (Zipf 1.1), GET 20 ms, 10 threads, settle 0."""
+    """C: 20,000 events of 200 ids (Zipf 1.1), GET 20 ms, 10 threads, fresh and old."""
     notes: list[str] = []
-    runs = bench.contest(
-        zipf(bench.number(20_000, 2_000)), notes, also=[contenders.AHEAD], threads=10, others=0.25
+    ids = zipf(bench.number(20_000, 2_000))
+    fresh = bench.contest(
+        [contenders.OURS, *contenders.OTHERS], ids, notes, threads=10, others=0.25
     )
-    gets = {
-        name: spread(runs[name], lambda run: run.gets / run.events).median
-        for name in ("ours", contenders.AHEAD.name)
-    }
-    figures = [Figure(f"GETs an event, {name}", each, at_most=0.05) for name, each in gets.items()]
-    return report(runs, [*figures, *faster_than(runs, {"tuned": 5})], notes)
+    old = bench.contest(
+        [contenders.OURS, contenders.AHEAD, contenders.TUNED],
+        ids,
+        notes,
+        threads=10,
+        others=0.25,
+        age=OLD,
+    )
+    figures = [
+        *faster_than(fresh, {"tuned": 5}),
+        Figure("GETs an event", gets(fresh["ours"]), at_most=0.05),
+        *prefixed(
+            AGED,
+            [
+                *faster_than(old, {"tuned": 5}),
+                Figure("GETs an event", gets(old["ours"]), at_most=0.05),
+                *(
+                    Figure(f"{name}, GETs an event", gets(of), at_most=0.05)
+                    for name, of in old.items()
+                    if name == contenders.AHEAD.name
+                ),
+            ],
+        ),
+    ]
+    return with_others(report(fresh, figures, notes), {AGED: old})
 
 
 def calls(bench: Bench) -> Report:
     """
-    D: calls to SQS per 1,000 events of a backlog of different ids, with 10 threads and with 50.
+    D: calls to SQS per 1,000 events of different ids, fresh and old, with 10 threads and with 50.
     """
     stage, number = bench.stage(canned=True), bench.number(5_000, 1_000)
     runs: Rounds = {}
-    for threads in (10, 50):
-        bench.progress(f"{threads} threads", number)
-        runs[f"ours, {threads} threads"] = [
-            stage.run(contenders.OURS, distinct(number), threads=threads, latency=LATENCY)
+    for age, threads in itertools.product((0.0, OLD), (10, 50)):
+        name = f"{aged('ours', age)}, {threads} threads"
+        bench.progress(name, number)
+        runs[name] = [
+            stage.run(
+                bench.named("ours"), distinct(number), threads=threads, latency=LATENCY, age=age
+            )
         ]
     figures = [
         Figure(
@@ -174,23 +251,27 @@ def calls(bench: Bench) -> Report:
 
 def cpu(bench: Bench) -> Report:
     """
-    E: the client's CPU per event, beside the least possible, measured in the same run; canned
-    queue, 4 to 50 threads.
+    E: the client's CPU per event, fresh and old, beside the least possible with one GET, measured
+    in the same run; canned queue, 4 to 50 threads.
     """
-    stage, number = bench.stage(canned=True), bench.number(3_000, 600)
+    stage, number = bench.stage(canned=True), bench.number(2_000, 600)
     notes: list[str] = []
     runs: Rounds = {}
     floors: list[dict[str, float]] = []
     shares: dict[str, list[float]] = {}
-    compared = itertools.product(
-        (contenders.OURS, contenders.TUNED), (10, 50) if bench.quick else (4, 10, 50)
-    )
-    for contender, threads in [*compared, (contenders.BULK, 10)] * bench.rounds:
+    compared = [
+        (contender, age, threads)
+        for contender, age in (("ours", 0.0), ("ours", OLD), ("tuned", 0.0))
+        for threads in ((10, 50) if bench.quick else (4, 10, 50))
+    ]
+    for contender, age, threads in compared * bench.rounds:
         # The floor is measured each time: other load on the machine changes it.
         floors.append(measured_floor(bench, stage, bench.number(100, 50)))
-        name = f"{contender.name}, {threads} threads"
+        name = f"{aged(contender, age)}, {threads} threads"
         bench.progress(name, number)
-        run = stage.run(contender, distinct(number), threads=threads, latency=LATENCY)
+        run = stage.run(
+            bench.named(contender), distinct(number), threads=threads, latency=LATENCY, age=age
+        )
         runs.setdefault(name, []).append(run)
         shares.setdefault(name, []).append(
             run.cpu / run.events * 1e3 / floor(floors[-1], "get_by_urllib3")
@@ -221,7 +302,7 @@ def cpu(bench: Bench) -> Report:
         ),
     ]
     for name, of in shares.items():
-        goal = 1.3 if runs[name][0].contender == contenders.OURS.name else None
+        goal = 1.3 if runs[name][0].contender == "ours" else None
         figures.append(Figure(f"{name}, times the floor", statistics.median(of), at_most=goal))
     found = report(runs, figures, notes)
     found.data["floors"] = floors

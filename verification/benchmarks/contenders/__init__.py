@@ -81,7 +81,7 @@ class Contender:
         about: How it does the work.
         environment: The environment that it runs in.
         arguments: Given the number of threads, returns its command line after `python -m`; None:
-            the name of its module.
+            the name of its module, which is its own name up to a comma.
         message: Given an id and the queue's name, returns a message's body. Bodies are change
             events if the consumer can read these.
         share: The part of the events that it gets, where all of them would take minutes. Only
@@ -111,7 +111,8 @@ class Contender:
                 "node",
                 str(HERE / f"{self.name}.cjs"),
             ]
-        module = f"verification.benchmarks.contenders.{self.name.replace('-', '_')}"
+        name = self.name.partition(",")[0].replace("-", "_")
+        module = f"verification.benchmarks.contenders.{name}"
         arguments = self.arguments(threads) if self.arguments else [module]
         return [environments.python(self.environment), "-m", *arguments]
 
@@ -125,7 +126,7 @@ def _dramatiq(threads: int) -> list[str]:
         "dramatiq",
         "verification.benchmarks.contenders.dramatiq",
         "--processes",
-        "1",
+        "2",
         "--threads",
         str(threads),
     ]
@@ -146,61 +147,41 @@ def _celery(threads: int) -> list[str]:
     ]
 
 
-OURS = Contender(name="ours", about="the Worker", more={"settle": 0, "visibility_timeout": 60})
+OURS = Contender(name="ours", about="the Worker with its defaults, apart from `threads`")
+NO_EARLY = Contender(
+    name="ours, early_look=False",
+    about="the Worker, which looks at a fresh event only once, when the settle window is over",
+    more={"early_look": False},
+)
+AHEAD = Contender(
+    name="ours, prefetch 5,000",
+    about="the Worker, which holds that many events instead of 1,000",
+    more={"prefetch": 5000},
+)
 BULK = Contender(
     name="ours, bulk",
     about=(
         "the Worker, with a source that answers up to fifty products at once: "
         "the ids that are due share a GET"
     ),
-    arguments=lambda _: ["verification.benchmarks.contenders.ours"],
-    more={**OURS.more, "bulk": True},
-)
-AHEAD = Contender(
-    name="ours, prefetch 5,000",
-    about="the Worker, which holds that many events instead of 1,000",
-    arguments=lambda _: ["verification.benchmarks.contenders.ours"],
-    more={**OURS.more, "prefetch": 5000},
+    more={"bulk": True},
 )
 TUNED = Contender(
     name="tuned",
-    about="receive ten, ten threads GET, delete the ten in one call; five such for 50 threads",
-)
-LOOPS = Contender(
-    name="loops",
-    about="each thread receives ten, GETs one after the other, deletes the ten in one call",
+    about=(
+        "loops on boto3: each thread receives ten, GETs one after the other, deletes the ten in "
+        "one call"
+    ),
 )
 PLAIN = Contender(
-    name="plain", about="one thread: receive ten; for each GET, write, delete", share=0.1
+    name="plain", about="one thread: receive ten; for each GET, write, delete", share=0.03
 )
 
-AT_HAND = [PLAIN, TUNED, LOOPS, OURS, BULK]
-"""The contenders that need no other environment."""
+OWN = [OURS, NO_EARLY, AHEAD, BULK]
+"""Ours, with its defaults first."""
 
-ALL = [
-    PLAIN,
-    Contender(
-        name="sqs-workers",
-        about="a raw queue; one thread, because it has no more; batch delete",
-        environment="sqs-workers",
-        share=0.1,
-    ),
-    Contender(
-        name="celery",
-        about="a pool of threads, late acknowledgement",
-        environment="celery",
-        arguments=_celery,
-        message=celery_message,
-        share=0.3,
-    ),
-    Contender(
-        name="dramatiq",
-        about="with dramatiq-sqs: threads, at most ten of them with a message; single deletes",
-        environment="dramatiq",
-        arguments=_dramatiq,
-        message=dramatiq_message,
-        share=0.3,
-    ),
+OTHERS = [
+    TUNED,
     Contender(
         name="sqs-consumer",
         about=(
@@ -209,8 +190,39 @@ ALL = [
         ),
         environment=environments.NODE,
     ),
-    TUNED,
-    LOOPS,
-    OURS,
-    BULK,
+    Contender(
+        name="dramatiq",
+        about=(
+            "with dramatiq-sqs: two processes of so many threads, each with at most ten messages; "
+            "single deletes"
+        ),
+        environment="dramatiq",
+        arguments=_dramatiq,
+        message=dramatiq_message,
+        share=0.3,
+    ),
+    Contender(
+        name="celery",
+        about=(
+            "a pool of threads, late acknowledgement, a large prefetch multiplier, hardly a pause "
+            "between polls"
+        ),
+        environment="celery",
+        arguments=_celery,
+        message=celery_message,
+        share=0.3,
+    ),
+    Contender(
+        name="sqs-workers",
+        about="a raw queue; one thread, because it has no more; batch delete",
+        environment="sqs-workers",
+        share=0.03,
+    ),
+    PLAIN,
 ]
+
+AT_HAND = [*OWN, TUNED, PLAIN]
+"""The contenders that need no other environment."""
+
+ALL = [*OWN, *OTHERS]
+"""In the order of the tables."""

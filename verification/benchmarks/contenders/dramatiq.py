@@ -1,4 +1,9 @@
-"""dramatiq with dramatiq-sqs, run by its own command: one process with threads."""
+"""
+dramatiq with dramatiq-sqs, run by its own command: processes with threads.
+
+The command starts one process for each core by default (dramatiq.io, User Guide, "Workers"; the
+command's `--help`). A process holds at most ten messages (`dramatiq_sqs.broker.MAX_PREFETCH`).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The worker, run like in a service."""
+"""The worker, run like in a service. What the benchmark does not set has its default."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-// sqs-consumer on Node: ten at a time, all GETs at once, batch delete. More than ten at once are several consumers in the process.
+// sqs-consumer on Node: ten at a time, all GETs at once, batch delete. For messages in parallel, its README ("Message Processing
+// Behavior") says to use `batchSize`, which is at most ten. More than ten at once are several consumers in the process.
 const { SQSClient } = require("@aws-sdk/client-sqs");
 const { Consumer } = require("sqs-consumer");
 const Database = require("better-sqlite3");
