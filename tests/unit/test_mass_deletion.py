@@ -529,6 +529,14 @@ def test_a_sink_is_not_asked_for_its_size_and_can_refuse_to_name_its_ids(caplog)
     assert [record.action for record in caplog.records].count("ids") == 1
 
 
+def test_a_sink_that_can_not_name_its_ids_is_not_asked_for_them(caplog):
+    sink = full(30)
+    deletions = deletions_of(PlainSink(sink))
+
+    assert [deletions.refused(id, sink.entry(id)) for id in sink.ids()].count(None) == 19
+    assert "ids" not in {record.action for record in caplog.records}
+
+
 def test_a_small_cache_loses_at_most_half_of_its_entities():
     hands = Hands(settle=0.0)
     for n in range(10):
