@@ -23,15 +23,38 @@ SURVIVORS = {
             "self._lingering = False",
             "self._lingering = None",
         ),
-        ("_consumer.consumer.Consumer.__init__", "self._stopping = False", "self._stopping = None"),
-        ("_consumer.desk.Desk.__init__", "self._backlog = False", "self._backlog = None"),
-        ("_consumer.desk.Desk.__init__", "self._closed = False", "self._closed = None"),
-        ("_consumer.desk.Desk.__init__", "self._help = False", "self._help = None"),
+        ("_consumer.consumer.Consumer.stop", "self._looking = False", "self._looking = None"),
+        ("_consumer.deletions.Deletions.__init__", "self._loaded = False", "self._loaded = None"),
+        ("_consumer.deletions.Deletions.__init__", "self._told = False", "self._told = None"),
+        ("_consumer.deletions.Deletions.share", "over = False", "over = None"),
+        (
+            "_consumer.desk.Desk.failed",
+            "return Failure(self._judged(self.experiment.give_up(), now, certain=False))",
+            "return Failure(self._judged(self.experiment.give_up(), now, certain=None))",
+        ),
+        ("_consumer.guard.Guard.dumped", "self._resumed = False", "self._resumed = None"),
         ("_consumer.inbox.Inbox.settle", "group.alone = False", "group.alone = None"),
+        (
+            "_consumer.look.etag_to_send",
+            'return entry.etag if early or getattr(fetcher, "trust_etags", False) else None',
+            'return entry.etag if early or getattr(fetcher, "trust_etags", None) else None',
+        ),
         (
             "_producer.broadcasting._AnnouncedSave.__init__",
             "self._entered = False",
             "self._entered = None",
+        ),
+        (
+            "_producer.broadcasting._AnnouncedSave.__init__",
+            "self._spans_awaitable = False",
+            "self._spans_awaitable = None",
+        ),
+        (
+            "_producer.broadcasts.Broadcast.shares_with",
+            "return self.publisher is other.publisher and "
+            'getattr(self.publisher, "shares_calls", False)',
+            "return self.publisher is other.publisher and "
+            'getattr(self.publisher, "shares_calls", None)',
         ),
         (
             "_producer.renewals.Renewals._forget_saves",
@@ -39,32 +62,15 @@ SURVIVORS = {
             "self._watched = None",
         ),
     ],
-    "a dictionary for the order of its keys; nobody reads the values": [
-        ("_producer.renewals.Renewals.begin", "self._saves[save] = None", 'self._saves[save] = ""'),
-    ],
-    "no id is the empty text": [
-        (
-            "_consumer.breaker.Breaker.succeeded",
-            "self._probe: str | None = None",
-            'self._probe: str | None = ""',
-        ),
-        ("_consumer.breaker.Breaker.failed", "self._probe = None", 'self._probe = ""'),
-    ],
-    "an id is parked only in an outage, or while no look begins; the check saves time": [
-        (
-            "_consumer.desk.Desk.next",
-            "id = self.inbox.next(now) or (self.inbox.retry() if self.breaker.open else None)",
-            (
-                "id = self.inbox.next(now) or "
-                "(self.inbox.retry() if (self.breaker.open) or True else None)"
-            ),
-        ),
-    ],
-    "before the first receive there is no backlog to help with": [
-        ("_consumer.desk.Desk.__init__", "self._help = False", "self._help = True"),
-    ],
     "a second entry for the same time is skipped": [
         ("_consumer.agenda.Agenda.add", "if at <= self.at(id):", "if at < self.at(id):"),
+    ],
+    "only keeps the power from overflowing; no caller's limit is above 2**20": [
+        (
+            "_consumer.backoff.pause_after",
+            "return min(2.0 ** min(failures, 20), most) * random.uniform(0.5, 1.0)",
+            "return min(2.0 ** min(failures, 21), most) * random.uniform(0.5, 1.0)",
+        ),
     ],
     "the end of a pause that has not begun does nothing": [
         (
@@ -73,26 +79,93 @@ SURVIVORS = {
             "self._paused = {SOURCE_DOWN: True, MASS_DELETION: False}",
         ),
     ],
+    "how many are remembered bounds the memory; no rule needs just that number": [
+        (
+            "_consumer.deletions.Deletions.__init__",
+            "self._allowed: deque[str] = deque(maxlen=WINDOW)",
+            "self._allowed: deque[str] = deque(maxlen=None)",
+        ),
+        (
+            "_consumer.guard.Guard.allows_deletion",
+            "if len(self._gone) > WINDOW:",
+            "if len(self._gone) >= WINDOW:",
+        ),
+    ],
+    "no text but that of a guard changes anything": [
+        (
+            "_consumer.deletions.Deletions.learn",
+            'self._guard.load(kept or "")',
+            'self._guard.load(kept or "XXXX")',
+        ),
+        (
+            "_consumer.deletions.Deletions._with_state",
+            'guard.load(kept or "")',
+            'guard.load(kept or "XXXX")',
+        ),
+    ],
+    "nobody reads the answer": [
+        (
+            "_consumer.deletions.Deletions.keep",
+            "self._with_state(lambda: None)",
+            "self._with_state(lambda: 0)",
+        ),
+    ],
+    "whether there are any: one more makes no difference": [
+        (
+            "_consumer.deletions.Deletions._knows_ids",
+            "return bool(self._some_ids(None, 1))",
+            "return bool(self._some_ids(None, 2))",
+        ),
+    ],
+    "whatever the id, an outage begins": [
+        (
+            "_consumer.desk.Desk.failed",
+            "self.breaker.failed(id, now, failed.retry_after)",
+            "self.breaker.failed(None, now, failed.retry_after)",
+        ),
+    ],
+    "a dictionary for the order of its keys; nobody reads the values": [
+        ("_consumer.experiment.Experiment.passed", "self._good[id] = None", 'self._good[id] = ""'),
+        (
+            "_consumer.guard.Guard.allows_deletion",
+            "self._gone[entry] = None",
+            'self._gone[entry] = ""',
+        ),
+        ("_producer.renewals.Renewals.begin", "self._saves[save] = None", 'self._saves[save] = ""'),
+        ("_producer.renewals.Renewals.end", "self._late[save] = None", 'self._late[save] = ""'),
+        (
+            "_producer.renewals.Renewals.collect_due",
+            "self._waiting[save] = None",
+            'self._waiting[save] = ""',
+        ),
+    ],
+    "of exactly twenty ids, the first ten and the last ten are all": [
+        (
+            "_consumer.experiment.Experiment.passed",
+            "if len(self._good) > KNOWN:",
+            "if len(self._good) >= KNOWN:",
+        ),
+    ],
+    "a question without suspects has ended already": [
+        (
+            "_consumer.experiment.Experiment.forget",
+            "if self._suspects.pop(id, None) is not None and not self._suspects:",
+            "if self._suspects.pop(id, None) is not None or not self._suspects:",
+        ),
+    ],
     "an id without events has no look due; the line makes that sure": [
         ("_consumer.inbox.Inbox.settle", "self._agenda.cancel(id)", "self._agenda.cancel(None)"),
     ],
-    "a bulk GET finds nothing gone, so the guard never refuses what it found": [
+    "only in the text of an error, which what was found can't cause": [
         (
-            "_consumer.looks.Looks._store",
-            "stored = self._allowed(id, entry, change) and self.settings.sink.apply(",
-            "stored = self._allowed(None, entry, change) and self.settings.sink.apply(",
+            "_consumer.looks.Looks._read_together",
+            "id: _Done(entry, compared(changes[id], id, entry, fetcher, None))",
+            "id: _Done(entry, compared(changes[id], None, entry, fetcher, None))",
         ),
         (
-            "_consumer.looks.Looks._store",
-            "stored = self._allowed(id, entry, change) and self.settings.sink.apply(",
-            "stored = self._allowed(id, entry, None) and self.settings.sink.apply(",
-        ),
-    ],
-    "only keeps the power from overflowing; no caller's limit is above 2**20": [
-        (
-            "_consumer.backoff.pause_after",
-            "return min(2.0 ** min(failures, 20), most) * random.uniform(0.5, 1.0)",
-            "return min(2.0 ** min(failures, 21), most) * random.uniform(0.5, 1.0)",
+            "_consumer.looks.Looks._read_together",
+            "id: _Done(entry, compared(changes[id], id, entry, fetcher, None))",
+            "id: _Done(entry, compared(changes[id], id, entry, None, None))",
         ),
     ],
     "a broadcast without a phase leaves the name out; it costs a microsecond": [
@@ -102,12 +175,21 @@ SURVIVORS = {
             "self._save_id = self._renewals.new_save_id() if (confirm) or True else None",
         ),
     ],
-    "the same for the first two attempts, and there is no pause after the third": [
+    "the empty text is as false as None": [
+        ("_producer.broadcasting._AnnouncedSave._awaited", "self._save = None", 'self._save = ""'),
+    ],
+    "all saves that share a call have one publisher": [
         (
-            "_producer.renewals.Renewals.announce_late",
-            "self._sleep(0.2 * 2**attempt * random.uniform(0.5, 1.0))",
-            "self._sleep(0.2 * 2 * attempt * random.uniform(0.5, 1.0))",
+            "_producer.broadcasts.failures",
+            "broadcasts[0].publisher.publish(",
+            "broadcasts[1].publisher.publish(",
         ),
+    ],
+    "every save that waits has a sender of its own": [
+        ("_producer.renewals.Renewals._next_saves", "continue", "break"),
+    ],
+    "a call that is full has room for no other save": [
+        ("_producer.renewals.Renewals._next_saves", "if left <= 0:", "if left < 0:"),
     ],
     "the watcher wakes once more, to the same end": [
         (
@@ -119,6 +201,13 @@ SURVIVORS = {
             "_producer.renewals.Renewals._watch",
             "while (pause := self._wake_at - self.now()[0]) > 0:",
             "while (pause := self._wake_at - self.now()[0]) >= 0:",
+        ),
+    ],
+    "the same for the first two attempts, and there is no pause after the third": [
+        (
+            "_producer.renewals.Renewals.announce_late",
+            "self._sleep(0.2 * 2**attempt * random.uniform(0.5, 1.0))",
+            "self._sleep(0.2 * 2 * attempt * random.uniform(0.5, 1.0))",
         ),
     ],
 }
