@@ -51,10 +51,14 @@ SURVIVORS = {
         ),
         (
             "_producer.broadcasts.Broadcast.shares_with",
-            "return self.publisher is other.publisher and "
-            'getattr(self.publisher, "shares_calls", False)',
-            "return self.publisher is other.publisher and "
-            'getattr(self.publisher, "shares_calls", None)',
+            (
+                "return self.publisher is other.publisher and "
+                'getattr(self.publisher, "shares_calls", False)'
+            ),
+            (
+                "return self.publisher is other.publisher and "
+                'getattr(self.publisher, "shares_calls", None)'
+            ),
         ),
         (
             "_producer.renewals.Renewals._forget_saves",
