@@ -169,11 +169,12 @@ def test_verify_is_called_with_the_whole_envelope():
     assert verified == [json.loads(envelope('{"id": "p1"}'))]
 
 
-def test_an_invalid_topic_arn_is_named_in_the_error():
+@pytest.mark.parametrize("given", ["products", None, 7])
+def test_an_invalid_topic_arn_is_named_in_the_error(given):
     with pytest.raises(
-        ConfigurationError, match=r"^'products' is not a topic's ARN; one looks like arn:aws:sns:"
+        ConfigurationError, match=rf"^{given!r} is not a topic's ARN; one looks like arn:aws:sns:"
     ):
-        parsed_arn("products")
+        parsed_arn(given)
 
 
 @given(

@@ -466,7 +466,8 @@ def test_in_an_outage_a_thread_waits_while_looks_at_all_good_ids_are_under_way(d
     for id in "xyz":
         desk.experiment.passed(id, -1.0, present=False)
 
-    assert desk.next(1.0) == []
+    assert desk.breaker.look_at < 2.0
+    assert desk.next(2.0) == []
     assert desk.next_at() is None
 
 

@@ -439,7 +439,11 @@ def test_no_more_is_remembered_than_counts():
     guard = Guard()
     for _ in range(3):
         see(guard, found=150)
+        assert guard.unkept == 100
         guard.dump()
+        guard.dumped()
+    see(guard, found=150)
+    guard.dump()  # it is not stored
     see(guard, found=150)
     guard.load(Guard().dump())
 
@@ -537,6 +541,26 @@ def test_a_guard_that_has_counted_nothing_is_new():
 
     guard.allows_unknown("p1")
     assert not guard.is_new
+
+
+def test_what_others_have_deleted_before_a_first_look_here_counts_as_later():
+    guard, other = Guard(), Guard()
+    see(guard, found=100)
+    see(other, gone=1)
+    guard.load(stored(other))
+
+    assert str(guard) == "1 of the last 100 looks at cached entities saw them gone"
+
+
+def test_a_resume_that_began_and_ended_elsewhere_before_anything_was_stored_here_is_over():
+    guard, other = Guard(), Guard()
+    see(other, gone=20)
+    other.resume()
+    guard.load(stored(other))
+    see(other, found=60)
+    guard.load(stored(other))
+
+    assert see(guard, gone=100) == 50
 
 
 def test_a_resume_that_another_process_has_ended_is_over():

@@ -8,6 +8,12 @@ from __future__ import annotations
 
 SURVIVORS = {
     "None is as false as False": [
+        ("_consumer.receiving.Receiving.__init__", "self.backlog = False", "self.backlog = None"),
+        ("_consumer.receiving.Receiving.__init__", "self._closed = False", "self._closed = None"),
+        ("_consumer.receiving.Receiving.__init__", "self._help = False", "self._help = None"),
+        ("_consumer.desk.Desk.__init__", "self._refused = False", "self._refused = None"),
+        ("_consumer.desk.Desk._release", "self._refused = False", "self._refused = None"),
+        ("_consumer.guard.Guard.__init__", "self._resumed = False", "self._resumed = None"),
         (
             "_consumer.acknowledgements.Acknowledgements.__init__",
             "self._closed = False",
@@ -65,6 +71,19 @@ SURVIVORS = {
             "self._watched = False",
             "self._watched = None",
         ),
+    ],
+    "read only once a control look has begun": [
+        (
+            "_consumer.experiment.Experiment.__init__",
+            "self._hung_at = math.inf",
+            "self._hung_at = None",
+        ),
+    ],
+    "before the first dump there is nothing to compare with": [
+        ("_consumer.guard.Guard.__init__", "self._dumped = self._state", "self._dumped = None"),
+    ],
+    "before the first receive there is no backlog to help with": [
+        ("_consumer.receiving.Receiving.__init__", "self._help = False", "self._help = True"),
     ],
     "a second entry for the same time is skipped": [
         ("_consumer.agenda.Agenda.add", "if at <= self.at(id):", "if at < self.at(id):"),
@@ -180,6 +199,11 @@ SURVIVORS = {
         ),
     ],
     "the empty text is as false as None": [
+        (
+            "_consumer.breaker.Breaker.succeeded",
+            "self._probe: str | None = None",
+            'self._probe: str | None = ""',
+        ),
         ("_producer.broadcasting._AnnouncedSave._awaited", "self._save = None", 'self._save = ""'),
     ],
     "all saves that share a call have one publisher": [

@@ -83,7 +83,6 @@ class Desk:
         self.experiment = Experiment(backoff.pause, patience=patience)
         self.guard = guard
         self._backoff = backoff
-        self._settings = settings
         self._gets = _Gets(settings.max_gets_per_second, settings.fetcher)
         self.receiving = Receiving(settings, self.inbox, self.breaker, guard)
         self._refused = False  # ids are parked until deletions are believed

@@ -241,7 +241,7 @@ class _Window:
         # one, and dumped, so perhaps stored.
         self._all: deque[bool] = deque(maxlen=WINDOW)
         self._own: deque[bool] = deque(maxlen=WINDOW)
-        self._dumped: deque[bool] = deque(maxlen=WINDOW)
+        self._dumped: deque[bool] = deque()
         # How many looks all processes had stored when this one last read that, and when all of its
         # own were stored.
         self._loaded = self._synced = 0
