@@ -41,6 +41,7 @@ class Setup:
         tombstone: If the entity is absent at first, the cache knows that it is gone.
         coarse_etags: Two commits share an ETag, like two saves within a second on some servers.
         aging: Messages can lie in the queue for long, and are received late.
+        slow_poll: A receive takes time: it begins, and SQS answers later.
     """
 
     early_look: bool = True
@@ -53,6 +54,7 @@ class Setup:
     tombstone: bool = False
     coarse_etags: bool = False
     aging: bool = False
+    slow_poll: bool = False
 
     def etag(self, number: int) -> str:
         """Return the ETag of the state after a commit."""

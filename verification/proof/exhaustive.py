@@ -82,6 +82,7 @@ WALKS = (
     Walk("bulk", BULK, 2, fault=True),
     Walk("bulk", BULK, 1, failing=True, fault=True),
     Walk("bulk, delay", BULK_DELAYED, 2, failing=True, fault=True),
+    Walk("slow polls", Setup(slow_poll=True, early_look=False), 2, fault=True),
     Walk("aging", Setup(aging=True), 2),
     Walk("aging", Setup(aging=True), 1, fault=True),
     Walk("aging, delay", Setup(aging=True, delay=1), 1, fault=True),

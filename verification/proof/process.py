@@ -1,4 +1,11 @@
-"""A process of production code, which the walk runs one step at a time."""
+"""
+A process of production code, which the walk runs one step at a time.
+
+Production code runs in greenlets, without changes. Where it calls AWS, the source, the sink or the
+database, it pauses. The walk decides when it goes on, and with which answer. A process has no other
+input, so what it does is a function of its answers. That is computed once and then looked up: a
+walk of millions of schedules runs each piece of production code a few thousand times.
+"""
 
 from __future__ import annotations
 
@@ -96,6 +103,7 @@ class Facts:
         frozen: Of a saver: it stood still during its save.
         over: Of a saver: it is done.
         saw: Of a worker: status and commit of its last GET.
+        polling: Of a worker: the ticks since its receive began, at most a window.
     """
 
     rely_on: float = 0.0
@@ -105,3 +113,4 @@ class Facts:
     frozen: bool = False
     over: bool = False
     saw: tuple[int, int] = (0, 0)
+    polling: float = 0.0

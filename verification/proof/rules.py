@@ -203,6 +203,22 @@ MUTANTS = (
         puts=(True, True),
     ),
     Mutant(
+        "an event is held from the start of its receive",
+        "_consumer.intake",
+        "            messages = self.queue.receive(\n"
+        "                most=most, wait=wait, visibility=self.settings.visibility_timeout\n"
+        "            )\n"
+        "            events, undecided = self.reader.read(messages, delay=self._delay)\n",
+        "            began = self.clock()\n"
+        "            messages = self.queue.receive(\n"
+        "                most=most, wait=wait, visibility=self.settings.visibility_timeout\n"
+        "            )\n"
+        "            events, undecided = self.reader.read(messages, delay=self._delay)\n"
+        "            for event in events:\n"
+        "                event.received = began\n",
+        setup=(("slow_poll", True), ("early_look", False)),
+    ),
+    Mutant(
         "an event's age by the worker's own clock",
         "_consumer.intake",
         "max(delay, message.age)",

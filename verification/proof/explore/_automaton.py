@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from verification.proof.programs import numbered
+from verification.proof.worker import numbered
 
 if TYPE_CHECKING:
     from verification.proof.effects import Effect, Message, Setup

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from verification.proof.explore._automaton import Moved, automaton
 from verification.proof.explore._state import State, WorkerState, replaced, with_places
-from verification.proof.programs import Saver, Worker
+from verification.proof.saver import Saver
+from verification.proof.worker import Worker
 
 if TYPE_CHECKING:
     from verification.proof.effects import Setup
@@ -82,7 +83,8 @@ class Scenario:
     def moved(self, state: State, index: int, moved: Moved, version: int | None = None) -> State:
         """Return the state after a worker's step; `version` is what its look has read."""
         version = state.workers[index].version if version is None else version
-        after = WorkerState(moved.number, version if self.worker.known[moved.number].wants else 0)
+        looks = "look" in dict(self.worker.known[moved.number].wants)
+        after = WorkerState(moved.number, version if looks else 0)
         return state._replace(
             workers=replaced(state.workers, index, after),
             queue=with_places(state.queue, index, moved.places),

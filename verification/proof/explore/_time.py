@@ -77,6 +77,11 @@ class Time:
             return True
         if any(self._older(queued) > queued.age for queued in state.queue if not queued.visible_in):
             return True
+        if scenario.setup.slow_poll and any(
+            "poll" in dict(known.wants) and known.facts.polling < SETTLE
+            for known in (scenario.worker.known[worker.number] for worker in state.workers)
+        ):
+            return True
         if any(
             0 < ticks < math.inf
             for worker in state.workers

@@ -50,13 +50,18 @@ class WorkerSteps:
         for actor, ticks in known.ready:
             if ticks:
                 continue
-            if actor == "poll":
+            if actor == "poll" and self._scenario.setup.slow_poll:
+                yield (_name(index), "begins to receive"), self._begun(state, index, actor)
+            elif actor == "poll":
                 yield from self._receives(state, index, worker)
             elif actor == "look":
                 yield from self.look(self._begun(state, index, actor), index)
             else:
                 yield from self.acknowledgement(state, index)
-        if known.wants:
+        wants = dict(known.wants)
+        if "poll" in wants:
+            yield from self._receives(state, index, worker)
+        if "look" in wants:
             yield from self.look(state, index)
         held = {queued.places[index] for queued in state.queue} - {0}
         if self._scenario.may(state, "worker crashes") and (known.wants or held):

@@ -114,8 +114,8 @@ class World:
             return self._savers.effect(state, failing or 0, raising, "save", ("commit",))
         if self._is_still(state):
             for index, worker in enumerate(state.workers):
-                wants = scenario.worker.known[worker.number].wants
-                if [effect[0] in GETS for _, effect in wants] == [True]:
+                wants = dict(scenario.worker.known[worker.number].wants)
+                if wants.get("look", ("",))[0] in GETS:
                     return self._workers.look(state, index)
         return None
 

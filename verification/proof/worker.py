@@ -1,24 +1,13 @@
-"""
-Savers and workers in the walk: what they do next, given the world's answers so far.
-
-Production code runs in greenlets, without changes. Where it calls AWS, the source, the sink or the
-database, it pauses. The walk decides when it goes on, and with which answer. A process has no other
-input, so what it does is a function of its answers. That is computed once and then looked up: a
-walk of millions of schedules runs each piece of production code a few thousand times.
-"""
+"""A worker in the walk: it receives, looks and acknowledges, in production code."""
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Hashable
-from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
 
-import greenlet
-
-from change_events import HTTPFetcher, PublishError, SNSPublisher, broadcasting
+from change_events import HTTPFetcher
 from change_events._consumer.backoff import Backoff
 from change_events._consumer.crew import Threads
 from change_events._consumer.guard import Guard
@@ -26,167 +15,10 @@ from change_events._consumer.queue import Queue
 from change_events._consumer.run import Run
 from change_events._consumer.settings import Settings
 from change_events._consumer.stats import Tally
-from change_events._producer.renewals import Renewals
-from change_events._producer.threads import Senders
-from verification.proof.effects import (
-    CANCELLED,
-    GETS,
-    ID,
-    SETTLE,
-    TOPIC,
-    Effect,
-    Message,
-    Setup,
-    Violation,
-    ask,
-)
+from verification.proof.effects import GETS, ID, SETTLE, Effect, Message, Setup, Violation
 from verification.proof.process import Facts, Process
 from verification.proof.spec import Spec
-from verification.proof.stand_ins import Cache, Pool, Sns, Sqs
-
-
-class SaveFailed(Exception):  # noqa: N818
-    """The user's save raises."""
-
-
-class Cancelled(BaseException):
-    """The user's save is cancelled, and goes on in a thread."""
-
-
-class Saver(Process):
-    """A service that saves one entity: the block under `broadcasting`."""
-
-    def __init__(self, setup: Setup) -> None:
-        super().__init__()
-        self._setup = setup
-        self._jobs: list[Callable[[], None]] = []
-        self._renewals = Renewals(
-            clocks=lambda: (self._monotonic, self.now),
-            sleep=lambda _: None,
-            in_thread=lambda _: None,
-            senders=Senders(self._jobs.append),
-            new_save_id=lambda: "s",  # the explorer distinguishes savers
-            linger=0.0,  # so it is two windows
-        )
-        self._begun = False
-        self._answers: list[Any] = []  # since the start, or since the save wanted to commit
-        self._asked_at: dict[str, int] = {}
-        self._saving_since = 0
-        self._relies_on = 0  # when the last accepted broadcast began
-        self._begun_with = SETTLE  # ticks in which it could commit when the save began
-        self._stood_still = 0  # ticks that the monotonic clock has not noticed
-        self._frozen = False  # since its save has begun, or since its start
-        self._over = False
-
-    @property
-    def _monotonic(self) -> int:
-        return self.now - self._stood_still
-
-    def freeze(self) -> None:
-        """Let a window pass in which the process and its monotonic clock stand still."""
-        self.now += SETTLE
-        self._stood_still += SETTLE
-        self._frozen = True
-
-    def go_on(self, actor: str, answer: Any = None) -> None:
-        self._begun = True
-        if self.wants.get(actor, ("",))[0] == "publish" and answer:
-            self._relies_on = max(self._relies_on, self._asked_at[actor])
-        if actor == "save":
-            self._answers.append(answer)
-        super().go_on(actor, answer)
-        if answer == CANCELLED:
-            self._saving_since = self.now
-            super().go_on("thread")
-        if self.wants.get(actor, ("",))[0] == "publish":
-            self._asked_at[actor] = self.now
-
-    def task(self, actor: str) -> Callable[[], object]:
-        if actor == "save":
-            return self._save
-        if actor == "confirm":
-            return self._jobs.pop(0)
-        if actor == "thread":
-            return lambda: ask("land")
-        self._renewals.collect_due()
-        return self._renewals.renew_next
-
-    def _save(self) -> None:
-        client = Sns(
-            slow=lambda: (
-                self._setup.slow_publish and greenlet.getcurrent() is self.running.get("save")
-            )
-        )
-        broadcast = broadcasting(
-            SNSPublisher(TOPIC, client=client),
-            ID,
-            settle=float(SETTLE),
-            confirm=self._setup.confirm,
-            renewals=self._renewals,
-        )
-        with suppress(SaveFailed, PublishError, Cancelled), broadcast:
-            self._saving_since = self.now
-            self._begun_with = SETTLE - (self.now - self._relies_on)
-            self._frozen = False
-            self._answers.clear()
-            answer = ask("commit")
-            if answer == CANCELLED:
-                raise Cancelled
-            if not answer:
-                raise SaveFailed
-            if self._setup.renewals:
-                ask("return")
-        self._over = True
-        self._answers.clear()
-
-    def ready_in(self) -> dict[str, float]:
-        ready: dict[str, float] = {}
-        if not self._begun:
-            ready["save"] = 0
-        if self._jobs and "confirm" not in self.running:
-            ready["confirm"] = 0
-        renew_at = min((save.renew_at for save in self._renewals._saves), default=math.inf)
-        landed = self._over and "thread" not in self.running  # a renewal is only one more event
-        renews = self._setup.renewals and renew_at < math.inf and not landed
-        if renews and "renew" not in self.running:
-            ready["renew"] = max(0.0, renew_at - self._monotonic)
-        return ready
-
-    def state(self) -> Hashable:
-        if self._over and "thread" not in self.running:
-            return (len(self._jobs), tuple(self.wants.items()))
-        return (
-            self._begun,
-            tuple(self._answers),
-            tuple(self.wants.items()),
-            tuple(
-                (
-                    min(self._monotonic - save.started[0], SETTLE),
-                    self.ticks_since(save.started[1]),
-                    max(0.0, save.renew_at - self._monotonic),
-                    max(0.0, save.linger_until - self._monotonic),
-                )
-                for save in self._renewals._saves
-            ),
-            self._frozen,
-            self.facts(),
-        )
-
-    def facts(self) -> Facts:
-        asking = [
-            self._asked_at[actor]
-            for actor, effect in self.wants.items()
-            if effect[0] in {"publish", "answer"}
-        ]
-        saving = self._renewals._saves or "thread" in self.running
-        return Facts(
-            rely_on=SETTLE - self.ticks_since(self._relies_on),
-            asked=self.now - min(asking, default=self.now),
-            begun_with=self._begun_with,
-            saving=self.now - self._saving_since if saving else 0,
-            frozen=self._frozen,
-            over=self._over and "thread" not in self.running,
-        )
+from verification.proof.stand_ins import Cache, Pool, Sqs
 
 
 class Ticks(Threads):
@@ -228,12 +60,15 @@ class Worker(Process):
         self._acks: list[str] = []
         self._look_answers: list[tuple[str, Any]] = []
         self._saw: tuple[int, int] = (0, 0)
+        self._polling_since = 0
         self._spec = Spec(SETTLE - setup.delay)
         self._bulk = setup.bulk
 
     def go_on(self, actor: str, answer: Any = None) -> None:
         if actor == "look" and actor in self.wants:
             self._answered(self.wants[actor], answer)
+        if actor == "poll" and actor not in self.running:
+            self._polling_since = self.now
         super().go_on(actor, answer)
         self._spec.keep(self._held())
 
@@ -245,7 +80,8 @@ class Worker(Process):
             if known_as
             else next(str(number) for number in itertools.count(1) if str(number) not in held)
         )
-        self.go_on("poll")
+        if "poll" not in self.running:
+            self.go_on("poll")
         self._spec.received(name, message.event, self.now, age=message.age)
         self.go_on("poll", ((name, message),))
 
@@ -311,7 +147,8 @@ class Worker(Process):
         return ready
 
     def facts(self) -> Facts:
-        return Facts(saw=self._saw)
+        polling = self.ticks_since(self._polling_since) if "poll" in self.running else 0.0
+        return Facts(saw=self._saw, polling=polling)
 
     def names(self) -> tuple[str, ...]:
         return tuple(sorted(self._held(), key=lambda name: (repr(self._known_of(name)), name)))
@@ -332,6 +169,7 @@ class Worker(Process):
             ),
             tuple(self._look_answers),
             tuple((actor, numbered(effect, names)) for actor, effect in self.wants.items()),
+            self.facts().polling,
         )
 
     def _held(self) -> set[str]:
