@@ -34,7 +34,10 @@ class Setup:
         delay: The queue's delay.
         confirm: The publisher's setting.
         renewals: Saves can last longer than the window, and are renewed.
+        longest_save: Ticks that a save lasts at most, where saves are renewed.
         slow_publish: SNS needs time to accept, and then to answer.
+        slow_renewal: The same for a renewal, up to half a window.
+        raises: Saves that are renewed can commit, and then raise.
         slow_get: What the source has read arrives later. To production code this adds no schedule,
             because from the start of a GET until the apply it gets no other input.
         bulk: The fetcher can ask for many ids at once. There is only one id, but it goes this way.
@@ -48,13 +51,22 @@ class Setup:
     delay: int = 0
     confirm: bool = False
     renewals: bool = False
+    longest_save: int = 2
     slow_publish: bool = False
+    slow_renewal: bool = False
+    raises: bool = False
     slow_get: bool = False
     bulk: bool = False
     tombstone: bool = False
     coarse_etags: bool = False
     aging: bool = False
     slow_poll: bool = False
+
+    @property
+    def slow_actors(self) -> tuple[str, ...]:
+        """What a saver does that takes time."""
+        slow = {"save": self.slow_publish, "renew": self.slow_renewal}
+        return tuple(actor for actor, each in slow.items() if each)
 
     def etag(self, number: int) -> str:
         """Return the ETag of the state after a commit."""
@@ -79,6 +91,9 @@ GETS = {"get", "get many"}
 
 CANCELLED = "cancelled"
 """The answer to a save that is cancelled while it commits."""
+
+RAISES = "raises"
+"""The answer to a save that raises when it has committed."""
 
 CLOSED = object()
 """The answer that ends a process."""

@@ -23,7 +23,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from verification.harness.commands import add_processes, status_of
 from verification.harness.docs import write_between_markers
@@ -64,6 +64,8 @@ LATE = Setup(renewals=True, early_look=False)
 COARSE = Setup(coarse_etags=True)
 BULK = Setup(bulk=True)
 BULK_DELAYED = Setup(bulk=True, delay=SETTLE)
+SLOW_RENEWAL = Setup(renewals=True, slow_renewal=True, early_look=False)
+RAISES = Setup(renewals=True, raises=True, early_look=False)
 SLOW = Setup(renewals=True, slow_publish=True, early_look=False)
 WALKS = (
     Walk("early look", Setup(), 2, fault=True),
@@ -79,6 +81,9 @@ WALKS = (
     Walk("late saves", LATE, 1, fault=True),
     Walk("late saves", LATE, 0, failing=True, fault=True),
     Walk("slow SNS", SLOW, 1),
+    Walk("slow renewal", replace(SLOW_RENEWAL, longest_save=3), 1),
+    Walk("slow renewal", SLOW_RENEWAL, 1, fault=True),
+    Walk("late, raises", RAISES, 1, fault=True),
     Walk("bulk", BULK, 2, fault=True),
     Walk("bulk", BULK, 1, failing=True, fault=True),
     Walk("bulk, delay", BULK_DELAYED, 2, failing=True, fault=True),

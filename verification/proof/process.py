@@ -99,6 +99,9 @@ class Facts:
         rely_on: Of a saver: the ticks in which it may commit, by its last accepted broadcast.
         begun_with: Of a saver: `rely_on` when its save began.
         asked: Of a saver: the ticks since it began to broadcast.
+        renewing: Of a saver: the ticks since it began a renewal that is under way.
+        exposed: Of a saver: it committed a window after its last accepted broadcast, or later, while
+            a renewal was under way that SNS has not accepted since.
         saving: Of a saver: the ticks since its save began, or since it was cancelled.
         frozen: Of a saver: it stood still during its save.
         over: Of a saver: it is done.
@@ -109,6 +112,8 @@ class Facts:
     rely_on: float = 0.0
     begun_with: int = 0
     asked: int = 0
+    renewing: int | None = None
+    exposed: bool = False
     saving: int = 0
     frozen: bool = False
     over: bool = False

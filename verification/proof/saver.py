@@ -12,7 +12,7 @@ import greenlet
 from change_events import PublishError, SNSPublisher, broadcasting
 from change_events._producer.renewals import Renewals
 from change_events._producer.threads import Senders
-from verification.proof.effects import CANCELLED, ID, SETTLE, TOPIC, Setup, ask
+from verification.proof.effects import CANCELLED, ID, RAISES, SETTLE, TOPIC, Setup, ask
 from verification.proof.process import Facts, Process
 from verification.proof.stand_ins import Sns
 
@@ -42,10 +42,11 @@ class Saver(Process):
         )
         self._begun = False
         self._answers: list[Any] = []  # since the start, or since the save wanted to commit
-        self._asked_at: dict[str, int] = {}
+        self._asked_at: dict[str, tuple[int, int]] = {}  # by both clocks
         self._saving_since = 0
         self._relies_on = 0  # when the last accepted broadcast began
         self._begun_with = SETTLE  # ticks in which it could commit when the save began
+        self._exposed = False
         self._stood_still = 0  # ticks that the monotonic clock has not noticed
         self._frozen = False  # since its save has begun, or since its start
         self._over = False
@@ -62,8 +63,12 @@ class Saver(Process):
 
     def go_on(self, actor: str, answer: Any = None) -> None:
         self._begun = True
-        if self.wants.get(actor, ("",))[0] == "publish" and answer:
-            self._relies_on = max(self._relies_on, self._asked_at[actor])
+        wanted = self.wants.get(actor, ("",))[0]
+        if wanted == "publish" and answer:
+            self._relies_on = max(self._relies_on, self._asked_at[actor][1])
+            self._exposed = False
+        if wanted in {"commit", "land"} and answer != CANCELLED:
+            self._exposed = "renew" in self.wants and self.now - self._relies_on >= SETTLE
         if actor == "save":
             self._answers.append(answer)
         super().go_on(actor, answer)
@@ -71,7 +76,7 @@ class Saver(Process):
             self._saving_since = self.now
             super().go_on("thread")
         if self.wants.get(actor, ("",))[0] == "publish":
-            self._asked_at[actor] = self.now
+            self._asked_at[actor] = (self._monotonic, self.now)
 
     def task(self, actor: str) -> Callable[[], object]:
         if actor == "save":
@@ -85,8 +90,9 @@ class Saver(Process):
 
     def _save(self) -> None:
         client = Sns(
-            slow=lambda: (
-                self._setup.slow_publish and greenlet.getcurrent() is self.running.get("save")
+            slow=lambda: any(
+                greenlet.getcurrent() is self.running.get(actor)
+                for actor in self._setup.slow_actors
             )
         )
         broadcast = broadcasting(
@@ -106,8 +112,8 @@ class Saver(Process):
                 raise Cancelled
             if not answer:
                 raise SaveFailed
-            if self._setup.renewals:
-                ask("return")
+            if self._setup.renewals and ask("return") == RAISES:
+                raise SaveFailed
         self._over = True
         self._answers.clear()
 
@@ -126,7 +132,8 @@ class Saver(Process):
 
     def state(self) -> Hashable:
         if self._over and "thread" not in self.running:
-            return (len(self._jobs), tuple(self.wants.items()))
+            under_way = self.facts() if self.running else None
+            return (len(self._jobs), tuple(self.wants.items()), under_way)
         return (
             self._begun,
             tuple(self._answers),
@@ -140,20 +147,22 @@ class Saver(Process):
                 )
                 for save in self._renewals._saves
             ),
+            tuple(self._monotonic - self._asked_at[actor][0] for actor in self._asking()),
             self._frozen,
             self.facts(),
         )
 
+    def _asking(self) -> list[str]:
+        return [a for a, effect in self.wants.items() if effect[0] in {"publish", "answer"}]
+
     def facts(self) -> Facts:
-        asking = [
-            self._asked_at[actor]
-            for actor, effect in self.wants.items()
-            if effect[0] in {"publish", "answer"}
-        ]
+        asking = {actor: self.now - self._asked_at[actor][1] for actor in self._asking()}
         saving = self._renewals._saves or "thread" in self.running
         return Facts(
             rely_on=SETTLE - self.ticks_since(self._relies_on),
-            asked=self.now - min(asking, default=self.now),
+            asked=max(asking.values(), default=0),
+            renewing=asking.get("renew"),
+            exposed=self._exposed,
             begun_with=self._begun_with,
             saving=self.now - self._saving_since if saving else 0,
             frozen=self._frozen,

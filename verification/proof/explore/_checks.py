@@ -31,13 +31,19 @@ class Checks:
             raise Violation("all is quiet, and the cache is stale")
 
     def _will_be_broadcast(self, state: State) -> bool:
-        """Return True if a save is under way in one of the holes of the promise."""
+        """
+        Return True if a save is under way that can need a broadcast: its renewal is under way, or
+        it is in one of the holes of the promise.
+        """
         under_way = (
             self._saver.known[number]
             for number in state.savers
             if number is not None and self._saver.known[number].wants
         )
-        return any(state.fault == "SNS refuses" or known.facts.frozen for known in under_way)
+        return any(
+            state.fault == "SNS refuses" or known.facts.frozen or known.facts.exposed
+            for known in under_way
+        )
 
 
 def _is_stale(state: State) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from verification.proof.effects import CANCELLED, Effect, Message, Violation
+from verification.proof.effects import CANCELLED, RAISES, SETTLE, Effect, Message, Violation
 from verification.proof.explore._state import SPENT, Orphan, Queued, State, Step, with_saver
 
 if TYPE_CHECKING:
@@ -34,17 +34,21 @@ class SaverSteps:
         for actor, ticks in known.ready:
             if not ticks:
                 begun = self._saver.go_on(number, actor).number
-                if actor == "save" and self._scenario.setup.slow_publish:
-                    yield (saver, "begins to broadcast"), with_saver(state, index, begun)
+                slow = actor in self._scenario.setup.slow_actors
+                if slow and self._saver.known[begun].wants != known.wants:
+                    what = "renew" if actor == "renew" else "broadcast"
+                    yield (saver, f"begins to {what}"), with_saver(state, index, begun)
                 elif effect := dict(self._saver.known[begun].wants).get(actor):
                     yield from self.effect(state, index, begun, actor, effect)
                 else:
                     yield (saver, f"{actor}: nothing is sent"), with_saver(state, index, begun)
         for actor, effect in known.wants:
             yield from self.effect(state, index, number, actor, effect)
-        if self._scenario.may(state, "publisher crashes") and (
-            known.wants or ("confirm", 0) in known.ready
-        ):
+        if (
+            self._scenario.may(state, "publisher crashes")
+            and (known.wants or ("confirm", 0) in known.ready)
+            and not known.facts.exposed
+        ):  # that is the first hole of the promise
             dead = with_saver(state, index, None)._replace(fault=SPENT)
             yield (saver, "crashes"), dead
             if ("save", ("commit",)) in known.wants and known.facts.rely_on > 0:
@@ -85,6 +89,8 @@ class SaverSteps:
             yield (saver, f"{_verb(puts=puts)} in its thread"), _committed(after(None), puts=puts)
         else:
             yield (saver, "the save returns"), after(None)
+            if self._scenario.setup.raises:
+                yield (saver, "the save raises"), after(RAISES)
 
     def _publish_steps(
         self, state: State, saver: str, actor: str, effect: Effect, after: Callable[[bool], State]
@@ -123,7 +129,9 @@ class SaverSteps:
     def _require_announced(self, state: State, saver: str, facts: Facts) -> None:
         if facts.begun_with <= 0:
             raise Violation(f"{saver} begins to save a settle window after its broadcast, or later")
-        if not facts.rely_on and state.fault != "SNS refuses" and not facts.frozen:
+        renewing = facts.renewing is not None and facts.renewing < SETTLE
+        hole = state.fault == "SNS refuses" or facts.frozen
+        if not (facts.rely_on or renewing or hole):
             raise Violation(
                 f"{saver} commits, and its last broadcast began a settle window ago, or more"
             )

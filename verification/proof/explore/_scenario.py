@@ -13,14 +13,14 @@ from verification.proof.worker import Worker
 if TYPE_CHECKING:
     from verification.proof.effects import Setup
 
-LONGEST_SAVE = 2
-"""Ticks that a save takes at most, where saves can outlast the window."""
-
 LONGEST_LANDING = 4
 """Ticks from the cancellation of a save until its commit, at most."""
 
 LONGEST_PUBLISH = 2
 """Ticks that SNS takes at most to answer, where it is slow."""
+
+LONGEST_RENEWAL = 1
+"""The same for a renewal. The promise needs that: half a window."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from verification.proof.effects import SETTLE
 from verification.proof.explore._scenario import (
     LONGEST_LANDING,
     LONGEST_PUBLISH,
-    LONGEST_SAVE,
+    LONGEST_RENEWAL,
     Scenario,
 )
 from verification.proof.explore._state import with_saver
@@ -106,10 +106,15 @@ class Time:
         wants = {effect[0] for _, effect in known.wants}
         if {"publish", "answer"} & wants and known.facts.asked >= LONGEST_PUBLISH:
             return False
+        if (known.facts.renewing or 0) >= LONGEST_RENEWAL:
+            return False
         if not {"commit", "return", "land"} & wants:
             return True
         if not self._scenario.setup.renewals:
             return known.facts.rely_on > 1
         if "land" in wants:
             return ("renew", 0) not in known.ready and known.facts.saving < LONGEST_LANDING
-        return ("renew", 0) not in known.ready and known.facts.saving < LONGEST_SAVE
+        return (
+            "renew",
+            0,
+        ) not in known.ready and known.facts.saving < self._scenario.setup.longest_save
