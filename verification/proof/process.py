@@ -100,8 +100,8 @@ class Facts:
         begun_with: Of a saver: `rely_on` when its save began.
         asked: Of a saver: the ticks since it began to broadcast.
         renewing: Of a saver: the ticks since it began a renewal that is under way.
-        exposed: Of a saver: it committed a window after its last accepted broadcast, or later, while
-            a renewal was under way that SNS has not accepted since.
+        exposed: Of a saver: it committed a window or more after its last accepted broadcast, while
+            a renewal was under way, which SNS has not accepted since.
         saving: Of a saver: the ticks since its save began, or since it was cancelled.
         frozen: Of a saver: it stood still during its save.
         over: Of a saver: it is done.

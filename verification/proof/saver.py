@@ -40,7 +40,6 @@ class Saver(Process):
             new_save_id=lambda: "s",  # the explorer distinguishes savers
             linger=0.0,  # so it is two windows
         )
-        self._begun = False
         self._answers: list[Any] = []  # since the start, or since the save wanted to commit
         self._asked_at: dict[str, tuple[int, int]] = {}  # by both clocks
         self._saving_since = 0
@@ -62,7 +61,6 @@ class Saver(Process):
         self._frozen = True
 
     def go_on(self, actor: str, answer: Any = None) -> None:
-        self._begun = True
         wanted = self.wants.get(actor, ("",))[0]
         if wanted == "publish" and answer:
             self._relies_on = max(self._relies_on, self._asked_at[actor][1])
@@ -119,7 +117,7 @@ class Saver(Process):
 
     def ready_in(self) -> dict[str, float]:
         ready: dict[str, float] = {}
-        if not self._begun:
+        if "save" not in self._asked_at:
             ready["save"] = 0
         if self._jobs and "confirm" not in self.running:
             ready["confirm"] = 0
@@ -135,7 +133,7 @@ class Saver(Process):
             under_way = self.facts() if self.running else None
             return (len(self._jobs), tuple(self.wants.items()), under_way)
         return (
-            self._begun,
+            "save" in self._asked_at,
             tuple(self._answers),
             tuple(self.wants.items()),
             tuple(
