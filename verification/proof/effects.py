@@ -45,6 +45,8 @@ class Setup:
         coarse_etags: Two commits share an ETag, like two saves within a second on some servers.
         aging: Messages can lie in the queue for long, and are received late.
         slow_poll: A receive takes time: it begins, and SQS answers later.
+        pairs: A receive can bring two messages. That is a full batch, and the worker has room for
+            three.
     """
 
     early_look: bool = True
@@ -61,6 +63,7 @@ class Setup:
     coarse_etags: bool = False
     aging: bool = False
     slow_poll: bool = False
+    pairs: bool = False
 
     @property
     def slow_actors(self) -> tuple[str, ...]:

@@ -66,6 +66,7 @@ BULK = Setup(bulk=True)
 BULK_DELAYED = Setup(bulk=True, delay=SETTLE)
 SLOW_RENEWAL = Setup(renewals=True, slow_renewal=True, early_look=False)
 RAISES = Setup(renewals=True, raises=True, early_look=False)
+PAIRS = Setup(pairs=True, early_look=False)
 SLOW = Setup(renewals=True, slow_publish=True, early_look=False)
 WALKS = (
     Walk("early look", Setup(), 2, fault=True),
@@ -88,6 +89,9 @@ WALKS = (
     Walk("bulk", BULK, 1, failing=True, fault=True),
     Walk("bulk, delay", BULK_DELAYED, 2, failing=True, fault=True),
     Walk("slow polls", Setup(slow_poll=True, early_look=False), 2, fault=True),
+    Walk("pairs", PAIRS, 2, fault=True),
+    Walk("pairs", PAIRS, 2, failing=True),
+    Walk("pairs, early", Setup(pairs=True), 2),
     Walk("aging", Setup(aging=True), 2),
     Walk("aging", Setup(aging=True), 1, fault=True),
     Walk("aging, delay", Setup(aging=True, delay=1), 1, fault=True),

@@ -219,6 +219,15 @@ MUTANTS = (
         setup=(("slow_poll", True), ("early_look", False)),
     ),
     Mutant(
+        "an id rests until the queue has no more, or is in want of room",
+        "_consumer.agenda",
+        "        return until\n",
+        "        return math.inf\n",
+        setup=(("pairs", True), ("early_look", False)),
+        puts=(True, True),
+        faults=("duplicate delivery",),
+    ),
+    Mutant(
         "an event's age by the worker's own clock",
         "_consumer.intake",
         "max(delay, message.age)",

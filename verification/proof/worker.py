@@ -8,10 +8,11 @@ from queue import SimpleQueue
 from typing import Any
 
 from change_events import HTTPFetcher
+from change_events._consumer.agenda import REST
 from change_events._consumer.backoff import Backoff
 from change_events._consumer.crew import Threads
 from change_events._consumer.guard import Guard
-from change_events._consumer.queue import Queue
+from change_events._consumer.queue import BATCH_SIZE, Queue
 from change_events._consumer.run import Run
 from change_events._consumer.settings import Settings
 from change_events._consumer.stats import Tally
@@ -44,6 +45,8 @@ class Worker(Process):
             sink=Cache(),
             settle=float(SETTLE),
             early_look=setup.early_look,
+            batch_size=2 if setup.pairs else BATCH_SIZE,
+            prefetch=3 if setup.pairs else None,
         )
         self._run = Run(
             settings,
@@ -55,14 +58,14 @@ class Worker(Process):
             backoff=Backoff(lambda *_: 1.0, early=1.0),
         )
         with self._run.consumer as desk:
-            self._inbox = desk.inbox
+            self._desk, self._inbox = desk, desk.inbox
         self._run.ask_delay()
         self._acks: list[str] = []
         self._look_answers: list[tuple[str, Any]] = []
         self._saw: tuple[int, int] = (0, 0)
         self._polling_since = 0
         self._spec = Spec(SETTLE - setup.delay)
-        self._bulk = setup.bulk
+        self._setup = setup
 
     def go_on(self, actor: str, answer: Any = None) -> None:
         if actor == "look" and actor in self.wants:
@@ -72,18 +75,16 @@ class Worker(Process):
         super().go_on(actor, answer)
         self._spec.keep(self._held())
 
-    def receive(self, message: Message, known_as: tuple[str, ...] = ()) -> None:
-        """Receive a message; one that it holds already goes by its name."""
-        held = self._held()
-        name = (
-            known_as[0]
-            if known_as
-            else next(str(number) for number in itertools.count(1) if str(number) not in held)
-        )
+    def receive(self, messages: tuple[Message, ...], known_as: tuple[str, ...] = ()) -> None:
+        """Receive messages; one that it holds already goes by its name, and others have ""."""
+        taken = self._held()
+        new = (name for name in map(str, itertools.count(1)) if name not in taken)
+        names = [name or next(new) for name in known_as]
         if "poll" not in self.running:
             self.go_on("poll")
-        self._spec.received(name, message.event, self.now, age=message.age)
-        self.go_on("poll", ((name, message),))
+        for name, message in zip(names, messages, strict=True):
+            self._spec.received(name, message.event, self.now, age=message.age)
+        self.go_on("poll", tuple(zip(names, messages, strict=True)))
 
     def acknowledged(self, failed: tuple[str, ...]) -> None:
         """Receive the answer to an acknowledgement."""
@@ -116,10 +117,10 @@ class Worker(Process):
         return self._look if actor == "look" else self._acknowledge
 
     def _look(self) -> None:
-        id = self._inbox.next(self.now)
-        assert id == ID
-        together = self._bulk and not self._inbox._groups[id].alone
-        looks = self._run.looks.look_together([id]) if together else [self._run.looks.look_at(id)]
+        ids = self._desk.next(self.now)
+        assert ids == [ID]
+        together = self._setup.bulk and not self._inbox._groups[ID].alone
+        looks = self._run.looks.look_together(ids) if together else self._run.looks.look(ids)
         for events in looks:  # meanwhile others are acknowledged
             self._acks += [event.receipt_handle for event in events]
         self._look_answers.clear()
@@ -137,9 +138,9 @@ class Worker(Process):
 
     def ready_in(self) -> dict[str, float]:
         ready: dict[str, float] = {}
-        if "poll" not in self.running:
+        if "poll" not in self.running and self._desk.receiving.may_begin():
             ready["poll"] = 0
-        at = self._inbox.next_at()
+        at = self._desk.next_at()
         if at is not None and "look" not in self.running:
             ready["look"] = self.ticks_to(at)
         if self._acks and "acknowledge" not in self.running:
@@ -170,6 +171,17 @@ class Worker(Process):
             tuple(self._look_answers),
             tuple((actor, numbered(effect, names)) for actor, effect in self.wants.items()),
             self.facts().polling,
+            self._rest() if self._setup.pairs else None,
+        )
+
+    def _rest(self) -> Hashable:
+        """Return what decides whether the id rests."""
+        rest = self._inbox._rest
+        return (
+            self._desk.receiving.backlog,
+            *(self.ticks_to(looked + REST) for looked in rest._looked.values()),
+            tuple(self.ticks_to(at) for at in rest._resting.values()),
+            rest.making_room,
         )
 
     def _held(self) -> set[str]:

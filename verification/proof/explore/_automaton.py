@@ -35,7 +35,7 @@ class Moved(NamedTuple):
     Attributes:
         number: The new state.
         places: The new place of each message that the process held, by its old place, then that of
-            a new message; 0: the process no longer holds it.
+            each new message; 0: the process no longer holds it.
     """
 
     number: int
@@ -68,9 +68,9 @@ class Automaton:
         """Let a saver stand still for a window."""
         return self._after(number, "freeze")
 
-    def receive(self, number: int, message: Message, place: int) -> Moved:
-        """Let a worker receive a message. `place` is not 0 if the worker holds it already."""
-        return self._after(number, "receive", message, places=(place,) if place else ())
+    def receive(self, number: int, messages: tuple[Message, ...], places: tuple[int, ...]) -> Moved:
+        """Let a worker receive messages. A place is not 0 if the worker holds that one already."""
+        return self._after(number, "receive", messages, places=places)
 
     def acknowledged(self, number: int, failed: tuple[int, ...]) -> Moved:
         """Answer a worker's acknowledgement; `failed` has the places of messages that failed."""
@@ -86,14 +86,14 @@ class Automaton:
         key = (number, method, arguments, places)
         if key not in self._moved:
             names = self._names[number]
-            named = () if places is None else (tuple(names[place - 1] for place in places),)
+            named = () if places is None else (tuple(("", *names)[each] for each in places),)
             trace = (*self._traces[number], (method, *arguments, *named))
             process = self._make()
             try:
                 for name, *given in trace:
                     getattr(process, name)(*given)
                 after = process.names()
-                new = [name for name in after if name not in names]
+                new = sorted((name for name in after if name not in names), key=int)
                 places = tuple(
                     after.index(name) + 1 if name in after else 0 for name in (*names, *new)
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -81,22 +82,34 @@ class WorkerSteps:
     def _receives(
         self, state: State, index: int, worker: WorkerState
     ) -> Iterator[tuple[Step, State]]:
-        seen: set[Queued] = set()
-        for position, queued in enumerate(state.queue):
-            if queued.visible_in == 0 and queued not in seen:
-                seen.add(queued)
-                held_at = queued.places[index]
-                message = queued.message._replace(age=queued.age)
-                moved = self._worker.receive(worker.number, message, held_at)
-                place = held_at or len(moved.places)
-                delivered = queued._replace(
-                    visible_in=HELD, places=replaced(queued.places, index, place)
-                )
-                received = state._replace(queue=replaced(state.queue, position, delivered))
-                yield (
-                    (_name(index), f"receives {queued.name}"),
-                    self._scenario.moved(received, index, moved),
-                )
+        visible = [at for at, queued in enumerate(state.queue) if queued.visible_in == 0]
+        seen: set[tuple[Queued, ...]] = set()
+        for number in (1, 2) if self._scenario.setup.pairs else (1,):
+            for positions in itertools.permutations(visible, number):
+                deliveries = tuple(state.queue[position] for position in positions)
+                if deliveries not in seen:
+                    seen.add(deliveries)
+                    names = ", ".join(queued.name for queued in deliveries)
+                    received = self._received(state, index, worker, positions)
+                    yield (_name(index), f"receives {names}"), received
+        if self._scenario.setup.pairs:
+            empty = self._received(state, index, worker, ())
+            if empty != state:
+                yield (_name(index), "receives nothing"), empty
+
+    def _received(
+        self, state: State, index: int, worker: WorkerState, positions: tuple[int, ...]
+    ) -> State:
+        deliveries = [state.queue[position] for position in positions]
+        held_at = tuple(queued.places[index] for queued in deliveries)
+        messages = tuple(queued.message._replace(age=queued.age) for queued in deliveries)
+        moved = self._worker.receive(worker.number, messages, held_at)
+        new = itertools.count(len(moved.places) - held_at.count(0) + 1)
+        queue = state.queue
+        for position, queued, at in zip(positions, deliveries, held_at, strict=True):
+            places = replaced(queued.places, index, at or next(new))
+            queue = replaced(queue, position, queued._replace(visible_in=HELD, places=places))
+        return self._scenario.moved(state._replace(queue=queue), index, moved)
 
     def look(self, state: State, index: int) -> Iterator[tuple[Step, State]]:
         """Yield the steps that give a worker's look what it waits for."""
