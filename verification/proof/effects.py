@@ -47,6 +47,10 @@ class Setup:
         slow_poll: A receive takes time: it begins, and SQS answers later.
         pairs: A receive can bring two messages. That is a full batch, and the worker has room for
             three.
+        outage: The fault can be that the source is down for up to three GETs.
+        guarded: The guard refuses the first deletion of each worker, until an operator resumes.
+        heartbeats: A heartbeat can find that the worker no longer has a message: its visibility
+            timeout is over, or another worker has acknowledged it.
     """
 
     early_look: bool = True
@@ -64,6 +68,9 @@ class Setup:
     aging: bool = False
     slow_poll: bool = False
     pairs: bool = False
+    outage: bool = False
+    guarded: bool = False
+    heartbeats: bool = False
 
     @property
     def slow_actors(self) -> tuple[str, ...]:

@@ -67,6 +67,7 @@ BULK_DELAYED = Setup(bulk=True, delay=SETTLE)
 SLOW_RENEWAL = Setup(renewals=True, slow_renewal=True, early_look=False)
 RAISES = Setup(renewals=True, raises=True, early_look=False)
 PAIRS = Setup(pairs=True, early_look=False)
+TROUBLE = Setup(outage=True, guarded=True, heartbeats=True)
 SLOW = Setup(renewals=True, slow_publish=True, early_look=False)
 WALKS = (
     Walk("early look", Setup(), 2, fault=True),
@@ -92,6 +93,12 @@ WALKS = (
     Walk("pairs", PAIRS, 2, fault=True),
     Walk("pairs", PAIRS, 2, failing=True),
     Walk("pairs, early", Setup(pairs=True), 2),
+    Walk("trouble", TROUBLE, 2),
+    Walk("trouble", TROUBLE, 1, fault=True),
+    Walk("trouble once", replace(TROUBLE, early_look=False), 2, fault=True),
+    Walk("trouble once", replace(TROUBLE, early_look=False), 1, failing=True, fault=True),
+    Walk("short delay", Setup(delay=1), 2, failing=True),
+    Walk("short delay", Setup(delay=1), 1, failing=True, fault=True),
     Walk("aging", Setup(aging=True), 2),
     Walk("aging", Setup(aging=True), 1, fault=True),
     Walk("aging, delay", Setup(aging=True, delay=1), 1, fault=True),

@@ -107,6 +107,7 @@ class Facts:
         over: Of a saver: it is done.
         saw: Of a worker: status and commit of its last GET.
         polling: Of a worker: the ticks since its receive began, at most a window.
+        refuses: Of a worker: it refuses deletions.
     """
 
     rely_on: float = 0.0
@@ -119,3 +120,4 @@ class Facts:
     over: bool = False
     saw: tuple[int, int] = (0, 0)
     polling: float = 0.0
+    refuses: bool = False

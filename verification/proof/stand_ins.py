@@ -64,18 +64,21 @@ class Sqs:
         del QueueUrl
         failed = ask("delete", tuple(entry["ReceiptHandle"] for entry in Entries))
         code = {"Code": "InternalError", "SenderFault": False}
-        return {
-            "Failed": [
-                {"Id": entry["Id"], **code} for entry in Entries if entry["ReceiptHandle"] in failed
-            ]
-        }
+        return {"Failed": _failed(Entries, failed, code)}
 
     def change_message_visibility_batch(
         self, *, QueueUrl: str, Entries: list[dict[str, Any]]
     ) -> dict[str, Any]:
         del QueueUrl
-        ask("visibility", tuple(entry["ReceiptHandle"] for entry in Entries))
-        return {}
+        refused = ask("visibility", tuple(entry["ReceiptHandle"] for entry in Entries)) or ()
+        code = {"Code": "MessageNotInflight", "SenderFault": True}
+        return {"Failed": _failed(Entries, refused, code)}
+
+
+def _failed(
+    entries: list[dict[str, Any]], handles: tuple[str, ...], code: dict[str, Any]
+) -> list[dict[str, Any]]:
+    return [{"Id": each["Id"], **code} for each in entries if each["ReceiptHandle"] in handles]
 
 
 def _received(message_id: str, message: Message) -> dict[str, Any]:

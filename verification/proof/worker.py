@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Hashable
 from queue import SimpleQueue
 from typing import Any
@@ -51,7 +52,7 @@ class Worker(Process):
         self._run = Run(
             settings,
             queue=queue,
-            guard=Guard(),
+            guard=Guard(min_deleted=1, max_share=0.0) if setup.guarded else Guard(),
             tally=Tally(),
             control=SimpleQueue(),
             threads=Ticks(lambda: self.now),
@@ -114,6 +115,8 @@ class Worker(Process):
     def task(self, actor: str) -> Callable[[], object]:
         if actor == "poll":
             return lambda: self._run.intake.receive(wait=1)
+        if actor == "heartbeat":
+            return lambda: self._run.visibility.extend(math.inf)
         return self._look if actor == "look" else self._acknowledge
 
     def _look(self) -> None:
@@ -136,6 +139,15 @@ class Worker(Process):
         self._acks = []
         self._spec.keep(self._held())
 
+    def beat(self, refused: tuple[str, ...]) -> None:
+        """Keep invisible what is held; SQS refuses that for some messages."""
+        self.go_on("heartbeat")
+        self.go_on("heartbeat", refused)
+
+    def resume(self) -> None:
+        """Be told by an operator to go on after a mass deletion was refused."""
+        self._run.consumer.resume()
+
     def ready_in(self) -> dict[str, float]:
         ready: dict[str, float] = {}
         if "poll" not in self.running and self._desk.receiving.may_begin():
@@ -149,7 +161,7 @@ class Worker(Process):
 
     def facts(self) -> Facts:
         polling = self.ticks_since(self._polling_since) if "poll" in self.running else 0.0
-        return Facts(saw=self._saw, polling=polling)
+        return Facts(saw=self._saw, polling=polling, refuses=self._desk.guard.tripped)
 
     def names(self) -> tuple[str, ...]:
         return tuple(sorted(self._held(), key=lambda name: (repr(self._known_of(name)), name)))
@@ -172,6 +184,8 @@ class Worker(Process):
             tuple((actor, numbered(effect, names)) for actor, effect in self.wants.items()),
             self.facts().polling,
             self._rest() if self._setup.pairs else None,
+            self._outage() if self._setup.outage else None,
+            (self._desk.guard._state, self._desk._refused) if self._setup.guarded else None,
         )
 
     def _rest(self) -> Hashable:
@@ -182,6 +196,18 @@ class Worker(Process):
             *(self.ticks_to(looked + REST) for looked in rest._looked.values()),
             tuple(self.ticks_to(at) for at in rest._resting.values()),
             rest.making_room,
+        )
+
+    def _outage(self) -> Hashable:
+        """Return what failed looks leave behind."""
+        breaker = self._desk.breaker
+        return (
+            breaker.open,
+            breaker.probing or self.ticks_to(breaker.look_at),
+            breaker.failures,
+            breaker._in_a_row,
+            len(breaker._ids),
+            len(self._desk.experiment._good),
         )
 
     def _held(self) -> set[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from verification.proof.effects import Violation
 from verification.proof.worker import numbered
 
 if TYPE_CHECKING:
@@ -21,11 +22,13 @@ class Known(NamedTuple):
         wants: By actor, what it waits for.
         ready: By actor, in how many ticks it has something to begin.
         facts: Other facts.
+        holds: How many messages it holds.
     """
 
     wants: tuple[tuple[str, Effect], ...]
     ready: tuple[tuple[str, float], ...]
     facts: Facts
+    holds: int
 
 
 class Moved(NamedTuple):
@@ -76,6 +79,14 @@ class Automaton:
         """Answer a worker's acknowledgement; `failed` has the places of messages that failed."""
         return self._after(number, "acknowledged", places=failed)
 
+    def beat(self, number: int, refused: tuple[int, ...]) -> Moved:
+        """Let a worker's heartbeat find that some messages are no longer its own."""
+        return self._after(number, "beat", places=refused)
+
+    def resume(self, number: int) -> Moved:
+        """Tell a worker to go on after a mass deletion was refused."""
+        return self._after(number, "resume")
+
     def give_up(self, number: int) -> Moved:
         """Let a worker stop trying to acknowledge."""
         return self._after(number, "give_up")
@@ -91,7 +102,7 @@ class Automaton:
             process = self._make()
             try:
                 for name, *given in trace:
-                    getattr(process, name)(*given)
+                    _call(getattr(process, name), given)
                 after = process.names()
                 new = sorted((name for name in after if name not in names), key=int)
                 places = tuple(
@@ -112,8 +123,18 @@ class Automaton:
             wants = tuple(
                 (actor, numbered(effect, names)) for actor, effect in process.wants.items()
             )
-            self.known.append(Known(wants, tuple(process.ready_in().items()), process.facts()))
+            ready = tuple(process.ready_in().items())
+            self.known.append(Known(wants, ready, process.facts(), len(names)))
         return self._numbers[state]
+
+
+def _call(step: Callable[..., None], arguments: list[Any]) -> None:
+    try:
+        step(*arguments)
+    except Violation:
+        raise
+    except Exception as error:
+        raise Violation(f"the production code raises {error!r}") from error
 
 
 @lru_cache

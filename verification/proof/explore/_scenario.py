@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from verification.proof.explore._automaton import Moved, automaton
-from verification.proof.explore._state import State, WorkerState, replaced, with_places
+from verification.proof.explore._state import DOWN, State, WorkerState, replaced, with_places
 from verification.proof.saver import Saver
 from verification.proof.worker import Worker
 
@@ -79,6 +79,14 @@ class Scenario:
     def may(self, state: State, fault: str) -> bool:
         """Return whether a fault can still happen."""
         return state.fault is None and fault in self.faults
+
+    def next_failure(self, state: State) -> str | None:
+        """Return the fault of a schedule once the source is down for one more GET, if it can be."""
+        if not self.setup.outage:
+            return None
+        if state.fault in DOWN[:-1]:
+            return DOWN[DOWN.index(state.fault) + 1]
+        return DOWN[0] if self.may(state, DOWN[0]) else None
 
     def moved(self, state: State, index: int, moved: Moved, version: int | None = None) -> State:
         """Return the state after a worker's step; `version` is what its look has read."""

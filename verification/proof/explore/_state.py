@@ -18,6 +18,9 @@ SPENT = "spent"
 FAILING_GETS = {"source answers 500": 500, "source answers 503": 503}
 """Faults of the source. A worker takes the first for the entity's own, and the second not."""
 
+DOWN = tuple(f"source is down, {times}" for times in ("once", "twice", "three times"))
+"""The faults of a schedule that has had so many GETs from a source that is down."""
+
 FAULTS = (
     "visibility expires",
     "duplicate delivery",
@@ -25,6 +28,7 @@ FAULTS = (
     "publisher crashes",
     "batch call half failed",
     *FAILING_GETS,
+    DOWN[0],
     "SNS refuses",
     "left out of many",
     "save is cancelled",

@@ -64,6 +64,7 @@ class WorkerSteps:
             yield from self._receives(state, index, worker)
         if "look" in wants:
             yield from self.look(state, index)
+        yield from self._other_steps(state, index, worker)
         held = {queued.places[index] for queued in state.queue} - {0}
         if self._scenario.may(state, "worker crashes") and (known.wants or held):
             dead = state._replace(
@@ -74,6 +75,22 @@ class WorkerSteps:
                 queued._replace(places=replaced(queued.places, index, 0)) for queued in dead.queue
             )
             yield (_name(index), "crashes"), dead._replace(fault=SPENT, queue=queue)
+
+    def _other_steps(
+        self, state: State, index: int, worker: WorkerState
+    ) -> Iterator[tuple[Step, State]]:
+        """Yield an operator's step, and the heartbeat that finds that messages are lost."""
+        known = self._worker.known[worker.number]
+        if known.facts.refuses:
+            resumed = self._worker.resume(worker.number)
+            after = self._scenario.moved(state, index, resumed)
+            yield ("operator", f"resumes {_name(index)}"), after
+        if self._scenario.setup.heartbeats:
+            own = {queued.places[index] for queued in state.queue if queued.visible_in == HELD}
+            lost = tuple(place for place in range(1, known.holds + 1) if place not in own)
+            moved = self._worker.beat(worker.number, lost) if lost else None
+            if moved and (after := self._scenario.moved(state, index, moved)) != state:
+                yield (_name(index), "heartbeat: it has lost messages"), after
 
     def _begun(self, state: State, index: int, actor: str) -> State:
         moved = self._worker.go_on(state.workers[index].number, actor)
@@ -134,6 +151,8 @@ class WorkerSteps:
         elif wanted == "apply":
             saw = self._worker.known[number].facts.saw
             applied, row = _apply(state, saw, effect, read)
+            if self._worker.known[number].facts.refuses and row.present < state.row.present:
+                raise Violation("it deletes, although the guard refuses deletions")
             what = "applies" if applied else "lost the compare-and-set of"
             yield (
                 (worker, f"{what} {_shown_change(effect)}, if version is {read}"),
@@ -168,6 +187,8 @@ class WorkerSteps:
             if scenario.may(state, fault):
                 what = "GETs" if effect[0] == "get" else "GETs many"
                 yield f"{what}: {code}", (code, -1), SPENT
+        if failure := scenario.next_failure(state):
+            yield "GETs: the source is down", (503, -1), failure
 
     def _answer(self, state: State, known_etag: Hashable) -> tuple[int, int]:
         if state.present:

@@ -130,7 +130,8 @@ class World:
         """Return whether the source will neither change nor fail any more."""
         scenario = self._scenario
         return (
-            not any(
+            not scenario.next_failure(state)
+            and not any(
                 scenario.may(state, fault)
                 for fault in (*FAILING_GETS, "left out of many", "worker crashes")
             )
