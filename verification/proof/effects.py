@@ -43,6 +43,8 @@ class Setup:
         bulk: The fetcher can ask for many ids at once. There is only one id, but it goes this way.
         tombstone: If the entity is absent at first, the cache knows that it is gone.
         coarse_etags: Two commits share an ETag, like two saves within a second on some servers.
+        reverts: Every second commit brings back the state before it: an equal entity, with an equal
+            digest and the same ETag, as of a server that makes ETags of the body.
         aging: Messages can lie in the queue for long, and are received late.
         slow_poll: A receive takes time: it begins, and SQS answers later.
         pairs: A receive can bring two messages. That is a full batch, and the worker has room for
@@ -65,6 +67,7 @@ class Setup:
     bulk: bool = False
     tombstone: bool = False
     coarse_etags: bool = False
+    reverts: bool = False
     aging: bool = False
     slow_poll: bool = False
     pairs: bool = False
@@ -80,7 +83,11 @@ class Setup:
 
     def etag(self, number: int) -> str:
         """Return the ETag of the state after a commit."""
-        return f'"{(number + 1) // 2 if self.coarse_etags else number}"'
+        return f'"{(number + 1) // 2 if self.coarse_etags else self.body(number)}"'
+
+    def body(self, number: int) -> int:
+        """Return the number in the entity's body after a commit."""
+        return number % 2 if self.reverts else number
 
 
 SETTLE = 2

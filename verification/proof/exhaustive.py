@@ -75,6 +75,8 @@ WALKS = (
     Walk("early look", Setup(), 1, failing=True, fault=True),
     Walk("coarse ETags", COARSE, 2),
     Walk("coarse ETags", COARSE, 1, failing=True, fault=True),
+    Walk("reverts", Setup(reverts=True), 2, fault=True),
+    Walk("reverts once", Setup(reverts=True, early_look=False), 3),
     Walk("one look", Setup(early_look=False), 2, failing=True, fault=True),
     Walk("queue delay", Setup(delay=SETTLE), 2, failing=True, fault=True),
     Walk("confirm", Setup(confirm=True), 2),

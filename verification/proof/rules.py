@@ -63,6 +63,18 @@ MUTANTS = (
         present=False,
     ),
     Mutant(
+        "no new version for an entity that is what it was",
+        "sinks.memory",
+        VERSION,
+        "version = if_version + 1\n"
+        "            if not if_version:\n"
+        "                version = first_version(now)\n"
+        "            elif present and digest == row.entry.digest:\n"
+        "                version = if_version",
+        setup=(("early_look", False), ("reverts", True)),
+        puts=(True, True),
+    ),
+    Mutant(
         "no version for what is gone and was never seen",
         "sinks.memory",
         VERSION,
@@ -263,8 +275,8 @@ MUTANTS = (
     Mutant(
         "any delay of the queue is long enough",
         "_consumer.intake",
-        "            hold=max(0.0, window_of(event, self.settings.settle) - max(delay, message.age)),\n",
-        "            hold=0.0 if delay else window_of(event, self.settings.settle),\n",
+        "            hold=max(0.0, window_of(event, self.settings.settle) - max(delay, message.age))",
+        "            hold=0.0 if delay else window_of(event, self.settings.settle)",
         setup=(("delay", 1),),
     ),
     Mutant(

@@ -112,7 +112,7 @@ class Pool:
         status, number = ask("get many") if many else ask("get", headers.get("If-None-Match"))
         if self._setup.slow_get:
             ask("arrive")
-        body: Any = entity(number) if status == 200 else {"detail": "no product"}
+        body: Any = entity(self._setup.body(number)) if status == 200 else {"detail": "no product"}
         if many and status < 500:
             status, body = 200, [body] if status == 200 else []
         return urllib3.HTTPResponse(
@@ -138,17 +138,17 @@ class Cache:
 
 
 def entity(number: int) -> dict[str, Any]:
-    """Return the entity after a commit."""
+    """Return the entity with a number in its body: in most set-ups that of the commit."""
     return {"id": ID, "number": number}
 
 
 def digest_of(number: int | None) -> str | None:
-    """Return the digest of the entity after a commit; None without one."""
+    """Return the digest of the entity with this number; None without one."""
     return None if number is None else digest(entity(number))
 
 
 def described(change: Found[dict[str, Any]] | Unchanged | Gone) -> tuple[Hashable, ...]:
-    """Return a change as hashable values: its kind, its commit, and its ETag."""
+    """Return a change as hashable values: its kind, the entity's number, and its ETag."""
     if isinstance(change, Gone):
         return ("Gone", None, None)
     number = change.value["number"] if isinstance(change, Found) else None

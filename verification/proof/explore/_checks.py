@@ -16,10 +16,11 @@ class Checks:
 
     def __init__(self, scenario: Scenario) -> None:
         self._saver = scenario.saver
+        self._body = scenario.setup.body
 
     def check(self, state: State) -> None:
         """Check what must hold in every state."""
-        if _is_stale(state) and not state.queue and not self._will_be_broadcast(state):
+        if self._is_stale(state) and not state.queue and not self._will_be_broadcast(state):
             raise Violation("the cache is stale, and no event is left that would repair it")
 
     def check_quiet(self, state: State) -> None:
@@ -27,7 +28,7 @@ class Checks:
         if state.queue:
             names = ", ".join(queued.name for queued in state.queue)
             raise Violation(f"no worker will ever acknowledge {names}")
-        if _is_stale(state):
+        if self._is_stale(state):
             raise Violation("all is quiet, and the cache is stale")
 
     def _will_be_broadcast(self, state: State) -> bool:
@@ -45,8 +46,7 @@ class Checks:
             for known in under_way
         )
 
-
-def _is_stale(state: State) -> bool:
-    if state.row.present != state.present:
-        return True
-    return state.present and state.row.number != state.commits
+    def _is_stale(self, state: State) -> bool:
+        if state.row.present != state.present:
+            return True
+        return state.present and state.row.number != self._body(state.commits)

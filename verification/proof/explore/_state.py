@@ -64,7 +64,7 @@ class Row(NamedTuple):
     Attributes:
         version: Its version.
         present: The entity is present.
-        number: The commit whose state it holds.
+        number: The number in the entity that it holds.
         etag: The ETag that it has; the answer to a GET of many brings none.
         saw: The source's latest commit when the row's last look began its GET.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -150,7 +150,7 @@ class WorkerSteps:
             yield (worker, "gets the answer"), after(None)
         elif wanted == "apply":
             saw = self._worker.known[number].facts.saw
-            applied, row = _apply(state, saw, effect, read)
+            applied, row = _apply(state, saw, effect, read, self._scenario.setup.body)
             if self._worker.known[number].facts.refuses and row.present < state.row.present:
                 raise Violation("it deletes, although the guard refuses deletions")
             what = "applies" if applied else "lost the compare-and-set of"
@@ -234,7 +234,9 @@ class WorkerSteps:
                 )
 
 
-def _apply(state: State, seen: tuple[int, int], effect: Effect, read: int) -> tuple[bool, Row]:
+def _apply(
+    state: State, seen: tuple[int, int], effect: Effect, read: int, body: Callable[[int], int]
+) -> tuple[bool, Row]:
     """Apply what a look has found; check that it is right."""
     _, kind, number, etag, if_version = effect
     assert if_version == min(read, 1), "a look applies with the version it has read"
@@ -248,8 +250,8 @@ def _apply(state: State, seen: tuple[int, int], effect: Effect, read: int) -> tu
         raise Violation(f"the answer {status} deletes")
     if saw < row.saw and (row.present or after.present):
         raise Violation(f"the cache goes back from commit {row.saw} to commit {saw}")
-    if after.present and after.number not in {saw, row.number}:
-        raise Violation(f"commit {after.number} is stored, and the look saw commit {saw}")
+    if after.present and after.number not in {body(saw), row.number}:
+        raise Violation(f"{after.number} is stored, and the look saw commit {saw}")
     return True, after
 
 
