@@ -12,21 +12,38 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
+from change_events import ChangeEvent
 from verification.harness import ROOT
 from verification.harness.docs import EXPLANATION
 from verification.proof import exhaustive
-from verification.proof.effects import SETTLE, Setup
-from verification.proof.exhaustive import BULK, BULK_DELAYED, LATE, Walk, Walked
+from verification.proof.effects import ID, SETTLE, Setup, Violation
+from verification.proof.exhaustive import (
+    BULK,
+    BULK_DELAYED,
+    LATE,
+    PAIRS,
+    RAISES,
+    SLOW_RENEWAL,
+    TROUBLE,
+    Walk,
+    Walked,
+)
 from verification.proof.explore import FAULTS, History, World, explore, shortest_violation
+from verification.proof.explore._automaton import automaton
 from verification.proof.mutants import MUTANTS
+from verification.proof.spec import Spec
+from verification.proof.worker import Worker
 
 EARLY = Setup()
 ONCE = Setup(early_look=False)
 DELAYED = Setup(delay=SETTLE)
 CONFIRMED = Setup(confirm=True)
+SLOW_POLL = Setup(slow_poll=True, early_look=False)
+TROUBLE_ONCE = replace(TROUBLE, early_look=False)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +107,78 @@ def test_merging_equal_states_changes_only_their_number(setup, faults):
     assert alike.states < apart.states
 
 
+@pytest.mark.parametrize(
+    ("setup", "faults"),
+    [
+        (EARLY, ("worker crashes", "visibility expires")),
+        (CONFIRMED, ("worker crashes",)),
+        (BULK, ()),
+        (PAIRS, FAULTS),
+        (TROUBLE_ONCE, FAULTS),
+        (Setup(reverts=True), ()),
+        (Setup(renewals=True, longest_save=1), ()),
+    ],
+    ids=["early", "confirmed", "bulk", "pairs", "trouble", "reverts", "late"],
+)
+def test_a_walk_that_looks_nothing_up_finds_the_same(setup, faults):
+    found = exhaustive.computed_each_time(setup, faults)
+
+    assert found is not None
+    assert found.violation is None
+
+
+def test_a_walk_that_takes_different_situations_for_one_is_found_out(monkeypatch):
+    automaton.cache_clear()
+    whole = Worker.state
+    monkeypatch.setattr(Worker, "state", lambda worker: (*whole(worker)[:2], *whole(worker)[3:]))
+
+    try:
+        assert exhaustive.computed_each_time(ONCE) is None
+    finally:
+        automaton.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "setup",
+    [SLOW_POLL, PAIRS, TROUBLE_ONCE, Setup(delay=1), Setup(reverts=True, early_look=False)],
+    ids=["slow polls", "pairs", "trouble", "short delay", "reverts"],
+)
+@pytest.mark.parametrize("puts", [(True, True), (True, False)], ids=["put put", "put delete"])
+def test_no_schedule_of_two_saves_and_a_fault_breaks_the_promise(setup, puts):
+    result = explore(
+        World(setup, History(True, puts), faults=("visibility expires",), failing=False)
+    )
+
+    assert result.violation is None
+    assert result.schedules > 1000
+
+
+@pytest.mark.parametrize(
+    ("setup", "faults"),
+    [(SLOW_RENEWAL, ()), (RAISES, ("SNS refuses",))],
+    ids=["slow renewal", "late, raises"],
+)
+def test_no_schedule_of_a_renewal_that_takes_time_or_a_save_that_raises_breaks_the_promise(
+    setup, faults
+):
+    result = explore(World(setup, History(True, (True,)), faults=faults, failing=False))
+
+    assert result.violation is None
+    assert result.schedules > 1000
+
+
+def test_a_look_settles_no_message_that_came_after_its_get_under_the_name_of_another():
+    spec = Spec(SETTLE)
+    spec.received("1", ChangeEvent(ID), 0, age=0)
+    spec.get(SETTLE)
+    spec.keep(set())
+    spec.received("1", ChangeEvent(ID), SETTLE, age=0)
+    spec.applied()
+
+    with pytest.raises(Violation):
+        spec.acknowledged(["1"])
+
+
 def test_the_table_has_a_row_for_each_setup_and_counts_violations(capsys):
     walks = (Walk("queue delay", DELAYED, 1, fault=True), Walk("late saves", LATE, 1))
 
@@ -116,8 +205,6 @@ def test_the_page_has_a_row_for_each_walk_of_make_prove():
 def test_a_violation_is_printed_with_its_shortest_schedule(capsys, monkeypatch):
     def careless(world, state):
         if state.commits and not state.queue:
-            from verification.proof.effects import Violation
-
             raise Violation("it was saved, and no event is left")
 
     monkeypatch.setattr(World, "check", careless)

@@ -275,8 +275,8 @@ MUTANTS = (
     Mutant(
         "any delay of the queue is long enough",
         "_consumer.intake",
-        "            hold=max(0.0, window_of(event, self.settings.settle) - max(delay, message.age))",
-        "            hold=0.0 if delay else window_of(event, self.settings.settle)",
+        "max(0.0, window_of(event, self.settings.settle) - max(delay, message.age))",
+        "0.0 if delay else window_of(event, self.settings.settle)",
         setup=(("delay", 1),),
     ),
     Mutant(

@@ -49,10 +49,11 @@ class Spec:
                 raise Violation(f"{message_id} was acknowledged without a look that settles it")
 
     def keep(self, held: AbstractSet[str]) -> None:
-        """Forget all messages that the worker does not hold."""
+        """Forget all messages that the worker does not hold: a later one can have the same name."""
         for message_id in self._events.keys() - held:
             del self._events[message_id], self._due[message_id]
         self._settled &= held
+        self._in_get &= held
 
     def look_over(self) -> None:
         self._in_get = frozenset()

@@ -46,18 +46,35 @@ class Moved(NamedTuple):
 
 
 class Automaton:
-    """The states of a process that were met, and how they follow one another."""
+    """
+    The states of a process that were met, and how they follow one another.
 
-    def __init__(self, make: Callable[[], Process]) -> None:
+    Args:
+        make: Makes the process, before its first step.
+        merging: Take it for one state if the process says that it is (`Process.state`). Otherwise
+            each sequence of steps leads to a state of its own, where production code runs.
+
+    Attributes:
+        known: What is known of each state.
+        states: What the process says of each state.
+    """
+
+    def __init__(self, make: Callable[[], Process], *, merging: bool) -> None:
         self._make = make
+        self._merging = merging
         self._numbers: dict[Hashable, int] = {}
         self._traces: list[tuple[tuple[Any, ...], ...]] = []
         self._names: list[tuple[str, ...]] = []
         self._moved: dict[tuple[Any, ...], Moved] = {}
         self.known: list[Known] = []
+        self.states: list[Any] = []
         process = make()
         self._intern(process, ())
         process.close()
+
+    def knows(self, number: int, place: int) -> Hashable:
+        """Return what a worker knows of the message at a place; None if it holds none there."""
+        return self.states[number][0][place - 1] if place else None
 
     def go_on(self, number: int, actor: str, answer: Any = None) -> Moved:
         """Take an actor's next step."""
@@ -115,9 +132,11 @@ class Automaton:
 
     def _intern(self, process: Process, trace: tuple[tuple[Any, ...], ...]) -> int:
         state = process.state()
-        if state not in self._numbers:
+        key = state if self._merging else trace
+        if key not in self._numbers:
             names = process.names()
-            self._numbers[state] = len(self._traces)
+            self._numbers[key] = len(self._traces)
+            self.states.append(state)
             self._traces.append(trace)
             self._names.append(names)
             wants = tuple(
@@ -125,7 +144,7 @@ class Automaton:
             )
             ready = tuple(process.ready_in().items())
             self.known.append(Known(wants, ready, process.facts(), len(names)))
-        return self._numbers[state]
+        return self._numbers[key]
 
 
 def _call(step: Callable[..., None], arguments: list[Any]) -> None:
@@ -138,6 +157,6 @@ def _call(step: Callable[..., None], arguments: list[Any]) -> None:
 
 
 @lru_cache
-def automaton(make: Callable[[Setup], Process], setup: Setup) -> Automaton:
+def automaton(make: Callable[[Setup], Process], setup: Setup, *, merging: bool) -> Automaton:
     """Return the automaton of a kind of process: the same one each time."""
-    return Automaton(lambda: make(setup))
+    return Automaton(lambda: make(setup), merging=merging)

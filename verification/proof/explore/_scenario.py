@@ -51,6 +51,7 @@ class Scenario:
         faults: The faults that can happen, one of them in a schedule.
         failing: There is one more saver, whose save raises.
         alike: Take states for one that differ only in names.
+        merging: See `Automaton`.
 
     Attributes:
         puts: For each saver, True for a put and False for a delete.
@@ -67,14 +68,15 @@ class Scenario:
         faults: tuple[str, ...],
         failing: bool,
         alike: bool,
+        merging: bool,
     ) -> None:
         self.setup = setup
         self.puts = (*history.puts, True) if failing else history.puts
         self.failing = len(history.puts) if failing else None
         self.faults = faults
         self.alike = alike
-        self.saver = automaton(Saver, setup)
-        self.worker = automaton(Worker, setup)
+        self.saver = automaton(Saver, setup, merging=merging)
+        self.worker = automaton(Worker, setup, merging=merging)
 
     def may(self, state: State, fault: str) -> bool:
         """Return whether a fault can still happen."""

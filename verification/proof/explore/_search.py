@@ -36,13 +36,13 @@ class Result:
     schedule: tuple[Step, ...] = field(default=(), repr=False)
 
 
-def explore(world: World, *, progress: Callable[[int], object] = lambda _: None) -> Result:
+def explore(world: World, *, visit: Callable[[State], object] = lambda _: None) -> Result:
     """
     Take every step from every state, and count the schedules.
 
     Args:
         world: The world.
-        progress: Called now and then with the number of states so far.
+        visit: Called with each state.
     """
     result = Result()
     ways: dict[State, int] = {}
@@ -70,8 +70,7 @@ def explore(world: World, *, progress: Callable[[int], object] = lambda _: None)
                     if not schedules:
                         world.check_quiet(state)
                     ways[state], depth[state] = schedules or 1, longest
-                    if len(ways) % 10_000 == 0:
-                        progress(len(ways))
+                    visit(state)
                     if totals:
                         totals[-1][0] += ways[state]
                         totals[-1][1] = max(totals[-1][1], longest + 1)

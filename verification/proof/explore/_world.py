@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 
 from verification.proof.effects import GETS, Setup
 from verification.proof.explore._checks import Checks
@@ -36,6 +36,8 @@ class World:
         workers: How many workers there are.
         failing: There is one more saver, whose save raises.
         alike: Take states for one that differ only in names.
+        merging: Take states of a process for one if they lead to the same. Without it, a walk runs
+            production code along each sequence of steps, and looks nothing up.
     """
 
     def __init__(
@@ -47,8 +49,11 @@ class World:
         workers: int = 2,
         failing: bool = True,
         alike: bool = True,
+        merging: bool = True,
     ) -> None:
-        scenario = Scenario(setup, history, faults=faults, failing=failing, alike=alike)
+        scenario = Scenario(
+            setup, history, faults=faults, failing=failing, alike=alike, merging=merging
+        )
         self._history = history
         self._number_of_workers = workers
         self._scenario = scenario
@@ -72,6 +77,26 @@ class World:
         """Yield each step that can come next, and the state after it."""
         for step, after in self._steps(state):
             yield step, self._symmetry.same(after) if self._scenario.alike else after
+
+    def situation(self, state: State) -> Hashable:
+        """Return the state with what each process says of itself, instead of numbers and places."""
+        saver, worker = self._scenario.saver, self._scenario.worker
+        savers, workers, queue, *rest = state
+        return (
+            tuple(None if number is None else saver.states[number] for number in savers),
+            tuple((worker.states[number], version) for number, version in workers),
+            tuple(
+                (
+                    *queued._replace(places=()),
+                    *(
+                        worker.knows(each.number, place)
+                        for each, place in zip(workers, queued.places, strict=True)
+                    ),
+                )
+                for queued in queue
+            ),
+            *rest,
+        )
 
     def check(self, state: State) -> None:
         """Check what must hold in every state."""
