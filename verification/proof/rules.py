@@ -35,7 +35,7 @@ class Mutant:
 
 
 VERSION = "version = if_version + 1 if if_version else first_version(now)"
-MOST_ELAPSED = "    return max(after - before for before, after in zip(since, now, strict=True))\n"
+MOST_ELAPSED = "    seconds: float = max(map(sub, now, since))\n"
 LATE = (("renewals", True), ("early_look", False))
 
 MUTANTS = (
@@ -337,7 +337,7 @@ MUTANTS = (
         "time by the monotonic clock alone, after the save",
         "_producer.clocks",
         MOST_ELAPSED,
-        "    return now[0] - since[0]\n",
+        "    seconds = now[0] - since[0]\n",
         setup=LATE,
         faults=("publisher freezes",),
     ),
@@ -345,7 +345,7 @@ MUTANTS = (
         "time by the monotonic clock alone, before the save",
         "_producer.clocks",
         MOST_ELAPSED,
-        "    return now[0] - since[0]\n",
+        "    seconds = now[0] - since[0]\n",
         setup=(*LATE, ("slow_publish", True)),
         faults=("publisher freezes",),
     ),
