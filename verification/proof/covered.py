@@ -73,7 +73,8 @@ def _run(prover: str, data: Path) -> Coverage:
 
 def _print(runs: dict[str, Coverage]) -> None:
     print(f"{'module':36} {'lines':>5} {'walk':>6} {'worlds':>6} {'either':>6}")
-    total, hit = 0, dict.fromkeys((*PROVERS, "either"), 0)
+    total = 0
+    hit: dict[str, int] = dict.fromkeys((*PROVERS, "either"), 0)
     for path in sorted(PACKAGE.rglob("*.py")):
         lines = {name: _lines(run, path) for name, run in runs.items()}
         every = set.union(*(every for every, _ in lines.values()))
