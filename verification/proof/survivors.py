@@ -8,9 +8,11 @@ from __future__ import annotations
 
 SURVIVORS = {
     "None is as false as False": [
-        ("_consumer.receiving.Receiving.__init__", "self.backlog = False", "self.backlog = None"),
-        ("_consumer.receiving.Receiving.__init__", "self._closed = False", "self._closed = None"),
-        ("_consumer.receiving.Receiving.__init__", "self._help = False", "self._help = None"),
+        (
+            "_consumer.receiving.Receiving.__init__",
+            "self.backlog = self._help = self._closed = False",
+            "self.backlog = self._help = self._closed = None",
+        ),
         ("_consumer.desk.Desk.__init__", "self._refused = False", "self._refused = None"),
         ("_consumer.desk.Desk._release", "self._refused = False", "self._refused = None"),
         ("_consumer.guard.Guard.__init__", "self._resumed = False", "self._resumed = None"),
@@ -82,8 +84,22 @@ SURVIVORS = {
     "before the first dump there is nothing to compare with": [
         ("_consumer.guard.Guard.__init__", "self._dumped = self._state", "self._dumped = None"),
     ],
-    "before the first receive there is no backlog to help with": [
-        ("_consumer.receiving.Receiving.__init__", "self._help = False", "self._help = True"),
+    "what another process believes no longer, the next deletion ends here, too": [
+        ("_consumer.guard.Guard.__init__", "self._resumed = False", "self._resumed = True"),
+    ],
+    "all processes count from the same number": [
+        (
+            "_consumer.guard._Window.__init__",
+            "self._loaded = self._synced = 0",
+            "self._loaded = self._synced = 1",
+        ),
+    ],
+    "one look is too few for a refusal": [
+        (
+            "_consumer.guard._Window.gone_of_last",
+            "return sum(islice(reversed(self._all), max(0, number)))",
+            "return sum(islice(reversed(self._all), max(1, number)))",
+        ),
     ],
     "a second entry for the same time is skipped": [
         ("_consumer.agenda.Agenda.add", "if at <= self.at(id):", "if at < self.at(id):"),
@@ -112,18 +128,6 @@ SURVIVORS = {
             "_consumer.guard.Guard.allows_deletion",
             "if len(self._gone) > WINDOW:",
             "if len(self._gone) >= WINDOW:",
-        ),
-    ],
-    "no text but that of a guard changes anything": [
-        (
-            "_consumer.deletions.Deletions.learn",
-            'self._guard.load(kept or "")',
-            'self._guard.load(kept or "XXXX")',
-        ),
-        (
-            "_consumer.deletions.Deletions._with_state",
-            'guard.load(kept or "")',
-            'guard.load(kept or "XXXX")',
         ),
     ],
     "nobody reads the answer": [

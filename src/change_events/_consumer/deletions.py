@@ -111,7 +111,7 @@ class Deletions:
             kept = self._state.state(STATE)  # this can hang, so nobody must wait for it
             with self._exclusively(), self._lock:
                 if not self._loaded or self._guard.tripped:
-                    self._guard.load(kept or "")
+                    self._guard.load(kept)
                     self._loaded = True
         except Exception as error:
             log.warning(
@@ -180,7 +180,7 @@ class Deletions:
         for _ in range(ATTEMPTS):
             kept = state.state(STATE)
             with self._lock:
-                guard.load(kept or "")
+                guard.load(kept)
                 self._loaded = True
             answer = ask()
             with self._lock:

@@ -185,13 +185,15 @@ class Guard:
         if self._dumped is self._state:  # there was no resume since
             self._resumed = False
 
-    def load(self, text: str) -> None:
+    def load(self, text: str | None) -> None:
         """
         Add what other processes have counted, and whether one of them was told to go on.
 
-        A text that is not from `dump` changes nothing. One from before a `resume` that is not
-        stored does not undo it: looks go on before it is stored.
+        None, or a text that is not from `dump`, changes nothing. One from before a `resume` that is
+        not stored does not undo it: looks go on before it is stored.
         """
+        if text is None:
+            return
         try:
             kept = json.loads(text)
             believes, gone, looks = kept["believes"] is True, str(kept["gone"]), int(kept["looks"])

@@ -24,14 +24,12 @@ class Receiving:
     def __init__(
         self, settings: Settings[Any], inbox: Inbox, breaker: Breaker, guard: Guard
     ) -> None:
-        self.backlog = False
         self._settings = settings
         self._inbox = inbox
         self._breaker = breaker
         self._guard = guard
         self._under_way = 0
-        self._closed = False
-        self._help = False
+        self.backlog = self._help = self._closed = False
 
     @property
     def full(self) -> bool:
