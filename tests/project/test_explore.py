@@ -126,6 +126,16 @@ def test_a_walk_that_looks_nothing_up_finds_the_same(setup, faults):
     assert found.violation is None
 
 
+@pytest.mark.parametrize(
+    "setup", [EARLY, CONFIRMED, TROUBLE_ONCE], ids=["early", "confirmed", "trouble"]
+)
+def test_what_was_looked_up_in_one_history_is_true_in_another(setup):
+    automaton.cache_clear()
+    explore(World(setup, History(True, ()), faults=FAULTS, failing=True))
+
+    assert exhaustive.computed_each_time(setup, ("worker crashes",)) is not None
+
+
 def test_a_walk_that_takes_different_situations_for_one_is_found_out(monkeypatch):
     automaton.cache_clear()
     whole = Worker.state

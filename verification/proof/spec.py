@@ -59,9 +59,10 @@ class Spec:
         self._in_get = frozenset()
 
     def known_of(self, message_id: str, process: Process) -> Hashable:
-        due = self._due.get(message_id)
+        due, event = self._due.get(message_id), self._events.get(message_id)
         return (
             due if due is None else process.ticks_to(due),
+            event and (event.phase, event.save),
             message_id in self._in_get,
             message_id in self._settled,
         )
