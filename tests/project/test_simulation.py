@@ -349,7 +349,7 @@ USUAL = {"writes": 800, "sink": "memory"}
 
 LIKELY = {
     "guarded": {
-        "writes": 2000,
+        "writes": 1000,
         "guard": True,
         "workers": 3,
         "ids": 300,
@@ -366,11 +366,19 @@ LIKELY = {
     "patient": {
         "writes": 300,
         "ids": 300,
+        "rate": 10.0,
         "faults": replace(FAULTS, outages_per_second=1 / 3, cache_outages_per_second=1 / 3),
+    },
+    "versions_read_after_the_get_of_many": {
+        "bulk": 50,
+        "workers": 3,
+        "threads": 10,
+        "ids": 30,
+        "rate": 300.0,
     },
     "quiet": {"writes": 60},  # it shows only after hours of virtual time
 }
-"""Worlds in which a property is soon missed if its rule is switched off."""
+"""Worlds in which a property, or a rule that is switched off, is soon missed."""
 
 RARE = (223, 333)
 """Seeds whose worlds have what is rare in others: first, so that each rule is missed in seconds."""
@@ -412,12 +420,13 @@ CAUGHT = [
 )
 def test_a_rule_that_is_switched_off_breaks_a_property(monkeypatch, check, mutation):
     mutation(monkeypatch)
+    setup = USUAL | LIKELY.get(check, {}) | LIKELY.get(mutation.__name__, {})
 
     broken = next(
         (
             played.broken
             for seed in (*RARE, *range(100, 200))
-            if (played := play(seed, checks={check}, **(USUAL | LIKELY.get(check, {})))).broken
+            if (played := play(seed, checks={check}, **setup)).broken
         ),
         None,
     )
