@@ -98,7 +98,13 @@ def test_workers_in_one_process_that_share_a_sink_follow_a_changing_source(
         fetcher = HTTPFetcher(changing_source.server.url + "/products/{id}")
         workers = [
             Worker(
-                channel.queue_url, fetcher=fetcher, sink=sink, settle=SETTLE, wait_time=1, threads=4
+                channel.queue_url,
+                fetcher=fetcher,
+                sink=sink,
+                settle=SETTLE,
+                wait_time=1,
+                threads=4,
+                allow_mass_deletion=True,  # three entities come and go
             )
             for _ in range(3)
         ]
@@ -124,6 +130,7 @@ from change_events import HTTPFetcher, SQLiteSink, Worker
 queue_url, url, path, settle = sys.argv[1:]
 with SQLiteSink(path) as one, SQLiteSink(path) as other:
     settings = {"settle": float(settle), "wait_time": 1, "threads": 4}
+    settings["allow_mass_deletion"] = True  # three entities come and go
     workers = [
         Worker(queue_url, fetcher=HTTPFetcher(url), sink=sink, **settings) for sink in (one, other)
     ]
