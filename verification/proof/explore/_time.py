@@ -112,9 +112,5 @@ class Time:
             return True
         if not self._scenario.setup.renewals:
             return known.facts.rely_on > 1
-        if "land" in wants:
-            return ("renew", 0) not in known.ready and known.facts.saving < LONGEST_LANDING
-        return (
-            "renew",
-            0,
-        ) not in known.ready and known.facts.saving < self._scenario.setup.longest_save
+        longest = LONGEST_LANDING if "land" in wants else self._scenario.setup.longest_save
+        return ("renew", 0) not in known.ready and known.facts.saving < longest

