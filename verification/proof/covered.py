@@ -1,7 +1,7 @@
 """
 Which lines of the library the walk and the random worlds run, module by module.
 
-    python -m verification.proof.covered       (a minute or two)
+    python -m verification.proof.covered       (a few minutes)
 
 A cut of each is enough: a history of each row of the walk with at most one save, and small worlds
 with each of the sinks. `make test` runs every line; this says how many of them a prover watches.
