@@ -391,7 +391,7 @@ def test_an_early_bulk_look_that_finds_nothing_new_writes_nothing():
     assert hands.sink.entry("p1").version == version
     assert hands.outcomes == [("p2", Outcome.UPDATED)]
     assert hands.counts()["too_early"] == 1
-    assert hands.next_at() == pytest.approx(100.1)
+    assert hands.next_at() == pytest.approx(100.03)
 
 
 def test_a_bulk_look_that_succeeds_shows_whose_fault_an_earlier_failure_was():

@@ -226,7 +226,7 @@ def test_an_early_get_sends_the_etag_of_what_is_cached_and_a_settling_one_does_n
 def test_an_early_look_that_finds_nothing_new_writes_nothing_and_the_next_follows_soon(hands):
     hands.receive(message())
     hands.look()
-    for pause in (0.1, 0.3, 0.9):
+    for pause in (0.03, 0.09, 0.27):
         assert hands.next_at() == pytest.approx(hands.now + pause)
         hands.now = hands.next_at()
         hands.look()
@@ -250,7 +250,7 @@ def test_early_looks_end_when_an_event_is_due(hands):
         times.append(hands.now)
 
     assert times[-1] == 105.5
-    assert len(times) == 6
+    assert len(times) == 7
     assert hands.counts()["never_saved"] == 1
 
 

@@ -23,7 +23,7 @@ MAX_PROBE_PAUSE = 30.0
 MAX_POLL_PAUSE = 30.0
 """Longest pause in seconds between receives that fail."""
 
-EARLY_PAUSE = 0.1
+EARLY_PAUSE = 0.03
 """Seconds after an early look that found nothing new until the next. Each further one triples."""
 
 NOT_OWN = {None, 401, 403, 429, 502, 503, 504}
