@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from change_events.sinks.sqlite import SQLiteSink
     from change_events.typing import (
         BulkFetcher,
+        BulkSink,
         EnumerableSink,
         Fetcher,
         Metrics,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BroadcastStats",
     "BulkFetcher",
+    "BulkSink",
     "ChangeEvent",
     "ChangeEventsError",
     "ConfigurationError",
@@ -102,6 +104,7 @@ _NAMES = {
     "sinks.sqlite": ["SQLiteSink"],
     "typing": [
         "BulkFetcher",
+        "BulkSink",
         "EnumerableSink",
         "Fetcher",
         "Metrics",

@@ -159,6 +159,35 @@ class StatefulSink(Protocol):
         ...
 
 
+@runtime_checkable
+class BulkSink(Protocol[T_contra]):
+    """
+    A sink that can store many new entities at once: a page of a listing, in a backfill. Without
+    this a backfill calls `apply` for each of them.
+    """
+
+    def insert_many(self, found: Mapping[str, Found[T_contra]], /) -> set[str]:
+        """
+        Store those entities whose ids no `apply` has ever touched (version 0); return their ids.
+
+        For each id this is `apply(id, found[id], if_version=0)`, and the result has those that
+        would return True. All other entries, tombstones too, stay as they are. One transaction for
+        all is best, because it is fast; but each id alone must be atomic.
+
+        Args:
+            found: What a listing said, by id. If it is empty, so is the result.
+
+        Returns:
+            Ids that this call has stored, durably, and no others. An id that may or may not be
+            stored (an answer was lost) is left out, or the call raises.
+
+        Raises:
+            Exception: Some of the entities can be stored, or none. The caller repeats the call, or
+                looks at each id.
+        """
+        ...
+
+
 class Metrics(Protocol):
     """
     Receives measurements. Called from many threads, some within the work that is measured: be

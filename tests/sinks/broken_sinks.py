@@ -319,6 +319,95 @@ class BeginsAt1(MemorySink):
         return done
 
 
+class InsertsOverAnything(MemorySink):
+    def insert_many(self, found, /):
+        return {
+            id
+            for id, each in found.items()
+            if self.apply(id, each, if_version=self.entry(id).version)
+        }
+
+
+class InsertsOverTombstones(MemorySink):
+    def insert_many(self, found, /):
+        done = super().insert_many(found)
+        gone = {id for id in found if not self.entry(id).present}
+        for id in gone:
+            self.apply(id, found[id], if_version=self.entry(id).version)
+        return done | gone
+
+
+class InsertsAtMost100(MemorySink):
+    def insert_many(self, found, /):
+        return super().insert_many(dict(list(found.items())[:100]))
+
+
+class NamesAllAsInserted(MemorySink):
+    def insert_many(self, found, /):
+        super().insert_many(found)
+        return set(found)
+
+
+class NamesNothingAsInserted(MemorySink):
+    def insert_many(self, found, /):
+        super().insert_many(found)
+        return set()
+
+
+class InsertsWithoutETags(MemorySink):
+    def insert_many(self, found, /):
+        return super().insert_many({id: replace(each, etag=None) for id, each in found.items()})
+
+
+class InsertsWithoutDigests(MemorySink):
+    def insert_many(self, found, /):
+        return super().insert_many({id: replace(each, digest=None) for id, each in found.items()})
+
+
+class InsertsAtVersion0(MemorySink):
+    def insert_many(self, found, /):
+        done = super().insert_many(found)
+        for id in done:
+            self._rows[id] = replace(self._rows[id], entry=replace(self._rows[id].entry, version=0))
+        return done
+
+
+class InsertsAtVersion1(MemorySink):
+    def insert_many(self, found, /):
+        done = super().insert_many(found)
+        for id in done:
+            self._rows[id] = replace(self._rows[id], entry=replace(self._rows[id].entry, version=1))
+        return done
+
+
+class ChecksThenInserts(MemorySink):
+    def insert_many(self, found, /):
+        new = {id: each for id, each in found.items() if not self.entry(id).version}
+        time.sleep(0.001)  # as long as a network
+        for id, each in new.items():
+            self.apply(id, each, if_version=self.entry(id).version)
+        return set(new)
+
+
+class NeedsSomethingToInsert(MemorySink):
+    def insert_many(self, found, /):
+        min(found)
+        return super().insert_many(found)
+
+
+class BelievesAPageThatFailed(MemorySink):
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self._inserted = set()
+
+    def insert_many(self, found, /):
+        new = {id: each for id, each in found.items() if id not in self._inserted}
+        self._inserted |= set(new)
+        if any(type(each.value) is object for each in new.values()):
+            raise TypeError("not JSON")
+        return super().insert_many(new)
+
+
 class RefusesAll(MemorySink):
     def apply(self, id, change, /, *, if_version):
         return False

@@ -109,6 +109,18 @@ def run_contract(pytester):
         ("PurgesWhatLives", "test_purge_forgets_tombstones_older_than_any_event"),
         ("NeverPurges", "test_purge_forgets_tombstones_older_than_any_event"),
         ("BeginsAt1", "test_no_version_comes_again_after_a_purge"),
+        ("InsertsOverAnything", "test_insert_many_leaves_each_id_that_was_touched"),
+        ("InsertsOverTombstones", "test_insert_many_leaves_each_id_that_was_touched"),
+        ("InsertsAtMost100", "test_insert_many_stores_a_thousand_entities_at_once"),
+        ("NamesAllAsInserted", "test_insert_many_leaves_each_id_that_was_touched"),
+        ("NamesNothingAsInserted", "test_insert_many_stores_each_id_that_was_never_touched"),
+        ("InsertsWithoutETags", "test_insert_many_stores_each_id_that_was_never_touched"),
+        ("InsertsWithoutDigests", "test_insert_many_stores_each_id_that_was_never_touched"),
+        ("InsertsAtVersion0", "test_a_look_can_follow_insert_many"),
+        ("InsertsAtVersion1", "test_no_version_comes_again_if_a_purge_is_followed_by_insert_many"),
+        ("ChecksThenInserts", "test_of_insert_many_and_looks_at_once_one_wins"),
+        ("NeedsSomethingToInsert", "test_insert_many_of_nothing_stores_nothing"),
+        ("BelievesAPageThatFailed", "test_insert_many_that_raised_can_be_repeated"),
     ],
 )
 def test_a_sink_that_breaks_a_rule_fails_its_test(run_contract, name, rule):
@@ -128,12 +140,18 @@ def test_a_sink_that_breaks_a_rule_fails_its_test(run_contract, name, rule):
         (ONE_FOR_EACH, "test_of_many_processes_with_one_version_one_wins", ONE_WINS),
         (ONE_FOR_EACH, "test_the_storage_is_one_however_often_it_is_opened", "assert Entry("),
         (ONE_FOR_EACH, "test_state_is_one_however_often_the_storage_is_opened", "assert None == "),
+        (
+            ONE_FOR_EACH,
+            "test_of_insert_many_and_looks_at_once_one_wins_however_often_the_storage_is_opened",
+            "an id was stored twice, or never",
+        ),
     ],
     ids=[
         "only threads are locked out",
         "one cache for each process",
         "one cache for each handle",
         "one state for each handle",
+        "one page for each handle",
     ],
 )
 def test_a_sink_that_is_wrong_only_when_shared_fails(run_contract, body, rule, reason):
@@ -169,6 +187,7 @@ def test_for_the_smallest_sink_only_tests_of_missing_methods_are_skipped(run_con
             "*no purge()*",
             "*no ids()*",
             "*no set_state()*",
+            "*no insert_many()*",
             "*the fixture 'open_again' is missing*",
         ]
     )
@@ -177,7 +196,7 @@ def test_for_the_smallest_sink_only_tests_of_missing_methods_are_skipped(run_con
 def test_tests_that_need_old_entries_are_skipped_for_a_sink_without_the_clock(run_contract):
     result = run_contract(IN_MEMORY.format(name="OwnClock"))
 
-    assert result.parseoutcomes()["skipped"] == 6
+    assert result.parseoutcomes()["skipped"] == 8
     result.stdout.fnmatch_lines("*does not ask the fixture 'clock' for the time*")
 
 

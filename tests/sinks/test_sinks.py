@@ -178,14 +178,20 @@ def test_a_write_that_fails_does_not_fail_the_writes_it_waited_with(path):
         assert sorted(dict(sink.items())) == [f"p{n}" for n in range(10) if n != 3]
 
 
-def test_writes_that_share_a_commit_that_fails_are_made_again_one_by_one(path):
-    def deny_commit(action, operation, *_):
-        is_commit = (action, operation) == (sqlite3.SQLITE_TRANSACTION, "COMMIT")
-        return sqlite3.SQLITE_DENY if is_commit else sqlite3.SQLITE_OK
+def denying(operation):
+    """Return an authorizer that denies an operation on transactions."""
 
+    def authorize(action, what, *_):
+        is_denied = (action, what) == (sqlite3.SQLITE_TRANSACTION, operation)
+        return sqlite3.SQLITE_DENY if is_denied else sqlite3.SQLITE_OK
+
+    return authorize
+
+
+def test_writes_that_share_a_commit_that_fails_are_made_again_one_by_one(path):
     with SQLiteSink(path) as sink:
         with held_up(sink) as (pool, told):
-            sink._file.connection.set_authorizer(deny_commit)
+            sink._file.connection.set_authorizer(denying("COMMIT"))
             applied = [pool.submit(sink.apply, f"p{n}", FOUND, if_version=0) for n in range(10)]
 
         assert all(write.result() for write in applied)
@@ -194,6 +200,75 @@ def test_writes_that_share_a_commit_that_fails_are_made_again_one_by_one(path):
         other = sqlite3.connect(path)
         assert other.execute("SELECT count(*) FROM entities").fetchone() == (10,)
         other.close()
+
+
+PAGE = {f"p{n}": Found({"n": n}, None, f"d{n}") for n in range(3)}
+
+
+def test_a_page_is_stored_in_one_transaction(path):
+    with SQLiteSink(path) as sink:
+        sink.apply("p1", Gone(), if_version=0)
+        told = []
+        sink._file.connection.set_trace_callback(told.append)
+
+        assert sink.insert_many(PAGE) == {"p0", "p2"}
+        assert [line.split()[0] for line in told] == ["BEGIN", *["INSERT"] * 3, "COMMIT"]
+
+
+def test_a_page_shares_the_commit_of_the_writes_that_it_waited_with(path):
+    with SQLiteSink(path) as sink:
+        with held_up(sink) as (pool, told):
+            applied = [pool.submit(sink.apply, f"p{n}", FOUND, if_version=0) for n in range(1, 10)]
+            inserted = pool.submit(sink.insert_many, PAGE)
+
+        stored = inserted.result()
+        assert "p0" in stored
+        # Of a look and the page, the first one to wait wins.
+        assert [write.result() for write in applied] == [
+            f"p{n}" not in stored for n in range(1, 10)
+        ]
+        assert [line.split()[0] for line in told] == ["BEGIN", *["INSERT"] * 12, "COMMIT"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "error"),
+    [
+        (Found({"value": object()}), TypeError),
+        (Found({"value": float("nan")}), ValueError),
+        (Found({}, "\ud800"), UnicodeEncodeError),  # found by SQLite, after two rows
+    ],
+)
+def test_a_page_with_an_entity_that_can_not_be_stored_stores_nothing(path, bad, error):
+    with SQLiteSink(path) as sink:
+        with pytest.raises(error):
+            sink.insert_many({**PAGE, "bad": bad})
+
+        assert dict(sink.items()) == {}
+        assert sink.insert_many(PAGE) == set(PAGE)
+
+
+def test_a_page_whose_commit_fails_stores_nothing_and_can_be_repeated(path):
+    with SQLiteSink(path) as sink:
+        sink._file.connection.set_authorizer(denying("COMMIT"))
+        with pytest.raises(sqlite3.DatabaseError):
+            sink.insert_many(PAGE)
+        sink._file.connection.set_authorizer(None)
+
+        assert dict(sink.items()) == {}
+        assert sink.insert_many(PAGE) == set(PAGE)
+
+
+def test_a_page_is_not_stored_in_a_locked_database(path):
+    other = sqlite3.connect(path, isolation_level=None)
+    with SQLiteSink(path, timeout=0.05) as sink:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            sink.insert_many(PAGE)
+        other.execute("COMMIT")
+
+        assert dict(sink.items()) == {}
+        assert sink.insert_many(PAGE) == set(PAGE)
+    other.close()
 
 
 def test_the_cache_survives_the_process(path):

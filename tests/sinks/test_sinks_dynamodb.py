@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 import uuid
 from functools import partial
 
@@ -221,6 +222,72 @@ def test_a_write_whose_answer_is_lost_counts_as_a_lost_compare_and_set(table):
     assert sink.apply("p1", FOUND, if_version=0) is False
     assert sink.get("p1") == FOUND.value
     assert sink.apply("p1", FOUND, if_version=sink.entry("p1").version)
+
+
+PAGE = {f"p{n}": Found({"n": n}, None, f"d{n}") for n in range(30)}
+
+
+def test_a_page_is_stored_by_ten_writes_at_a_time(table):
+    client = boto3.client("dynamodb")
+    sink = DynamoDBSink(table, client=client)
+    meet = threading.Barrier(10, timeout=60)
+
+    def wait_for_nine_others(**_):
+        meet.wait()
+
+    client.meta.events.register("before-call.dynamodb.UpdateItem", wait_for_nine_others)
+
+    assert sink.insert_many(PAGE) == set(PAGE)
+    assert dict(sink.items()) == {id: found.value for id, found in PAGE.items()}
+
+
+def test_of_a_page_an_entity_whose_answer_is_lost_does_not_count_as_stored(table):
+    client = boto3.client(
+        "dynamodb", config=Config(retries={"mode": "standard", "total_max_attempts": 2})
+    )
+    sink = DynamoDBSink(table, client=client)
+    lost = []
+
+    def lose_that_of_p7(request_dict, attempts, **_):
+        if b'"p7"' not in request_dict["body"] or attempts > 1:
+            return None
+        lost.append(request_dict)
+        return 0  # seconds until boto3 asks again
+
+    client.meta.events.register_first("needs-retry.dynamodb.UpdateItem", lose_that_of_p7)
+
+    assert sink.insert_many(PAGE) == PAGE.keys() - {"p7"}
+    assert sink.get("p7") == PAGE["p7"].value
+    assert len(lost) == 1
+
+
+def test_a_page_of_which_dynamodb_refuses_one_entity_raises_and_can_be_repeated(table):
+    client = boto3.client("dynamodb")
+    sink = DynamoDBSink(table, client=client)
+    refused = []
+
+    def refuse_p7_once(params, **_):
+        if b'"p7"' in params["body"] and not refused:
+            refused.append(params)
+            raise ClientError({"Error": {"Code": "ThrottlingException"}}, "UpdateItem")
+
+    client.meta.events.register("before-call.dynamodb.UpdateItem", refuse_p7_once)
+
+    with pytest.raises(ClientError, match="Throttling"):
+        sink.insert_many(PAGE)
+    before = {id for id, _ in sink.items()}
+    assert "p7" not in before
+    assert sink.insert_many(PAGE) == PAGE.keys() - before
+    assert len(sink) == len(PAGE)
+
+
+@pytest.mark.parametrize("value", [object(), float("nan"), "x" * dynamodb_sink.MAX_BODY])
+def test_a_page_with_an_entity_that_no_item_can_hold_stores_nothing(table, value):
+    sink = DynamoDBSink(table)
+    with pytest.raises((TypeError, ValueError), match="JSON"):
+        sink.insert_many({**PAGE, "bad": Found({"value": value})})
+
+    assert len(sink) == 0
 
 
 @pytest.mark.parametrize("value", [object(), float("inf"), float("nan")])

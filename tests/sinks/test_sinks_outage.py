@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import uuid
+from contextlib import suppress
 
 import boto3
 import pytest
@@ -17,7 +18,7 @@ from botocore.config import Config
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-from change_events import DynamoDBSink, PostgresSink, SQLiteSink
+from change_events import DynamoDBSink, Found, Gone, PostgresSink, SQLiteSink
 from change_events._consumer import backoff
 from conftest import make_table, running, wait_until
 from demo_parts.emulator import OneAtATime
@@ -150,3 +151,26 @@ def test_a_cache_is_right_again_after_an_outage_of_its_database(
     assert channel.count() == {}
     assert dict(sink.items()) == {id: entity for id, entity in source.entities.items() if entity}
     assert worker.stats().acknowledged == 9
+
+
+def test_a_page_can_be_stored_again_after_an_outage_of_its_database(sink, database):
+    page = {f"p{n}": Found({"id": f"p{n}", "n": n}) for n in range(20)}
+    sink.apply("p1", Gone(), if_version=0)
+    database.go_away()
+    try:
+        with pytest.raises(Exception, match=r"."):  # each database has its own
+            sink.insert_many(page)
+    finally:
+        database.come_back()
+
+    stored = []
+
+    def store_again():
+        with suppress(Exception):  # PostgreSQL's pool first finds out that its connections are dead
+            stored.append(sink.insert_many(page))
+        return stored
+
+    wait_until(store_again)
+
+    assert stored == [page.keys() - {"p1"}]
+    assert len(sink) == 19

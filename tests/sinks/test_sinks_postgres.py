@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import select
+import socket
 import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +22,7 @@ from change_events import ConfigurationError, Entry, Found, Gone, PostgresSink, 
 from change_events.sinks.postgres import pool as postgres_pool
 from change_events.testing import SinkContract
 from conftest import make_schema
+from fetching import talking
 
 FOUND = Found({"id": "p1", "name": "Anvil"}, '"one"')
 
@@ -196,6 +199,68 @@ def test_an_entity_that_jsonb_can_not_hold_is_not_written(database, value, error
         assert sink.entry("p1") == Entry()
 
 
+PAGE = {f"p{n}": Found({"name": f"Anvil {n}", "n": n}, None, f"d{n}") for n in range(3)}
+
+
+def test_a_page_is_stored_in_one_transaction(database, sql):
+    with PostgresSink(database) as sink:
+        sink.apply("p1", Gone(), if_version=0)
+
+        assert sink.insert_many(PAGE) == {"p0", "p2"}
+    assert sql("SELECT count(DISTINCT xmin::text) FROM entities WHERE present") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [(object(), TypeError), (float("nan"), ValueError), ("\0", psycopg.DataError)],
+)
+def test_a_page_with_an_entity_that_jsonb_can_not_hold_stores_nothing(database, value, error):
+    with PostgresSink(database) as sink:
+        with pytest.raises(error):
+            sink.insert_many({**PAGE, "p3": Found({"value": value})})
+
+        assert dict(sink.items()) == {}
+        assert sink.insert_many(PAGE) == set(PAGE)
+
+
+@pytest.mark.parametrize("hooks", [{}, {"upsert": upsert, "delete": delete}], ids=["own", "user's"])
+@pytest.mark.parametrize("committed", [True, False], ids=["committed", "not committed"])
+def test_a_page_whose_commit_gets_no_answer_raises_and_can_be_repeated(
+    postgres, database, products, hooks, committed
+):
+    """Whether PostgreSQL has committed it is unknown, so nothing may count as stored."""
+    address = psycopg.conninfo.conninfo_to_dict(postgres.get_uri())
+    last = b"COMMIT" if hooks else b"p2"
+    losing, lost = [], []
+
+    def talk(client):
+        with socket.socket(socket.AF_UNIX) as server:
+            server.connect(f"{address['host']}/.s.PGSQL.5432")
+            while readable := select.select([client, server], [], [])[0]:
+                data = readable[0].recv(1 << 20)
+                if not data:
+                    return
+                if readable[0] is client and losing and not lost and last in data:
+                    lost.append(data)
+                    if committed:
+                        server.sendall(data)
+                        server.recv(1)
+                    return
+                (server if readable[0] is client else client).sendall(data)
+
+    with talking(talk) as port:
+        through = psycopg.conninfo.make_conninfo(database, host="127.0.0.1", port=port)
+        with PostgresSink(through, **hooks) as sink:
+            losing.append(True)
+            with pytest.raises(psycopg.OperationalError):
+                sink.insert_many(PAGE)
+            repeated = sink.insert_many(PAGE)
+            assert {id for id in PAGE if sink.entry(id).present} == set(PAGE)
+
+    assert lost
+    assert repeated == (set() if committed else set(PAGE))
+
+
 # Tables of your own
 
 
@@ -243,6 +308,64 @@ def test_a_look_that_lost_calls_no_hook(database):
             assert sink.apply("p1", change, if_version=1) is False
 
     assert called == ["upsert"]
+
+
+def test_upsert_is_called_for_the_stored_part_of_a_page_only(database):
+    called = []
+    with PostgresSink(
+        database, upsert=lambda _, id, value: called.append((id, value)), delete=lambda *_: None
+    ) as sink:
+        sink.apply("p1", Gone(), if_version=0)
+        assert sink.insert_many(dict(reversed(PAGE.items()))) == {"p0", "p2"}
+
+    assert called == [(id, PAGE[id].value) for id in ("p0", "p2")]
+
+
+def fail_at_p2(connection, id, value):
+    upsert(connection, id, value)
+    if id == "p2":
+        raise LookupError("no such shelf")
+
+
+def insert_without_savepoint(connection, id, value):
+    upsert(connection, id, value)
+    if id == "p2":
+        catch(connection, id)
+
+
+def end_at_p2(connection, id, value):
+    upsert(connection, id, value)
+    if id == "p2":
+        connection.execute("ROLLBACK")
+
+
+@pytest.mark.parametrize(
+    ("hook", "error"),
+    [
+        (fail_at_p2, LookupError),
+        (insert_without_savepoint, RuntimeError),
+        (end_at_p2, RuntimeError),
+    ],
+)
+def test_if_upsert_fails_for_one_entity_nothing_of_the_page_is_stored(
+    database, products, hook, error
+):
+    with PostgresSink(database, upsert=hook, delete=delete) as sink:
+        with pytest.raises(error):
+            sink.insert_many(PAGE)
+
+        assert (len(sink), products()) == (0, [])
+
+
+def test_a_constraint_that_is_checked_at_the_commit_fails_the_page(database, sql, products):
+    sql("CREATE TABLE shelves (n integer PRIMARY KEY)")
+    sql("INSERT INTO shelves VALUES (0), (1)")
+    sql("ALTER TABLE products ADD FOREIGN KEY (n) REFERENCES shelves DEFERRABLE INITIALLY DEFERRED")
+    with PostgresSink(database, upsert=upsert, delete=delete) as sink:
+        with pytest.raises(psycopg.errors.ForeignKeyViolation):
+            sink.insert_many(PAGE)
+
+        assert (len(sink), products()) == (0, [])
 
 
 def test_an_entity_that_the_sink_never_saw_is_deleted_from_the_users_tables(sink, sql, products):

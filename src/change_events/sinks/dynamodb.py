@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from change_events._aws import make_client
@@ -28,6 +29,9 @@ MAX_BODY = 400 * 1024 - 8192
 Bytes. An item has at most 400 KB (Amazon DynamoDB Developer Guide, Quotas). An id takes at most 2
 KB of it; the attributes' names, the numbers and an `ETag` take less than the rest.
 """
+
+WRITERS = 10
+"""Writes of one `insert_many` at a time: as many connections as boto3 keeps by default."""
 
 
 class DynamoDBSink:
@@ -80,17 +84,15 @@ class DynamoDBSink:
         clock: Callable[[], float] = time.time,
     ) -> None:
         check_revision(revision)
-        self._table = table
         self._revision = revision
         self._clock = clock
-        self._pid = os.getpid()
         try:
             if client is None:
                 client = make_client(
                     "dynamodb", connect_timeout=2, read_timeout=5, attempts=3, connections=100
                 )
-            self._shared_client = client
-            self._check()
+            self._items = _Items(table, client)
+            self._items.check()
         # boto3 has no common root for what can be wrong here, from the Region to DNS.
         except Exception as error:
             raise ConfigurationError(
@@ -99,16 +101,9 @@ class DynamoDBSink:
                 "boto3 finds allow dynamodb:GetItem and UpdateItem on it"
             ) from error
 
-    def _check(self) -> None:
-        """Read, and try a write that changes nothing: errors come now, not at the first event."""
-        self._read("change-events", "version")
-        self._update(
-            "change-events", {"body": None}, "attribute_exists(id) AND attribute_not_exists(id)", {}
-        )
-
     def entry(self, id: str, /) -> Entry:
         """Return what the sink knows of the id."""
-        item = self._read(id, "version, present, etag, digest, revision")
+        item = self._items.read(id, "version, present, etag, digest, revision")
         if "version" not in item:
             return Entry()
         text = {name: value["S"] for name, value in item.items() if "S" in value}
@@ -136,12 +131,38 @@ class DynamoDBSink:
         item = {"version": _number(version), "applied_at": _number(now)}
         item |= self._attributes(id, change)
         if if_version == 0 and not isinstance(change, Unchanged):
-            return self._update(id, item, "attribute_not_exists(version)", {})
-        return self._update(id, item, "version = :if_version", {":if_version": _number(if_version)})
+            return self._items.update(id, item, "attribute_not_exists(version)", {})
+        return self._items.update(
+            id, item, "version = :if_version", {":if_version": _number(if_version)}
+        )
+
+    def insert_many(self, found: Mapping[str, Found[Mapping[str, Any]]], /) -> set[str]:
+        """
+        Store those entities whose ids no `apply` has ever touched; return their ids, less those
+        whose answer was lost, as in `apply`.
+
+        This is a write for each entity, ten at a time: `BatchWriteItem` knows no condition, and
+        `TransactWriteItems` stores nothing if one id was touched. So after an error some of the
+        entities can be stored.
+
+        Raises:
+            botocore.exceptions.BotoCoreError, ClientError: DynamoDB can't be reached, or refuses.
+            TypeError, ValueError: JSON can't hold one of the entities, or an item's 400 KB can't.
+                Nothing is written.
+        """
+        now = self._clock()
+        touched = {"version": _number(first_version(now)), "applied_at": _number(now)}
+        items = {id: touched | self._attributes(id, each) for id, each in found.items()}
+
+        def insert(id: str) -> bool:
+            return self._items.update(id, items[id], "attribute_not_exists(version)", {})
+
+        with ThreadPoolExecutor(WRITERS, "change-events insert") as pool:
+            return {id for id, done in zip(items, pool.map(insert, items), strict=True) if done}
 
     def get(self, id: str, /) -> dict[str, Any] | None:
         """Return the cached entity, or None."""
-        item = self._read(id, "body")
+        item = self._items.read(id, "body")
         return json.loads(item["body"]["S"]) if item else None
 
     def items(self) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -149,13 +170,15 @@ class DynamoDBSink:
         Iterate over the cached entities, with their ids, page by page, in no order. This reads (and
         costs) the whole table.
         """
-        for page in self._scan("attribute_exists(body)"):
+        for page in self._items.scan("attribute_exists(body)"):
             for item in page["Items"]:
                 yield item["id"]["S"], json.loads(item["body"]["S"])
 
     def __len__(self) -> int:
         """Return how many entities are cached. This reads (and costs) the whole table."""
-        return sum(page["Count"] for page in self._scan("attribute_exists(body)", Select="COUNT"))
+        return sum(
+            page["Count"] for page in self._items.scan("attribute_exists(body)", Select="COUNT")
+        )
 
     def ids(self, *, after: str | None = None, limit: int = 1000) -> list[str]:
         """
@@ -165,14 +188,14 @@ class DynamoDBSink:
         start = {} if after is None else {"ExclusiveStartKey": {"id": {"S": after}}}
         # With few items a page, a call could need one for each of many tombstones.
         settings = {"ProjectionExpression": "id", "Limit": max(limit, 100), **start}
-        for page in self._scan("attribute_exists(body)", **settings):
+        for page in self._items.scan("attribute_exists(body)", **settings):
             if page["Items"]:
                 return [item["id"]["S"] for item in page["Items"]][:limit]
         return []
 
     def state(self, name: str, /) -> str | None:
         """Return the text that was last stored under the name, or None."""
-        item = self._read(state_key(name), "state_text")
+        item = self._items.read(state_key(name), "state_text")
         return item["state_text"]["S"] if item else None
 
     def set_state(self, name: str, text: str, /, *, if_state: str | None) -> bool:
@@ -183,8 +206,10 @@ class DynamoDBSink:
         """
         key, item = state_key(name), {"state_text": _text(text)}
         if if_state is None:
-            return self._update(key, item, "attribute_not_exists(state_text)", {})
-        return self._update(key, item, "state_text = :if_state", {":if_state": _text(if_state)})
+            return self._items.update(key, item, "attribute_not_exists(state_text)", {})
+        return self._items.update(
+            key, item, "state_text = :if_state", {":if_state": _text(if_state)}
+        )
 
     def purge(self, *, older_than: float = MAX_EVENT_AGE) -> int:
         """
@@ -195,17 +220,11 @@ class DynamoDBSink:
         check_purge_age(older_than)
         old = "attribute_not_exists(body) AND applied_at < :before"
         before = {":before": _number(self._clock() - older_than)}
-        delete = self._client.delete_item
         return sum(
-            self._write_if(delete, item["id"]["S"], old, ExpressionAttributeValues=before)
-            for page in self._scan(old, ExpressionAttributeValues=before)
+            self._items.delete(item["id"]["S"], old, before)
+            for page in self._items.scan(old, ExpressionAttributeValues=before)
             for item in page["Items"]
         )
-
-    @property
-    def _client(self) -> Any:
-        check_process(self._pid, type(self).__name__)
-        return self._shared_client
 
     def _attributes(
         self, id: str, change: Found[Mapping[str, Any]] | Unchanged | Gone
@@ -231,8 +250,31 @@ class DynamoDBSink:
             "revision": _text(self._revision or None),
         }
 
-    def _read(self, id: str, attributes: str) -> dict[str, Any]:
-        # Expressions can use the attributes' names: none is a reserved word of DynamoDB.
+
+class _Items:
+    """
+    Reads and writes a table's items. Expressions can use their attributes' names: none is a
+    reserved word of DynamoDB.
+
+    Args:
+        table: The table's name or ARN.
+        client: A boto3 DynamoDB client, for this process.
+    """
+
+    def __init__(self, table: str, client: Any) -> None:
+        self._table = table
+        self._shared_client = client
+        self._pid = os.getpid()
+
+    def check(self) -> None:
+        """Read, and try a write that changes nothing: errors come now, not at the first event."""
+        self.read("change-events", "version")
+        self.update(
+            "change-events", {"body": None}, "attribute_exists(id) AND attribute_not_exists(id)", {}
+        )
+
+    def read(self, id: str, attributes: str) -> dict[str, Any]:
+        """Return the attributes of an item, those that it has."""
         answer = self._client.get_item(
             TableName=self._table,
             Key={"id": {"S": id}},
@@ -242,7 +284,7 @@ class DynamoDBSink:
         item: dict[str, Any] = answer.get("Item", {})
         return item
 
-    def _update(
+    def update(
         self, id: str, item: Mapping[str, Any], condition: str, values: dict[str, Any]
     ) -> bool:
         """Set the attributes, and remove those that are None; return False if `condition` fails."""
@@ -262,6 +304,21 @@ class DynamoDBSink:
             **({"ExpressionAttributeValues": values} if values else {}),
         )
 
+    def delete(self, id: str, condition: str, values: dict[str, Any]) -> bool:
+        """Delete the item; return False if `condition` fails."""
+        return self._write_if(
+            self._client.delete_item, id, condition, ExpressionAttributeValues=values
+        )
+
+    def scan(self, condition: str, **settings: Any) -> Iterator[Any]:
+        """Read the whole table; yield pages of what meets the condition, empty ones, too."""
+        pages = self._client.get_paginator("scan").paginate(
+            TableName=self._table, ConsistentRead=True, FilterExpression=condition, **settings
+        )
+        for page in pages:
+            yield page
+            check_process(self._pid, "DynamoDBSink")  # a fork can go on with a listing
+
     def _write_if(self, write: Callable[..., object], id: str, condition: str, **rest: Any) -> bool:
         try:
             write(
@@ -271,13 +328,10 @@ class DynamoDBSink:
             return False
         return True
 
-    def _scan(self, condition: str, **settings: Any) -> Iterator[Any]:
-        pages = self._client.get_paginator("scan").paginate(
-            TableName=self._table, ConsistentRead=True, FilterExpression=condition, **settings
-        )
-        for page in pages:
-            yield page
-            check_process(self._pid, type(self).__name__)  # a fork can go on with a listing
+    @property
+    def _client(self) -> Any:
+        check_process(self._pid, "DynamoDBSink")
+        return self._shared_client
 
 
 def _text(value: str | None) -> dict[str, str] | None:

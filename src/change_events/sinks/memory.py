@@ -12,7 +12,7 @@ from change_events._event import Entry, Found, Gone, Unchanged
 from change_events.sinks import MAX_EVENT_AGE, check_purge_age, first_version
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 T = TypeVar("T")
 
@@ -69,6 +69,21 @@ class MemorySink(Generic[T]):
             version = if_version + 1 if if_version else first_version(now)
             self._rows[id] = _Row(Entry(version, present, etag, digest), value, now)
             return True
+
+    def insert_many(self, found: Mapping[str, Found[T]], /) -> set[str]:
+        """Store those entities whose ids no `apply` has ever touched; return their ids."""
+        with self._lock:
+            now = self._clock()
+            first = first_version(now)
+            rows = {
+                id: _Row(
+                    Entry(first, present=True, etag=each.etag, digest=each.digest), each.value, now
+                )
+                for id, each in found.items()
+                if id not in self._rows
+            }
+            self._rows |= rows
+        return set(rows)
 
     def get(self, id: str, /) -> T | None:
         """Return the cached entity itself, which you must not change, or None."""

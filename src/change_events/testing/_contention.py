@@ -31,7 +31,7 @@ MOST_LOST = 10_000
 def contend_in_threads(sink: Sink[Any], changes: list[list[Found[Any]]]) -> list[Win]:
     """Apply each list of changes in a thread of its own. The lists have the same length."""
     barrier = threading.Barrier(len(changes))
-    with _threads_that_switch_often(), ThreadPoolExecutor(len(changes)) as pool:
+    with threads_that_switch_often(), ThreadPoolExecutor(len(changes)) as pool:
         return list(chain(*pool.map(partial(_contend, sink, barrier), changes)))
 
 
@@ -59,7 +59,7 @@ def opened(open_again: Callable[[], Sink[Any]]) -> Iterator[Sink[Any]]:
 def _contend(sink: Sink[Any], barrier: Barrier, changes: list[Found[Any]]) -> list[Win]:
     """Apply each change to `p1`. All contenders apply theirs to the same version at first."""
     won: list[Win] = []
-    with _aborting(barrier):
+    with aborting(barrier):
         for change in changes:
             barrier.wait()  # until nobody writes any more
             version = sink.entry("p1").version
@@ -80,12 +80,12 @@ def _apply(sink: Sink[Any], change: Found[Any], version: int) -> int:
 def _open_and_contend(
     open_again: Callable[[], Sink[Any]], barrier: Barrier, changes: list[Found[Any]]
 ) -> list[Win]:  # pragma: no cover  # coverage does not see other processes
-    with _aborting(barrier), opened(open_again) as sink:
+    with aborting(barrier), opened(open_again) as sink:
         return _contend(sink, barrier, changes)
 
 
 @contextlib.contextmanager
-def _aborting(barrier: Barrier) -> Iterator[None]:
+def aborting(barrier: Barrier) -> Iterator[None]:
     """Let no contender wait for one that has raised: then end the block."""
     try:
         yield
@@ -97,7 +97,8 @@ def _aborting(barrier: Barrier) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _threads_that_switch_often() -> Iterator[None]:
+def threads_that_switch_often() -> Iterator[None]:
+    """Let threads get in each other's way more often than usual, for the length of the block."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)  # the default, 5 ms, seldom ends between a check and its write
     try:

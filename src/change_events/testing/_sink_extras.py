@@ -1,13 +1,16 @@
-"""The contract of what sinks need not have: ids that can be named, and state."""
+"""The contract of what sinks need not have: names of ids, state, and many inserts at once."""
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from change_events.testing._contention import opened
+from change_events._event import Entry, Found
+from change_events.testing._contention import aborting, opened, threads_that_switch_often
 from change_events.testing._sink_under_test import AWKWARD_IDS, DAY, Clock, SinkUnderTest, require
 
 if TYPE_CHECKING:
@@ -17,6 +20,16 @@ if TYPE_CHECKING:
 
 NO_IDS = "the sink can't name what it holds"
 NO_STATE = "the sink keeps no state"
+NO_BULK = "the sink stores one entity at a time"
+
+TOUCHED = {
+    "found": "found",
+    "deleted": "found gone",
+    "never saved": "gone",
+    "unchanged": "found unchanged",
+    "found again": "found gone found",
+}
+"""Ids, and the looks that they have had."""
 
 
 class NamingRules(SinkUnderTest):
@@ -127,3 +140,133 @@ class StateRules(SinkUnderTest):
 
         assert sink.entry("p1").version == 0
         assert sink.state("name") == "text"
+
+
+class BulkRules(SinkUnderTest):
+    """What `insert_many()` stores: a `BulkSink`."""
+
+    def test_insert_many_stores_each_id_that_was_never_touched(self, sink: Any) -> None:
+        require(sink, "insert_many", NO_BULK)
+        page = self.page(*AWKWARD_IDS)
+        page["without ETag"] = Found(self.entity(99))
+
+        assert sink.insert_many(page) == set(page)
+
+        for id, found in page.items():
+            entry = sink.entry(id)
+            assert entry == Entry(entry.version, True, found.etag, found.digest)  # noqa: FBT003  # as short as the entry
+            assert entry.version > 0
+        assert self.listed(sink) == {id: found.value for id, found in page.items()}
+
+    def test_insert_many_leaves_each_id_that_was_touched(self, sink: Any) -> None:
+        require(sink, "insert_many", NO_BULK)
+        for id, history in TOUCHED.items():
+            for n, change in enumerate(history.split()):
+                self.look(sink, change, n, id=id)
+        page = self.page("new", *TOUCHED, "new too")
+        before = {id: sink.entry(id) for id in TOUCHED}
+        cached = self.listed(sink)
+
+        assert sink.insert_many(page) == {"new", "new too"}
+        assert sink.insert_many(page) == set()
+
+        assert {id: sink.entry(id) for id in TOUCHED} == before
+        new = {id: page[id].value for id in ("new", "new too")}
+        assert self.listed(sink) == cached | new
+
+    def test_insert_many_of_nothing_stores_nothing(self, sink: Any) -> None:
+        require(sink, "insert_many", NO_BULK)
+        assert sink.insert_many({}) == set()
+
+    def test_insert_many_stores_a_thousand_entities_at_once(self, sink: Any) -> None:
+        require(sink, "insert_many", NO_BULK)
+        self.look(sink, "found", 0, id="p500")
+        page = self.page(*(f"p{n}" for n in range(1000)))
+
+        assert sink.insert_many(page) == page.keys() - {"p500"}
+        assert len(self.listed(sink)) == 1000
+
+    def test_a_look_can_follow_insert_many(self, sink: Any) -> None:
+        require(sink, "insert_many", NO_BULK)
+        sink.insert_many(self.page("p1"))
+        before = sink.entry("p1")
+
+        assert sink.apply("p1", self.change("found", 7), if_version=0) is False
+        assert self.look(sink, "unchanged", 8) > before.version
+        assert sink.entry("p1").digest == before.digest
+        assert self.look(sink, "gone", 9) > before.version
+        assert sink.insert_many(self.page("p1")) == set()
+
+    def test_no_version_comes_again_if_a_purge_is_followed_by_insert_many(
+        self, sink: Any, clock: Clock
+    ) -> None:
+        require(sink, "insert_many", NO_BULK)
+        require(sink, "purge", "the sink keeps its tombstones for ever")
+        sink.insert_many(self.page("p1"))
+        versions = [sink.entry("p1").version, self.look(sink, "gone", 1)]
+        self.let_pass(clock, 15 * DAY)
+        sink.purge()
+
+        assert sink.insert_many(self.page("p1")) == {"p1"}
+        assert sink.entry("p1").version > max(versions)
+
+    def test_insert_many_that_raised_can_be_repeated(self, sink: Any) -> None:
+        require(sink, "insert_many", NO_BULK)
+        page = self.page("p1", "p2")
+        with contextlib.suppress(Exception):  # some sinks store anything
+            sink.insert_many({**page, "p3": Found(object())})
+
+        stored = sink.insert_many(page)
+
+        assert stored <= set(page)
+        assert {id: self.stored(sink, id) for id in page} == {
+            id: found.value for id, found in page.items()
+        }
+
+    def test_of_insert_many_and_looks_at_once_one_wins(self, sink: Any) -> None:
+        require(sink, "insert_many", NO_BULK)
+        self._contend([sink, sink, sink])
+
+    def test_of_insert_many_and_looks_at_once_one_wins_however_often_the_storage_is_opened(
+        self, sink: Any, open_again: Callable[[], Sink[Any]]
+    ) -> None:
+        require(sink, "insert_many", NO_BULK)
+        with opened(open_again) as other, opened(open_again) as third:
+            self._contend([sink, other, third])
+
+    def page(self, *ids: str) -> dict[str, Found[Any]]:
+        """Return a different entity for each id."""
+        return {
+            id: Found(self.entity(n), f'"{n}"', f"digest {n}")
+            for n, id in enumerate(ids, start=100)
+        }
+
+    def _contend(self, sinks: list[Any]) -> None:
+        """Store the same ids by looks and by pages in opposite orders: each id has one winner."""
+        barrier = threading.Barrier(3)
+
+        def contend(number: int) -> list[tuple[str, str | None]]:
+            won: list[tuple[str, str | None]] = []
+            with aborting(barrier):
+                for turn in range(10):
+                    ids = [f"{turn}-{n}" for n in range(10)]
+                    found = {id: Found(self.entity(number), f'"{number}"') for id in ids}
+                    barrier.wait()
+                    won += [(id, found[id].etag) for id in _store(sinks[number], found, number)]
+            return won
+
+        with threads_that_switch_often(), ThreadPoolExecutor(3) as pool:
+            wins = [win for wins in pool.map(contend, range(3)) for win in wins]
+
+        winners = dict(wins)
+        assert len(wins) == len(winners) == 100, "an id was stored twice, or never"
+        assert {id: sinks[0].entry(id).etag for id in winners} == winners
+
+
+def _store(sink: Any, found: dict[str, Found[Any]], number: int) -> set[str]:
+    """Store a page by looks, by `insert_many`, or by that in the opposite order."""
+    if number == 0:
+        return {id for id, each in found.items() if sink.apply(id, each, if_version=0)}
+    page = found if number == 1 else dict(reversed(found.items()))
+    stored: set[str] = sink.insert_many(page)
+    return stored

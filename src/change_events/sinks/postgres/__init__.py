@@ -6,15 +6,15 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from change_events._event import Entry, Found, Gone, Unchanged
+from change_events._event import Found, Unchanged
 from change_events.exceptions import ConfigurationError
 from change_events.sinks import (
     MAX_EVENT_AGE,
     check_purge_age,
     check_revision,
-    first_version,
     state_key,
 )
+from change_events.sinks.postgres.entries import Entries
 from change_events.sinks.postgres.pool import check_transaction
 from change_events.sinks.postgres.table import Table
 
@@ -25,20 +25,8 @@ if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
     from typing_extensions import Self
 
-_INSERT = (
-    "INSERT INTO {table} (id, version, present, body, etag, digest, revision, applied_at) VALUES "
-    "(%(id)s, %(first)s, %(present)s, %(body)s::jsonb, %(etag)s, %(digest)s, %(revision)s, "
-    "to_timestamp(%(now)s)) ON CONFLICT DO NOTHING"
-)
-_UPDATE = (
-    "UPDATE {table} SET version = version + 1, present = %(present)s, body = %(body)s::jsonb, "
-    "etag = %(etag)s, digest = %(digest)s, revision = %(revision)s, "
-    "applied_at = to_timestamp(%(now)s) WHERE id = %(id)s AND version = %(if_version)s"
-)
-_TOUCH = (
-    "UPDATE {table} SET version = version + 1, etag = coalesce(%(etag)s, etag), "
-    "applied_at = to_timestamp(%(now)s) WHERE id = %(id)s AND version = %(if_version)s"
-)
+    from change_events._event import Entry, Gone
+
 _INSERT_STATE = (
     "INSERT INTO {table} (id, version, present, state, applied_at) "
     "VALUES (%(id)s, 0, false, %(text)s, to_timestamp(%(now)s)) ON CONFLICT (id) DO NOTHING"
@@ -131,21 +119,13 @@ class PostgresSink:
             )
         self._upsert = upsert
         self._delete = delete
-        self._revision = revision
         self._clock = clock
         self._table = Table(database, table, connections, timeout)
+        self._entries = Entries(self._table, bodies=upsert is None, revision=revision, clock=clock)
 
     def entry(self, id: str, /) -> Entry:
         """Return what the sink knows of the id."""
-        row = self._table.row(
-            "SELECT revision, version, present, etag, digest FROM {table} WHERE id = %s", id
-        )
-        if not row:
-            return Entry()
-        revision, version, present, etag, digest = row
-        if revision != self._revision:
-            etag, digest = None, None
-        return Entry(version, present, etag, digest)
+        return self._entries.entry(id)
 
     def apply(
         self, id: str, change: Found[Mapping[str, Any]] | Unchanged | Gone, /, *, if_version: int
@@ -169,9 +149,9 @@ class PostgresSink:
         with self._table.connection() as connection:
             if upsert is None or delete is None or isinstance(change, Unchanged):
                 # A statement alone is a transaction, and saves the round trips of BEGIN and COMMIT.
-                return self._compare_and_set(connection, id, change, if_version)
+                return self._entries.compare_and_set(connection, id, change, if_version)
             with connection.transaction():
-                if not self._compare_and_set(connection, id, change, if_version):
+                if not self._entries.compare_and_set(connection, id, change, if_version):
                     return False
                 if isinstance(change, Found):
                     upsert(connection, id, change.value)
@@ -181,27 +161,27 @@ class PostgresSink:
                     check_transaction(connection, "delete")
                 return True
 
-    def _compare_and_set(
-        self,
-        connection: Connection[Any],
-        id: str,
-        change: Found[Mapping[str, Any]] | Unchanged | Gone,
-        if_version: int,
-    ) -> bool:
-        store = _UPDATE if if_version else _INSERT
-        statement = _TOUCH if isinstance(change, Unchanged) else store
-        now = self._clock()
-        values = {"id": id, "now": now, "first": first_version(now), "if_version": if_version}
-        values |= {"revision": self._revision, **self._columns(change)}
-        return self._table.execute(connection, statement, values).rowcount == 1
+    def insert_many(self, found: Mapping[str, Found[Mapping[str, Any]]], /) -> set[str]:
+        """
+        Store those entities whose ids no `apply` has ever touched; return their ids. `upsert` is
+        called for these. All are stored in one transaction, or none.
 
-    def _columns(self, change: Found[Mapping[str, Any]] | Unchanged | Gone) -> dict[str, Any]:
-        if isinstance(change, Unchanged):
-            return {"etag": change.etag}
-        if isinstance(change, Gone):
-            return {"present": False, "body": None, "etag": None, "digest": None}
-        body = json.dumps(change.value, allow_nan=False) if self._upsert is None else None
-        return {"present": True, "body": body, "etag": change.etag, "digest": change.digest}
+        Raises:
+            psycopg.Error: As in `apply`; one of the entities can be the reason.
+            TypeError, ValueError: JSON can't hold one of the entities.
+            Exception: `upsert` raised it; nothing is written.
+            RuntimeError: As in `apply`.
+        """
+        upsert = self._upsert
+        with self._table.connection() as connection:
+            if upsert is None:
+                return self._entries.insert(connection, found)
+            with connection.transaction():
+                inserted = self._entries.insert(connection, found)
+                for id in sorted(inserted):  # one order for all, or they could be a deadlock
+                    upsert(connection, id, found[id].value)
+                    check_transaction(connection, "upsert")
+                return inserted
 
     def get(self, id: str, /) -> dict[str, Any] | None:
         """

@@ -29,6 +29,11 @@ COLUMNS = "id, version, body, etag, applied_at"
 LATER_COLUMNS = {"digest": "TEXT", "revision": "TEXT NOT NULL DEFAULT ''", "state": "TEXT"}
 """Columns that the tables of version 0.1.0 lack, and their types."""
 
+_INSERT = (
+    "INSERT INTO {table} (id, version, body, etag, digest, revision, applied_at) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+)
+
 
 class SQLiteSink:
     """
@@ -147,15 +152,35 @@ class SQLiteSink:
             etag, digest = change.etag, change.digest
         if if_version == 0:
             return self._write(
-                "INSERT INTO {table} (id, version, body, etag, digest, revision, applied_at) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                (id, first_version(now), body, etag, digest, self._revision, now),
+                _INSERT, (id, first_version(now), body, etag, digest, self._revision, now)
             )
         return self._write(
             "UPDATE {table} SET version = version + 1, body = ?, etag = ?, digest = ?, "
             "revision = ?, applied_at = ? WHERE id = ? AND version = ?",
             (body, etag, digest, self._revision, now, id, if_version),
         )
+
+    def insert_many(self, found: Mapping[str, Found[Mapping[str, Any]]], /) -> set[str]:
+        """
+        Store those entities whose ids no `apply` has ever touched; return their ids. All are stored
+        in one transaction, or none.
+
+        Raises:
+            sqlite3.OperationalError: The database stayed locked for `timeout` seconds.
+            TypeError, ValueError: JSON can't hold one of the entities.
+        """
+        now = self._clock()
+        rows = [
+            (
+                *(id, first_version(now), json.dumps(each.value, allow_nan=False)),
+                *(each.etag, each.digest, self._revision, now),
+            )
+            for id, each in found.items()
+        ]
+        if not rows:
+            return set()
+        counts = self._file.write_many(_INSERT.format(table=self._table), rows)
+        return {id for id, count in zip(found, counts, strict=True) if count}
 
     def get(self, id: str, /) -> dict[str, Any] | None:
         """Return the cached entity, or None."""

@@ -57,14 +57,21 @@ class File:
 
     def write(self, statement: str, values: tuple[object, ...]) -> int:
         """Write and commit; return the number of changed rows."""
+        return self.write_many(statement, [values])[0]
+
+    def write_many(self, statement: str, rows: Sequence[tuple[object, ...]]) -> list[int]:
+        """
+        Execute the statement with the values of each row, one or more, and commit all together, or
+        none; return how many rows of the table each has changed.
+        """
         # A commit to disk costs far more than a write, so the writes that wait for the lock share
         # one.
-        write = _Write(statement, values)
+        write = _Write(statement, rows)
         self.waiting.append(write)
         with self.lock:
-            if write.rowcount is None:
+            if write.counts is None:
                 return self._commit_with_others(write)
-        return write.rowcount
+        return write.counts
 
     def close(self) -> None:
         """Close the connection for good."""
@@ -129,7 +136,7 @@ class File:
             else:
                 return
 
-    def _commit_with_others(self, write: _Write) -> int:
+    def _commit_with_others(self, write: _Write) -> list[int]:
         waiting = [self.waiting.popleft() for _ in range(len(self.waiting))]
         others = [other for other in waiting if other is not write]
         connection = self._opened()
@@ -138,31 +145,39 @@ class File:
             # After an error of one write, each thread writes alone and gets its own error.
             with contextlib.suppress(Exception):
                 return _commit(connection, [write, *others])
-        write.rowcount = connection.execute(write.statement, write.values).rowcount
-        return write.rowcount
+        if len(write.rows) > 1:
+            connection.execute("BEGIN IMMEDIATE")
+            return _commit(connection, [write])
+        return [connection.execute(write.statement, write.rows[0]).rowcount]
 
 
-def _commit(connection: sqlite3.Connection, writes: Sequence[_Write]) -> int:
-    """Make all writes in one transaction; return the number of rows that the first has changed."""
+def _commit(connection: sqlite3.Connection, writes: Sequence[_Write]) -> list[int]:
+    """Make all writes, and end the transaction; return the counts of the first."""
     try:
-        counts = [connection.execute(each.statement, each.values).rowcount for each in writes]
+        counts = [
+            [connection.execute(each.statement, values).rowcount for values in each.rows]
+            for each in writes
+        ]
         connection.execute("COMMIT")
     except BaseException:
         with contextlib.suppress(sqlite3.Error):  # some errors end the transaction themselves
             connection.execute("ROLLBACK")
         raise
-    for write, count in zip(writes, counts, strict=True):
-        write.rowcount = count
+    for write, of_write in zip(writes, counts, strict=True):
+        write.counts = of_write
     return counts[0]
 
 
 @dataclass(slots=True, eq=False)
 class _Write:
-    """A statement that waits; once it is committed, `rowcount` is the number of changed rows."""
+    """
+    A statement that waits, and the values to execute it with; once another thread has committed it,
+    `counts` has the number of changed rows for each.
+    """
 
     statement: str
-    values: tuple[object, ...]
-    rowcount: int | None = None
+    rows: Sequence[tuple[object, ...]]
+    counts: list[int] | None = None
 
 
 _CLOSED = 0
