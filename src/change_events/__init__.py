@@ -17,6 +17,7 @@ from change_events.exceptions import (
     DecodeError,
     FetchError,
     IdResolutionError,
+    ListingError,
     MassDeletionError,
     PublishError,
 )
@@ -25,12 +26,13 @@ if TYPE_CHECKING:
     from change_events._consumer.health import Health
     from change_events._consumer.stats import Stats
     from change_events._consumer.worker import Worker
-    from change_events._event import ChangeEvent, Entry, Found, Gone, Outcome, Unchanged
+    from change_events._event import ChangeEvent, Entry, Found, Gone, Outcome, Page, Unchanged
     from change_events._producer.broadcasting import broadcasting, broadcasts_before_save
     from change_events._producer.publishers import NullPublisher, SNSPublisher, in_portions
     from change_events._producer.renewals import broadcast_stats, measure_broadcasts
     from change_events._producer.tally import BroadcastStats
     from change_events._source.fetcher import HTTPFetcher
+    from change_events._source.listing import HTTPListing
     from change_events.sinks.dynamodb import DynamoDBSink
     from change_events.sinks.memory import MemorySink
     from change_events.sinks.postgres import PostgresSink
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
         BulkSink,
         EnumerableSink,
         Fetcher,
+        Listing,
         Metrics,
         Publisher,
         Sink,
@@ -62,13 +65,17 @@ __all__ = [
     "Found",
     "Gone",
     "HTTPFetcher",
+    "HTTPListing",
     "Health",
     "IdResolutionError",
+    "Listing",
+    "ListingError",
     "MassDeletionError",
     "MemorySink",
     "Metrics",
     "NullPublisher",
     "Outcome",
+    "Page",
     "PostgresSink",
     "PublishError",
     "Publisher",
@@ -92,12 +99,13 @@ _NAMES = {
     "_consumer.health": ["Health"],
     "_consumer.stats": ["Stats"],
     "_consumer.worker": ["Worker"],
-    "_event": ["ChangeEvent", "Entry", "Found", "Gone", "Outcome", "Unchanged"],
+    "_event": ["ChangeEvent", "Entry", "Found", "Gone", "Outcome", "Page", "Unchanged"],
     "_producer.broadcasting": ["broadcasting", "broadcasts_before_save"],
     "_producer.publishers": ["NullPublisher", "SNSPublisher", "in_portions"],
     "_producer.renewals": ["broadcast_stats", "measure_broadcasts"],
     "_producer.tally": ["BroadcastStats"],
     "_source.fetcher": ["HTTPFetcher"],
+    "_source.listing": ["HTTPListing"],
     "sinks.dynamodb": ["DynamoDBSink"],
     "sinks.memory": ["MemorySink"],
     "sinks.postgres": ["PostgresSink"],
@@ -107,6 +115,7 @@ _NAMES = {
         "BulkSink",
         "EnumerableSink",
         "Fetcher",
+        "Listing",
         "Metrics",
         "Publisher",
         "Sink",

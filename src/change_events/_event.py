@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Generic, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -88,6 +91,25 @@ class Unchanged:
 @dataclass(frozen=True, slots=True)
 class Gone:
     """The source says that the entity does not exist: it was deleted, or its save failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T_co]):
+    """
+    A page of a listing.
+
+    Attributes:
+        ids: The ids on the page, in order, all different.
+        found: Entities by id, if the listing shows them; None: ids only. An id that is missing here
+            needs a look.
+        cursor: Leads to the next page; None: this is the last one.
+        total: How many entities the whole listing has, if that is known.
+    """
+
+    ids: Sequence[str]
+    found: Mapping[str, Found[T_co]] | None
+    cursor: str | None
+    total: int | None = None
 
 
 class Outcome(str, Enum):

@@ -7,6 +7,7 @@ The errors, as a tree:
     ├── PublishError                      a broadcast was not accepted; nothing was saved
     ├── DecodeError (ValueError)          a message is not a change event, or not from the topic
     ├── FetchError                        a GET decided nothing; the worker tries again
+    ├── ListingError (ValueError)         a listing can't be read; nothing is changed
     └── MassDeletionError                 too many entities seem to be gone; nothing is deleted
 """
 
@@ -68,6 +69,13 @@ class FetchError(ChangeEventsError):
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
+
+
+class ListingError(ChangeEventsError, ValueError):
+    """
+    A listing can't be read: it is not a list, names no ids, or leads nowhere. To read it again
+    would not help. The message says what came, and what to do.
+    """
 
 
 class MassDeletionError(ChangeEventsError):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from change_events._event import ChangeEvent, Entry, Found, Gone, Unchanged
+    from change_events._event import ChangeEvent, Entry, Found, Gone, Page, Unchanged
 
 T_co = TypeVar("T_co", covariant=True)
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -78,6 +78,53 @@ class BulkFetcher(Fetcher[T_co], Protocol[T_co]):
 
         Raises:
             FetchError: The answer decides nothing at all. The worker looks at each id alone.
+        """
+        ...
+
+
+class Listing(Protocol[T_co]):
+    """
+    Names all entities of a source, page by page. `HTTPListing` is one. So is any iterable of ids,
+    or of pairs of an id and an entity, if it has the same order each time; a file, for example:
+
+        listing = Path("ids.txt").read_text().splitlines()
+
+    Write one of your own where a page can be found by a cursor. A query:
+
+        class Products:
+            def page(self, cursor):
+                rows = connection.execute(
+                    "SELECT id, body FROM products WHERE id > %s ORDER BY id LIMIT 100",
+                    [cursor or ""],
+                ).fetchall()
+                found = {id: Found(body) for id, body in rows}
+                return Page(list(found), found, cursor=rows[-1][0] if rows else None)
+
+    A scan of a DynamoDB table:
+
+        class Products:
+            def page(self, cursor):
+                start = {"ExclusiveStartKey": json.loads(cursor)} if cursor else {}
+                answer = client.scan(TableName="products", ConsistentRead=True, **start)
+                last = answer.get("LastEvaluatedKey")
+                ids = [item["id"]["S"] for item in answer["Items"]]
+                return Page(ids, None, cursor=json.dumps(last) if last else None)
+    """
+
+    def page(self, cursor: str | None, /) -> Page[T_co]:
+        """
+        Read a page.
+
+        An entity in `Page.found` must equal what the fetcher would find, and be read after the call
+        began, from where commits go: not from a cache, nor from a replica that lags.
+
+        Args:
+            cursor: The `cursor` of the page before, perhaps from another process; None: read the
+                first page.
+
+        Raises:
+            FetchError: The answer decides nothing (an outage, say). Read the page again later.
+            ListingError: The page can't be read, and reading it again would not help.
         """
         ...
 

@@ -186,6 +186,9 @@ MADE = {
     "HTTPFetcher": lambda **settings: change_events.HTTPFetcher(
         "https://products.example.com/{id}", **settings
     ),
+    "HTTPListing": lambda **settings: change_events.HTTPListing(
+        "https://products.example.com/products", **settings
+    ),
 }
 
 RANGE = re.compile(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from urllib3.exceptions import LocationParseError
 from urllib3.util import parse_url
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import urllib3
+    from urllib3.util import Url
 
     from change_events._source.http import Transport
 
@@ -52,6 +53,31 @@ class Endpoint:
         transport = PoolTransport(pool, origin) if pool else KeepAliveTransport(parsed)
         return cls(origin, parsed.request_uri, transport)
 
+    def target_of(self, url: str) -> str:
+        """
+        Return the path and query of another URL.
+
+        Raises:
+            ValueError: It is not a URL of this origin.
+        """
+        try:
+            parsed, own = parse_url(url), parse_url(self.origin)
+        except LocationParseError as error:
+            raise ValueError(f"{url!r:.300} is not a URL") from error
+        if _origin(parsed) != _origin(own):
+            raise ValueError(f"{url!r:.300} is not at {self.origin}")
+        return parsed.request_uri
+
+    def target_with(self, parameter: str, value: str) -> str:
+        """
+        Return the target with a parameter added to its query.
+
+        Raises:
+            ValueError: The parameter or its value has no UTF-8.
+        """
+        mark = "&" if "?" in self.target else "?"
+        return f"{self.target}{mark}{quote(parameter, safe='')}={quote(value, safe='')}"
+
     def targets(self, ids: Sequence[str]) -> Iterator[tuple[str, set[str]]]:
         """Yield as few targets as the ids fit into, each with its ids. Leave out invalid ids."""
         asked: set[str] = set()
@@ -70,6 +96,11 @@ class Endpoint:
             yield target, asked
 
 
+def _origin(url: Url) -> tuple[str | None, str | None, int | None]:
+    """Return what makes an origin (RFC 6454, 4)."""
+    return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme or "")
+
+
 def require_template(url: str) -> str:
     """
     Return an entity's URL.
@@ -77,8 +108,8 @@ def require_template(url: str) -> str:
     Raises:
         ConfigurationError: No entity can be asked for by it.
     """
-    parts = urlsplit(url)
-    _require_no_password(parts.netloc, "url")
+    parts = _split(url)
+    _require_no_password(parts.netloc, "HTTPFetcher(url)")
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ConfigurationError(
             f"{url!r} is not an http(s) URL; "
@@ -98,8 +129,8 @@ def require_bulk_url(url: str) -> str:
     Raises:
         ConfigurationError: No ids can be added to it.
     """
-    parts = urlsplit(url)
-    _require_no_password(parts.netloc, "bulk_url=")
+    parts = _split(url)
+    _require_no_password(parts.netloc, "HTTPFetcher(bulk_url=)")
     if parts.scheme not in {"http", "https"} or not parts.hostname or "#" in url or "{id}" in url:
         raise ConfigurationError(
             f"{url!r} is not an http(s) URL that ?id=a&id=b can be added to; "
@@ -108,9 +139,33 @@ def require_bulk_url(url: str) -> str:
     return url
 
 
+def require_list_url(url: str) -> str:
+    """
+    Return a listing's URL.
+
+    Raises:
+        ConfigurationError: No pages can be asked for by it.
+    """
+    parts = _split(url)
+    _require_no_password(parts.netloc, "HTTPListing(url)")
+    if parts.scheme not in {"http", "https"} or not parts.hostname or "#" in url or "{id}" in url:
+        raise ConfigurationError(
+            f"{url!r} is not an http(s) URL of a list; "
+            "write it like https://products.example.com/products"
+        )
+    return url
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError as error:
+        raise ConfigurationError(f"{url!r} is not a URL: {error}") from None
+
+
 def _require_no_password(netloc: str, setting: str) -> None:
     if "@" in netloc:
         raise ConfigurationError(
-            f"HTTPFetcher({setting}) must not have a password in the URL; "
+            f"{setting} must not have a password in the URL; "
             "give an Authorization header in headers="
         )

@@ -12,7 +12,7 @@ from change_events._source.headers import media_types
 from change_events.exceptions import ConfigurationError, FetchError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 Entity: TypeAlias = "dict[str, Any]"
 
@@ -47,7 +47,7 @@ class EntityReader:
         Raises:
             FetchError: The body is not an entity, or another one.
         """
-        entity = _json_in(headers, body, what)
+        entity = json_in(headers, body, what)
         if not isinstance(entity, dict):
             kind = type(entity).__name__
             raise FetchError(f"{what} answered a JSON {kind}, not an object", status=200)
@@ -62,7 +62,7 @@ class EntityReader:
         Raises:
             FetchError: The body is not an array.
         """
-        answer = _json_in(headers, body, what)
+        answer = json_in(headers, body, what)
         if not isinstance(answer, list):
             kind = type(answer).__name__
             raise FetchError(f"{what} answered a JSON {kind}, not an array", status=200)
@@ -72,7 +72,7 @@ class EntityReader:
 
     def _require_id(self, entity: Entity, id: str, what: str) -> None:
         try:
-            value = self._read(entity)
+            value = self.id_of(entity)
             text = _text(value)
         except Exception as error:  # the user's own code
             # Only the type: the text can quote the entity.
@@ -91,17 +91,21 @@ class EntityReader:
 
     def _id_if_any(self, entity: Entity) -> str | None:
         try:
-            return _text(self._read(entity))
+            return _text(self.id_of(entity))
         except Exception:  # the user's own code; the GET of this id alone says what is wrong
             return None
 
-    def _read(self, entity: Entity) -> object:
-        if callable(self._id_of):
-            return self._id_of(entity)
-        value: Any = entity
-        for key in self._path:
-            value = value.get(key) if isinstance(value, dict) else None
-        return value
+    def id_of(self, entity: Entity) -> object:
+        """Return what is where the id should be; None: nothing. The user's callable can raise."""
+        return self._id_of(entity) if callable(self._id_of) else value_at(entity, self._path)
+
+
+def value_at(body: object, path: Sequence[str]) -> Any:
+    """Return what an object has at the path of keys; None: nothing."""
+    value: Any = body
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
 def _text(id: object) -> str | None:
@@ -109,13 +113,21 @@ def _text(id: object) -> str | None:
     return str(id) if isinstance(id, (str, int)) and not isinstance(id, bool) else None
 
 
-def _json_in(headers: Mapping[str, str], body: bytes, what: str) -> Any:
+def json_in(headers: Mapping[str, str], body: bytes, what: str, *, exact: bool = True) -> Any:
+    """
+    Return the JSON in a 200. `what` was asked: errors name it.
+
+    Raises:
+        FetchError: It is not JSON; or, if it must be `exact`, a float would change a number.
+    """
     types = media_types(headers)
     if not all(each == "application/json" or each.endswith("+json") for each in types):
         what_came = repr(", ".join(types)) if any(types) else "no media type"
         raise FetchError(f"{what} answered {what_came:.200}, not JSON", status=200)
     try:
-        return json.loads(body, parse_constant=_refuse_constant, parse_float=_exact_float)
+        return json.loads(
+            body, parse_constant=_refuse_constant, parse_float=_exact_float if exact else float
+        )
     except (ValueError, RecursionError) as error:
         raise FetchError(
             f"{what} answered JSON that can't be stored as it came: {error}", status=200

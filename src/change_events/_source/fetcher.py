@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -10,7 +9,8 @@ from change_events._event import Found, Gone, Unchanged
 from change_events._ids import checked_id
 from change_events._source.endpoint import ID, Endpoint, require_bulk_url, require_template
 from change_events._source.entities import EntityReader
-from change_events._source.headers import media_types, request_headers, retry_after, valid_etag
+from change_events._source.getter import Getter, undecided, what_of
+from change_events._source.headers import media_types, valid_etag
 from change_events.exceptions import ConfigurationError, FetchError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ MAX_BULK = 1000
 
 UNBELIEVED = "a 404 as text/html is not believed; see is_gone="
 
-_REDIRECTS = {301, 302, 303, 307, 308}
+_SETTING = "HTTPFetcher(url)"
 
 
 def is_not_html(headers: Mapping[str, str], body: bytes) -> bool:
@@ -112,10 +112,6 @@ class HTTPFetcher:
         trust_etags: bool = False,
     ) -> None:
         _require_bulk_size(bulk_size)
-        if not 0 < timeout < math.inf or max_bytes <= 0:
-            raise ConfigurationError(
-                f"timeout and max_bytes must be positive, not {timeout} and {max_bytes}"
-            )
         if bulk_url is not None and id_of is None:
             raise ConfigurationError("bulk_url= needs id_of=, to know which entity is which")
         self._url = url
@@ -123,16 +119,9 @@ class HTTPFetcher:
         self._bulk = None if bulk_url is None else Endpoint.of(require_bulk_url(bulk_url), pool)
         self.bulk_size = 1 if bulk_url is None else bulk_size
         self.trust_etags = trust_etags
-        self._timeout = timeout
-        self._headers = {} if headers is None else headers
+        self._getter = Getter(timeout, headers, max_bytes)
         self._is_gone = is_gone
-        self._max_bytes = max_bytes
         self._reader = EntityReader(id_of)
-        if not callable(self._headers):
-            try:
-                request_headers(self._headers, None)
-            except ValueError as error:
-                raise ConfigurationError(str(error)) from None
 
     def __repr__(self) -> str:
         return f"HTTPFetcher({self._url!r})"
@@ -151,8 +140,8 @@ class HTTPFetcher:
         except ValueError as error:
             raise FetchError(str(error)) from None
         etag = valid_etag(etag)
-        what = _what(self._single, target)
-        answer = self._get(self._single, target, etag)
+        what = what_of(self._single, target)
+        answer = self._getter.get(self._single, target, etag)
         if answer.status == 200 and not answer.has_malformed_headers:
             entity = self._reader.entity(answer.headers, answer.body, id, what)
             return Found(entity, valid_etag(answer.headers.get("ETag")))
@@ -165,7 +154,7 @@ class HTTPFetcher:
         ):
             return Gone()
         unbelieved = "is_gone= does not believe it" if self._is_gone else UNBELIEVED
-        raise _undecided(what, answer, unbelieved)
+        raise undecided(what, answer, _SETTING, unbelieved)
 
     def fetch_many(self, ids: Sequence[str], /) -> dict[str, Found[dict[str, Any]]]:
         """
@@ -179,32 +168,13 @@ class HTTPFetcher:
             raise ConfigurationError("HTTPFetcher needs bulk_url= to GET many ids at once")
         found: dict[str, Found[dict[str, Any]]] = {}
         for target, asked in self._bulk.targets(ids):
-            what = _what(self._bulk, target)
-            answer = self._get(self._bulk, target, None)
+            what = what_of(self._bulk, target)
+            answer = self._getter.get(self._bulk, target, None)
             if answer.status != 200 or answer.has_malformed_headers:
-                raise _undecided(what, answer)
+                raise undecided(what, answer, _SETTING)
             entities = self._reader.entities(answer.headers, answer.body, what)
             found |= {id: Found(entity) for id, entity in entities.items() if id in asked}
         return found
-
-    def _get(self, endpoint: Endpoint, target: str, etag: str | None) -> Answer:
-        headers = self._request_headers(etag)
-        try:
-            return endpoint.transport.get(
-                target, headers, timeout=self._timeout, max_bytes=self._max_bytes
-            )
-        except FetchError as error:
-            raise FetchError(f"{_what(endpoint, target)}: {error}", status=error.status) from error
-
-    def _request_headers(self, etag: str | None) -> dict[str, str]:
-        try:
-            given = self._headers() if callable(self._headers) else self._headers
-        except Exception as error:  # the user's own code
-            raise FetchError(f"headers= raised {error!r:.200}") from error
-        try:
-            return request_headers(given, etag)
-        except ValueError as error:
-            raise FetchError(str(error)) from None
 
     def _believes(self, answer: Answer, what: str) -> bool:
         try:
@@ -215,25 +185,6 @@ class HTTPFetcher:
                 f"{what} answered {answer.status}, and is_gone= raised {type(error).__name__}",
                 status=answer.status,
             ) from error
-
-
-def _what(endpoint: Endpoint, target: str) -> str:
-    """Return what was asked, without the query: that can have a secret, or many ids."""
-    return f"GET {endpoint.origin}{target.partition('?')[0]:.300}"
-
-
-def _undecided(what: str, answer: Answer, unbelieved: str = "") -> FetchError:
-    """Return the error for an answer; `unbelieved` says why a 404 does not count."""
-    text = f"{what} answered {answer.status}"
-    if answer.has_malformed_headers:
-        text += ", with a malformed header"
-    elif answer.status == 404 and unbelieved:
-        text += f": {unbelieved}"
-    location = answer.headers.get("Location") if answer.status in _REDIRECTS else None
-    if location:
-        text += f": it is at {location!r:.300}. If that is right, put it into HTTPFetcher(url)"
-    seconds = retry_after(answer.headers.get("Retry-After"))
-    return FetchError(text, status=answer.status, retry_after=seconds)
 
 
 def _require_bulk_size(size: int) -> None:

@@ -20,6 +20,14 @@ _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _ETAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 """RFC 9110, 8.8.3."""
 
+_LINK = re.compile(
+    r'<([^<>]*)>((?:\s*;\s*[^\s=;,"<>]+(?:\s*=\s*(?:"(?:[^"\\]|\\.)*"|[^\s;,"]*))?)*)'
+)
+"""A link: its target, and its parameters (RFC 8288, 3)."""
+
+_PARAMETER = re.compile(r';\s*([^\s=;,"<>]+)(?:\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]*)))?')
+"""A parameter of a link: its name, and its value, quoted or not."""
+
 
 def request_headers(given: object, etag: str | None) -> dict[str, str]:
     """
@@ -79,6 +87,18 @@ def media_types(headers: Mapping[str, str]) -> list[str]:
     """Return the media types: several if a proxy added its own (joined, RFC 9110, 5.3)."""
     values = headers.get("Content-Type", "").split(",")
     return [value.partition(";")[0].strip().lower() for value in values]
+
+
+def next_link(value: str | None) -> str | None:
+    """Return where a `Link` header says that the next page is (RFC 8288, 3); None: nowhere."""
+    for link in _LINK.finditer(value or ""):
+        parameters: dict[str, str] = {}
+        for each in _PARAMETER.finditer(link[2]):
+            parameters.setdefault(each[1].lower(), each[2] or each[3] or "")  # the first one counts
+        # With an anchor, it is the next page of something else.
+        if "next" in parameters.get("rel", "").lower().split() and "anchor" not in parameters:
+            return link[1].strip()
+    return None
 
 
 def retry_after(value: str | None) -> float | None:

@@ -1,0 +1,94 @@
+"""GETs with a user's settings, and the errors for answers that decide nothing."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from change_events._source.headers import request_headers, retry_after
+from change_events.exceptions import ConfigurationError, FetchError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from change_events._source.endpoint import Endpoint
+    from change_events._source.http import Answer
+
+_REDIRECTS = {301, 302, 303, 307, 308}
+
+
+class Getter:
+    """GETs from endpoints. Args and errors are those of `HTTPFetcher`."""
+
+    def __init__(
+        self,
+        timeout: float,
+        headers: Mapping[str, str] | Callable[[], Mapping[str, str]] | None,
+        max_bytes: int,
+    ) -> None:
+        if not 0 < timeout < math.inf or max_bytes <= 0:
+            raise ConfigurationError(
+                f"timeout and max_bytes must be positive, not {timeout} and {max_bytes}"
+            )
+        self._timeout = timeout
+        self._headers = {} if headers is None else headers
+        self._max_bytes = max_bytes
+        if not callable(self._headers):
+            try:
+                request_headers(self._headers, None)
+            except ValueError as error:
+                raise ConfigurationError(str(error)) from None
+
+    def get(self, endpoint: Endpoint, target: str, etag: str | None) -> Answer:
+        """
+        Return the answer, whatever its status.
+
+        Raises:
+            FetchError: There is none, or an incomplete one.
+        """
+        headers = self._request_headers(etag)
+        try:
+            return endpoint.transport.get(
+                target, headers, timeout=self._timeout, max_bytes=self._max_bytes
+            )
+        except FetchError as error:
+            raise FetchError(
+                f"{what_of(endpoint, target)}: {error}", status=error.status
+            ) from error
+
+    def _request_headers(self, etag: str | None) -> dict[str, str]:
+        try:
+            given = self._headers() if callable(self._headers) else self._headers
+        except Exception as error:  # the user's own code
+            raise FetchError(f"headers= raised {error!r:.200}") from error
+        try:
+            return request_headers(given, etag)
+        except ValueError as error:
+            raise FetchError(str(error)) from None
+
+
+def what_of(endpoint: Endpoint, target: str) -> str:
+    """Return what was asked, without the query: that can have a secret, or many ids."""
+    return f"GET {endpoint.origin}{target.partition('?')[0]:.300}"
+
+
+def undecided(what: str, answer: Answer, setting: str, unbelieved: str = "") -> FetchError:
+    """
+    Return the error for an answer.
+
+    Args:
+        what: What was asked.
+        answer: The answer.
+        setting: The setting that has the URL.
+        unbelieved: Why a 404 does not count.
+    """
+    text = f"{what} answered {answer.status}"
+    if answer.has_malformed_headers:
+        text += ", with a malformed header"
+    elif answer.status == 404 and unbelieved:
+        text += f": {unbelieved}"
+    location = answer.headers.get("Location") if answer.status in _REDIRECTS else None
+    if location:
+        text += f": it is at {location!r:.300}. If that is right, put it into {setting}"
+    seconds = retry_after(answer.headers.get("Retry-After"))
+    return FetchError(text, status=answer.status, retry_after=seconds)
