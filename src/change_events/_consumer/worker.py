@@ -7,6 +7,7 @@ import queue
 import threading
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from change_events._consumer.by_hand import counted_look
 from change_events._consumer.control import Notice
 from change_events._consumer.deletions import Deletions
 from change_events._consumer.guard import Guard
@@ -20,8 +21,10 @@ from change_events.exceptions import ConfigurationError, MassDeletionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from uuid import UUID
 
     from change_events._consumer.control import Control
+    from change_events._event import Outcome
 
 T = TypeVar("T")
 
@@ -143,9 +146,7 @@ class Worker(Settings[T], Generic[T]):
             min_deleted=self.min_deleted,
             on=not self.allow_mass_deletion,
         )
-        self._deletions = Deletions(
-            self._guard, self.sink, self.fetcher, lock=contextlib.nullcontext()
-        )
+        self._deletions = Deletions(self._guard, self.sink, self.fetcher, lock=threading.Lock())
         self._tally = Tally(Meter(self.metrics, queue=self.queue_url.rpartition("/")[2]))
         self._lock = threading.RLock()  # re-entrant, so that a signal handler can call stop()
         self._run_now: tuple[Run[T], Control] | None = None
@@ -230,6 +231,17 @@ class Worker(Settings[T], Generic[T]):
                     self._deletions.keep()
             else:
                 self._run_now[0].resume()
+
+    def refresh(self, id: str | int | UUID) -> Outcome:
+        """
+        Look at an entity now, from any thread; return what that did: see `change_events.refresh`.
+
+        It uses this worker's guard, counts and `on_outcome`, and waits for no other look.
+        """
+        run_now = self._run_now
+        if run_now is not None:
+            return run_now[0].looks.look_by_hand(id)
+        return counted_look(id, self, self._deletions, self._tally)
 
     def stats(self) -> Stats:
         """Return what the worker has done so far."""
