@@ -1,4 +1,4 @@
-"""Checked by mypy and pyright, never run: looks by hand."""
+"""Checked by mypy and pyright, never run: looks by hand, and a redrive."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from uuid import UUID
 
 from typing_extensions import assert_type
 
-from change_events import HTTPFetcher, MemorySink, Outcome, Worker, refresh
+from change_events import (
+    HTTPFetcher,
+    MemorySink,
+    Outcome,
+    RedriveProgress,
+    RedriveReport,
+    Worker,
+    redrive,
+    refresh,
+)
 
 products: MemorySink[dict[str, Any]] = MemorySink()
 numbers: MemorySink[int] = MemorySink()
@@ -21,3 +30,14 @@ refresh("p1", fetcher=fetcher, sink=numbers)  # type: ignore[misc]  # pyright: i
 
 def by_a_worker(worker: Worker[dict[str, Any]], id: UUID) -> None:
     assert_type(worker.refresh(id), Outcome)
+
+
+def tell(progress: RedriveProgress) -> None:
+    assert_type(progress.letters, int)
+
+
+report = redrive("https://...", fetcher=fetcher, sink=products, limit=10, on_progress=tell)
+assert_type(report, RedriveReport)
+assert_type(report.stopped, Exception | None)
+report.kept = 0  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]  # frozen
+redrive("https://...", fetcher=fetcher, sink=numbers)  # type: ignore[misc]  # pyright: ignore[reportArgumentType]  # numbers are not objects

@@ -14,7 +14,7 @@ from change_events.exceptions import ConfigurationError
 from change_events.typing import BulkFetcher, StatefulSink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from change_events.typing import Fetcher, Metrics, Sink
 
@@ -127,6 +127,25 @@ class Settings(Generic[T]):
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not number or not least <= value <= most:
             raise ConfigurationError(f"{name} must be from {least} to {most}, not {value!r}")
+
+
+def make_verifier(settings: Settings[Any]) -> Callable[[Mapping[str, object]], None] | None:
+    """
+    Return what raises for an envelope that SNS has not signed; None if nothing is to be verified.
+
+    Raises:
+        ConfigurationError: The extra `verify` is not installed, or the partition is not known.
+    """
+    if not settings.verify_signatures:
+        return None
+    try:
+        from change_events._consumer.signature import SignatureVerifier
+    except ImportError as error:
+        raise ConfigurationError(
+            f"verify_signatures=True needs cryptography ({error}): "
+            "pip install 'change-events[verify]'"
+        ) from error
+    return SignatureVerifier(settings.topic_arn or "").verify
 
 
 def require_fetcher(fetcher: Fetcher[Any]) -> None:

@@ -14,13 +14,13 @@ from change_events._consumer.guard import Guard
 from change_events._consumer.health import GAVE_UP, NOT_RUNNING, STOPPED, Health
 from change_events._consumer.queue import Queue
 from change_events._consumer.run import Run
-from change_events._consumer.settings import Settings
+from change_events._consumer.settings import Settings, make_verifier
 from change_events._consumer.stats import Stats, Tally
 from change_events._meter import Meter
-from change_events.exceptions import ConfigurationError, MassDeletionError
+from change_events.exceptions import MassDeletionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from uuid import UUID
 
     from change_events._consumer.control import Control
@@ -140,7 +140,7 @@ class Worker(Settings[T], Generic[T]):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._queue = Queue(self.queue_url, self.client)
-        self._verify = _verifier(self.topic_arn) if self.verify_signatures else None
+        self._verify = make_verifier(self)
         self._guard = Guard(
             max_share=self.max_deleted_share,
             min_deleted=self.min_deleted,
@@ -279,17 +279,6 @@ class Worker(Settings[T], Generic[T]):
                 self._run_now = None
                 stopped = STOPPED if self._stopped else NOT_RUNNING
                 self._at_rest = GAVE_UP if run.gave_up else stopped
-
-
-def _verifier(topic_arn: str | None) -> Callable[[Mapping[str, object]], None]:
-    try:
-        from change_events._consumer.signature import SignatureVerifier
-    except ImportError as error:
-        raise ConfigurationError(
-            f"verify_signatures=True needs cryptography ({error}): "
-            "pip install 'change-events[verify]'"
-        ) from error
-    return SignatureVerifier(topic_arn or "").verify
 
 
 @contextlib.contextmanager
