@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from change_events._consumer.stats import Stats
     from change_events._consumer.worker import Worker
     from change_events._event import ChangeEvent, Entry, Found, Gone, Outcome, Page, Unchanged
+    from change_events._operations.dead_letters import RedriveProgress, RedriveReport, redrive
+    from change_events._operations.refresh import refresh
     from change_events._producer.broadcasting import broadcasting, broadcasts_before_save
     from change_events._producer.publishers import NullPublisher, SNSPublisher, in_portions
     from change_events._producer.renewals import broadcast_stats, measure_broadcasts
@@ -79,6 +81,8 @@ __all__ = [
     "PostgresSink",
     "PublishError",
     "Publisher",
+    "RedriveProgress",
+    "RedriveReport",
     "SNSPublisher",
     "SQLiteSink",
     "Sink",
@@ -91,6 +95,8 @@ __all__ = [
     "broadcasts_before_save",
     "in_portions",
     "measure_broadcasts",
+    "redrive",
+    "refresh",
 ]
 
 __version__: str
@@ -100,6 +106,8 @@ _NAMES = {
     "_consumer.stats": ["Stats"],
     "_consumer.worker": ["Worker"],
     "_event": ["ChangeEvent", "Entry", "Found", "Gone", "Outcome", "Page", "Unchanged"],
+    "_operations.dead_letters": ["RedriveProgress", "RedriveReport", "redrive"],
+    "_operations.refresh": ["refresh"],
     "_producer.broadcasting": ["broadcasting", "broadcasts_before_save"],
     "_producer.publishers": ["NullPublisher", "SNSPublisher", "in_portions"],
     "_producer.renewals": ["broadcast_stats", "measure_broadcasts"],

@@ -123,6 +123,13 @@ def test_held_events_miss_no_deadline(bench):
     assert report.data["calls"]["ChangeMessageVisibilityBatch"] > 0
 
 
+def test_a_redrive_looks_once_at_each_id(bench):
+    report = WORKLOADS["J"](bench)
+
+    assert all(figure.met for figure in report.figures)
+    assert report.data["gets"] == report.data["number"] / 20 == 10
+
+
 def test_the_bill_multiplies_requests_by_the_consumers():
     one, twelve = cost.bill(100, 1, cost.Assumptions()), cost.bill(100, 12, cost.Assumptions())
 

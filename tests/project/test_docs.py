@@ -56,6 +56,7 @@ def readers_world(channel, source: Source, postgres, tmp_path, monkeypatch):
     monkeypatch.setenv("DATABASE_URL", make_schema(postgres))
     monkeypatch.setenv("PRODUCTS_TABLE", make_table())
     monkeypatch.setenv("PRODUCT_EVENTS_QUEUE_URL", channel.queue_url)
+    monkeypatch.setenv("PRODUCT_EVENTS_DEAD_LETTERS_URL", channel.queue_url)
     monkeypatch.setattr(Worker, "run", Worker.drain)  # run() would not return
     monkeypatch.setattr(
         prometheus_client, "REGISTRY", prometheus_client.CollectorRegistry()

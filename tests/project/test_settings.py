@@ -17,6 +17,7 @@ import pytest
 import change_events
 import change_events.integrations.aws_lambda
 import change_events.metrics
+from change_events.testing import FakeQueue
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -166,6 +167,13 @@ def purged(**settings: float) -> int:
         return sink.purge(**settings)
 
 
+def redriven(**settings: float) -> change_events.RedriveReport:
+    queue, sink = FakeQueue(), change_events.MemorySink()
+    return change_events.redrive(
+        queue.url, client=queue.client, fetcher=FETCHER, sink=sink, **settings
+    )
+
+
 # How to call what has numbers as settings, and with which other settings, so that the bounds of one
 # setting don't collide with another's.
 MADE = {
@@ -175,6 +183,7 @@ MADE = {
     "make_handler": lambda **settings: change_events.integrations.aws_lambda.make_handler(
         **{"fetcher": FETCHER, "sink": change_events.MemorySink(), **settings}
     ),
+    "redrive": redriven,
     "broadcasting": lambda **settings: change_events.broadcasting(
         change_events.NullPublisher(), **settings
     ),

@@ -265,3 +265,21 @@ def test_a_sink_that_returns_nothing_is_named_in_the_error(forgotten, says):
 
     with pytest.raises(TypeError, match=rf"Nothing\.{forgotten}\('p1'.*{says}.*None"):
         look("p1", fetcher=source, sink=Nothing(forgotten))
+
+
+# By force
+
+
+def test_a_forced_look_stores_an_entity_although_its_digest_is_the_cached_one():
+    steps = Steps(ONE, ONE, ONE)
+    steps.trust_etags = True
+
+    def forced(**force):
+        return look("p1", fetcher=steps, sink=steps, **force).outcome
+
+    assert [forced(), forced(), forced(force=True)] == ["created", "unchanged", "updated"]
+    assert [step for step in steps.steps if "GET" in step] == [
+        "GET None",
+        'GET "one"',
+        "GET None",
+    ]

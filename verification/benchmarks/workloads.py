@@ -21,6 +21,7 @@ from verification.benchmarks.floor import floor, floor_apart
 from verification.benchmarks.fresh import freshness
 from verification.benchmarks.hold import holding
 from verification.benchmarks.publishing import publishing
+from verification.benchmarks.redriving import redriving
 from verification.benchmarks.stage import CREDENTIALS, Stage, name_of
 from verification.harness.figures import Figure
 from verification.harness.processes import wait_until
@@ -344,4 +345,5 @@ WORKLOADS: dict[str, Callable[[Bench], Report]] = {
     "G": freshness,
     "H": holding,
     "I": cost,
+    "J": redriving,
 }

@@ -35,7 +35,8 @@ PICTURE = Path(__file__).parents[2] / "docs" / "explanation" / "architecture.svg
 PLACES = {
     "pytest_plugin": (0, 20, 320),
     "testing": (1, 20, 320),
-    "integrations": (1, 370, 980),
+    "_operations": (1, 370, 655),
+    "integrations": (1, 695, 980),
     "_consumer": (2, 370, 980),
     "_producer": (3, 20, 320),
     "_source": (3, 370, 655),
@@ -45,6 +46,7 @@ PLACES = {
 NOTES = {
     "pytest_plugin": "the test kit as fixtures",
     "testing": "the test kit",
+    "_operations": "look, check, repair",
     "integrations": "other ways to run a consumer",
     "_consumer": "receive an id, look, store",
     "_producer": "broadcast, then save",
@@ -66,6 +68,7 @@ FILLS = {
     "_consumer": "#e8f3ff",
     "_source": "#eaf7ee",
     "sinks": "#eaf7ee",
+    "_operations": "#f3effc",
     "integrations": "#f3effc",
     "testing": "#f6f8fa",
     "pytest_plugin": "#f6f8fa",

@@ -143,6 +143,21 @@ class Deletions:
                 self._warn()
         return None if allows else self._refusal(log_it=not was_tripped)
 
+    def require(self, id: str, entry: Entry) -> None:
+        """
+        Ask the guard about an id that is gone at the source.
+
+        Raises:
+            MassDeletionError: The guard refuses to believe it.
+        """
+        if refusal := self.refused(id, entry):
+            raise refusal
+
+    def found(self, *, cached: bool) -> None:
+        """Count a look that found an entity. `cached`: It was cached before."""
+        with self._lock:
+            self._guard.found(cached=cached)
+
     def _allows_deletion(self, id: str, version: int) -> bool:
         def ask() -> bool:
             with self._lock:

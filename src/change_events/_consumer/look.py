@@ -9,7 +9,8 @@ changes only (`If-None-Match`), and writes nothing if it finds nothing new. A lo
 event asks for the whole entity, because an `ETag` can miss a change. What it finds is compared by
 its digest, so that what is cached already is not written again.
 
-AWS Lambda uses `look()`. A worker's `Looks` has steps of its own in between, and shares the rest.
+AWS Lambda and looks by hand use `look()`. A worker's `Looks` has steps of its own in between, and
+shares the rest.
 """
 
 from __future__ import annotations
@@ -61,13 +62,15 @@ def look(
     sink: Sink[T],
     before_gone: Callable[[str, Entry], object] | None = None,
     early: bool = False,
+    force: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Looked:
     """
     Look at the entity; start again if another worker changed the entry meanwhile.
 
     `before_gone` is called before it is stored that an entity is gone. What it raises ends the
-    look, and nothing is stored.
+    look, and nothing is stored. `force`: Store an entity that is found although its digest equals
+    the cached one, because what is cached can differ from its digest.
 
     Raises:
         FetchError: The GET decided nothing. The cache stays as it was.
@@ -77,8 +80,8 @@ def look(
     for _ in range(MAX_CONFLICTS):
         entry = entry_of(sink, id)
         started = clock()
-        etag = etag_to_send(entry, fetcher, early=early)
-        change = compared(fetcher.fetch(id, etag=etag), id, entry, fetcher, etag)
+        etag = None if force else etag_to_send(entry, fetcher, early=early)
+        change = compared(fetcher.fetch(id, etag=etag), id, entry, fetcher, etag, force=force)
         if isinstance(change, Gone) and before_gone is not None:
             before_gone(id, entry)
         found = not isinstance(change, Gone)
@@ -95,10 +98,17 @@ def etag_to_send(entry: Entry, fetcher: object, *, early: bool) -> str | None:
 
 
 def compared(
-    change: Change[T], id: str, entry: Entry, fetcher: object, etag: str | None
+    change: Change[T],
+    id: str,
+    entry: Entry,
+    fetcher: object,
+    etag: str | None,
+    *,
+    force: bool = False,
 ) -> Change[T]:
     """
-    Return what a GET with this `ETag` found: `Unchanged`, if the cache holds an equal entity.
+    Return what a GET with this `ETag` found: `Unchanged`, if the cache holds an equal entity and
+    `force` is False.
 
     Raises:
         TypeError: The fetcher returned something else, or "unchanged" without a cause.
@@ -112,7 +122,8 @@ def compared(
         )
     if change.digest is None:
         change = Found(change.value, change.etag, digest(change.value))
-    if entry.present and change.digest is not None and change.digest == entry.digest:
+    known = entry.present and change.digest is not None and change.digest == entry.digest
+    if known and not force:
         return Unchanged(change.etag)
     return change
 

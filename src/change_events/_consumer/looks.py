@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 from change_events._consumer.backoff import asked_pause, is_own
+from change_events._consumer.by_hand import counted_look, report
 from change_events._consumer.experiment import Failed
 from change_events._consumer.log import log, log_failed_look, log_outage, log_return
 from change_events._consumer.look import (
@@ -22,6 +23,7 @@ from change_events._consumer.look import (
 )
 from change_events._consumer.measure import measure_staleness, measured_get
 from change_events._event import Entry, Found, Gone
+from change_events.exceptions import MassDeletionError
 from change_events.typing import EnumerableSink
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ class Looks(Generic[T]):
 
     `slot` is held during each GET. `wall_clock` is for measurements only. `halted` is the first
     error that a drain must not wait for: of an outage that began, or of a refused mass deletion.
+    `on_halt` is called with it.
     """
 
     settings: Settings[T]
@@ -70,6 +73,7 @@ class Looks(Generic[T]):
     slot: AbstractContextManager[object] = UNLIMITED
     clock: Callable[[], float] = time.monotonic
     wall_clock: Callable[[], float] = time.time
+    on_halt: Callable[[Exception], object] | None = None
     halted: Exception | None = field(default=None, init=False)
 
     def look(self, ids: Sequence[str]) -> Iterator[Sequence[Held]]:
@@ -210,7 +214,7 @@ class Looks(Generic[T]):
         refusal = self.deletions.refused(id, entry)
         if refusal is None:
             return False
-        self.halted = self.halted or refusal
+        self._halt(refusal)
         with self.consumer as desk:
             was_down = desk.breaker.open
             desk.refused(id, self.clock())
@@ -218,11 +222,26 @@ class Looks(Generic[T]):
             log_return()
         return True
 
+    def look_by_hand(self, id: object) -> Outcome:
+        """Look at any id now, in the caller's thread, as `Worker.refresh` describes it."""
+        try:
+            return counted_look(id, self.settings, self.deletions, self.tally)
+        except MassDeletionError as refusal:
+            with self.consumer as desk:
+                desk.changed()  # the guard has stopped the looks of events, too
+            self._halt(refusal)
+            raise
+
+    def _halt(self, error: Exception) -> None:
+        self.halted = self.halted or error
+        if self.on_halt is not None:
+            self.on_halt(self.halted)
+
     def _stored(self, id: str, done: _Done, started: float) -> Sequence[Held]:
         """Count a look that was stored; return the events that it settles."""
         what, found = outcome(*done), not isinstance(done.change, Gone)
         log.debug("looked", extra={"action": "look", "id": id, "outcome": what.value})
-        self._report(id, what)
+        report(id, what, self.settings, self.tally)
         with self.consumer as desk:
             was_down = desk.breaker.open
             settled = desk.succeeded(
@@ -245,7 +264,7 @@ class Looks(Generic[T]):
         self._hand_back(failure.at_fault)
         if failure.outage:
             if failure.begins:
-                self.halted = self.halted or failed.error
+                self._halt(failed.error)
             log_outage(failed.error, failure.pause, begins=failure.begins)
 
     def _learn_ids(self, id: str) -> None:
@@ -269,14 +288,6 @@ class Looks(Generic[T]):
         self.visibility.hand_back(
             [(event.receipt_handle, each.pause) for each in at_fault for event in each.events]
         )
-
-    def _report(self, id: str, done: Outcome) -> None:
-        self.tally.add(done.value)
-        if self.settings.on_outcome is not None:
-            try:
-                self.settings.on_outcome(id, done)
-            except Exception:  # the user's; the look stands
-                log.exception("on_outcome failed", extra={"action": "report", "id": id})
 
 
 class _Done(NamedTuple):

@@ -115,6 +115,7 @@ class Run(Generic[T]):
             slot=threads.semaphore(settings.threads),
             clock=clock,
             wall_clock=threads.wall_clock,
+            on_halt=control.put if until_empty else None,
         )
         self.acknowledgements = Acknowledgements(
             queue, tally, throttled=throttled, pause=self._finished.wait, condition=condition
@@ -279,8 +280,6 @@ class Run(Generic[T]):
         while ids := self.consumer.take():
             for settled in self.looks.look(ids):
                 self.acknowledgements.add(settled)
-            if self.intake.until_empty and self.looks.halted is not None:
-                self._control.put(self.looks.halted)
 
     def _beat(self) -> None:
         while not self._finished.wait(self.visibility.until_beat()):

@@ -14,7 +14,7 @@ from change_events.exceptions import ConfigurationError
 from change_events.typing import BulkFetcher, StatefulSink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from change_events.typing import Fetcher, Metrics, Sink
 
@@ -106,18 +106,8 @@ class Settings(Generic[T]):
     def _require_collaborators(self) -> None:
         if not isinstance(self.queue_url, str):
             raise ConfigurationError(f"queue_url must be a queue's URL, not {self.queue_url!r}")
-        _require_methods("fetcher", self.fetcher, "fetch")
-        _require_takes(self.fetcher.fetch, "fetcher.fetch(id, etag=None)", "id", etag=None)
-        if isinstance(self.fetcher, BulkFetcher):
-            _require_methods("fetcher", self.fetcher, "fetch_many")
-            _require_takes(self.fetcher.fetch_many, "fetcher.fetch_many(ids)", ["id"])
-        _require_methods("sink", self.sink, "entry", "apply")
-        _require_takes(self.sink.entry, "sink.entry(id)", "id")
-        apply = "sink.apply(id, change, if_version=0)"
-        _require_takes(self.sink.apply, apply, "id", Gone(), if_version=0)
-        if isinstance(self.sink, StatefulSink):
-            set_state = "sink.set_state(name, text, if_state=None)"
-            _require_takes(self.sink.set_state, set_state, "name", "text", if_state=None)
+        require_fetcher(self.fetcher)
+        require_sink(self.sink)
         if self.client is not None:
             _require_methods("client", self.client, *CALLS)
         if self.metrics is not None:
@@ -137,6 +127,55 @@ class Settings(Generic[T]):
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not number or not least <= value <= most:
             raise ConfigurationError(f"{name} must be from {least} to {most}, not {value!r}")
+
+
+def make_verifier(settings: Settings[Any]) -> Callable[[Mapping[str, object]], None] | None:
+    """
+    Return what raises for an envelope that SNS has not signed; None if nothing is to be verified.
+
+    Raises:
+        ConfigurationError: The extra `verify` is not installed, or the partition is not known.
+    """
+    if not settings.verify_signatures:
+        return None
+    try:
+        from change_events._consumer.signature import SignatureVerifier
+    except ImportError as error:
+        raise ConfigurationError(
+            f"verify_signatures=True needs cryptography ({error}): "
+            "pip install 'change-events[verify]'"
+        ) from error
+    return SignatureVerifier(settings.topic_arn or "").verify
+
+
+def require_fetcher(fetcher: Fetcher[Any]) -> None:
+    """
+    Require what a look calls of a fetcher.
+
+    Raises:
+        ConfigurationError: It has not got that.
+    """
+    _require_methods("fetcher", fetcher, "fetch")
+    _require_takes(fetcher.fetch, "fetcher.fetch(id, etag=None)", "id", etag=None)
+    if isinstance(fetcher, BulkFetcher):
+        _require_methods("fetcher", fetcher, "fetch_many")
+        _require_takes(fetcher.fetch_many, "fetcher.fetch_many(ids)", ["id"])
+
+
+def require_sink(sink: Sink[Any]) -> None:
+    """
+    Require what a look calls of a sink.
+
+    Raises:
+        ConfigurationError: It has not got that.
+    """
+    _require_methods("sink", sink, "entry", "apply")
+    _require_takes(sink.entry, "sink.entry(id)", "id")
+    apply = "sink.apply(id, change, if_version=0)"
+    _require_takes(sink.apply, apply, "id", Gone(), if_version=0)
+    if isinstance(sink, StatefulSink):
+        set_state = "sink.set_state(name, text, if_state=None)"
+        _require_takes(sink.set_state, set_state, "name", "text", if_state=None)
 
 
 def _require_methods(setting: str, given: object, *names: str) -> None:

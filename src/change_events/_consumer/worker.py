@@ -7,21 +7,24 @@ import queue
 import threading
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from change_events._consumer.by_hand import counted_look
 from change_events._consumer.control import Notice
 from change_events._consumer.deletions import Deletions
 from change_events._consumer.guard import Guard
 from change_events._consumer.health import GAVE_UP, NOT_RUNNING, STOPPED, Health
 from change_events._consumer.queue import Queue
 from change_events._consumer.run import Run
-from change_events._consumer.settings import Settings
+from change_events._consumer.settings import Settings, make_verifier
 from change_events._consumer.stats import Stats, Tally
 from change_events._meter import Meter
-from change_events.exceptions import ConfigurationError, MassDeletionError
+from change_events.exceptions import MassDeletionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
+    from uuid import UUID
 
     from change_events._consumer.control import Control
+    from change_events._event import Outcome
 
 T = TypeVar("T")
 
@@ -137,15 +140,13 @@ class Worker(Settings[T], Generic[T]):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._queue = Queue(self.queue_url, self.client)
-        self._verify = _verifier(self.topic_arn) if self.verify_signatures else None
+        self._verify = make_verifier(self)
         self._guard = Guard(
             max_share=self.max_deleted_share,
             min_deleted=self.min_deleted,
             on=not self.allow_mass_deletion,
         )
-        self._deletions = Deletions(
-            self._guard, self.sink, self.fetcher, lock=contextlib.nullcontext()
-        )
+        self._deletions = Deletions(self._guard, self.sink, self.fetcher, lock=threading.Lock())
         self._tally = Tally(Meter(self.metrics, queue=self.queue_url.rpartition("/")[2]))
         self._lock = threading.RLock()  # re-entrant, so that a signal handler can call stop()
         self._run_now: tuple[Run[T], Control] | None = None
@@ -231,6 +232,17 @@ class Worker(Settings[T], Generic[T]):
             else:
                 self._run_now[0].resume()
 
+    def refresh(self, id: str | int | UUID) -> Outcome:
+        """
+        Look at an entity now, from any thread; return what that did: see `change_events.refresh`.
+
+        It uses this worker's guard, counts and `on_outcome`, and waits for no other look.
+        """
+        run_now = self._run_now
+        if run_now is not None:
+            return run_now[0].looks.look_by_hand(id)
+        return counted_look(id, self, self._deletions, self._tally)
+
     def stats(self) -> Stats:
         """Return what the worker has done so far."""
         return Stats(**self._tally.read())
@@ -267,17 +279,6 @@ class Worker(Settings[T], Generic[T]):
                 self._run_now = None
                 stopped = STOPPED if self._stopped else NOT_RUNNING
                 self._at_rest = GAVE_UP if run.gave_up else stopped
-
-
-def _verifier(topic_arn: str | None) -> Callable[[Mapping[str, object]], None]:
-    try:
-        from change_events._consumer.signature import SignatureVerifier
-    except ImportError as error:
-        raise ConfigurationError(
-            f"verify_signatures=True needs cryptography ({error}): "
-            "pip install 'change-events[verify]'"
-        ) from error
-    return SignatureVerifier(topic_arn or "").verify
 
 
 @contextlib.contextmanager

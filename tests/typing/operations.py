@@ -1,0 +1,43 @@
+"""Checked by mypy and pyright, never run: looks by hand, and a redrive."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from typing_extensions import assert_type
+
+from change_events import (
+    HTTPFetcher,
+    MemorySink,
+    Outcome,
+    RedriveProgress,
+    RedriveReport,
+    Worker,
+    redrive,
+    refresh,
+)
+
+products: MemorySink[dict[str, Any]] = MemorySink()
+numbers: MemorySink[int] = MemorySink()
+fetcher = HTTPFetcher("https://products.example.com/products/{id}")
+
+assert_type(refresh("p1", fetcher=fetcher, sink=products), Outcome)
+refresh(7, fetcher=fetcher, sink=products, allow_mass_deletion=True)
+refresh(1.5, fetcher=fetcher, sink=products)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no id
+refresh("p1", fetcher=fetcher, sink=numbers)  # type: ignore[misc]  # pyright: ignore[reportArgumentType]  # numbers are not objects
+
+
+def by_a_worker(worker: Worker[dict[str, Any]], id: UUID) -> None:
+    assert_type(worker.refresh(id), Outcome)
+
+
+def tell(progress: RedriveProgress) -> None:
+    assert_type(progress.letters, int)
+
+
+report = redrive("https://...", fetcher=fetcher, sink=products, limit=10, on_progress=tell)
+assert_type(report, RedriveReport)
+assert_type(report.stopped, Exception | None)
+report.kept = 0  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]  # frozen
+redrive("https://...", fetcher=fetcher, sink=numbers)  # type: ignore[misc]  # pyright: ignore[reportArgumentType]  # numbers are not objects
