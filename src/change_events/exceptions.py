@@ -8,7 +8,8 @@ The errors, as a tree:
     ├── DecodeError (ValueError)          a message is not a change event, or not from the topic
     ├── FetchError                        a GET decided nothing; the worker tries again
     ├── ListingError (ValueError)         a listing can't be read; nothing is changed
-    └── MassDeletionError                 too many entities seem to be gone; nothing is deleted
+    ├── MassDeletionError                 too many entities seem to be gone; nothing is deleted
+    └── AlreadyRunningError               another process does this already, for the same cache
 """
 
 from __future__ import annotations
@@ -83,3 +84,7 @@ class MassDeletionError(ChangeEventsError):
     Too many looks at cached entities saw them gone. So this one was not deleted, and the worker
     stopped until somebody calls `Worker.resume()`.
     """
+
+
+class AlreadyRunningError(ChangeEventsError):
+    """Another process works on this cache. The message says which; it goes on undisturbed."""

@@ -1,1 +1,1 @@
-"""What an operator does, or has a job do: looks by hand, and dead letters."""
+"""Starting, checking and repairing a cache. All of it is built of looks."""

@@ -1,0 +1,174 @@
+"""Fills a cache from a listing of what the source has: the public class."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from change_events._consumer.deletions import Deletions
+from change_events._consumer.guard import Guard
+from change_events._operations.filling import CONTROL, STATE, Filling, begin
+from change_events._operations.state import Kept, loaded, stateful
+from change_events._operations.sweep import SINK, Throttle, Stopped, Sweep
+from change_events._source.listing import listing_of
+from change_events.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from change_events._operations.progress import BackfillReport, Progress
+    from change_events.typing import Fetcher, Listing, Sink, StatefulSink
+
+T = TypeVar("T")
+
+
+class Backfill(Generic[T]):
+    """
+    Fills a cache with what a listing names. Subscribe the queue first: what changes meanwhile comes
+    as an event, and both can work at once.
+
+        report = Backfill(listing, fetcher=fetcher, sink=sink).run()
+
+    Args:
+        listing: An `HTTPListing`; any iterable of ids, or of pairs of an id and an entity; or your
+            own `Listing`.
+        fetcher: Reads the source, as for a `Worker`.
+        sink: The cache. It must keep state. If it can name its ids, what is cached and not listed
+            is looked at, too.
+        threads: How many looks run at once.
+        max_gets_per_second: How many GETs of looks to send to the source, evenly spread. A GET of
+            many ids counts as one. None: no limit.
+        allow_mass_deletion: Refuse no deletion.
+        on_progress: Called about once a second. None: the progress is logged every 5 seconds.
+
+    Raises:
+        ConfigurationError: A value is out of its range, or not what the backfill needs.
+    """
+
+    def __init__(
+        self,
+        listing: Listing[T] | Iterable[str] | Iterable[tuple[str, T]],
+        *,
+        fetcher: Fetcher[T],
+        sink: Sink[T],
+        threads: int = 10,
+        max_gets_per_second: float | None = None,
+        allow_mass_deletion: bool = False,
+        on_progress: Callable[[Progress], object] | None = None,
+    ) -> None:
+        self._listing = listing_of(listing)
+        self._state: StatefulSink = stateful(sink)
+        self._fetcher = fetcher
+        self._sink = sink
+        if not 1 <= threads <= 256:
+            raise ConfigurationError(f"threads must be from 1 to 256, not {threads!r}")
+        self._threads = threads
+        self._throttle = Throttle()
+        self._rate = _checked_rate(max_gets_per_second)
+        self._throttle.set_rate(self._rate)
+        self._guard = Guard(on=not allow_mass_deletion)
+        self._lock = threading.Lock()
+        self._on_progress = on_progress
+
+    def run(self, *, restart: bool = False) -> BackfillReport:
+        """
+        Fill the cache; go on where an earlier run was killed.
+
+        While the source, the listing or the sink is down it waits, and tries again.
+
+        Args:
+            restart: Begin with the first page again.
+
+        Returns:
+            What was done. After a run that was complete, the next one begins anew.
+
+        Raises:
+            AlreadyRunningError: Another process fills this cache.
+            ListingError: The listing is none, or loops, or names ids that the source does not know,
+                or not the whole entities.
+            MassDeletionError: Too many cached entities seem to be gone.
+            RuntimeError: `stop` was called. The next run goes on.
+        """
+        deletions = Deletions(self._guard, self._sink, self._fetcher, lock=self._lock)
+        deletions.learn()
+        kept = Kept(self._state, STATE)
+        try:
+            kept.take(lambda seconds: self._throttle.wait(seconds, SINK))
+            try:
+                return self._filled(kept, deletions, restart=restart)
+            finally:
+                with contextlib.suppress(Exception):  # then the next run waits for a minute
+                    kept.release()
+                    deletions.keep(at_least=1)
+        except Stopped:
+            raise RuntimeError("the backfill was stopped; the next run goes on") from None
+
+    def _filled(self, kept: Kept, deletions: Deletions, *, restart: bool) -> BackfillReport:
+        begin(kept, self._listing, restart=restart)
+        sweep = Sweep(
+            self._fetcher,
+            self._sink,
+            deletions=deletions,
+            guard=self._guard,
+            lock=self._lock,
+            throttle=self._throttle,
+            threads=self._threads,
+            on_tick=lambda: filling.tick(),
+        )
+        filling = Filling(
+            self._listing,
+            fetcher=self._fetcher,
+            sink=self._sink,
+            sweep=sweep,
+            throttle=self._throttle,
+            kept=kept,
+            state=self._state,
+            on_progress=self._on_progress,
+            rate=self._rate,
+        )
+        try:
+            return filling.work()
+        finally:
+            filling.close()
+
+    def stop(self) -> None:
+        """Ask the run to stop, from any thread or signal handler, without waiting."""
+        self._throttle.stopping.set()
+
+    def pause(self) -> None:
+        """Send no more GETs, in any process, until `resume`. It is kept across restarts."""
+        self._control(paused=True)
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self._control(paused=False)
+
+    @property
+    def max_gets_per_second(self) -> float | None:
+        """How many GETs to send. What is set here holds in any process, and across restarts."""
+        return self._rate
+
+    @max_gets_per_second.setter
+    def max_gets_per_second(self, per_second: float | None) -> None:
+        self._control(rate=_checked_rate(per_second))
+
+    def _control(self, **changes: object) -> None:
+        for _ in range(100):
+            text = self._state.state(CONTROL)
+            if self._state.set_state(CONTROL, json.dumps(loaded(text) | changes), if_state=text):
+                return
+        raise RuntimeError(f"{self._state!r} has refused to store the state {CONTROL!r}")
+
+
+def _checked_rate(per_second: float | None) -> float | None:
+    if per_second is None or (
+        isinstance(per_second, (int, float))
+        and not isinstance(per_second, bool)
+        and 0.01 <= per_second <= 10_000
+    ):
+        return per_second
+    raise ConfigurationError(
+        f"max_gets_per_second must be from 0.01 to 10000, or None, not {per_second!r}"
+    )

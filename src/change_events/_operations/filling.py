@@ -1,0 +1,542 @@
+"""
+Fills a cache from a listing of what the source has.
+
+A page of whole entities is stored where no look has ever been (`insert_many`). "Never touched" can
+only become false. So an entry that is untouched when the page is stored was untouched when the page
+was read, and nothing newer is overwritten. Every other id is looked at. So is, in the end, every id
+that is cached and was not listed: its absence alone deletes nothing.
+
+What was done is kept in the sink after each page. So a backfill that was killed goes on with the
+page that it had not finished.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from array import array
+from bisect import bisect_left
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor, wait
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from change_events._consumer.log import log
+from change_events._consumer.look import digest
+from change_events._event import Found, Gone, Outcome
+from change_events._ids import checked_id
+from change_events._operations.progress import BackfillReport, Progress, Speed
+from change_events._operations.state import loaded
+from change_events._operations.sweep import LISTING, SINK, SOURCE, TICK, Stopped
+from change_events._source.listing import Page
+from change_events._text import printable
+from change_events.exceptions import (
+    AlreadyRunningError,
+    ConfigurationError,
+    FetchError,
+    ListingError,
+)
+from change_events.typing import BulkSink, EnumerableSink
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from concurrent.futures import Future
+
+    from change_events._operations.state import Kept
+    from change_events._operations.sweep import Throttle, Sweep
+    from change_events.typing import Fetcher, Listing, Sink, StatefulSink
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+STATE = "backfill"
+"""The name of a backfill's state in the sink."""
+
+CONTROL = "backfill control"
+"""The name of the rate and the pause that somebody has asked for."""
+
+LISTED = "backfill listed"
+"""The beginning of the names under which the ids that were listed are kept, as hashes."""
+
+BEAT = 10.0
+"""Seconds after which the state is stored again: other processes see that the work goes on."""
+
+CONTROL_EVERY = 1.0
+"""Seconds between two looks at what somebody asks for, and between two calls of `on_progress`."""
+
+LOG_EVERY = 5.0
+"""Seconds between two lines of progress in the log."""
+
+CHUNK = 2000
+"""How many listed ids are kept under one name."""
+
+SHOWN = 100
+"""How many ids of broken entities are kept."""
+
+SAMPLE = 3
+"""Entities of a first page that are compared with what a GET returns."""
+
+UNKNOWN = 20
+"""Listed ids that the source must not know, and more than half, until the listing is refused."""
+
+TRIES = 5
+"""Failures after which an error of the listing is raised that is not a `FetchError`."""
+
+UNLISTED_PAGE = 1000
+"""Cached ids that are read from the sink at once."""
+
+
+class Filling(Generic[T]):
+    """
+    One run of a backfill.
+
+    Args:
+        listing: Names what the source has.
+        fetcher: Reads the source.
+        sink: The cache.
+        sweep: Looks at ids.
+        throttle: When to wait, and to stop.
+        kept: What was done, and is kept in the sink.
+        state: The sink, which keeps state.
+        on_progress: Called about once a second.
+        rate: The rate unless somebody asks for another one.
+    """
+
+    def __init__(
+        self,
+        listing: Listing[T],
+        *,
+        fetcher: Fetcher[T],
+        sink: Sink[T],
+        sweep: Sweep[T],
+        throttle: Throttle,
+        kept: Kept,
+        state: StatefulSink,
+        on_progress: Callable[[Progress], object] | None,
+        rate: float | None,
+    ) -> None:
+        self._listing = listing
+        self._fetcher = fetcher
+        self._sink = sink
+        self._sweep = sweep
+        self._throttle = throttle
+        self._kept = kept
+        self._listed = _Listed(state, kept)
+        self._told = _Told(throttle, kept, on_progress)
+        self._control = _Asked(throttle, state, rate)
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="change-events-listing")
+        self._cursors: set[str] = set()
+
+    def close(self) -> None:
+        """End the threads, once what is under way is over. It does not wait for that."""
+        self._reader.shutdown(wait=False, cancel_futures=True)
+        self._sweep.close()
+
+    def work(self) -> BackfillReport:
+        """Do what is left."""
+        if self._kept.values["phase"] == "listing":
+            self._list()
+        if isinstance(self._sink, EnumerableSink):
+            self._look_at_unlisted(self._sink)
+        self._save(phase="done")
+        self._told.tell(last=True)
+        return self._told.report()
+
+    def tick(self) -> None:
+        """Tell how far it is, show that the work goes on, and learn what somebody asks for."""
+        self._control.ask()
+        self._told.tell(problem=self._sweep.problem)
+        self._kept.beat(BEAT)
+
+    # Listed ids
+
+    def _list(self) -> None:
+        values = self._kept.values
+        reading = self._read_ahead(values["cursor"])
+        while True:
+            page = self._awaited(reading)
+            if not values["pages"]:
+                self._check_sample(page)
+            stored = self._store(page)
+            self._look([id for id in page.ids if id not in stored])
+            more = page.cursor is not None
+            if more:
+                reading = self._read_ahead(page.cursor)  # while the state is stored
+            self._listed.add(page.ids)
+            self._save(
+                phase="listing" if more else "unlisted",
+                cursor=page.cursor,
+                pages=values["pages"] + 1,
+                listed=values["listed"] + len(page.ids),
+                stored=values["stored"] + len(stored),
+                total=page.total,
+            )
+            self.tick()
+            if not more:
+                return
+
+    def _read_ahead(self, cursor: str | None) -> Future[Page[T]]:
+        if cursor is not None:
+            if cursor in self._cursors:
+                raise ListingError(
+                    f"{self._listing!r} loops: the page {printable(cursor, 200)!r} comes again"
+                )
+            self._cursors.add(cursor)
+        return self._reader.submit(self._read, cursor)
+
+    def _read(self, cursor: str | None) -> Page[T]:
+        """Read a page; try again while the listing is down."""
+        failures = 0
+        while True:
+            self._throttle.before_get()
+            try:
+                with self._throttle.spent_on(LISTING):
+                    page = self._listing.page(cursor)
+                return checked_page(page, cursor, self._listing)
+            except (ConfigurationError, ListingError, Stopped):
+                raise
+            except Exception as error:
+                failures += 1
+                if failures >= TRIES and not isinstance(error, FetchError):
+                    raise
+                self._wait_after(failures, error, LISTING)
+
+    def _awaited(self, future: Future[R]) -> R:
+        while not future.done():
+            wait([future], timeout=TICK)
+            self.tick()
+        return future.result()
+
+    def _store(self, page: Page[T]) -> set[str]:
+        """Store what no look has ever touched; return its ids."""
+        if not page.found:
+            return set()
+        found = {id: _with_digest(each) for id, each in page.found.items()}
+        try:
+            with self._throttle.spent_on(SINK):
+                return insert_many(self._sink, found)
+        except Exception as error:  # a look at each id tells which one can't be stored
+            log.warning(
+                "a page of %d entities was not stored, so each is looked at: %s",
+                len(found),
+                printable(error),
+                extra={"action": "backfill"},
+            )
+            return set()
+
+    def _check_sample(self, page: Page[T]) -> None:
+        """
+        Compare a few entities of a page with what a GET returns.
+
+        Raises:
+            ListingError: They are not the same, or the source does not know them.
+        """
+        sample = dict(list((page.found or {}).items())[:SAMPLE])
+        gone, other = [], []
+        for id, listed in sample.items():
+            fetched = self._fetched(id)
+            if isinstance(fetched, Gone):
+                gone.append(id)
+            elif isinstance(fetched, Found) and _digest(fetched) != _digest(listed):
+                other.append(id)
+        if sample and len(gone) == len(sample):
+            raise ListingError(
+                f"{self._listing!r} names {gone}, and {self._fetcher!r} knows none of them. Does it "
+                "list entities of another type?"
+            )
+        if sample and len(other) == len(sample):
+            raise ListingError(
+                f"{self._listing!r} has {other} not as {self._fetcher!r} returns them. If a listing "
+                "does not show whole entities, give it entities=False; if they have just changed, "
+                "begin again"
+            )
+
+    def _fetched(self, id: str) -> object:
+        failures = 0
+        while True:
+            self._throttle.before_get()
+            try:
+                with self._throttle.spent_on(SOURCE):
+                    return self._fetcher.fetch(id)
+            except FetchError as error:
+                failures += 1
+                self._wait_after(failures, error, SOURCE)
+
+    def _wait_after(self, failures: int, error: Exception, what: str) -> None:
+        """Wait after a failure, and say once why."""
+        if failures == 1:
+            log.warning(
+                "%s does not answer; it is asked again: %s",
+                what,
+                printable(error),
+                extra={"action": "backfill"},
+            )
+        self._told.problem = printable(error, 300)
+        self._throttle.wait(self._throttle.pause_after(failures, error), what)
+        self._told.problem = None
+
+    # Looks
+
+    def _look(self, ids: Sequence[str]) -> None:
+        values = self._kept.values
+        outcomes = Counter(values["outcomes"])
+        for id, done in self._sweep.look(ids).items():
+            if isinstance(done, Exception):
+                values["failed"] += 1
+                if len(values["failed_ids"]) < SHOWN:
+                    values["failed_ids"][id] = printable(done, 300)
+            else:
+                outcomes[done.value] += 1
+        values["outcomes"] = dict(outcomes)
+        unknown = outcomes[Outcome.NEVER_SAVED.value]
+        if unknown >= UNKNOWN and unknown > sum(outcomes.values()) / 2:
+            raise ListingError(
+                f"{self._listing!r} has named {sum(outcomes.values()):,} ids that were looked at, "
+                f"and {self._fetcher!r} does not know {unknown:,} of them. Does it list entities of "
+                "another type?"
+            )
+
+    def _look_at_unlisted(self, sink: EnumerableSink) -> None:
+        """Look at each id that is cached, and was not listed."""
+        values = self._kept.values
+        was_listed = self._listed.lookup()
+        while ids := sink.ids(after=values["after"], limit=UNLISTED_PAGE):
+            unlisted = [id for id in ids if not was_listed(id)]
+            self._look(unlisted)
+            self._save(after=ids[-1], unlisted=(values["unlisted"] or 0) + len(unlisted))
+            self.tick()
+        self._save(unlisted=values["unlisted"] or 0)
+
+    def _save(self, **changes: object) -> None:
+        failures = 0
+        while True:
+            try:
+                with self._throttle.spent_on(SINK):
+                    return self._kept.save(**changes)
+            except AlreadyRunningError:
+                raise
+            except Exception as error:  # the sink's
+                failures += 1
+                self._wait_after(failures, error, SINK)
+
+
+class _Listed:
+    """The ids that were listed, as hashes of eight bytes, kept in the sink."""
+
+    def __init__(self, state: StatefulSink, kept: Kept) -> None:
+        self._state = state
+        self._kept = kept
+
+    def add(self, ids: Sequence[str]) -> None:
+        """Add ids; what is saved next keeps them."""
+        values = self._kept.values
+        recent = _hashes(values["recent"])
+        recent.extend(map(_hash, ids))
+        if len(recent) >= CHUNK:
+            name = self._name(values["chunks"])
+            _set_state(self._state, name, _text(recent))
+            values["chunks"] += 1
+            recent = array("Q")
+        values["recent"] = _text(recent)
+
+    def lookup(self) -> Callable[[str], bool]:
+        """Return a function that says whether an id was listed."""
+        values = self._kept.values
+        listed = _hashes(values["recent"])
+        for number in range(values["chunks"]):
+            listed.extend(_hashes(self._state.state(self._name(number)) or ""))
+        ordered = array("Q", sorted(listed))
+
+        def was_listed(id: str) -> bool:
+            hashed = _hash(id)
+            at = bisect_left(ordered, hashed)
+            return at < len(ordered) and ordered[at] == hashed
+
+        return was_listed
+
+    @staticmethod
+    def _name(number: int) -> str:
+        return f"{LISTED} {number}"
+
+
+class _Asked:
+    """What somebody asks for while a backfill runs: another rate, or a pause."""
+
+    def __init__(self, throttle: Throttle, state: StatefulSink, rate: float | None) -> None:
+        self._throttle = throttle
+        self._state = state
+        self._rate = rate
+        self._next = 0.0
+
+    def ask(self) -> None:
+        """Look whether somebody asks for something, about once a second."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + CONTROL_EVERY
+        try:
+            asked = loaded(self._state.state(CONTROL))
+        except Exception:  # the sink is down: then the next time
+            return
+        rate = cast("float | None", asked.get("rate", self._rate))
+        if rate != self._rate:
+            self._rate = rate
+            self._throttle.set_rate(rate)
+        if asked.get("paused") is True:
+            self._throttle.running.clear()
+        else:
+            self._throttle.running.set()
+
+
+class _Told:
+    """What is told of the progress."""
+
+    def __init__(
+        self, throttle: Throttle, kept: Kept, on_progress: Callable[[Progress], object] | None
+    ) -> None:
+        self.problem: str | None = None
+        self._throttle = throttle
+        self._kept = kept
+        self._on_progress = on_progress
+        self._every = LOG_EVERY if on_progress is None else CONTROL_EVERY
+        self._next = time.monotonic() + self._every
+        self._speed = Speed()
+
+    def tell(self, *, problem: str | None = None, last: bool = False) -> None:
+        """Tell it, if it is time."""
+        now = time.monotonic()
+        if now < self._next and not last:
+            return
+        self._next = now + self._every
+        progress = self._progress(now, problem or self.problem)
+        if self._on_progress is not None:
+            try:
+                self._on_progress(progress)
+            except Exception:  # the user's; the backfill goes on
+                log.exception("on_progress failed", extra={"action": "backfill"})
+        else:
+            log.info("backfill: %s", progress, extra={"action": "backfill"})
+
+    def report(self) -> BackfillReport:
+        """Return what was done."""
+        values = self._kept.values
+        return BackfillReport(
+            pages=values["pages"],
+            listed=values["listed"],
+            stored=values["stored"],
+            outcomes={Outcome(name): number for name, number in values["outcomes"].items()},
+            unlisted=values["unlisted"],
+            failed=values["failed"],
+            failed_ids=values["failed_ids"],
+        )
+
+    def _progress(self, now: float, problem: str | None) -> Progress:
+        values, spent = self._kept.values, self._throttle.take_spent()
+        done, total = values["listed"], values["total"]
+        speed = self._speed.at(now, done)
+        left = None if total is None or not speed else max(0.0, (total - done) / speed)
+        slow = max(spent, key=lambda what: spent[what], default=LISTING)
+        return Progress(
+            phase=values["phase"],
+            done=done,
+            total=total,
+            per_second=speed,
+            seconds_left=left,
+            slow=problem or slow,
+        )
+
+
+def begin(kept: Kept, listing: object, *, restart: bool) -> None:
+    """Begin anew, unless a run of the same listing was not finished."""
+    name = str(getattr(listing, "url", type(listing).__qualname__))
+    values = kept.values
+    unfinished = values.get("phase") in {"listing", "unlisted"} and values.get("listing") == name
+    if unfinished and not restart:
+        return
+    values.clear()
+    values.update(
+        listing=name,
+        phase="listing",
+        cursor=None,
+        pages=0,
+        listed=0,
+        stored=0,
+        total=None,
+        outcomes={},
+        unlisted=None,
+        failed=0,
+        failed_ids={},
+        chunks=0,
+        recent="",
+        after=None,
+    )
+
+
+def insert_many(sink: Sink[T], found: Mapping[str, Found[T]]) -> set[str]:
+    """
+    Store those entities that no look has ever touched, at once if the sink can; return their ids.
+
+    Raises:
+        TypeError: The sink returned something else.
+    """
+    if not isinstance(sink, BulkSink):
+        return {id for id, each in found.items() if sink.apply(id, each, if_version=0)}
+    stored = sink.insert_many(found)
+    if isinstance(stored, (set, frozenset)) and stored <= found.keys():
+        return set(stored)
+    raise TypeError(
+        f"{type(sink).__name__}.insert_many() must return the set of ids that it stored; not "
+        f"{stored!r:.200}"
+    )
+
+
+def checked_page(page: object, cursor: str | None, listing: object) -> Page[Any]:
+    """
+    Return the page.
+
+    Raises:
+        ListingError: It is not one, or names what is not an id, or leads to itself.
+    """
+    name = type(listing).__name__
+    if not isinstance(page, Page):
+        raise ListingError(f"{name}.page({cursor!r}) must return a Page, not {page!r:.200}")
+    for id in page.ids:
+        try:
+            is_text = checked_id(id) == id
+        except ValueError as error:
+            raise ListingError(f"{name}.page({cursor!r}): {error}") from None
+        if not is_text:
+            raise ListingError(f"{name}.page({cursor!r}) must name ids as text, not {id!r}")
+    if page.found is not None and not page.found.keys() <= set(page.ids):
+        raise ListingError(f"{name}.page({cursor!r}) has entities whose ids it does not name")
+    if page.cursor is not None and page.cursor == cursor:
+        raise ListingError(f"{name}.page({cursor!r}) names itself as the next page")
+    return page
+
+
+def _with_digest(found: Found[T]) -> Found[T]:
+    return Found(found.value, found.etag, _digest(found))
+
+
+def _digest(found: Found[object]) -> str | None:
+    return digest(found.value) if found.digest is None else found.digest
+
+
+def _hash(id: str) -> int:
+    return int.from_bytes(blake2b(id.encode(), digest_size=8).digest(), "big")
+
+
+def _hashes(text: str) -> array[int]:
+    hashes = array("Q")
+    hashes.frombytes(base64.b64decode(text))
+    return hashes
+
+
+def _text(hashes: array[int]) -> str:
+    return base64.b64encode(hashes.tobytes()).decode()
+
+
+def _set_state(state: StatefulSink, name: str, text: str) -> None:
+    """Set it, whatever it was."""
+    while not state.set_state(name, text, if_state=state.state(name)):
+        pass

@@ -1,0 +1,185 @@
+"""What an operation keeps in the sink, so that it goes on after it was killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from change_events.exceptions import AlreadyRunningError, ConfigurationError
+from change_events.typing import StatefulSink
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LEASE = 60.0
+"""Seconds without a word after which another process takes over."""
+
+SHORTLY = 1.0
+"""Seconds between two looks at whether another process still works."""
+
+_working: set[str] = set()
+"""The tokens of this process's owners: its own pid does not tell whether another one is at work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A process that works."""
+
+    host: str
+    pid: int
+    token: str
+
+    @classmethod
+    def me(cls) -> Owner:
+        """Return a new owner in this process."""
+        return cls(socket.gethostname(), os.getpid(), uuid.uuid4().hex)
+
+    def is_dead(self, other: Owner) -> bool:
+        """Return True if the other owner can't work any more, as far as this one can see."""
+        if other.host != self.host:
+            return False
+        if other.pid == self.pid:  # perhaps before a restart: a container's process has pid 1
+            return other.token not in _working
+        try:
+            os.kill(other.pid, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:  # it lives, and is another user's
+            return False
+        return False
+
+    def __str__(self) -> str:
+        """Return where it works."""
+        return f"process {self.pid} on {self.host}"
+
+
+def stateful(sink: object) -> StatefulSink:
+    """
+    Return the sink.
+
+    Raises:
+        ConfigurationError: It keeps no state.
+    """
+    if isinstance(sink, StatefulSink):
+        return sink
+    raise ConfigurationError(
+        f"{sink!r} keeps no state: it needs state(name) and set_state(name, text, if_state=...), "
+        "see change_events.typing.StatefulSink"
+    )
+
+
+def loaded(text: str | None) -> dict[str, Any]:
+    """Return what was stored; an empty mapping if nothing was, or nothing that can be read."""
+    try:
+        kept = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return kept if isinstance(kept, dict) else {}
+
+
+class Kept:
+    """
+    A mapping that is kept in a sink under a name, and changed by one process at a time.
+
+    Two processes that change it at once would only do the work twice. So it is enough that the
+    second one sees that the first is at work: what is stored changes every few seconds.
+    """
+
+    def __init__(self, sink: StatefulSink, name: str) -> None:
+        self._sink = sink
+        self._name = name
+        self._text: str | None = None
+        self._saved_at = time.monotonic()
+        self.me = Owner.me()
+        self.values: dict[str, Any] = {}
+
+    def read(self) -> dict[str, Any]:
+        """Return what is stored now."""
+        self._text = self._sink.state(self._name)
+        self.values = loaded(self._text)
+        return self.values
+
+    def take(self, wait: Callable[[float], object]) -> dict[str, Any]:
+        """
+        Become the owner.
+
+        Args:
+            wait: Waits for so many seconds.
+
+        Raises:
+            AlreadyRunningError: Another process works on it.
+        """
+        began = time.monotonic()
+        before = dict(self.read())
+        while (owner := self._owner()) is not None and time.monotonic() - began < LEASE:
+            if owner.token not in _working:
+                wait(SHORTLY)
+            if owner.token in _working or self.read() != before:
+                raise self._taken()
+        _working.add(self.me.token)
+        try:
+            if not self._save():
+                self.read()
+                raise self._taken()
+        except BaseException:
+            _working.discard(self.me.token)
+            raise
+        return self.values
+
+    def _owner(self) -> Owner | None:
+        owner = self.values.get("owner")
+        try:
+            other = Owner(**owner)
+        except TypeError:
+            return None
+        return None if self.me.is_dead(other) else other
+
+    def _taken(self) -> AlreadyRunningError:
+        owner = self._owner()
+        return AlreadyRunningError(
+            f"another {self._name} works on this cache: {owner or 'another process'}"
+        )
+
+    def save(self, **changes: object) -> None:
+        """
+        Store these changes, durably.
+
+        Raises:
+            AlreadyRunningError: Another process has taken over.
+        """
+        self.values |= changes
+        if not self._save():
+            raise self._taken()
+
+    def beat(self, every: float) -> None:
+        """Store again, if nothing was stored for so many seconds, to show that the work goes on."""
+        if time.monotonic() - self._saved_at >= every:
+            self.save()
+
+    def release(self) -> None:
+        """Be no longer the owner."""
+        _working.discard(self.me.token)
+        self.values["owner"] = None
+        self._save(owned=False)
+
+    def _save(self, *, owned: bool = True) -> bool:
+        me = self.me
+        if owned:
+            self.values["owner"] = {"host": me.host, "pid": me.pid, "token": me.token}
+        self.values["beat"] = self.values.get("beat", 0) + 1
+        text = json.dumps(self.values)
+        if not self._sink.set_state(self._name, text, if_state=self._text):
+            # It can be ours: a call that failed can have stored it.
+            stored = self._sink.state(self._name)
+            if (loaded(stored).get("owner") or {}).get("token") != me.token:
+                return False
+            if not self._sink.set_state(self._name, text, if_state=stored):
+                return False
+        self._text = text
+        self._saved_at = time.monotonic()
+        return True

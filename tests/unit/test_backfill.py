@@ -1,0 +1,480 @@
+"""What a backfill stores, looks at, keeps and refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+
+import pytest
+
+from change_events import Found, Gone, MemorySink, Outcome
+from change_events._consumer.deletions import Deletions
+from change_events._consumer.guard import Guard
+from change_events._operations.backfill import Backfill
+from change_events._operations.filling import CHUNK, Filling, begin
+from change_events._operations.state import Kept
+from change_events._operations.sweep import Sweep, Throttle
+from change_events._source.listing import Page, listing_of
+from change_events.exceptions import AlreadyRunningError, ConfigurationError, ListingError
+from change_events.exceptions import FetchError, MassDeletionError
+from change_events.testing import FakeSource
+
+
+def products(*numbers):
+    return {f"p{n}": {"id": f"p{n}", "n": n} for n in numbers}
+
+
+def backfill(listing, source, sink, **settings):
+    return Backfill(listing, fetcher=source, sink=sink, **settings)
+
+
+def cached(sink):
+    return dict(sink.items())
+
+
+class Pages:
+    """A listing of pages of whole entities, or of ids, that notes what it was asked for."""
+
+    url = "pages"
+
+    def __init__(self, *pages, entities=True):
+        self._pages = pages
+        self._entities = entities
+        self.asked = []
+
+    def page(self, cursor):
+        self.asked.append(cursor)
+        at = int(cursor or 0)
+        page = self._pages[at]
+        if callable(page):
+            page = page()
+        found = {id: Found(entity) for id, entity in page.items()} if self._entities else None
+        more = str(at + 1) if at + 1 < len(self._pages) else None
+        return Page(list(page), found, more)
+
+
+def test_ids_are_looked_at():
+    source, sink = FakeSource(products(*range(250))), MemorySink()
+
+    report = backfill(list(source), source, sink).run()
+
+    assert cached(sink) == dict(source)
+    assert (report.pages, report.listed, report.stored) == (3, 250, 0)
+    assert report.outcomes == {Outcome.CREATED: 250}
+    assert report.unlisted == 0
+
+
+def test_whole_entities_are_stored_without_a_get_of_each():
+    source, sink = FakeSource(products(*range(250))), MemorySink()
+
+    report = backfill(list(source.items()), source, sink).run()
+
+    assert cached(sink) == dict(source)
+    assert (report.listed, report.stored, report.outcomes) == (250, 250, {})
+    assert len(source.fetched) == 3  # a sample
+
+
+def test_what_a_look_has_touched_is_looked_at_again_and_never_overwritten():
+    source, sink = FakeSource(products(1, 2, 3)), MemorySink()
+    old = dict(source)
+    source["p1"] = {"id": "p1", "n": 100}
+    sink.apply("p1", Found(source["p1"]), if_version=0)
+    del source["p2"]
+    sink.apply("p2", Gone(), if_version=0)
+
+    report = backfill(old.items(), source, sink).run()
+
+    assert cached(sink) == {"p1": {"id": "p1", "n": 100}, "p3": {"id": "p3", "n": 3}}
+    assert report.stored == 1
+    assert report.outcomes == {Outcome.UPDATED: 1, Outcome.UNCHANGED: 1}
+
+
+def test_what_changes_while_a_page_is_under_way_is_not_overwritten():
+    source, sink = FakeSource(products(1, 2)), MemorySink()
+    old = dict(source)
+
+    def page():
+        source["p1"] = {"id": "p1", "n": 100}
+        sink.apply("p1", Found(source["p1"]), if_version=0)
+        return old
+
+    backfill(Pages(page), source, sink).run()
+
+    assert cached(sink) == dict(source)
+
+
+def test_what_is_cached_and_not_listed_is_looked_at():
+    source, sink = FakeSource(products(1, 2, 3)), MemorySink()
+    for id, entity in products(1, 2, 8, 9).items():
+        sink.apply(id, Found(entity), if_version=0)
+    source["p8"] = {"id": "p8", "n": 8}
+
+    report = backfill(["p1", "p3"], source, sink).run()
+
+    assert cached(sink) == {id: source[id] for id in ("p1", "p2", "p3", "p8")}
+    assert report.unlisted == 3
+    assert report.outcomes[Outcome.DELETED] == 1
+
+
+def test_an_empty_listing_deletes_nothing_that_the_source_has():
+    source, sink = FakeSource(products(1, 2, 3)), MemorySink()
+    for id, entity in source.items():
+        sink.apply(id, Found(entity), if_version=0)
+
+    report = backfill([], source, sink).run()
+
+    assert cached(sink) == dict(source)
+    assert report.unlisted == 3
+
+
+def test_a_mass_deletion_is_refused_unless_it_is_meant():
+    source, sink = FakeSource(products(1)), MemorySink()
+    for id, entity in products(*range(100)).items():
+        sink.apply(id, Found(entity), if_version=0)
+
+    with pytest.raises(MassDeletionError):
+        backfill(["p1"], source, sink, threads=1).run()
+    assert 79 <= len(sink) < 100
+
+    report = backfill(["p1"], source, sink, allow_mass_deletion=True).run()
+    assert cached(sink) == dict(source)
+    assert report.unlisted == 80
+
+
+class Killed(BaseException):
+    pass
+
+
+class DyingSink(MemorySink):
+    """A sink whose process is killed at one of its calls."""
+
+    dies_at = None
+
+    def _call(self):
+        if self.dies_at is not None:
+            self.dies_at -= 1
+            if self.dies_at < 0:
+                raise Killed
+
+    def state(self, name, /):
+        self._call()
+        return super().state(name)
+
+    def set_state(self, name, text, /, *, if_state):
+        self._call()
+        return super().set_state(name, text, if_state=if_state)
+
+    def entry(self, id, /):
+        self._call()
+        return super().entry(id)
+
+    def apply(self, id, change, /, *, if_version):
+        self._call()
+        return super().apply(id, change, if_version=if_version)
+
+    def ids(self, *, after=None, limit=1000):
+        self._call()
+        return super().ids(after=after, limit=limit)
+
+
+@pytest.mark.parametrize("entities", [True, False])
+def test_a_backfill_that_is_killed_at_any_call_of_the_sink_goes_on_there(entities):
+    source = FakeSource(products(*range(6)))
+    pages = [products(0, 1), products(2, 3), products(4, 5)]
+    died = True
+    dies_at = 0
+    while died:
+        sink = DyingSink()
+        for id, entity in products(7).items():
+            sink.apply(id, Found(entity), if_version=0)
+        listing = Pages(*pages, entities=entities)
+        sink.dies_at, died = dies_at, False
+        try:
+            backfill(listing, source, sink, threads=1).run()
+        except Killed:
+            died = True
+        sink.dies_at = None
+        if died and json.loads(sink.state("backfill") or "{}").get("phase") != "done":
+            report = backfill(listing, source, sink, threads=1).run()
+            assert cached(sink) == dict(source)
+            assert report.listed == 6
+            assert report.unlisted in {0, 1}  # 0: it was gone, and that was not yet kept
+            # At most the page that was being stored, and the one that was being read, come again.
+            assert len(listing.asked) <= len(pages) + 2
+            assert sorted(set(listing.asked), key=str) == ["1", "2", None]
+        dies_at += 1
+    assert dies_at > 15
+
+
+def tried_at_once(*, pause=0.0):
+    return Throttle(lambda failures, most: pause)
+
+
+def fill(listing, source, sink, *, throttle=None, on_progress=None, threads=4):
+    """Run a backfill that waits for nothing."""
+    throttle = throttle or tried_at_once()
+    guard, lock = Guard(), threading.Lock()
+    kept = Kept(sink, "backfill")
+    kept.take(lambda seconds: None)
+    begin(kept, listing_of(listing), restart=False)
+    sweep = Sweep(
+        source,
+        sink,
+        deletions=Deletions(guard, sink, source, lock=lock),
+        guard=guard,
+        lock=lock,
+        throttle=throttle,
+        threads=threads,
+        on_tick=lambda: filling.tick(),
+    )
+    filling = Filling(
+        listing_of(listing),
+        fetcher=source,
+        sink=sink,
+        sweep=sweep,
+        throttle=throttle,
+        kept=kept,
+        state=sink,
+        on_progress=on_progress,
+        rate=None,
+    )
+    try:
+        return filling.work()
+    finally:
+        filling.close()
+        kept.release()
+
+
+def test_an_outage_of_the_source_only_delays(caplog):
+    source, sink = FakeSource(products(*range(30))), MemorySink()
+    source.fail(times=100)
+
+    report = fill(list(source), source, sink)
+
+    assert cached(sink) == dict(source)
+    assert (report.outcomes, report.failed) == ({Outcome.CREATED: 30}, 0)
+    assert "will be tried again" in caplog.text
+
+
+def test_an_entity_that_is_broken_itself_is_named_and_the_others_go_on():
+    source, sink = FakeSource(products(*range(30))), MemorySink()
+    source.fail("p7", status=500)
+    source.fail("p9", status=503)
+
+    report = fill(list(source), source, sink)
+
+    assert report.failed == 2
+    assert report.failed_ids.keys() == {"p7", "p9"}
+    assert "answered 500" in report.failed_ids["p7"]
+    assert cached(sink).keys() == source.keys() - {"p7", "p9"}
+
+
+def test_only_broken_entities_on_a_page_are_told_from_an_outage_by_a_good_one():
+    source, sink = FakeSource(products(*range(3))), MemorySink()
+    sink.apply("p0", Found(source["p0"]), if_version=0)
+    source.fail("p1", status=500)
+    source.fail("p2", status=500)
+
+    report = fill(Pages(products(1, 2), products(0), entities=False), source, sink)
+
+    assert report.failed_ids.keys() == {"p1", "p2"}
+
+
+def test_a_listing_that_is_down_is_asked_again(caplog):
+    source, sink = FakeSource(products(1, 2)), MemorySink()
+    failures = iter([FetchError("no answer"), OSError("reset"), FetchError("503", status=503)])
+
+    def page():
+        for error in failures:
+            raise error
+        return products(2)
+
+    report = fill(Pages(products(1), page), source, sink)
+
+    assert report.listed == 2
+    assert "the listing does not answer" in caplog.text
+
+
+def test_an_error_of_the_listings_own_code_is_raised_in_the_end():
+    def page():
+        return {}["no such key"]
+
+    with pytest.raises(KeyError, match="no such key"):
+        fill(Pages(page), FakeSource(), MemorySink())
+
+
+@pytest.mark.parametrize(
+    ("page", "says"),
+    [
+        (["p1"], "must return a Page, not"),
+        (Page([7], None, None), "must name ids as text, not 7"),
+        (Page([None], None, None), "an id is text"),
+        (Page([""], None, None), "an id has 1 to 512 characters"),
+        (Page(["p1"], {"p2": Found({})}, None), "whose ids it does not name"),
+    ],
+)
+def test_a_listing_that_returns_no_page_is_refused(page, says):
+    class Listing:
+        def page(self, cursor):
+            return page
+
+    with pytest.raises(ListingError, match=says):
+        backfill(Listing(), FakeSource(), sink := MemorySink()).run()
+    assert cached(sink) == {}
+
+
+@pytest.mark.parametrize("cursors", [("a", "a"), ("a", "b", "c", "a")])
+def test_a_listing_that_loops_is_refused(cursors):
+    after = iter(cursors)
+
+    class Listing:
+        def page(self, cursor):
+            return Page(["p1"], None, next(after))
+
+    with pytest.raises(ListingError, match="itself as the next page|loops"):
+        backfill(Listing(), FakeSource(products(1)), MemorySink()).run()
+
+
+def test_a_page_that_repeats_ids_does_no_harm():
+    source, sink = FakeSource(products(1, 2)), MemorySink()
+
+    backfill(["p1", "p1", "p2", "p1"], source, sink).run()
+
+    assert cached(sink) == dict(source)
+    assert sorted(source.fetched) == ["p1", "p2"]
+
+
+def test_entities_of_another_type_are_refused_and_nothing_is_stored():
+    sink = MemorySink()
+
+    with pytest.raises(ListingError, match="another type"):
+        backfill({"o1": {"id": "o1"}}.items(), FakeSource(products(1)), sink).run()
+    assert cached(sink) == {}
+
+
+def test_entities_that_are_not_whole_are_refused_and_nothing_is_stored():
+    source, sink = FakeSource(products(1, 2)), MemorySink()
+
+    with pytest.raises(ListingError, match="entities=False"):
+        backfill([("p1", {"id": "p1"}), ("p2", {"id": "p2"})], source, sink).run()
+    assert cached(sink) == {}
+
+
+def test_ids_of_another_type_are_refused_at_a_cache_that_is_not_empty():
+    source, sink = FakeSource(products(1)), MemorySink()
+    sink.apply("p1", Found(source["p1"]), if_version=0)
+
+    with pytest.raises(ListingError, match="another type"):
+        backfill([f"o{n}" for n in range(100)], source, sink).run()
+    assert cached(sink) == dict(source)
+
+
+def test_a_second_backfill_of_a_cache_says_that_another_one_runs():
+    source, sink = FakeSource(products(1, 2)), MemorySink()
+    refused = []
+
+    def page():
+        with pytest.raises(AlreadyRunningError) as caught:
+            backfill(["p1"], source, sink).run()
+        refused.append(str(caught.value))
+        return products(2)
+
+    backfill(Pages(products(1), page, entities=False), source, sink).run()
+
+    assert f"process {os.getpid()} on " in refused[0]
+    assert cached(sink) == dict(source)
+
+
+def test_a_stop_ends_it_and_the_next_run_goes_on():
+    source, sink = FakeSource(products(1, 2)), MemorySink()
+
+    def page():
+        first.stop()
+        return products(2)
+
+    listing = Pages(products(1), page, entities=False)
+    first = backfill(listing, source, sink)
+    with pytest.raises(RuntimeError, match="was stopped"):
+        first.run()
+
+    report = backfill(listing, source, sink).run()
+    assert listing.asked[:2] == [None, "1"]
+    assert None not in listing.asked[1:]
+    assert report.listed == 2
+    assert cached(sink) == dict(source)
+
+
+def test_another_listing_and_a_restart_begin_with_the_first_page():
+    source, sink = FakeSource(products(1, 2)), MemorySink()
+
+    def page():
+        first.stop()
+        return products(2)
+
+    for again, asked in [({}, ["1"]), ({"restart": True}, [None, "1"])]:
+        first = backfill(Pages(products(1), page, entities=False), source, sink)
+        with pytest.raises(RuntimeError, match="was stopped"):
+            first.run(restart=True)
+        second = Pages(products(1), products(2), entities=False)
+        backfill(second, source, sink).run(**again)
+        assert second.asked == asked
+
+    first = backfill(Pages(products(1), page, entities=False), source, sink)
+    with pytest.raises(RuntimeError, match="was stopped"):
+        first.run()
+    other = Pages(products(1), entities=False)
+    other.url = "other pages"
+    backfill(other, source, sink).run()
+    assert other.asked == [None]
+
+
+def test_many_listed_ids_are_known_after_a_restart():
+    source, sink = FakeSource(), MemorySink()
+    listed = [f"p{n}" for n in range(3 * CHUNK)]
+    for id in listed:
+        source[id] = {"id": id}
+        sink.apply(id, Found(source[id]), if_version=0)
+    sink.apply("x", Found({"id": "x"}), if_version=0)
+    half = len(listed) // 2
+
+    def page():
+        first.stop()
+        return listed[half:]
+
+    class Listing(Pages):
+        def page(self, cursor):
+            page = self._pages[int(cursor or 0)]
+            ids = page() if callable(page) else page
+            return Page(ids, None, None if cursor else "1")
+
+    listing = Listing(listed[:half], page)
+    first = backfill(listing, source, sink, threads=2)
+    with pytest.raises(RuntimeError, match="was stopped"):
+        first.run()
+
+    report = backfill(listing, source, sink, threads=2).run()
+    assert (report.listed, report.unlisted) == (len(listed), 1)
+    assert report.outcomes[Outcome.DELETED] == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"threads": 0}, "threads must be from 1 to 256"),
+        ({"max_gets_per_second": 0}, "max_gets_per_second must be from"),
+        ({"max_gets_per_second": "many"}, "max_gets_per_second must be from"),
+    ],
+)
+def test_settings_are_checked(settings, says):
+    with pytest.raises(ConfigurationError, match=says):
+        backfill([], FakeSource(), MemorySink(), **settings)
+
+
+def test_a_sink_without_state_is_refused():
+    class Stateless:
+        def entry(self, id, /): ...
+        def apply(self, id, change, /, *, if_version): ...
+
+    with pytest.raises(ConfigurationError, match="keeps no state"):
+        backfill([], FakeSource(), Stateless())
