@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from change_events._consumer.deletions import Deletions
 from change_events._consumer.guard import Guard
-from change_events._operations.filling import CONTROL, STATE, Filling, begin
+from change_events._operations.filling import STATE, Filling, begin
 from change_events._operations.state import Kept, loaded, stateful
-from change_events._operations.sweep import SINK, Throttle, Stopped, Sweep
+from change_events._operations.sweep import Sweep
+from change_events._operations.throttle import CONTROL, SINK, Stopped, Throttle
 from change_events._source.listing import listing_of
 from change_events.exceptions import ConfigurationError
 
@@ -115,7 +116,6 @@ class Backfill(Generic[T]):
             lock=self._lock,
             throttle=self._throttle,
             threads=self._threads,
-            on_tick=lambda: filling.tick(),
         )
         filling = Filling(
             self._listing,
@@ -124,7 +124,6 @@ class Backfill(Generic[T]):
             sweep=sweep,
             throttle=self._throttle,
             kept=kept,
-            state=self._state,
             on_progress=self._on_progress,
             rate=self._rate,
         )
@@ -148,7 +147,8 @@ class Backfill(Generic[T]):
     @property
     def max_gets_per_second(self) -> float | None:
         """How many GETs to send. What is set here holds in any process, and across restarts."""
-        return self._rate
+        asked = loaded(self._state.state(CONTROL))
+        return cast("float | None", asked.get("rate", self._rate))
 
     @max_gets_per_second.setter
     def max_gets_per_second(self, per_second: float | None) -> None:

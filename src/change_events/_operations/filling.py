@@ -12,22 +12,17 @@ page that it had not finished.
 
 from __future__ import annotations
 
-import base64
-import time
-from array import array
-from bisect import bisect_left
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, wait
-from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from change_events._consumer.log import log
 from change_events._consumer.look import digest
 from change_events._event import Found, Gone, Outcome
 from change_events._ids import checked_id
-from change_events._operations.progress import BackfillReport, Progress, Speed
-from change_events._operations.state import loaded
-from change_events._operations.sweep import LISTING, SINK, SOURCE, TICK, Stopped
+from change_events._operations.listed import Listed
+from change_events._operations.progress import Teller
+from change_events._operations.throttle import LISTING, SINK, SOURCE, TICK, Asked, Stopped
 from change_events._source.listing import Page
 from change_events._text import printable
 from change_events.exceptions import (
@@ -42,9 +37,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Future
 
+    from change_events._operations.progress import BackfillReport, Progress
     from change_events._operations.state import Kept
-    from change_events._operations.sweep import Throttle, Sweep
-    from change_events.typing import Fetcher, Listing, Sink, StatefulSink
+    from change_events._operations.sweep import Sweep
+    from change_events._operations.throttle import Throttle
+    from change_events.typing import Fetcher, Listing, Sink
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -52,23 +49,8 @@ R = TypeVar("R")
 STATE = "backfill"
 """The name of a backfill's state in the sink."""
 
-CONTROL = "backfill control"
-"""The name of the rate and the pause that somebody has asked for."""
-
-LISTED = "backfill listed"
-"""The beginning of the names under which the ids that were listed are kept, as hashes."""
-
 BEAT = 10.0
 """Seconds after which the state is stored again: other processes see that the work goes on."""
-
-CONTROL_EVERY = 1.0
-"""Seconds between two looks at what somebody asks for, and between two calls of `on_progress`."""
-
-LOG_EVERY = 5.0
-"""Seconds between two lines of progress in the log."""
-
-CHUNK = 2000
-"""How many listed ids are kept under one name."""
 
 SHOWN = 100
 """How many ids of broken entities are kept."""
@@ -97,7 +79,6 @@ class Filling(Generic[T]):
         sweep: Looks at ids.
         throttle: When to wait, and to stop.
         kept: What was done, and is kept in the sink.
-        state: The sink, which keeps state.
         on_progress: Called about once a second.
         rate: The rate unless somebody asks for another one.
     """
@@ -111,7 +92,6 @@ class Filling(Generic[T]):
         sweep: Sweep[T],
         throttle: Throttle,
         kept: Kept,
-        state: StatefulSink,
         on_progress: Callable[[Progress], object] | None,
         rate: float | None,
     ) -> None:
@@ -121,9 +101,9 @@ class Filling(Generic[T]):
         self._sweep = sweep
         self._throttle = throttle
         self._kept = kept
-        self._listed = _Listed(state, kept)
-        self._told = _Told(throttle, kept, on_progress)
-        self._control = _Asked(throttle, state, rate)
+        self._listed = Listed(kept)
+        self._told = Teller(throttle, kept, on_progress)
+        self._control = Asked(throttle, kept.sink, rate)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="change-events-listing")
         self._cursors: set[str] = set()
 
@@ -134,6 +114,7 @@ class Filling(Generic[T]):
 
     def work(self) -> BackfillReport:
         """Do what is left."""
+        self.tick()
         if self._kept.values["phase"] == "listing":
             self._list()
         if isinstance(self._sink, EnumerableSink):
@@ -241,14 +222,13 @@ class Filling(Generic[T]):
                 other.append(id)
         if sample and len(gone) == len(sample):
             raise ListingError(
-                f"{self._listing!r} names {gone}, and {self._fetcher!r} knows none of them. Does it "
-                "list entities of another type?"
+                f"{self._listing!r} names {gone}, and {self._fetcher!r} knows none of them. Does "
+                "it list entities of another type?"
             )
         if sample and len(other) == len(sample):
             raise ListingError(
-                f"{self._listing!r} has {other} not as {self._fetcher!r} returns them. If a listing "
-                "does not show whole entities, give it entities=False; if they have just changed, "
-                "begin again"
+                f"{self._listing!r} has {other} not as {self._fetcher!r} returns them. If it does "
+                "not list whole entities, use entities=False; if they have just changed, run again"
             )
 
     def _fetched(self, id: str) -> object:
@@ -280,7 +260,7 @@ class Filling(Generic[T]):
     def _look(self, ids: Sequence[str]) -> None:
         values = self._kept.values
         outcomes = Counter(values["outcomes"])
-        for id, done in self._sweep.look(ids).items():
+        for id, done in self._sweep.look(ids, on_tick=self.tick).items():
             if isinstance(done, Exception):
                 values["failed"] += 1
                 if len(values["failed_ids"]) < SHOWN:
@@ -292,8 +272,8 @@ class Filling(Generic[T]):
         if unknown >= UNKNOWN and unknown > sum(outcomes.values()) / 2:
             raise ListingError(
                 f"{self._listing!r} has named {sum(outcomes.values()):,} ids that were looked at, "
-                f"and {self._fetcher!r} does not know {unknown:,} of them. Does it list entities of "
-                "another type?"
+                f"and {self._fetcher!r} does not know {unknown:,} of them. Does it list entities "
+                "of another type?"
             )
 
     def _look_at_unlisted(self, sink: EnumerableSink) -> None:
@@ -318,132 +298,6 @@ class Filling(Generic[T]):
             except Exception as error:  # the sink's
                 failures += 1
                 self._wait_after(failures, error, SINK)
-
-
-class _Listed:
-    """The ids that were listed, as hashes of eight bytes, kept in the sink."""
-
-    def __init__(self, state: StatefulSink, kept: Kept) -> None:
-        self._state = state
-        self._kept = kept
-
-    def add(self, ids: Sequence[str]) -> None:
-        """Add ids; what is saved next keeps them."""
-        values = self._kept.values
-        recent = _hashes(values["recent"])
-        recent.extend(map(_hash, ids))
-        if len(recent) >= CHUNK:
-            name = self._name(values["chunks"])
-            _set_state(self._state, name, _text(recent))
-            values["chunks"] += 1
-            recent = array("Q")
-        values["recent"] = _text(recent)
-
-    def lookup(self) -> Callable[[str], bool]:
-        """Return a function that says whether an id was listed."""
-        values = self._kept.values
-        listed = _hashes(values["recent"])
-        for number in range(values["chunks"]):
-            listed.extend(_hashes(self._state.state(self._name(number)) or ""))
-        ordered = array("Q", sorted(listed))
-
-        def was_listed(id: str) -> bool:
-            hashed = _hash(id)
-            at = bisect_left(ordered, hashed)
-            return at < len(ordered) and ordered[at] == hashed
-
-        return was_listed
-
-    @staticmethod
-    def _name(number: int) -> str:
-        return f"{LISTED} {number}"
-
-
-class _Asked:
-    """What somebody asks for while a backfill runs: another rate, or a pause."""
-
-    def __init__(self, throttle: Throttle, state: StatefulSink, rate: float | None) -> None:
-        self._throttle = throttle
-        self._state = state
-        self._rate = rate
-        self._next = 0.0
-
-    def ask(self) -> None:
-        """Look whether somebody asks for something, about once a second."""
-        now = time.monotonic()
-        if now < self._next:
-            return
-        self._next = now + CONTROL_EVERY
-        try:
-            asked = loaded(self._state.state(CONTROL))
-        except Exception:  # the sink is down: then the next time
-            return
-        rate = cast("float | None", asked.get("rate", self._rate))
-        if rate != self._rate:
-            self._rate = rate
-            self._throttle.set_rate(rate)
-        if asked.get("paused") is True:
-            self._throttle.running.clear()
-        else:
-            self._throttle.running.set()
-
-
-class _Told:
-    """What is told of the progress."""
-
-    def __init__(
-        self, throttle: Throttle, kept: Kept, on_progress: Callable[[Progress], object] | None
-    ) -> None:
-        self.problem: str | None = None
-        self._throttle = throttle
-        self._kept = kept
-        self._on_progress = on_progress
-        self._every = LOG_EVERY if on_progress is None else CONTROL_EVERY
-        self._next = time.monotonic() + self._every
-        self._speed = Speed()
-
-    def tell(self, *, problem: str | None = None, last: bool = False) -> None:
-        """Tell it, if it is time."""
-        now = time.monotonic()
-        if now < self._next and not last:
-            return
-        self._next = now + self._every
-        progress = self._progress(now, problem or self.problem)
-        if self._on_progress is not None:
-            try:
-                self._on_progress(progress)
-            except Exception:  # the user's; the backfill goes on
-                log.exception("on_progress failed", extra={"action": "backfill"})
-        else:
-            log.info("backfill: %s", progress, extra={"action": "backfill"})
-
-    def report(self) -> BackfillReport:
-        """Return what was done."""
-        values = self._kept.values
-        return BackfillReport(
-            pages=values["pages"],
-            listed=values["listed"],
-            stored=values["stored"],
-            outcomes={Outcome(name): number for name, number in values["outcomes"].items()},
-            unlisted=values["unlisted"],
-            failed=values["failed"],
-            failed_ids=values["failed_ids"],
-        )
-
-    def _progress(self, now: float, problem: str | None) -> Progress:
-        values, spent = self._kept.values, self._throttle.take_spent()
-        done, total = values["listed"], values["total"]
-        speed = self._speed.at(now, done)
-        left = None if total is None or not speed else max(0.0, (total - done) / speed)
-        slow = max(spent, key=lambda what: spent[what], default=LISTING)
-        return Progress(
-            phase=values["phase"],
-            done=done,
-            total=total,
-            per_second=speed,
-            seconds_left=left,
-            slow=problem or slow,
-        )
 
 
 def begin(kept: Kept, listing: object, *, restart: bool) -> None:
@@ -520,23 +374,3 @@ def _with_digest(found: Found[T]) -> Found[T]:
 
 def _digest(found: Found[object]) -> str | None:
     return digest(found.value) if found.digest is None else found.digest
-
-
-def _hash(id: str) -> int:
-    return int.from_bytes(blake2b(id.encode(), digest_size=8).digest(), "big")
-
-
-def _hashes(text: str) -> array[int]:
-    hashes = array("Q")
-    hashes.frombytes(base64.b64decode(text))
-    return hashes
-
-
-def _text(hashes: array[int]) -> str:
-    return base64.b64encode(hashes.tobytes()).decode()
-
-
-def _set_state(state: StatefulSink, name: str, text: str) -> None:
-    """Set it, whatever it was."""
-    while not state.set_state(name, text, if_state=state.state(name)):
-        pass

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from change_events._consumer.log import log
+from change_events._event import Outcome
+from change_events._operations.throttle import LISTING
 
-    from change_events._event import Outcome
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from change_events._operations.state import Kept
+    from change_events._operations.throttle import Throttle
+
+TELL_EVERY = 1.0
+"""Seconds between two calls of `on_progress`."""
+
+LOG_EVERY = 5.0
+"""Seconds between two lines of progress in the log."""
 
 LATELY = 10.0
 """Seconds over which the speed is measured."""
@@ -73,8 +85,9 @@ class BackfillReport:
         """Return it as lines of text."""
         looked = ", ".join(f"{number:,} {each.value}" for each, number in self.outcomes.items())
         lines = [
-            f"{self.listed:,} ids listed on {self.pages:,} pages: {self.stored:,} entities stored "
-            f"from them, {sum(self.outcomes.values()):,} looked at ({looked or 'none'})",
+            f"{self.listed:,} ids listed on {self.pages:,} pages",
+            f"{self.stored:,} entities stored from these pages",
+            f"{sum(self.outcomes.values()):,} ids looked at ({looked or 'none'})",
             "the sink can't name its ids, so nothing that is cached and not listed was looked at"
             if self.unlisted is None
             else f"{self.unlisted:,} ids were cached and not listed",
@@ -98,3 +111,61 @@ class Speed:
             self._marks.popleft()
         (began, before), (ended, after) = self._marks[0], self._marks[-1]
         return (after - before) / (ended - began) if ended > began else 0.0
+
+
+class Teller:
+    """What is told of the progress."""
+
+    def __init__(
+        self, throttle: Throttle, kept: Kept, on_progress: Callable[[Progress], object] | None
+    ) -> None:
+        self.problem: str | None = None
+        self._throttle = throttle
+        self._kept = kept
+        self._on_progress = on_progress
+        self._every = LOG_EVERY if on_progress is None else TELL_EVERY
+        self._next = time.monotonic() + self._every
+        self._speed = Speed()
+
+    def tell(self, *, problem: str | None = None, last: bool = False) -> None:
+        """Tell it, if it is time."""
+        now = time.monotonic()
+        if now < self._next and not last:
+            return
+        self._next = now + self._every
+        progress = self._progress(now, problem or self.problem)
+        if self._on_progress is not None:
+            try:
+                self._on_progress(progress)
+            except Exception:  # the user's; the backfill goes on
+                log.exception("on_progress failed", extra={"action": "backfill"})
+        else:
+            log.info("backfill: %s", progress, extra={"action": "backfill"})
+
+    def report(self) -> BackfillReport:
+        """Return what was done."""
+        values = self._kept.values
+        return BackfillReport(
+            pages=values["pages"],
+            listed=values["listed"],
+            stored=values["stored"],
+            outcomes={Outcome(name): number for name, number in values["outcomes"].items()},
+            unlisted=values["unlisted"],
+            failed=values["failed"],
+            failed_ids=values["failed_ids"],
+        )
+
+    def _progress(self, now: float, problem: str | None) -> Progress:
+        values, spent = self._kept.values, self._throttle.take_spent()
+        done, total = values["listed"], values["total"]
+        speed = self._speed.at(now, done)
+        left = None if total is None or not speed else max(0.0, (total - done) / speed)
+        slow = max(spent, key=lambda what: spent[what], default=LISTING)
+        return Progress(
+            phase=values["phase"],
+            done=done,
+            total=total,
+            per_second=speed,
+            seconds_left=left,
+            slow=problem or slow,
+        )

@@ -90,17 +90,20 @@ class Kept:
     second one sees that the first is at work: what is stored changes every few seconds.
     """
 
-    def __init__(self, sink: StatefulSink, name: str) -> None:
-        self._sink = sink
+    def __init__(
+        self, sink: StatefulSink, name: str, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.sink = sink
         self._name = name
         self._text: str | None = None
-        self._saved_at = time.monotonic()
+        self._clock = clock
+        self._saved_at = clock()
         self.me = Owner.me()
         self.values: dict[str, Any] = {}
 
     def read(self) -> dict[str, Any]:
         """Return what is stored now."""
-        self._text = self._sink.state(self._name)
+        self._text = self.sink.state(self._name)
         self.values = loaded(self._text)
         return self.values
 
@@ -114,9 +117,9 @@ class Kept:
         Raises:
             AlreadyRunningError: Another process works on it.
         """
-        began = time.monotonic()
+        began = self._clock()
         before = dict(self.read())
-        while (owner := self._owner()) is not None and time.monotonic() - began < LEASE:
+        while (owner := self._owner()) is not None and self._clock() - began < LEASE:
             if owner.token not in _working:
                 wait(SHORTLY)
             if owner.token in _working or self.read() != before:
@@ -132,7 +135,7 @@ class Kept:
         return self.values
 
     def _owner(self) -> Owner | None:
-        owner = self.values.get("owner")
+        owner: Any = self.values.get("owner")
         try:
             other = Owner(**owner)
         except TypeError:
@@ -154,11 +157,12 @@ class Kept:
         """
         self.values |= changes
         if not self._save():
+            self.read()
             raise self._taken()
 
     def beat(self, every: float) -> None:
         """Store again, if nothing was stored for so many seconds, to show that the work goes on."""
-        if time.monotonic() - self._saved_at >= every:
+        if self._clock() - self._saved_at >= every:
             self.save()
 
     def release(self) -> None:
@@ -173,13 +177,13 @@ class Kept:
             self.values["owner"] = {"host": me.host, "pid": me.pid, "token": me.token}
         self.values["beat"] = self.values.get("beat", 0) + 1
         text = json.dumps(self.values)
-        if not self._sink.set_state(self._name, text, if_state=self._text):
+        if not self.sink.set_state(self._name, text, if_state=self._text):
             # It can be ours: a call that failed can have stored it.
-            stored = self._sink.state(self._name)
+            stored = self.sink.state(self._name)
             if (loaded(stored).get("owner") or {}).get("token") != me.token:
                 return False
-            if not self._sink.set_state(self._name, text, if_state=stored):
+            if not self.sink.set_state(self._name, text, if_state=stored):
                 return False
         self._text = text
-        self._saved_at = time.monotonic()
+        self._saved_at = self._clock()
         return True

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from change_events._consumer.backoff import MAX_PROBE_PAUSE, asked_pause, is_own, pause_after
-from change_events._consumer.breaker import Pace
+from change_events._consumer.backoff import is_own
 from change_events._consumer.log import log
 from change_events._consumer.look import (
     MAX_CONFLICTS,
@@ -22,109 +18,28 @@ from change_events._consumer.look import (
     stored,
 )
 from change_events._event import Gone, Outcome
+from change_events._operations.throttle import SINK, SOURCE, TICK, Stopped
 from change_events._text import printable
 from change_events.exceptions import MassDeletionError
 from change_events.typing import BulkFetcher, EnumerableSink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from change_events._consumer.deletions import Deletions
     from change_events._consumer.guard import Guard
     from change_events._event import Entry
+    from change_events._operations.throttle import Throttle
     from change_events.typing import Fetcher, Sink
 
 T = TypeVar("T")
 
 OWN_TRIES = 5
-"""Failed looks after which an id counts as broken, if others succeed and it can be its own fault."""
+"""Failed looks after which an id counts as broken: it can be its own fault, and others succeed."""
 
 OTHER_TRIES = 12
 """The same if no answer came, or one that tells of the source: four minutes or so."""
-
-TICK = 0.5
-"""The most seconds between two calls of `on_tick` while looks are under way."""
-
-SOURCE, SINK, RATE_LIMIT, LIVE_EVENTS, PAUSED, LISTING = (
-    "the source",
-    "the sink",
-    "the rate limit",
-    "live events",
-    "paused",
-    "the listing",
-)
-"""What the time is spent on."""
-
-
-class Stopped(Exception):  # noqa: N818  # nothing went wrong
-    """Somebody asked to stop."""
-
-
-class Throttle:
-    """
-    When a GET can begin, when to stop, and where the time goes. Threads share it.
-
-    Args:
-        pause: Returns the seconds to wait after `n` failures, up to the given most.
-    """
-
-    def __init__(self, pause: Callable[[int, float], float] = pause_after) -> None:
-        self._pause = pause
-        self._lock = threading.Lock()
-        self._spent: Counter[str] = Counter()
-        self._pace = Pace(None)
-        self.stopping = threading.Event()
-        self.running = threading.Event()  # cleared while paused
-        self.running.set()
-        self.yields: Callable[[], float] = lambda: 0.0
-
-    def set_rate(self, per_second: float | None) -> None:
-        """Limit the GETs from now on."""
-        with self._lock:
-            self._pace = Pace(per_second)
-
-    @contextmanager
-    def spent_on(self, what: str) -> Iterator[None]:
-        """Count the time of the block as spent on that."""
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._spent[what] += time.monotonic() - began  # type: ignore[assignment]
-
-    def take_spent(self) -> Mapping[str, float]:
-        """Return the seconds since the last such call, over all threads."""
-        with self._lock:
-            spent, self._spent = self._spent, Counter()
-        return spent
-
-    def wait(self, seconds: float, what: str) -> None:
-        """
-        Wait.
-
-        Raises:
-            Stopped: Somebody asked to stop.
-        """
-        with self.spent_on(what):
-            if self.stopping.wait(max(0.0, seconds)):
-                raise Stopped
-
-    def pause_after(self, failures: int, error: Exception) -> float:
-        """Return for how long to wait after so many failures, the last of which was this one."""
-        return max(self._pause(failures, MAX_PROBE_PAUSE), asked_pause(error))
-
-    def before_get(self) -> None:
-        """Wait until a GET can begin: not while paused, after live events, at the rate."""
-        while not self.running.is_set():
-            self.wait(TICK, PAUSED)
-        self.wait(self.yields(), LIVE_EVENTS)
-        with self._lock:
-            now = time.monotonic()
-            at = max(now, self._pace.look_at)
-            self._pace.begin(at)
-        self.wait(at - now, RATE_LIMIT)
 
 
 class Sweep(Generic[T]):
@@ -139,7 +54,6 @@ class Sweep(Generic[T]):
         lock: Held while the guard is used.
         throttle: When a GET can begin.
         threads: How many looks run at once.
-        on_tick: Called every half a second or more often while looks are under way.
     """
 
     def __init__(
@@ -152,7 +66,6 @@ class Sweep(Generic[T]):
         lock: AbstractContextManager[object],
         throttle: Throttle,
         threads: int,
-        on_tick: Callable[[], object],
     ) -> None:
         self._fetcher = fetcher
         self._sink = sink
@@ -160,7 +73,6 @@ class Sweep(Generic[T]):
         self._guard = guard
         self._lock = lock
         self._throttle = throttle
-        self._tick = on_tick
         self._bulk_size = fetcher.bulk_size if isinstance(fetcher, BulkFetcher) else 1
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="change-events-sweep")
         self._good: str | None = None
@@ -170,9 +82,15 @@ class Sweep(Generic[T]):
         """End the threads, once the looks under way are over. It does not wait for them."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def look(self, ids: Sequence[str]) -> dict[str, Outcome | Exception]:
+    def look(
+        self, ids: Sequence[str], *, on_tick: Callable[[], object]
+    ) -> dict[str, Outcome | Exception]:
         """
         Look at each of the ids, again and again while the source or the sink is down.
+
+        Args:
+            ids: The ids.
+            on_tick: Called every half a second or more often.
 
         Returns:
             By id: what the look did, or why it failed, if that is the entity's own fault.
@@ -184,22 +102,27 @@ class Sweep(Generic[T]):
         done: dict[str, Outcome | Exception] = {}
         left, failures = list(dict.fromkeys(ids)), 0
         while left:
-            results = self._round(left, alone=failures > 0)
+            results = self._round(left, on_tick, alone=failures > 0)
             failed = {id: each for id, each in results.items() if isinstance(each, Exception)}
             succeeded = {id: results[id] for id in results if id not in failed}
             done |= succeeded
             self._good = next(iter(succeeded), self._good)
             failures += 1
-            broken = self._broken(failed, failures, up=bool(succeeded))
+            broken = self._broken(failed, failures, on_tick, up=bool(succeeded))
             done |= broken
             left = [id for id in left if id not in done]
             if left:
-                self._pause(failures, [failed[id] for id in left])
+                self._pause(failures, [failed[id] for id in left], on_tick)
         self.problem = None
         return done
 
     def _broken(
-        self, failed: Mapping[str, Exception], failures: int, *, up: bool
+        self,
+        failed: Mapping[str, Exception],
+        failures: int,
+        on_tick: Callable[[], object],
+        *,
+        up: bool,
     ) -> dict[str, Exception]:
         """Return which of them fail by their own fault: the source and the sink are up."""
         enough = {
@@ -207,9 +130,9 @@ class Sweep(Generic[T]):
             for id, error in failed.items()
             if failures >= (OWN_TRIES if is_own(error) else OTHER_TRIES)
         }
-        return enough if enough and (up or self._is_up()) else {}
+        return enough if enough and (up or self._is_up(on_tick)) else {}
 
-    def _is_up(self) -> bool:
+    def _is_up(self, on_tick: Callable[[], object]) -> bool:
         """Look at an id that was fine before."""
         good = self._good
         if good is None and isinstance(self._sink, EnumerableSink):
@@ -217,9 +140,13 @@ class Sweep(Generic[T]):
                 good = next(iter(self._sink.ids(limit=1)), None)
             except Exception:  # then the sink is down
                 return False
-        return good is not None and not isinstance(self._round([good], alone=True)[good], Exception)
+        return good is not None and not isinstance(
+            self._round([good], on_tick, alone=True)[good], Exception
+        )
 
-    def _pause(self, failures: int, errors: Sequence[Exception]) -> None:
+    def _pause(
+        self, failures: int, errors: Sequence[Exception], on_tick: Callable[[], object]
+    ) -> None:
         pause = max(self._throttle.pause_after(failures, error) for error in errors)
         text = printable(errors[0], 300)
         if self.problem is None:
@@ -233,9 +160,11 @@ class Sweep(Generic[T]):
         until = time.monotonic() + pause
         while (left := until - time.monotonic()) > 0:
             self._throttle.wait(min(left, TICK), SOURCE)
-            self._tick()
+            on_tick()
 
-    def _round(self, ids: Sequence[str], *, alone: bool) -> dict[str, Outcome | Exception]:
+    def _round(
+        self, ids: Sequence[str], on_tick: Callable[[], object], *, alone: bool
+    ) -> dict[str, Outcome | Exception]:
         size = 1 if alone else self._bulk_size
         chunks = [ids[at : at + size] for at in range(0, len(ids), size)]
         pending = {self._pool.submit(self._look, chunk) for chunk in chunks}
@@ -245,7 +174,7 @@ class Sweep(Generic[T]):
                 finished, pending = wait(pending, timeout=TICK)
                 for each in finished:
                     results |= each.result()
-                self._tick()
+                on_tick()
         finally:
             for each in pending:
                 each.cancel()

@@ -1,0 +1,79 @@
+"""Which ids a listing has named, kept in the sink."""
+
+from __future__ import annotations
+
+import base64
+from array import array
+from bisect import bisect_left
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from change_events._operations.state import Kept
+    from change_events.typing import StatefulSink
+
+LISTED = "backfill listed"
+"""The beginning of the names under which the ids are kept."""
+
+CHUNK = 2000
+"""How many ids are kept under one name."""
+
+
+class Listed:
+    """The ids that were listed, as hashes of eight bytes, kept in the sink."""
+
+    def __init__(self, kept: Kept) -> None:
+        self._kept = kept
+
+    def add(self, ids: Sequence[str]) -> None:
+        """Add ids; what is saved next keeps them."""
+        values = self._kept.values
+        recent = _hashes(values["recent"])
+        recent.extend(map(_hash, ids))
+        if len(recent) >= CHUNK:
+            name = self._name(values["chunks"])
+            _set_state(self._kept.sink, name, _text(recent))
+            values["chunks"] += 1
+            recent = array("Q")
+        values["recent"] = _text(recent)
+
+    def lookup(self) -> Callable[[str], bool]:
+        """Return a function that says whether an id was listed."""
+        values = self._kept.values
+        listed = _hashes(values["recent"])
+        for number in range(values["chunks"]):
+            listed.extend(_hashes(self._kept.sink.state(self._name(number)) or ""))
+        ordered = array("Q", sorted(listed))
+
+        def was_listed(id: str) -> bool:
+            hashed = _hash(id)
+            at = bisect_left(ordered, hashed)
+            return at < len(ordered) and ordered[at] == hashed
+
+        return was_listed
+
+    @staticmethod
+    def _name(number: int) -> str:
+        return f"{LISTED} {number}"
+
+
+def _hash(id: str) -> int:
+    return int.from_bytes(blake2b(id.encode(), digest_size=8).digest(), "big")
+
+
+def _hashes(text: str) -> array[int]:
+    hashes = array("Q")
+    hashes.frombytes(base64.b64decode(text))
+    return hashes
+
+
+def _text(hashes: array[int]) -> str:
+    return base64.b64encode(hashes.tobytes()).decode()
+
+
+def _set_state(state: StatefulSink, name: str, text: str) -> None:
+    """Set it, whatever it was."""
+    while not state.set_state(name, text, if_state=state.state(name)):
+        pass

@@ -1,0 +1,136 @@
+"""When a GET of an operation can begin, and where its time goes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
+
+from change_events._consumer.backoff import MAX_PROBE_PAUSE, asked_pause, pause_after
+from change_events._consumer.breaker import Pace
+from change_events._operations.state import loaded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from change_events.typing import StatefulSink
+
+TICK = 0.5
+"""Seconds between two looks at whether a pause is over."""
+
+CONTROL = "backfill control"
+"""The name of the rate and the pause that somebody has asked for."""
+
+CONTROL_EVERY = 1.0
+"""Seconds between two looks at what somebody asks for."""
+
+SOURCE, SINK, RATE_LIMIT, LIVE_EVENTS, PAUSED, LISTING = (
+    "the source",
+    "the sink",
+    "the rate limit",
+    "live events",
+    "paused",
+    "the listing",
+)
+"""What the time is spent on."""
+
+
+class Stopped(Exception):  # noqa: N818  # nothing went wrong
+    """Somebody asked to stop."""
+
+
+class Throttle:
+    """
+    When a GET can begin, when to stop, and where the time goes. Threads share it.
+
+    Args:
+        pause: Returns the seconds to wait after `n` failures, up to the given most.
+    """
+
+    def __init__(self, pause: Callable[[int, float], float] = pause_after) -> None:
+        self._pause = pause
+        self._lock = threading.Lock()
+        self._spent: Counter[str] = Counter()
+        self._pace = Pace(None)
+        self.stopping = threading.Event()
+        self.running = threading.Event()  # cleared while paused
+        self.running.set()
+        self.yields: Callable[[], float] = lambda: 0.0
+
+    def set_rate(self, per_second: float | None) -> None:
+        """Limit the GETs from now on."""
+        with self._lock:
+            self._pace = Pace(per_second)
+
+    @contextmanager
+    def spent_on(self, what: str) -> Iterator[None]:
+        """Count the time of the block as spent on that."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._spent[what] += time.monotonic() - began  # type: ignore[assignment]
+
+    def take_spent(self) -> Mapping[str, float]:
+        """Return the seconds since the last such call, over all threads."""
+        with self._lock:
+            spent, self._spent = self._spent, Counter()
+        return spent
+
+    def wait(self, seconds: float, what: str) -> None:
+        """
+        Wait.
+
+        Raises:
+            Stopped: Somebody asked to stop.
+        """
+        with self.spent_on(what):
+            if self.stopping.wait(max(0.0, seconds)):
+                raise Stopped
+
+    def pause_after(self, failures: int, error: Exception) -> float:
+        """Return for how long to wait after so many failures, the last of which was this one."""
+        return max(self._pause(failures, MAX_PROBE_PAUSE), asked_pause(error))
+
+    def before_get(self) -> None:
+        """Wait until a GET can begin: not while paused, after live events, at the rate."""
+        while not self.running.is_set():
+            self.wait(TICK, PAUSED)
+        self.wait(self.yields(), LIVE_EVENTS)
+        with self._lock:
+            now = time.monotonic()
+            at = max(now, self._pace.look_at)
+            self._pace.begin(at)
+        self.wait(at - now, RATE_LIMIT)
+
+
+class Asked:
+    """What somebody asks for while a backfill runs: another rate, or a pause."""
+
+    def __init__(self, throttle: Throttle, state: StatefulSink, rate: float | None) -> None:
+        self._throttle = throttle
+        self._state = state
+        self._rate = rate
+        self._next = 0.0
+
+    def ask(self) -> None:
+        """Look whether somebody asks for something, about once a second."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + CONTROL_EVERY
+        try:
+            asked = loaded(self._state.state(CONTROL))
+        except Exception:  # the sink is down: then the next time
+            return
+        rate = cast("float | None", asked.get("rate", self._rate))
+        if rate != self._rate:
+            self._rate = rate
+            self._throttle.set_rate(rate)
+        if asked.get("paused") is True:
+            self._throttle.running.clear()
+        else:
+            self._throttle.running.set()
