@@ -25,7 +25,6 @@ from change_events.exceptions import (
 if TYPE_CHECKING:
     from change_events._consumer.health import Health
     from change_events._consumer.stats import Stats
-    from change_events._consumer.worker import Worker
     from change_events._event import ChangeEvent, Entry, Found, Gone, Outcome, Page, Unchanged
     from change_events._operations.dead_letters import RedriveProgress, RedriveReport, redrive
     from change_events._operations.refresh import refresh
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from change_events._producer.tally import BroadcastStats
     from change_events._source.fetcher import HTTPFetcher
     from change_events._source.listing import HTTPListing
+    from change_events._worker import Worker
     from change_events.sinks.dynamodb import DynamoDBSink
     from change_events.sinks.memory import MemorySink
     from change_events.sinks.postgres import PostgresSink
@@ -104,9 +104,9 @@ __version__: str
 _NAMES = {
     "_consumer.health": ["Health"],
     "_consumer.stats": ["Stats"],
-    "_consumer.worker": ["Worker"],
     "_event": ["ChangeEvent", "Entry", "Found", "Gone", "Outcome", "Page", "Unchanged"],
     "_operations.dead_letters": ["RedriveProgress", "RedriveReport", "redrive"],
+    "_worker": ["Worker"],
     "_operations.refresh": ["refresh"],
     "_producer.broadcasting": ["broadcasting", "broadcasts_before_save"],
     "_producer.publishers": ["NullPublisher", "SNSPublisher", "in_portions"],

@@ -47,7 +47,7 @@ def test_no_module_imports_the_package_itself(graph):
     [
         ("_event", "_ids"),
         ("_producer.publishers", "_codec"),
-        ("_consumer.worker", "_source.http"),
+        ("_worker", "_source.http"),
         ("sinks.memory", "sinks"),
         ("integrations.aws_lambda", "_consumer.look"),
         ("testing._queue", "_producer.publishers"),
@@ -73,7 +73,7 @@ def test_imports_that_point_down_are_allowed(graph, importer, imported):
         ("sinks.memory", "_source.http"),
         ("sinks.memory", "sinks.sqlite"),
         ("sinks.memory", "_consumer.inbox"),
-        ("_consumer.worker", "integrations.aws_lambda"),
+        ("_consumer.run", "integrations.aws_lambda"),
         ("integrations.aws_lambda", "testing._queue"),
         ("testing", "pytest_plugin"),
     ],

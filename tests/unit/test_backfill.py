@@ -14,11 +14,10 @@ import pytest
 from change_events import Found, Gone, MemorySink, Outcome
 from change_events._consumer.deletions import Deletions
 from change_events._consumer.guard import Guard
+from change_events._operations import filling
 from change_events._operations.backfill import Backfill
-from change_events._operations.filling import Filling, begin
 from change_events._operations.listed import CHUNK
 from change_events._operations.state import LEASE, Kept
-from change_events._operations.sweep import Sweep
 from change_events._operations.throttle import Throttle
 from change_events._source.listing import Page, listing_of
 from change_events.exceptions import (
@@ -217,41 +216,17 @@ def test_a_backfill_that_is_killed_at_any_call_of_the_sink_goes_on_there(entitie
     assert dies_at > 15
 
 
-def tried_at_once(*, pause=0.0):
-    return Throttle(lambda failures, most: pause)
-
-
-def fill(listing, source, sink, *, throttle=None, on_progress=None, threads=4):
-    """Run a backfill that waits for nothing."""
-    throttle = throttle or tried_at_once()
-    guard, lock = Guard(), threading.Lock()
-    kept = Kept(sink, "backfill")
-    kept.take(lambda seconds: None)
-    begin(kept, listing_of(listing), restart=False)
-    sweep = Sweep(
-        source,
-        sink,
-        deletions=Deletions(guard, sink, source, lock=lock),
-        guard=guard,
-        lock=lock,
-        throttle=throttle,
-        threads=threads,
-    )
-    filling = Filling(
+def fill(listing, source, sink, *, on_progress=None):
+    """Run a backfill that does not wait before it tries again."""
+    return filling.fill(
         listing_of(listing),
         fetcher=source,
         sink=sink,
-        sweep=sweep,
-        throttle=throttle,
-        kept=kept,
+        deletions=Deletions(Guard(), sink, source, lock=threading.Lock()),
+        throttle=Throttle(pause=lambda failures, most: 0.0),
+        threads=4,
         on_progress=on_progress,
-        rate=None,
     )
-    try:
-        return filling.work()
-    finally:
-        filling.close()
-        kept.release()
 
 
 def test_an_outage_of_the_source_only_delays(caplog):

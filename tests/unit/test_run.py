@@ -11,7 +11,7 @@ import pytest
 from hands import URL, Catalogue, NotingQueue, message
 
 from change_events import FetchError, Found, MassDeletionError, MemorySink, Worker
-from change_events._consumer import worker as worker_module
+from change_events import _worker as worker_module
 from change_events._consumer.control import Notice
 from change_events._consumer.guard import Guard
 from change_events._consumer.run import Run, Threads

@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 
 from change_events import ChangeEvent, Found, HTTPFetcher, MemorySink
-from change_events._consumer import worker as worker_module
+from change_events import _worker as worker_module
 from change_events._consumer.backoff import Backoff
 from change_events._consumer.look import digest
 from change_events._consumer.run import Run

@@ -13,8 +13,8 @@ import boto3
 import pytest
 
 from change_events import FetchError, Found, HTTPFetcher, MassDeletionError
+from change_events import _worker as worker_module
 from change_events._consumer import acknowledgements, backoff, intake, looks, visibility
-from change_events._consumer import worker as worker_module
 from change_events._consumer.backoff import Backoff
 from change_events._consumer.run import Run
 from conftest import running, spy, wait_until

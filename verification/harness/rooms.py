@@ -24,6 +24,7 @@ VALUES = ("_aws", "_codec", "_event", "_ids", "_meter", "_text", "exceptions", "
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("pytest_plugin",),
     ("testing",),
+    ("_worker",),
     ("_operations", "integrations"),
     ("_consumer",),
     ("_producer", "_source", "sinks"),

@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from change_events._consumer.inbox import Held
     from change_events._consumer.settings import Settings
 
+ASIDE_PAUSE = 1.0
+"""Seconds between two questions whether an outage, or a refused mass deletion, is over."""
+
+YIELD, MAX_YIELD = 0.01, 0.25
+"""Seconds that a GET of a backfill waits for looks that are due; and waits at most in all."""
+
 
 class Verdict(NamedTuple):
     """
@@ -151,6 +157,21 @@ class Desk:
             self._gets.again(now)
         early = {id for id in ids if self.inbox.freeze(id, now)}
         return set() if self.breaker.open else early - {self.experiment.control}
+
+    def begin_aside(self, now: float, waited: float) -> float:
+        """
+        Note that a GET begins that no event asked for, and return 0; or return the seconds after
+        which to ask again. Events go first, for a while: it has `waited` so many seconds for them.
+        """
+        if self.guard.tripped or self.breaker.open:
+            return ASIDE_PAUSE
+        if now < self._gets.look_at:
+            return self._gets.look_at - now
+        due = self.inbox.next_at()
+        if due is not None and due <= now and waited < MAX_YIELD:
+            return YIELD
+        self._gets.again(now)
+        return 0.0
 
     def refused(self, id: str, now: float) -> None:
         """

@@ -43,6 +43,7 @@ class Health:
         oldest_held: Seconds since the oldest held event was received. None: the worker holds none.
         held: The number of held events.
         in_flight: The number of looks that are running.
+        synced: False until the worker's `backfill` is complete.
     """
 
     alive: bool
@@ -52,6 +53,7 @@ class Health:
     oldest_held: float | None = None
     held: int = 0
     in_flight: int = 0
+    synced: bool = True
 
 
 NOT_RUNNING = Health(alive=False, ready=False, paused="not running")

@@ -145,12 +145,14 @@ class _Probe(BaseHTTPRequestHandler):
     server_version, sys_version = "change-events", ""  # don't tell the Python version
 
     def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
+        path, _, query = self.path.partition("?")
         if path not in {"/healthz", "/readyz"}:
             self._send(404, b"")
             return
         health = self.server.health()
         good = health.alive if path == "/healthz" else health.ready
+        if path == "/readyz" and query == "synced":
+            good = good and health.synced
         self._send(200 if good else 503, json.dumps(asdict(health)).encode())
 
     do_HEAD = do_GET  # noqa: N815  # the base class looks for these names

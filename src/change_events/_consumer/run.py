@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from change_events._consumer.acknowledgements import Acknowledgements
 from change_events._consumer.backoff import Backoff
@@ -47,6 +47,18 @@ LAST_WORDS = 3.0
 """Seconds that a stop waits for the sink's state, and for a `Metrics` to take the last report."""
 
 
+class Aside(Protocol):
+    """What a run does beside its looks."""
+
+    def work(self, deletions: Deletions, consumer: Consumer, clock: Callable[[], float]) -> None:
+        """Do it, and return once it is done, or `stop` was called."""
+        ...
+
+    def stop(self) -> None:
+        """Ask `work` to end, without waiting."""
+        ...
+
+
 class Run(Generic[T]):
     """
     One run of a worker, from its start to its stop. What comes in at `control` ends it, and so does
@@ -66,10 +78,12 @@ class Run(Generic[T]):
         until_empty: bool = False,
         threads: Threads | None = None,
         backoff: Backoff = Backoff(),  # noqa: B008  # it is frozen
+        aside: Aside | None = None,
     ) -> None:
         threads = threads or Threads()
         self._settings, self._control, self._clock = settings, control, threads.clock
         self._crew = Crew(threads, on_death=control.put)
+        self._aside = aside
         self._stopping = threads.event()
         self._finished = threads.event()
         self.gave_up = False
@@ -196,6 +210,7 @@ class Run(Generic[T]):
                 "poll": [self._poll] + [self.intake.help] * helpers,
                 "guard": [share],
                 "measure": [self._measure] * self.looks.tally.meter.on,
+                "backfill": [self._fill] * (self._aside is not None),
                 # Started now: Python 3.12 starts no thread once the main thread has ended.
                 "finish": [self._finish],
             }
@@ -204,6 +219,8 @@ class Run(Generic[T]):
     def stop(self) -> None:
         """Begin to stop, and don't wait for the end."""
         self._stopping.set()
+        if self._aside is not None:
+            self._aside.stop()
         self.consumer.stop_receiving()
 
     def _finish(self) -> None:
@@ -219,7 +236,7 @@ class Run(Generic[T]):
         # Then the heartbeat, which hands back the rest.
         self._finished.set()
         self._crew.join("heartbeat")
-        for role in ("guard", "measure"):  # both call what the user has made, and can hang
+        for role in ("backfill", "guard", "measure"):  # they call what the user has made
             self._crew.join(role, LAST_WORDS)
         self._control.put(Notice.FINISHED)
 
@@ -286,6 +303,10 @@ class Run(Generic[T]):
             self.visibility.beat()
         # In this thread, so that no beat extends what goes back.
         self.visibility.hand_back_all()
+
+    def _fill(self) -> None:
+        if self._aside is not None:
+            self._aside.work(self.looks.deletions, self.consumer, self._clock)
 
     def _measure(self) -> None:
         while not self._finished.wait(MEASURE):

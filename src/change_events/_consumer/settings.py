@@ -14,9 +14,9 @@ from change_events.exceptions import ConfigurationError
 from change_events.typing import BulkFetcher, StatefulSink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
-    from change_events.typing import Fetcher, Metrics, Sink
+    from change_events.typing import Fetcher, Listing, Metrics, Sink
 
 T = TypeVar("T")
 
@@ -65,6 +65,7 @@ class Settings(Generic[T]):
     allow_mass_deletion: bool = False
     metrics: Metrics | None = None
     health_address: tuple[str, int] | None = None
+    backfill: Listing[T] | Iterable[str] | Iterable[tuple[str, T]] | None = None
 
     @property
     def most_held(self) -> int:

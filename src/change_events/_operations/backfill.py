@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from change_events._consumer.deletions import Deletions
 from change_events._consumer.guard import Guard
-from change_events._operations.filling import STATE, Filling, begin
-from change_events._operations.state import Kept, loaded, stateful
-from change_events._operations.sweep import Sweep
-from change_events._operations.throttle import CONTROL, SINK, Stopped, Throttle
+from change_events._operations.filling import fill
+from change_events._operations.state import loaded, stateful
+from change_events._operations.throttle import CONTROL, Stopped, Throttle
 from change_events._source.listing import listing_of
 from change_events.exceptions import ConfigurationError
 
@@ -66,11 +65,8 @@ class Backfill(Generic[T]):
         if not 1 <= threads <= 256:
             raise ConfigurationError(f"threads must be from 1 to 256, not {threads!r}")
         self._threads = threads
-        self._throttle = Throttle()
-        self._rate = _checked_rate(max_gets_per_second)
-        self._throttle.set_rate(self._rate)
+        self._throttle = Throttle(_checked_rate(max_gets_per_second))
         self._guard = Guard(on=not allow_mass_deletion)
-        self._lock = threading.Lock()
         self._on_progress = on_progress
 
     def run(self, *, restart: bool = False) -> BackfillReport:
@@ -90,47 +86,26 @@ class Backfill(Generic[T]):
             ListingError: The listing is none, or loops, or names ids that the source does not know,
                 or not the whole entities.
             MassDeletionError: Too many cached entities seem to be gone.
-            RuntimeError: `stop` was called. The next run goes on.
+            RuntimeError: `stop` was called. A new backfill goes on.
         """
-        deletions = Deletions(self._guard, self._sink, self._fetcher, lock=self._lock)
+        deletions = Deletions(self._guard, self._sink, self._fetcher, lock=threading.Lock())
         deletions.learn()
-        kept = Kept(self._state, STATE)
         try:
-            kept.take(lambda seconds: self._throttle.wait(seconds, SINK))
-            try:
-                return self._filled(kept, deletions, restart=restart)
-            finally:
-                with contextlib.suppress(Exception):  # then the next run waits for a minute
-                    kept.release()
-                    deletions.keep(at_least=1)
+            return fill(
+                self._listing,
+                fetcher=self._fetcher,
+                sink=self._sink,
+                deletions=deletions,
+                throttle=self._throttle,
+                threads=self._threads,
+                on_progress=self._on_progress,
+                restart=restart,
+            )
         except Stopped:
-            raise RuntimeError("the backfill was stopped; the next run goes on") from None
-
-    def _filled(self, kept: Kept, deletions: Deletions, *, restart: bool) -> BackfillReport:
-        begin(kept, self._listing, restart=restart)
-        sweep = Sweep(
-            self._fetcher,
-            self._sink,
-            deletions=deletions,
-            guard=self._guard,
-            lock=self._lock,
-            throttle=self._throttle,
-            threads=self._threads,
-        )
-        filling = Filling(
-            self._listing,
-            fetcher=self._fetcher,
-            sink=self._sink,
-            sweep=sweep,
-            throttle=self._throttle,
-            kept=kept,
-            on_progress=self._on_progress,
-            rate=self._rate,
-        )
-        try:
-            return filling.work()
+            raise RuntimeError("the backfill was stopped; a new one goes on") from None
         finally:
-            filling.close()
+            with contextlib.suppress(Exception):  # then the next deletion is counted alone
+                deletions.keep(at_least=1)
 
     def stop(self) -> None:
         """Ask the run to stop, from any thread or signal handler, without waiting."""
@@ -148,7 +123,7 @@ class Backfill(Generic[T]):
     def max_gets_per_second(self) -> float | None:
         """How many GETs to send. What is set here holds in any process, and across restarts."""
         asked = loaded(self._state.state(CONTROL))
-        return cast("float | None", asked.get("rate", self._rate))
+        return cast("float | None", asked.get("rate", self._throttle.rate))
 
     @max_gets_per_second.setter
     def max_gets_per_second(self, per_second: float | None) -> None:

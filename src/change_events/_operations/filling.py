@@ -12,18 +12,19 @@ page that it had not finished.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from change_events._consumer.log import log
-from change_events._consumer.look import digest
 from change_events._event import Found, Gone, Outcome
-from change_events._ids import checked_id
 from change_events._operations.listed import Listed
+from change_events._operations.pages import checked_page, digest_of, insert_many, with_digest
 from change_events._operations.progress import Teller
+from change_events._operations.state import Kept, stateful
+from change_events._operations.sweep import Sweep
 from change_events._operations.throttle import LISTING, SINK, SOURCE, TICK, Asked, Stopped
-from change_events._source.listing import Page
 from change_events._text import printable
 from change_events.exceptions import (
     AlreadyRunningError,
@@ -31,17 +32,17 @@ from change_events.exceptions import (
     FetchError,
     ListingError,
 )
-from change_events.typing import BulkSink, EnumerableSink
+from change_events.typing import EnumerableSink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Future
 
+    from change_events._consumer.deletions import Deletions
     from change_events._operations.progress import BackfillReport, Progress
-    from change_events._operations.state import Kept
-    from change_events._operations.sweep import Sweep
     from change_events._operations.throttle import Throttle
-    from change_events.typing import Fetcher, Listing, Sink
+    from change_events._source.listing import Page
+    from change_events.typing import Fetcher, Listing, Sink, StatefulSink
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -80,7 +81,6 @@ class Filling(Generic[T]):
         throttle: When to wait, and to stop.
         kept: What was done, and is kept in the sink.
         on_progress: Called about once a second.
-        rate: The rate unless somebody asks for another one.
     """
 
     def __init__(
@@ -93,7 +93,6 @@ class Filling(Generic[T]):
         throttle: Throttle,
         kept: Kept,
         on_progress: Callable[[Progress], object] | None,
-        rate: float | None,
     ) -> None:
         self._listing = listing
         self._fetcher = fetcher
@@ -103,7 +102,7 @@ class Filling(Generic[T]):
         self._kept = kept
         self._listed = Listed(kept)
         self._told = Teller(throttle, kept, on_progress)
-        self._control = Asked(throttle, kept.sink, rate)
+        self._control = Asked(throttle, kept.sink)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="change-events-listing")
         self._cursors: set[str] = set()
 
@@ -192,7 +191,7 @@ class Filling(Generic[T]):
         """Store what no look has ever touched; return its ids."""
         if not page.found:
             return set()
-        found = {id: _with_digest(each) for id, each in page.found.items()}
+        found = {id: with_digest(each) for id, each in page.found.items()}
         try:
             with self._throttle.spent_on(SINK):
                 return insert_many(self._sink, found)
@@ -218,7 +217,7 @@ class Filling(Generic[T]):
             fetched = self._fetched(id)
             if isinstance(fetched, Gone):
                 gone.append(id)
-            elif isinstance(fetched, Found) and _digest(fetched) != _digest(listed):
+            elif isinstance(fetched, Found) and digest_of(fetched) != digest_of(listed):
                 other.append(id)
         if sample and len(gone) == len(sample):
             raise ListingError(
@@ -300,16 +299,66 @@ class Filling(Generic[T]):
                 self._wait_after(failures, error, SINK)
 
 
-def begin(kept: Kept, listing: object, *, restart: bool) -> None:
-    """Begin anew, unless a run of the same listing was not finished."""
-    name = str(getattr(listing, "url", type(listing).__qualname__))
+def fill(
+    listing: Listing[T],
+    *,
+    fetcher: Fetcher[T],
+    sink: Sink[T],
+    deletions: Deletions,
+    throttle: Throttle,
+    threads: int,
+    on_progress: Callable[[Progress], object] | None = None,
+    restart: bool = False,
+) -> BackfillReport:
+    """
+    Fill a cache, as `Backfill.run` describes it.
+
+    Raises:
+        Stopped: Somebody asked to stop.
+        Exception: See `Backfill.run`.
+    """
+    kept = Kept(stateful(sink), STATE)
+    kept.take(lambda seconds: throttle.wait(seconds, SINK))
+    sweep = Sweep(fetcher, sink, deletions=deletions, throttle=throttle, threads=threads)
+    filling = Filling(
+        listing,
+        fetcher=fetcher,
+        sink=sink,
+        sweep=sweep,
+        throttle=throttle,
+        kept=kept,
+        on_progress=on_progress,
+    )
+    try:
+        if restart or not _is_unfinished(kept, listing):
+            _begin(kept, listing)
+        return filling.work()
+    finally:
+        filling.close()
+        with contextlib.suppress(Exception):  # then the next one waits for a minute
+            kept.release()
+
+
+def is_filled(sink: StatefulSink, listing: object) -> bool:
+    """Return True if the cache was filled from that listing, by any process."""
+    values = Kept(sink, STATE).read()
+    return values.get("phase") == "done" and values.get("listing") == _name(listing)
+
+
+def _is_unfinished(kept: Kept, listing: object) -> bool:
     values = kept.values
-    unfinished = values.get("phase") in {"listing", "unlisted"} and values.get("listing") == name
-    if unfinished and not restart:
-        return
-    values.clear()
-    values.update(
-        listing=name,
+    return values.get("phase") in {"listing", "unlisted"} and values["listing"] == _name(listing)
+
+
+def _name(listing: object) -> str:
+    """Return a name that the listing has after a restart, too."""
+    return str(getattr(listing, "url", type(listing).__qualname__))
+
+
+def _begin(kept: Kept, listing: object) -> None:
+    kept.values.clear()
+    kept.values.update(
+        listing=_name(listing),
         phase="listing",
         cursor=None,
         pages=0,
@@ -324,53 +373,3 @@ def begin(kept: Kept, listing: object, *, restart: bool) -> None:
         recent="",
         after=None,
     )
-
-
-def insert_many(sink: Sink[T], found: Mapping[str, Found[T]]) -> set[str]:
-    """
-    Store those entities that no look has ever touched, at once if the sink can; return their ids.
-
-    Raises:
-        TypeError: The sink returned something else.
-    """
-    if not isinstance(sink, BulkSink):
-        return {id for id, each in found.items() if sink.apply(id, each, if_version=0)}
-    stored = sink.insert_many(found)
-    if isinstance(stored, (set, frozenset)) and stored <= found.keys():
-        return set(stored)
-    raise TypeError(
-        f"{type(sink).__name__}.insert_many() must return the set of ids that it stored; not "
-        f"{stored!r:.200}"
-    )
-
-
-def checked_page(page: object, cursor: str | None, listing: object) -> Page[Any]:
-    """
-    Return the page.
-
-    Raises:
-        ListingError: It is not one, or names what is not an id, or leads to itself.
-    """
-    name = type(listing).__name__
-    if not isinstance(page, Page):
-        raise ListingError(f"{name}.page({cursor!r}) must return a Page, not {page!r:.200}")
-    for id in page.ids:
-        try:
-            is_text = checked_id(id) == id
-        except ValueError as error:
-            raise ListingError(f"{name}.page({cursor!r}): {error}") from None
-        if not is_text:
-            raise ListingError(f"{name}.page({cursor!r}) must name ids as text, not {id!r}")
-    if page.found is not None and not page.found.keys() <= set(page.ids):
-        raise ListingError(f"{name}.page({cursor!r}) has entities whose ids it does not name")
-    if page.cursor is not None and page.cursor == cursor:
-        raise ListingError(f"{name}.page({cursor!r}) names itself as the next page")
-    return page
-
-
-def _with_digest(found: Found[T]) -> Found[T]:
-    return Found(found.value, found.etag, _digest(found))
-
-
-def _digest(found: Found[object]) -> str | None:
-    return digest(found.value) if found.digest is None else found.digest

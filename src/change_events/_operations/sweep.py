@@ -25,11 +25,8 @@ from change_events.typing import BulkFetcher, EnumerableSink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from contextlib import AbstractContextManager
 
     from change_events._consumer.deletions import Deletions
-    from change_events._consumer.guard import Guard
-    from change_events._event import Entry
     from change_events._operations.throttle import Throttle
     from change_events.typing import Fetcher, Sink
 
@@ -49,9 +46,7 @@ class Sweep(Generic[T]):
     Args:
         fetcher: Reads the source; many entities at once, if it can.
         sink: The cache.
-        deletions: Asked before a deletion.
-        guard: Counts what is found.
-        lock: Held while the guard is used.
+        deletions: Asked before a deletion, and told what is found.
         throttle: When a GET can begin.
         threads: How many looks run at once.
     """
@@ -62,16 +57,12 @@ class Sweep(Generic[T]):
         sink: Sink[T],
         *,
         deletions: Deletions,
-        guard: Guard,
-        lock: AbstractContextManager[object],
         throttle: Throttle,
         threads: int,
     ) -> None:
         self._fetcher = fetcher
         self._sink = sink
         self._deletions = deletions
-        self._guard = guard
-        self._lock = lock
         self._throttle = throttle
         self._bulk_size = fetcher.bulk_size if isinstance(fetcher, BulkFetcher) else 1
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="change-events-sweep")
@@ -220,7 +211,7 @@ class Sweep(Generic[T]):
                 change = compared(found[id], id, entry, self._fetcher, None)
                 with self._throttle.spent_on(SINK):
                     if stored(self._sink, id, change, entry):
-                        self._found(entry)
+                        self._deletions.found(cached=entry.present)
                         done[id] = outcome(entry, change)
         return done
 
@@ -233,15 +224,11 @@ class Sweep(Generic[T]):
             with self._throttle.spent_on(SOURCE):
                 fetched = self._fetcher.fetch(id, etag=etag)
             change = compared(fetched, id, entry, self._fetcher, etag)
-            if isinstance(change, Gone) and (refusal := self._deletions.refused(id, entry)):
-                raise refusal
+            if isinstance(change, Gone):
+                self._deletions.require(id, entry)
             with self._throttle.spent_on(SINK):
                 if stored(self._sink, id, change, entry):
                     if not isinstance(change, Gone):
-                        self._found(entry)
+                        self._deletions.found(cached=entry.present)
                     return outcome(entry, change)
         raise never_stored(id, self._sink)
-
-    def _found(self, entry: Entry) -> None:
-        with self._lock:
-            self._guard.found(cached=entry.present)

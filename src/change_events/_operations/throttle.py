@@ -46,23 +46,37 @@ class Throttle:
     When a GET can begin, when to stop, and where the time goes. Threads share it.
 
     Args:
+        rate: The GETs in each second, unless somebody asks for another rate; None: no limit.
         pause: Returns the seconds to wait after `n` failures, up to the given most.
+        may_begin: Returns 0 if a GET can begin beside live events, after it has waited for so many
+            seconds; otherwise the seconds after which to ask again.
+        stopping: Set by whoever asks to stop.
     """
 
-    def __init__(self, pause: Callable[[int, float], float] = pause_after) -> None:
+    def __init__(
+        self,
+        rate: float | None = None,
+        *,
+        pause: Callable[[int, float], float] = pause_after,
+        may_begin: Callable[[float], float] = lambda waited: 0.0,  # noqa: ARG005
+        stopping: threading.Event | None = None,
+    ) -> None:
         self._pause = pause
+        self._may_begin = may_begin
         self._lock = threading.Lock()
         self._spent: Counter[str] = Counter()
-        self._pace = Pace(None)
-        self.stopping = threading.Event()
+        self._pace = Pace(rate)
+        self.rate = rate
+        self.stopping = stopping or threading.Event()
         self.running = threading.Event()  # cleared while paused
         self.running.set()
-        self.yields: Callable[[], float] = lambda: 0.0
 
     def set_rate(self, per_second: float | None) -> None:
         """Limit the GETs from now on."""
-        with self._lock:
-            self._pace = Pace(per_second)
+        if per_second != self.rate:
+            with self._lock:
+                self.rate = per_second
+                self._pace = Pace(per_second)
 
     @contextmanager
     def spent_on(self, what: str) -> Iterator[None]:
@@ -99,7 +113,10 @@ class Throttle:
         """Wait until a GET can begin: not while paused, after live events, at the rate."""
         while not self.running.is_set():
             self.wait(TICK, PAUSED)
-        self.wait(self.yields(), LIVE_EVENTS)
+        waited = 0.0
+        while (pause := self._may_begin(waited)) > 0:
+            self.wait(pause, LIVE_EVENTS)
+            waited += pause
         with self._lock:
             now = time.monotonic()
             at = max(now, self._pace.look_at)
@@ -110,10 +127,10 @@ class Throttle:
 class Asked:
     """What somebody asks for while a backfill runs: another rate, or a pause."""
 
-    def __init__(self, throttle: Throttle, state: StatefulSink, rate: float | None) -> None:
+    def __init__(self, throttle: Throttle, state: StatefulSink) -> None:
         self._throttle = throttle
         self._state = state
-        self._rate = rate
+        self._rate = throttle.rate
         self._next = 0.0
 
     def ask(self) -> None:
@@ -126,10 +143,7 @@ class Asked:
             asked = loaded(self._state.state(CONTROL))
         except Exception:  # the sink is down: then the next time
             return
-        rate = cast("float | None", asked.get("rate", self._rate))
-        if rate != self._rate:
-            self._rate = rate
-            self._throttle.set_rate(rate)
+        self._throttle.set_rate(cast("float | None", asked.get("rate", self._rate)))
         if asked.get("paused") is True:
             self._throttle.running.clear()
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from change_events._consumer.by_hand import counted_look
@@ -17,6 +18,7 @@ from change_events._consumer.run import Run
 from change_events._consumer.settings import Settings, make_verifier
 from change_events._consumer.stats import Stats, Tally
 from change_events._meter import Meter
+from change_events._operations.beside import Beside
 from change_events.exceptions import MassDeletionError
 
 if TYPE_CHECKING:
@@ -131,6 +133,10 @@ class Worker(Settings[T], Generic[T]):
             200 while the worker is alive, `/readyz` with 200 while it is ready, otherwise with 503.
             The body is `health()` as JSON. Use `0.0.0.0` where the platform asks from outside the
             container (Kubernetes), `127.0.0.1` where it asks inside (ECS). None: nowhere.
+        backfill: A listing of what the source has, as for `Backfill`. While `run()` works, the
+            cache is filled from it, once: by one of the worker's processes, which goes on after a
+            restart. Events go first. It has a fourth as many threads as the worker. The sink must
+            keep state.
 
     Raises:
         ConfigurationError: A value is out of its range, or not what the worker needs; or
@@ -152,6 +158,7 @@ class Worker(Settings[T], Generic[T]):
         self._run_now: tuple[Run[T], Control] | None = None
         self._stopped = False
         self._at_rest = NOT_RUNNING
+        self._backfill = None if self.backfill is None else Beside(self)
 
     def run(self) -> None:
         """
@@ -250,7 +257,17 @@ class Worker(Settings[T], Generic[T]):
     def health(self) -> Health:
         """Return the worker's health now, from any thread."""
         run_now = self._run_now
-        return self._at_rest if run_now is None else run_now[0].health()
+        health = self._at_rest if run_now is None else run_now[0].health()
+        return health if self.synced else replace(health, synced=False)
+
+    @property
+    def synced(self) -> bool:
+        """
+        False until the `backfill` is complete, in this process or another. Without one it is True.
+
+        Until then it asks the sink.
+        """
+        return self._backfill is None or self._backfill.synced
 
     def _run(self, *, until_empty: bool) -> None:
         control: Control = queue.SimpleQueue()
@@ -267,6 +284,7 @@ class Worker(Settings[T], Generic[T]):
                 control=control,
                 verify=self._verify,
                 until_empty=until_empty,
+                aside=None if until_empty else self._backfill,
             )
             self._run_now = run, control
             if self._stopped:  # by a signal's handler, meanwhile

@@ -1,0 +1,101 @@
+"""A worker's own backfill, beside its looks."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from change_events._consumer.backoff import MAX_PAUSE, pause_after
+from change_events._consumer.log import log
+from change_events._operations.filling import fill, is_filled
+from change_events._operations.state import stateful
+from change_events._operations.throttle import Stopped, Throttle
+from change_events._source.listing import listing_of
+from change_events._text import printable
+from change_events.exceptions import AlreadyRunningError, MassDeletionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from change_events._consumer.consumer import Consumer
+    from change_events._consumer.deletions import Deletions
+    from change_events._consumer.settings import Settings
+
+T = TypeVar("T")
+
+SHARE = 4
+"""A backfill has as many threads as a fourth of the worker's."""
+
+
+class Beside(Generic[T]):
+    """
+    Fills a worker's cache once, whichever of its processes does it.
+
+    Args:
+        settings: The worker's.
+
+    Raises:
+        ConfigurationError: The sink keeps no state, or the listing is not one.
+    """
+
+    def __init__(self, settings: Settings[T]) -> None:
+        self._settings = settings
+        self._listing = listing_of(settings.backfill)
+        self._state = stateful(settings.sink)
+        self._synced = False
+        self._stopping = threading.Event()
+
+    @property
+    def synced(self) -> bool:
+        """True once the backfill is complete. What the sink raises counts as "not yet"."""
+        if not self._synced:
+            try:
+                self._synced = is_filled(self._state, self._listing)
+            except Exception:  # the sink is down
+                return False
+        return self._synced
+
+    def stop(self) -> None:
+        """Ask `work` to end, without waiting."""
+        self._stopping.set()
+
+    def work(self, deletions: Deletions, consumer: Consumer, clock: Callable[[], float]) -> None:
+        """Fill the cache, unless that was done; try again until it is done."""
+
+        def may_begin(waited: float) -> float:
+            with consumer as desk:
+                return desk.begin_aside(clock(), waited)
+
+        failures = 0
+        while not self._stopping.is_set() and not self.synced:
+            throttle = Throttle(may_begin=may_begin, stopping=self._stopping)
+            try:
+                report = fill(
+                    self._listing,
+                    fetcher=self._settings.fetcher,
+                    sink=self._settings.sink,
+                    deletions=deletions,
+                    throttle=throttle,
+                    threads=max(1, self._settings.threads // SHARE),
+                )
+            except Stopped:
+                return
+            except AlreadyRunningError as error:
+                log.debug("%s", printable(error), extra={"action": "backfill"})
+                self._stopping.wait(MAX_PAUSE / 10)
+            except MassDeletionError:  # logged; once it may go on, the next look finds out
+                with consumer as desk:
+                    desk.changed()
+                self._stopping.wait(1.0)
+            except Exception as error:  # a wrong listing must not end the worker
+                failures += 1
+                pause = pause_after(failures, MAX_PAUSE)
+                log.error(  # the error says what to do
+                    "the backfill failed, and will be tried again in %.0f s: %s",
+                    pause,
+                    printable(error),
+                    extra={"action": "backfill"},
+                )
+                self._stopping.wait(pause)
+            else:
+                log.info("the cache is filled: %s", printable(report), extra={"action": "backfill"})
