@@ -1,0 +1,169 @@
+"""A worker fills its cache beside live events."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from change_events import ConfigurationError, FetchError, Found, MemorySink
+from change_events._source.listing import Page
+from conftest import running, wait_until
+
+
+def products(*numbers):
+    return {f"p{n}": {"id": f"p{n}", "n": n} for n in numbers}
+
+
+class Pages:
+    """A listing of a page for each of these groups of ids, that waits where a test says so."""
+
+    url = "pages"
+
+    def __init__(self, *pages):
+        self.pages = pages
+        self.asked = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.error = None
+
+    def page(self, cursor):
+        self.asked.append(cursor)
+        assert self.gate.wait(30)
+        if self.error is not None:
+            raise self.error
+        at = int(cursor or 0)
+        more = str(at + 1) if at + 1 < len(self.pages) else None
+        return Page(list(self.pages[at]), None, more)
+
+
+def test_a_cache_is_filled_once_and_says_when_it_is(make_worker, source):
+    source.entities.update(products(*range(20)))
+    listing = Pages(list(source.entities))
+    listing.gate.clear()
+    sink = MemorySink()
+    worker = make_worker(sink=sink, backfill=listing)
+    assert not worker.synced
+    with running(worker):
+        wait_until(lambda: listing.asked)
+        assert not worker.health().synced
+        listing.gate.set()
+        wait_until(lambda: worker.synced)
+        assert worker.health().synced
+    assert dict(sink.items()) == source.entities
+
+    again = make_worker(sink=sink, backfill=listing)
+    with running(again):
+        wait_until(lambda: again.health().last_poll is not None)
+        assert again.synced
+    assert listing.asked == [None]
+
+
+def test_events_are_applied_while_the_cache_is_filled(make_worker, channel, source):
+    source.entities.update(products(1, 2))
+    listing = Pages(["p1"])
+    listing.gate.clear()
+    sink = MemorySink()
+    with running(make_worker(sink=sink, backfill=listing)):
+        wait_until(lambda: listing.asked)
+        channel.announce("p2")
+        wait_until(lambda: sink.get("p2"))
+        assert sink.get("p1") is None
+        listing.gate.set()
+        wait_until(lambda: sink.get("p1"))
+
+
+def test_a_stop_does_not_wait_for_a_backfill_and_a_restart_goes_on(make_worker, source):
+    source.entities.update(products(*range(4)))
+    listing = Pages(["p0", "p1"], ["p2", "p3"])
+    sink = MemorySink()
+    first = make_worker(sink=sink, backfill=listing)
+    listing.error = FetchError("away", status=503)
+    with running(first):
+        wait_until(lambda: listing.asked)
+    assert not first.synced
+
+    listing.error = None
+    second = make_worker(sink=sink, backfill=listing)
+    with running(second):
+        wait_until(lambda: second.synced)
+    assert dict(sink.items()) == source.entities
+
+
+def test_a_listing_that_is_wrong_does_not_end_the_worker(make_worker, channel, source, caplog):
+    source.entities.update(products(1))
+    sink = MemorySink()
+
+    class Wrong:
+        def page(self, cursor):
+            return ["p1"]
+
+    worker = make_worker(sink=sink, backfill=Wrong())
+    with running(worker):
+        wait_until(lambda: "the backfill failed, and will be tried again" in caplog.text)
+        channel.announce("p1")
+        wait_until(lambda: sink.get("p1"))
+        assert not worker.synced
+
+
+def test_a_mass_deletion_stops_the_backfill_and_the_worker_until_resume(
+    make_worker, source, caplog
+):
+    sink = MemorySink()
+    for id, entity in products(*range(40)).items():
+        sink.apply(id, Found(entity), if_version=0)
+    source.entities["p1"] = {"id": "p1"}
+
+    worker = make_worker(sink=sink, backfill=Pages(["p1"]))
+    with running(worker):
+        wait_until(lambda: worker.health().paused == "mass deletion")
+        assert len(sink) > 20
+        worker.resume()
+        wait_until(lambda: worker.synced)
+    assert list(sink.ids()) == ["p1"]
+
+
+def test_the_gets_of_a_backfill_keep_to_the_workers_limit(make_worker, source):
+    source.entities.update(products(*range(10)))
+    times = []
+    source.answer = lambda id: times.append(time.monotonic())
+    worker = make_worker(backfill=Pages(list(source.entities)), max_gets_per_second=20)
+    with running(worker):
+        wait_until(lambda: worker.synced)
+    assert len(times) == 10
+    assert max(times) - min(times) >= 0.4
+
+
+def test_two_workers_fill_a_cache_once(make_worker, source):
+    source.entities.update(products(*range(4)))
+    listing = Pages(["p0", "p1"], ["p2", "p3"])
+    listing.gate.clear()
+    sink = MemorySink()
+    one, other = (make_worker(sink=sink, backfill=listing) for _ in range(2))
+    with running(one), running(other):
+        wait_until(lambda: listing.asked)
+        listing.gate.set()
+        wait_until(lambda: one.synced and other.synced)
+    assert listing.asked == [None, "1"]
+
+
+def test_a_drain_does_not_fill_the_cache(make_worker, source):
+    listing = Pages(["p1"])
+    make_worker(backfill=listing).drain()
+    assert listing.asked == []
+
+
+@pytest.mark.parametrize("backfill", [7, "p1", b"p1"])
+def test_what_is_not_a_listing_is_refused(make_worker, backfill):
+    with pytest.raises(ConfigurationError):
+        make_worker(backfill=backfill)
+
+
+def test_a_backfill_needs_a_sink_that_keeps_state(make_worker):
+    class Stateless:
+        def entry(self, id, /): ...
+        def apply(self, id, change, /, *, if_version): ...
+
+    with pytest.raises(ConfigurationError, match="keeps no state"):
+        make_worker(backfill=["p1"], sink=Stateless())
