@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from http.client import HTTPConnection
 
 import pytest
 
@@ -58,6 +59,25 @@ def test_a_cache_is_filled_once_and_says_when_it_is(make_worker, source):
         wait_until(lambda: again.health().last_poll is not None)
         assert again.synced
     assert listing.asked == [None]
+
+
+def test_the_probe_tells_whether_the_cache_is_filled(make_worker, source, free_port):
+    def status(path):
+        connection = HTTPConnection("127.0.0.1", free_port, timeout=10)
+        connection.request("GET", path)
+        answered = connection.getresponse().status
+        connection.close()
+        return answered
+
+    listing = Pages(["p1"])
+    listing.gate.clear()
+    worker = make_worker(backfill=listing, health_address=("127.0.0.1", free_port))
+    with running(worker):
+        wait_until(lambda: worker.health().ready)
+        assert (status("/readyz"), status("/readyz?synced")) == (200, 503)
+        listing.gate.set()
+        wait_until(lambda: worker.synced)
+        assert (status("/readyz"), status("/readyz?synced")) == (200, 200)
 
 
 def test_events_are_applied_while_the_cache_is_filled(make_worker, channel, source):
