@@ -86,6 +86,7 @@ def test_an_idle_queue_is_healthy(make_worker, ask):
         "oldest_held",
         "held",
         "in_flight",
+        "synced",
     }
     assert worker.health() == STOPPED
 
