@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from change_events.exceptions import (
+    AlreadyRunningError,
     ChangeEventsError,
     ConfigurationError,
     DecodeError,
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from change_events._consumer.health import Health
     from change_events._consumer.stats import Stats
     from change_events._event import ChangeEvent, Entry, Found, Gone, Outcome, Page, Unchanged
+    from change_events._operations.backfill import Backfill
     from change_events._operations.dead_letters import RedriveProgress, RedriveReport, redrive
+    from change_events._operations.progress import BackfillReport, Progress
     from change_events._operations.refresh import refresh
     from change_events._producer.broadcasting import broadcasting, broadcasts_before_save
     from change_events._producer.publishers import NullPublisher, SNSPublisher, in_portions
@@ -52,6 +55,9 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "AlreadyRunningError",
+    "Backfill",
+    "BackfillReport",
     "BroadcastStats",
     "BulkFetcher",
     "BulkSink",
@@ -79,6 +85,7 @@ __all__ = [
     "Outcome",
     "Page",
     "PostgresSink",
+    "Progress",
     "PublishError",
     "Publisher",
     "RedriveProgress",
@@ -105,8 +112,10 @@ _NAMES = {
     "_consumer.health": ["Health"],
     "_consumer.stats": ["Stats"],
     "_event": ["ChangeEvent", "Entry", "Found", "Gone", "Outcome", "Page", "Unchanged"],
+    "_operations.backfill": ["Backfill"],
     "_operations.dead_letters": ["RedriveProgress", "RedriveReport", "redrive"],
     "_worker": ["Worker"],
+    "_operations.progress": ["BackfillReport", "Progress"],
     "_operations.refresh": ["refresh"],
     "_producer.broadcasting": ["broadcasting", "broadcasts_before_save"],
     "_producer.publishers": ["NullPublisher", "SNSPublisher", "in_portions"],

@@ -284,7 +284,7 @@ class Worker(Settings[T], Generic[T]):
                 control=control,
                 verify=self._verify,
                 until_empty=until_empty,
-                aside=None if until_empty else self._backfill,
+                aside=None if until_empty or not self._backfill else self._backfill.work,
             )
             self._run_now = run, control
             if self._stopped:  # by a signal's handler, meanwhile

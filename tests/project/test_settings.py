@@ -183,6 +183,9 @@ MADE = {
     "make_handler": lambda **settings: change_events.integrations.aws_lambda.make_handler(
         **{"fetcher": FETCHER, "sink": change_events.MemorySink(), **settings}
     ),
+    "Backfill": lambda **settings: change_events.Backfill(
+        [], fetcher=FETCHER, sink=change_events.MemorySink(), **settings
+    ),
     "redrive": redriven,
     "broadcasting": lambda **settings: change_events.broadcasting(
         change_events.NullPublisher(), **settings

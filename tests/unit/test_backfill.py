@@ -14,12 +14,13 @@ import pytest
 from change_events import Found, Gone, MemorySink, Outcome
 from change_events._consumer.deletions import Deletions
 from change_events._consumer.guard import Guard
+from change_events._event import Page
 from change_events._operations import filling
 from change_events._operations.backfill import Backfill
 from change_events._operations.listed import CHUNK
 from change_events._operations.state import LEASE, Kept
 from change_events._operations.throttle import Throttle
-from change_events._source.listing import Page, listing_of
+from change_events._source.listing import listing_of
 from change_events.exceptions import (
     AlreadyRunningError,
     ConfigurationError,

@@ -9,7 +9,7 @@ from http.client import HTTPConnection
 import pytest
 
 from change_events import ConfigurationError, FetchError, Found, MemorySink
-from change_events._source.listing import Page
+from change_events._event import Page
 from conftest import running, wait_until
 
 

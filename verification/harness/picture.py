@@ -34,6 +34,7 @@ PICTURE = Path(__file__).parents[2] / "docs" / "explanation" / "architecture.svg
 # Where each room is: its row, and its left and right edge in pixels.
 PLACES = {
     "pytest_plugin": (0, 20, 320),
+    "_worker": (0, 370, 980),
     "testing": (1, 20, 320),
     "_operations": (1, 370, 655),
     "integrations": (1, 695, 980),
@@ -45,6 +46,7 @@ PLACES = {
 }
 NOTES = {
     "pytest_plugin": "the test kit as fixtures",
+    "_worker": "the public Worker",
     "testing": "the test kit",
     "_operations": "look, check, repair",
     "integrations": "other ways to run a consumer",
@@ -68,6 +70,7 @@ FILLS = {
     "_consumer": "#e8f3ff",
     "_source": "#eaf7ee",
     "sinks": "#eaf7ee",
+    "_worker": "#e8f3ff",
     "_operations": "#f3effc",
     "integrations": "#f3effc",
     "testing": "#f6f8fa",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from change_events._consumer.acknowledgements import Acknowledgements
 from change_events._consumer.backoff import Backoff
@@ -29,6 +29,7 @@ from change_events._consumer.queue import BATCH_SIZE, Queue
 from change_events._consumer.visibility import Visibility
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Mapping
 
     from change_events._consumer.guard import Guard
@@ -45,18 +46,6 @@ MEASURE = 1.0
 
 LAST_WORDS = 3.0
 """Seconds that a stop waits for the sink's state, and for a `Metrics` to take the last report."""
-
-
-class Aside(Protocol):
-    """What a run does beside its looks."""
-
-    def work(self, deletions: Deletions, consumer: Consumer, clock: Callable[[], float]) -> None:
-        """Do it, and return once it is done, or `stop` was called."""
-        ...
-
-    def stop(self) -> None:
-        """Ask `work` to end, without waiting."""
-        ...
 
 
 class Run(Generic[T]):
@@ -78,12 +67,11 @@ class Run(Generic[T]):
         until_empty: bool = False,
         threads: Threads | None = None,
         backoff: Backoff = Backoff(),  # noqa: B008  # it is frozen
-        aside: Aside | None = None,
+        aside: Callable[[Deletions, Consumer, threading.Event], object] | None = None,
     ) -> None:
         threads = threads or Threads()
-        self._settings, self._control, self._clock = settings, control, threads.clock
+        self._settings, self._control, self._aside = settings, control, aside
         self._crew = Crew(threads, on_death=control.put)
-        self._aside = aside
         self._stopping = threads.event()
         self._finished = threads.event()
         self.gave_up = False
@@ -167,7 +155,7 @@ class Run(Generic[T]):
     def health(self) -> Health:
         """Return the run's health now."""
         events, in_flight = self.consumer.events()
-        now, last_poll, paused = self._clock(), self.intake.last_poll, self._why_paused()
+        now, last_poll, paused = self.looks.clock(), self.intake.last_poll, self._why_paused()
         alive = not self._crew.died
         return Health(
             alive=alive,
@@ -210,7 +198,9 @@ class Run(Generic[T]):
                 "poll": [self._poll] + [self.intake.help] * helpers,
                 "guard": [share],
                 "measure": [self._measure] * self.looks.tally.meter.on,
-                "backfill": [self._fill] * (self._aside is not None),
+                "backfill": [partial(aside, self.looks.deletions, self.consumer, self._stopping)]
+                if (aside := self._aside)
+                else [],
                 # Started now: Python 3.12 starts no thread once the main thread has ended.
                 "finish": [self._finish],
             }
@@ -219,8 +209,6 @@ class Run(Generic[T]):
     def stop(self) -> None:
         """Begin to stop, and don't wait for the end."""
         self._stopping.set()
-        if self._aside is not None:
-            self._aside.stop()
         self.consumer.stop_receiving()
 
     def _finish(self) -> None:
@@ -259,8 +247,8 @@ class Run(Generic[T]):
 
     def _await_finish(self, signals: int) -> bool:
         timeout = self._settings.shutdown_timeout
-        deadline = self._clock() + timeout
-        while signals < 2 and (left := deadline - self._clock()) > 0:
+        deadline = self.looks.clock() + timeout
+        while signals < 2 and (left := deadline - self.looks.clock()) > 0:
             if left <= timeout / 2:  # the rest is for looks under way
                 self.consumer.stop()
             notice = next_notice(self._control, left)
@@ -270,8 +258,8 @@ class Run(Generic[T]):
         return False
 
     def _await_hand_back(self) -> None:
-        deadline = self._clock() + HAND_BACK_TIMEOUT
-        while not self.visibility.handed_back and (left := deadline - self._clock()) > 0:
+        deadline = self.looks.clock() + HAND_BACK_TIMEOUT
+        while not self.visibility.handed_back and (left := deadline - self.looks.clock()) > 0:
             if next_notice(self._control, left) is Notice.SIGNAL:
                 break
         log.warning(
@@ -303,10 +291,6 @@ class Run(Generic[T]):
             self.visibility.beat()
         # In this thread, so that no beat extends what goes back.
         self.visibility.hand_back_all()
-
-    def _fill(self) -> None:
-        if self._aside is not None:
-            self._aside.work(self.looks.deletions, self.consumer, self._clock)
 
     def _measure(self) -> None:
         while not self._finished.wait(MEASURE):

@@ -79,7 +79,7 @@ class Backfill(Generic[T]):
             restart: Begin with the first page again.
 
         Returns:
-            What was done. After a run that was complete, the next one begins anew.
+            What was done. After a complete run, the next one begins with the first page.
 
         Raises:
             AlreadyRunningError: Another process fills this cache.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import time
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from change_events._consumer.backoff import MAX_PAUSE, pause_after
@@ -15,7 +15,7 @@ from change_events._text import printable
 from change_events.exceptions import AlreadyRunningError, MassDeletionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import threading
 
     from change_events._consumer.consumer import Consumer
     from change_events._consumer.deletions import Deletions
@@ -43,7 +43,6 @@ class Beside(Generic[T]):
         self._listing = listing_of(settings.backfill)
         self._state = stateful(settings.sink)
         self._synced = False
-        self._stopping = threading.Event()
 
     @property
     def synced(self) -> bool:
@@ -55,20 +54,16 @@ class Beside(Generic[T]):
                 return False
         return self._synced
 
-    def stop(self) -> None:
-        """Ask `work` to end, without waiting."""
-        self._stopping.set()
-
-    def work(self, deletions: Deletions, consumer: Consumer, clock: Callable[[], float]) -> None:
-        """Fill the cache, unless that was done; try again until it is done."""
+    def work(self, deletions: Deletions, consumer: Consumer, stopping: threading.Event) -> None:
+        """Fill the cache, unless that was done; try again until it is done, or `stopping` is set."""
 
         def may_begin(waited: float) -> float:
             with consumer as desk:
-                return desk.begin_aside(clock(), waited)
+                return desk.begin_aside(time.monotonic(), waited)
 
         failures = 0
-        while not self._stopping.is_set() and not self.synced:
-            throttle = Throttle(may_begin=may_begin, stopping=self._stopping)
+        while not stopping.is_set() and not self.synced:
+            throttle = Throttle(may_begin=may_begin, stopping=stopping)
             try:
                 report = fill(
                     self._listing,
@@ -82,11 +77,11 @@ class Beside(Generic[T]):
                 return
             except AlreadyRunningError as error:
                 log.debug("%s", printable(error), extra={"action": "backfill"})
-                self._stopping.wait(MAX_PAUSE / 10)
+                stopping.wait(MAX_PAUSE / 10)
             except MassDeletionError:  # logged; once it may go on, the next look finds out
                 with consumer as desk:
                     desk.changed()
-                self._stopping.wait(1.0)
+                stopping.wait(1.0)
             except Exception as error:  # a wrong listing must not end the worker
                 failures += 1
                 pause = pause_after(failures, MAX_PAUSE)
@@ -96,6 +91,6 @@ class Beside(Generic[T]):
                     printable(error),
                     extra={"action": "backfill"},
                 )
-                self._stopping.wait(pause)
+                stopping.wait(pause)
             else:
                 log.info("the cache is filled: %s", printable(report), extra={"action": "backfill"})

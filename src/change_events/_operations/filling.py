@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from change_events._consumer.deletions import Deletions
+    from change_events._event import Page
     from change_events._operations.progress import BackfillReport, Progress
     from change_events._operations.throttle import Throttle
-    from change_events._source.listing import Page
     from change_events.typing import Fetcher, Listing, Sink, StatefulSink
 
 T = TypeVar("T")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from change_events._consumer.look import digest
-from change_events._event import Found
+from change_events._event import Found, Page
 from change_events._ids import checked_id
-from change_events._source.listing import Page
 from change_events.exceptions import ListingError
 from change_events.typing import BulkSink
 

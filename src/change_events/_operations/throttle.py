@@ -50,7 +50,7 @@ class Throttle:
         pause: Returns the seconds to wait after `n` failures, up to the given most.
         may_begin: Returns 0 if a GET can begin beside live events, after it has waited for so many
             seconds; otherwise the seconds after which to ask again.
-        stopping: Set by whoever asks to stop.
+        stopping: An event that somebody sets to stop.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Throttle:
                 raise Stopped
 
     def pause_after(self, failures: int, error: Exception) -> float:
-        """Return for how long to wait after so many failures, the last of which was this one."""
+        """Return the seconds to wait after so many failures. `error` is the last one."""
         return max(self._pause(failures, MAX_PROBE_PAUSE), asked_pause(error))
 
     def before_get(self) -> None:
