@@ -258,6 +258,18 @@ def test_a_page_whose_commit_fails_stores_nothing_and_can_be_repeated(path):
         assert sink.insert_many(PAGE) == set(PAGE)
 
 
+def test_a_transaction_that_ctrl_c_has_left_open_does_not_keep_what_is_written_next(path):
+    with SQLiteSink(path) as sink:
+        # What an interrupt just after BEGIN leaves behind.
+        sink._file.connection.execute("BEGIN IMMEDIATE")
+        sink.apply("p0", FOUND, if_version=0)
+        sink._file.connection.execute("BEGIN IMMEDIATE")
+        sink.insert_many(PAGE)
+
+        with SQLiteSink(path) as other:
+            assert set(other.ids()) == set(PAGE)
+
+
 def test_a_page_is_not_stored_in_a_locked_database(path):
     other = sqlite3.connect(path, isolation_level=None)
     with SQLiteSink(path, timeout=0.05) as sink:

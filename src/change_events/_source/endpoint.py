@@ -58,14 +58,15 @@ class Endpoint:
         Return the path and query of another URL.
 
         Raises:
-            ValueError: It is not a URL of this origin.
+            ValueError: It is not a URL of this origin. The error shows no path and no query: they
+                can have a secret.
         """
         try:
             parsed, own = parse_url(url), parse_url(self.origin)
-        except LocationParseError as error:
-            raise ValueError(f"{url!r:.300} is not a URL") from error
+        except LocationParseError:
+            raise ValueError("it is not a URL") from None
         if _origin(parsed) != _origin(own):
-            raise ValueError(f"{url!r:.300} is not at {self.origin}")
+            raise ValueError(f"{parsed.scheme}://{parsed.netloc} is not {self.origin}")
         return parsed.request_uri
 
     def target_with(self, parameter: str, value: str) -> str:

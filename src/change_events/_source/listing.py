@@ -197,7 +197,7 @@ class HTTPListing:
         except ValueError as error:
             raise ListingError(
                 f"{what} names a next page elsewhere: {error}. Your headers= are not for another "
-                "scheme, host or port. (Behind a proxy, does the source know its own URL?)"
+                "scheme, host or port. Behind a proxy, the source must know its own URL"
             ) from None
 
     def _count(self, answer: Answer, body: object) -> int | None:

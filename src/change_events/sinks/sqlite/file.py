@@ -140,6 +140,8 @@ class File:
         waiting = [self.waiting.popleft() for _ in range(len(self.waiting))]
         others = [other for other in waiting if other is not write]
         connection = self._opened()
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")  # Ctrl-C came between a BEGIN and what ends it
         if others:
             connection.execute("BEGIN IMMEDIATE")
             # After an error of one write, each thread writes alone and gets its own error.
