@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from change_events._consumer.by_hand import counted_look
 from change_events._consumer.control import Notice
 from change_events._consumer.deletions import Deletions
-from change_events._consumer.guard import Guard
 from change_events._consumer.health import GAVE_UP, NOT_RUNNING, STOPPED, Health
 from change_events._consumer.queue import Queue
 from change_events._consumer.run import Run
-from change_events._consumer.settings import Settings, make_verifier
+from change_events._consumer.settings import Settings, make_guard, make_verifier
 from change_events._consumer.stats import Stats, Tally
 from change_events._meter import Meter
 from change_events._operations.beside import Beside
@@ -69,15 +68,13 @@ class Worker(Settings[T], Generic[T]):
 
     While receives return full batches, several run at once, and an id rests for five seconds after
     a look. When there is no room for more, the ids with most events are looked at first. So a
-    backlog of few ids costs few GETs, and fewer the larger `prefetch` is.
-
-    While SQS does not answer, the worker tries again, after pauses of at most half a minute.
+    backlog of few ids costs few GETs, and fewer the larger `prefetch` is. While SQS does not
+    answer, the worker tries again, after pauses of at most half a minute.
 
     A save that its publisher confirms (`broadcasting(confirm=True)`) is looked at once, when it is
-    over. Its events are acknowledged then.
-
-    A FIFO queue delivers the next event of an id only when the one before is acknowledged. So a
-    second change within the settle window is seen when the window is over, not by an early look.
+    over. Its events are acknowledged then. A FIFO queue delivers the next event of an
+    id only when the one before is acknowledged. So a second change within the settle window is seen
+    when the window is over, not by an early look.
 
     Args:
         queue_url: The SQS queue that is subscribed to the topic, standard or FIFO, raw delivery or
@@ -133,10 +130,8 @@ class Worker(Settings[T], Generic[T]):
             200 while the worker is alive, `/readyz` with 200 while it is ready, otherwise with 503.
             The body is `health()` as JSON. Use `0.0.0.0` where the platform asks from outside the
             container (Kubernetes), `127.0.0.1` where it asks inside (ECS). None: nowhere.
-        backfill: A listing of what the source has, as for `Backfill`. While `run()` works, the
-            cache is filled from it, once: by one of the worker's processes, which goes on after a
-            restart. Events go first. It has a fourth as many threads as the worker. The sink must
-            keep state.
+        backfill: A listing, as for `Backfill`. `run()` fills the cache from it, once, with a fourth
+            as many threads; events go first. The sink must keep state.
 
     Raises:
         ConfigurationError: A value is out of its range, or not what the worker needs; or
@@ -147,11 +142,7 @@ class Worker(Settings[T], Generic[T]):
         super().__post_init__()
         self._queue = Queue(self.queue_url, self.client)
         self._verify = make_verifier(self)
-        self._guard = Guard(
-            max_share=self.max_deleted_share,
-            min_deleted=self.min_deleted,
-            on=not self.allow_mass_deletion,
-        )
+        self._guard = make_guard(self)
         self._deletions = Deletions(self._guard, self.sink, self.fetcher, lock=threading.Lock())
         self._tally = Tally(Meter(self.metrics, queue=self.queue_url.rpartition("/")[2]))
         self._lock = threading.RLock()  # re-entrant, so that a signal handler can call stop()
@@ -168,8 +159,7 @@ class Worker(Settings[T], Generic[T]):
         way, acknowledges what they settle, and gives the rest back to the queue, each message
         invisible for the rest of its window. After `shutdown_timeout`, or at a second signal, it
         gives up: it gives back at once what is held, which takes at most 3 seconds. Nothing is lost
-        then, because nothing was acknowledged too early. (Threads that hang go on until the process
-        ends, and change no message any more.)
+        then, because nothing was acknowledged too early.
 
         In the main thread SIGUSR1 is `resume()`, unless your program handles that signal itself.
 
@@ -183,9 +173,8 @@ class Worker(Settings[T], Generic[T]):
 
     def stop(self) -> None:
         """
-        Ask the worker to stop, from any thread or signal handler, without waiting.
-
-        It does not run again: make a new one. If `run()` has not begun yet, it will raise.
+        Ask the worker to stop, from any thread or signal handler, without waiting. It does not run
+        again: make a new one. If `run()` has not begun yet, it will raise.
         """
         with self._lock:
             self._stopped = True
@@ -245,8 +234,7 @@ class Worker(Settings[T], Generic[T]):
 
         It uses this worker's guard, counts and `on_outcome`, and waits for no other look.
         """
-        run_now = self._run_now
-        if run_now is not None:
+        if (run_now := self._run_now) is not None:
             return run_now[0].looks.look_by_hand(id)
         return counted_look(id, self, self._deletions, self._tally)
 
@@ -256,17 +244,12 @@ class Worker(Settings[T], Generic[T]):
 
     def health(self) -> Health:
         """Return the worker's health now, from any thread."""
-        run_now = self._run_now
-        health = self._at_rest if run_now is None else run_now[0].health()
+        health = self._at_rest if (now := self._run_now) is None else now[0].health()
         return health if self.synced else replace(health, synced=False)
 
     @property
     def synced(self) -> bool:
-        """
-        False until the `backfill` is complete, in this process or another. Without one it is True.
-
-        Until then it asks the sink.
-        """
+        """False until the `backfill` is complete, as the sink says; without one, True."""
         return self._backfill is None or self._backfill.synced
 
     def _run(self, *, until_empty: bool) -> None:

@@ -8,8 +8,8 @@ held messages invisible, or reports to a `Metrics`. What the threads share is in
 
 from __future__ import annotations
 
-import contextlib
 import math
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -51,8 +51,8 @@ LAST_WORDS = 3.0
 class Run(Generic[T]):
     """
     One run of a worker, from its start to its stop. What comes in at `control` ends it, and so does
-    an empty queue, if `until_empty` and nothing is held. The threads share `consumer`. What they do
-    is in `intake`, `looks`, `acknowledgements` and `visibility`.
+    an empty queue, if `until_empty` and nothing is held. The threads share `consumer`. `intake`,
+    `looks`, `acknowledgements` and `visibility` say what they do. `aside` has a thread of its own.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Run(Generic[T]):
         until_empty: bool = False,
         threads: Threads | None = None,
         backoff: Backoff = Backoff(),  # noqa: B008  # it is frozen
-        aside: Callable[[Deletions, Consumer, threading.Event], object] | None = None,
+        aside: Callable[[Looks[T], threading.Event], None] | None = None,
     ) -> None:
         threads = threads or Threads()
         self._settings, self._control, self._aside = settings, control, aside
@@ -127,8 +127,7 @@ class Run(Generic[T]):
         """Start, work until something comes in at the control, stop."""
         self.ask_delay()
         # Not before: until the queue has answered, Ctrl-C should just end it.
-        drains = self.intake.until_empty
-        with contextlib.nullcontext() if drains else signals_put_into(self._control):
+        with nullcontext() if self.intake.until_empty else signals_put_into(self._control):
             self.start()
             why: Notice | BaseException | None = Notice.SIGNAL
             try:
@@ -198,9 +197,7 @@ class Run(Generic[T]):
                 "poll": [self._poll] + [self.intake.help] * helpers,
                 "guard": [share],
                 "measure": [self._measure] * self.looks.tally.meter.on,
-                "backfill": [partial(aside, self.looks.deletions, self.consumer, self._stopping)]
-                if (aside := self._aside)
-                else [],
+                "aside": [partial(self._aside, self.looks, self._stopping)] if self._aside else [],
                 # Started now: Python 3.12 starts no thread once the main thread has ended.
                 "finish": [self._finish],
             }
@@ -224,7 +221,7 @@ class Run(Generic[T]):
         # Then the heartbeat, which hands back the rest.
         self._finished.set()
         self._crew.join("heartbeat")
-        for role in ("backfill", "guard", "measure"):  # they call what the user has made
+        for role in ("aside", "guard", "measure"):  # they call what the user has made
             self._crew.join(role, LAST_WORDS)
         self._control.put(Notice.FINISHED)
 

@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from change_events._codec import parsed_arn
-from change_events._consumer.guard import MAX_SHARE, MIN_DELETED, WINDOW
+from change_events._consumer.guard import MAX_SHARE, MIN_DELETED, WINDOW, Guard
 from change_events._consumer.queue import BATCH_SIZE, MAX_VISIBILITY
 from change_events._event import DEFAULT_SETTLE, MAX_SETTLE, Gone, Outcome
 from change_events.exceptions import ConfigurationError
@@ -128,6 +128,15 @@ class Settings(Generic[T]):
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not number or not least <= value <= most:
             raise ConfigurationError(f"{name} must be from {least} to {most}, not {value!r}")
+
+
+def make_guard(settings: Settings[Any]) -> Guard:
+    """Return the guard that a worker with these settings has."""
+    return Guard(
+        max_share=settings.max_deleted_share,
+        min_deleted=settings.min_deleted,
+        on=not settings.allow_mass_deletion,
+    )
 
 
 def make_verifier(settings: Settings[Any]) -> Callable[[Mapping[str, object]], None] | None:

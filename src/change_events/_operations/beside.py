@@ -17,8 +17,7 @@ from change_events.exceptions import AlreadyRunningError, MassDeletionError
 if TYPE_CHECKING:
     import threading
 
-    from change_events._consumer.consumer import Consumer
-    from change_events._consumer.deletions import Deletions
+    from change_events._consumer.looks import Looks
     from change_events._consumer.settings import Settings
 
 T = TypeVar("T")
@@ -54,11 +53,11 @@ class Beside(Generic[T]):
                 return False
         return self._synced
 
-    def work(self, deletions: Deletions, consumer: Consumer, stopping: threading.Event) -> None:
+    def work(self, looks: Looks[T], stopping: threading.Event) -> None:
         """Fill the cache, unless that was done; try again until it is done, or `stopping` is set."""
 
         def may_begin(waited: float) -> float:
-            with consumer as desk:
+            with looks.consumer as desk:
                 return desk.begin_aside(time.monotonic(), waited)
 
         failures = 0
@@ -69,7 +68,7 @@ class Beside(Generic[T]):
                     self._listing,
                     fetcher=self._settings.fetcher,
                     sink=self._settings.sink,
-                    deletions=deletions,
+                    deletions=looks.deletions,
                     throttle=throttle,
                     threads=max(1, self._settings.threads // SHARE),
                 )
@@ -79,7 +78,7 @@ class Beside(Generic[T]):
                 log.debug("%s", printable(error), extra={"action": "backfill"})
                 stopping.wait(MAX_PAUSE / 10)
             except MassDeletionError:  # logged; once it may go on, the next look finds out
-                with consumer as desk:
+                with looks.consumer as desk:
                     desk.changed()
                 stopping.wait(1.0)
             except Exception as error:  # a wrong listing must not end the worker
