@@ -223,7 +223,7 @@ def test_a_failing_look_keeps_its_letters(dead, source, sink, run):
     assert (report.looks, report.deleted, report.kept) == (1, 1, 2)
     assert report.failed.keys() == {"p2"}
     assert dead.count() == {"visible": 2}  # at once
-    assert str(report).splitlines()[1:] == ["1 looks failed:", f"  p2: {report.failed['p2']}"]
+    assert str(report).splitlines()[1:] == ["failed looks: 1", f"  p2: {report.failed['p2']}"]
     assert source.ids().count("p2") == 1
 
 
@@ -320,7 +320,7 @@ def test_malformed_letters_are_told_and_kept(dead, source, run):
     assert len(report.reasons) == 100
     assert set(report.reasons.values()) == {"the body is not JSON"}
     lines = str(report).splitlines()
-    assert lines[1] == "102 letters are not change events:"
+    assert lines[1] == "letters that are not change events: 102"
     assert (len(lines), lines[-1]) == (103, "  ...")
     assert dead.count() == {"visible": 102}
 
@@ -542,6 +542,9 @@ def test_what_on_progress_raises_ends_the_redrive(dead, source, run):
         ({"threads": 0}, "threads must be from 1 to 256"),
         ({"settle": -1}, "settle must be from"),
         ({"max_gets_per_second": 0}, "max_gets_per_second must be from"),
+        ({"dry_run": 1}, "dry_run must be True or False"),
+        ({"drop_malformed": "false"}, "drop_malformed must be True or False"),
+        ({"on_progress": 1}, "on_progress must be a function"),
         ({"verify_signatures": True}, "needs topic_arn="),
         ({"topic_arn": "products"}, "is not a topic's ARN"),
         ({"queue_url": None}, "queue_url must be a queue's URL"),

@@ -87,6 +87,8 @@ def test_what_is_not_a_fetcher_or_a_sink_is_refused(sink, fetcher):
         refresh("p1", fetcher=fetcher, sink=None)
     with pytest.raises(ConfigurationError, match="fetcher needs fetch"):
         refresh("p1", fetcher=None, sink=sink)
+    with pytest.raises(ConfigurationError, match="allow_mass_deletion must be True or False"):
+        refresh("p1", fetcher=fetcher, sink=sink, allow_mass_deletion="no")
 
 
 def test_a_refresh_never_writes_an_old_state_over_a_new_one(source, sink, fetcher):

@@ -88,10 +88,7 @@ class Settings(Generic[T]):
         self._require("max_deleted_share", 0, 1)
         self._require_integer("min_deleted", 1, WINDOW)
         for name in ("early_look", "verify_signatures", "allow_mass_deletion"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigurationError(
-                    f"{name} must be True or False, not {getattr(self, name)!r}"
-                )
+            require_bool(name, getattr(self, name))
         if self.topic_arn is not None:
             parsed_arn(self.topic_arn)
         elif self.verify_signatures:
@@ -114,7 +111,7 @@ class Settings(Generic[T]):
         if self.metrics is not None:
             _require_methods("metrics", self.metrics, "count", "observe", "gauge")
         if self.on_outcome is not None:
-            _require_plain("on_outcome", self.on_outcome)
+            require_plain("on_outcome", self.on_outcome)
             _require_takes(self.on_outcome, "on_outcome(id, outcome)", "id", Outcome.CREATED)
 
     def _require_integer(self, name: str, least: int, most: int) -> None:
@@ -199,7 +196,7 @@ def _require_methods(setting: str, given: object, *names: str) -> None:
             raise ConfigurationError(
                 f"{setting} needs {' and '.join(names)}; {given!r} has no {name}"
             )
-        _require_plain(f"{setting}.{name}", method)
+        require_plain(f"{setting}.{name}", method)
 
 
 def _require_takes(
@@ -219,7 +216,24 @@ def _require_takes(
         ) from None
 
 
-def _require_plain(name: str, function: object) -> None:
+def require_bool(name: str, value: object) -> None:
+    """
+    Require True or False: a text like "false" would count as true.
+
+    Raises:
+        ConfigurationError: It is something else.
+    """
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name} must be True or False, not {value!r}")
+
+
+def require_plain(name: str, function: object) -> None:
+    """
+    Require a function that is not a coroutine function.
+
+    Raises:
+        ConfigurationError: It is something else.
+    """
     if not callable(function):
         raise ConfigurationError(f"{name} must be a function, not {function!r}")
     if inspect.iscoroutinefunction(function):

@@ -20,7 +20,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from change_events._codec import decode
 from change_events._consumer.queue import BATCH_SIZE, Queue
-from change_events._consumer.settings import Settings, make_verifier
+from change_events._consumer.settings import (
+    Settings,
+    make_verifier,
+    require_bool,
+    require_plain,
+)
 from change_events._event import DEFAULT_SETTLE
 from change_events._operations.letter_looks import LetterLooks, due_of
 from change_events._operations.letters import CALLERS, WAIT, Hand, Letter
@@ -115,15 +120,15 @@ class RedriveReport:
             f"{self.letters:,} letters of {len(self.ids):,} ids, the oldest {self.oldest:,.0f} s: "
             f"{'a dry run, nothing was done' if self.dry_run else done}"
         )
-        yield from _listed("looks failed", len(self.failed), self.failed)
-        yield from _listed("letters are not change events", self.malformed, self.reasons)
+        yield from _listed("failed looks", len(self.failed), self.failed)
+        yield from _listed("letters that are not change events", self.malformed, self.reasons)
         if self.stopped is not None:
             yield f"stopped early: {printable(self.stopped)}"
 
 
 def _listed(what: str, number: int, reasons: Mapping[str, str]) -> Iterator[str]:
     if number:
-        yield f"{number:,} {what}:"
+        yield f"{what}: {number:,}"
     for name, reason in list(reasons.items())[:LISTED]:
         yield f"  {printable(name)}: {reason}"
     if number > LISTED:
@@ -196,6 +201,10 @@ def redrive(
         max_gets_per_second=max_gets_per_second,
         allow_mass_deletion=allow_mass_deletion,
     )
+    require_bool("dry_run", dry_run)
+    require_bool("drop_malformed", drop_malformed)
+    if on_progress is not None:
+        require_plain("on_progress", on_progress)
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise ConfigurationError(f"limit must be an integer, 1 or more, or None, not {limit!r}")
     verify = make_verifier(settings)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from change_events._consumer.by_hand import guarded_look, required_id
 from change_events._consumer.deletions import Deletions
 from change_events._consumer.guard import Guard
-from change_events._consumer.settings import require_fetcher, require_sink
+from change_events._consumer.settings import require_bool, require_fetcher, require_sink
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -53,6 +53,7 @@ def refresh(
         MassDeletionError: The entity is gone, and so are too many others. It stays in the cache.
     """
     checked = required_id(id)
+    require_bool("allow_mass_deletion", allow_mass_deletion)
     require_fetcher(fetcher)
     require_sink(sink)
     deletions = Deletions(Guard(on=not allow_mass_deletion), sink, fetcher, lock=threading.Lock())
