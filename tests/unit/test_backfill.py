@@ -482,6 +482,10 @@ class FailingSink(MemorySink):
         self._fail()
         return super().apply(id, change, if_version=if_version)
 
+    def insert_many(self, found, /):
+        self._fail()
+        return super().insert_many(found)
+
 
 def test_an_outage_of_the_sink_only_delays(caplog):
     source, sink = FakeSource(products(*range(10))), FailingSink()

@@ -54,7 +54,7 @@ class Beside(Generic[T]):
         return self._synced
 
     def work(self, looks: Looks[T], stopping: threading.Event) -> None:
-        """Fill the cache, unless that was done; try again until it is done, or `stopping` is set."""
+        """Fill the cache, unless that was done. Try again until it is done, or `stopping`."""
 
         def may_begin(waited: float) -> float:
             with looks.consumer as desk:
