@@ -25,6 +25,9 @@ DESCRIPTION = (
     "catalogues "
 ) * 2
 
+PAGE = 100
+"""Products on a page of the listing."""
+
 
 class Source:
     """
@@ -50,6 +53,10 @@ class Source:
         if method == "GET" and path.path == "/products":
             self.bulk_gets += 1
             found: Any = [self._product(id) for id in parse_qs(path.query)["id"]]
+        elif method == "GET" and path.path == "/listing":
+            found = self._page(
+                **{name: int(each) for name, (each,) in parse_qs(path.query).items()}
+            )
         elif method == "GET" and path.path.startswith("/products/"):
             self.gets += 1
             found = self._product(path.path.removeprefix("/products/"))
@@ -61,6 +68,14 @@ class Source:
             loop.call_at(due, send, whole)
         else:
             send(whole)
+
+    def _page(self, first: int, end: int) -> dict[str, Any]:
+        """Return a page of whole products, or of as many as are left until `end`."""
+        after = min(first + PAGE, end)
+        return {
+            "products": [self._product(f"p{number}") for number in range(first, after)],
+            "next": f"/listing?first={after}&end={end}" if after < end else None,
+        }
 
     def _product(self, id: str) -> dict[str, Any]:
         return {

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from verification.benchmarks import contenders
+from verification.benchmarks.backfilling import backfilling
 from verification.benchmarks.bench import AGED, LATENCY, OLD, Bench, distinct
 from verification.benchmarks.contest import Report, Rounds, Spread, spread, table, times
 from verification.benchmarks.cost import cost
@@ -346,4 +347,5 @@ WORKLOADS: dict[str, Callable[[Bench], Report]] = {
     "H": holding,
     "I": cost,
     "J": redriving,
+    "K": backfilling,
 }

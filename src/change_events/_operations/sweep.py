@@ -17,7 +17,8 @@ from change_events._consumer.look import (
     outcome,
     stored,
 )
-from change_events._event import Gone, Outcome
+from change_events._event import Found, Gone, Outcome
+from change_events._operations.pages import insert_many
 from change_events._operations.throttle import SINK, SOURCE, TICK, Stopped
 from change_events._text import printable
 from change_events.exceptions import MassDeletionError
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from change_events._consumer.deletions import Deletions
+    from change_events._consumer.look import Change
+    from change_events._event import Entry
     from change_events._operations.throttle import Throttle
     from change_events.typing import Fetcher, Sink
 
@@ -205,15 +208,33 @@ class Sweep(Generic[T]):
         self._throttle.before_get()
         with self._throttle.spent_on(SOURCE):
             found = self._fetcher.fetch_many(ids)
+        changes = {
+            id: compared(found[id], id, entry, self._fetcher, None)
+            for id, entry in entries.items()
+            if id in found
+        }
+        with self._throttle.spent_on(SINK):
+            stored_ids = self._store(entries, changes)
         done: dict[str, Outcome | Exception] = {}
-        for id, entry in entries.items():
-            if id in found:
-                change = compared(found[id], id, entry, self._fetcher, None)
-                with self._throttle.spent_on(SINK):
-                    if stored(self._sink, id, change, entry):
-                        self._deletions.found(cached=entry.present)
-                        done[id] = outcome(entry, change)
+        for id in stored_ids:
+            self._deletions.found(cached=entries[id].present)
+            done[id] = outcome(entries[id], changes[id])
         return done
+
+    def _store(self, entries: Mapping[str, Entry], changes: Mapping[str, Change[T]]) -> set[str]:
+        """Store them, those at once that no look has touched; return the ids that were stored."""
+        new = {
+            id: change
+            for id, change in changes.items()
+            if isinstance(change, Found) and not entries[id].version
+        }
+        ids = insert_many(self._sink, new) if new else set()
+        ids |= {
+            id
+            for id, change in changes.items()
+            if id not in new and stored(self._sink, id, change, entries[id])
+        }
+        return ids
 
     def _look_at_one(self, id: str) -> Outcome:
         for _ in range(MAX_CONFLICTS):
