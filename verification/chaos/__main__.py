@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from verification import chaos
-from verification.chaos import beliefs, failures, hung, plays, publishers
+from verification.chaos import beliefs, failures, filling, hung, plays, publishers
 from verification.chaos.fuzz import fuzz
 from verification.chaos.soak import soak
 from verification.harness.commands import status_of, story_of
@@ -73,6 +73,11 @@ PLAYS = {
         beliefs.guard_restarts,
         {"entities": 200, "few": 19, "restarts": 10, "lives": (0.5, 2.0)},
         {"entities": 60, "few": 19, "restarts": 2, "lives": (0.3, 0.6)},
+    ),
+    "filled": Play(
+        filling.filled,
+        {"entities": 20_000, "kills": 20, "lives": (0.0, 0.3), "down": 5.0},
+        {"entities": 500, "kills": 2, "lives": (0.0, 0.05), "down": 1.0},
     ),
     "wrong-url": Play(beliefs.wrong_url, {"events": 200}, {"events": 40}),
     "coarse-etags": Play(beliefs.coarse_etags, {"saves": 20}, {"saves": 2}),

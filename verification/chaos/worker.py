@@ -15,7 +15,7 @@ from typing import Any
 
 import urllib3
 
-from change_events import HTTPFetcher, SQLiteSink, Worker
+from change_events import HTTPFetcher, HTTPListing, SQLiteSink, Worker
 
 HUNG_ID = "hung"
 """The id for which a user's code has no timeout."""
@@ -69,6 +69,7 @@ def main(
     hangs: str = "",
     trust_etags: bool = False,
     health_port: int = 0,
+    listing: str = "",
     **settings: Any,
 ) -> None:
     """Run a worker until a signal stops it. `hangs` is `fetcher` or `sink`."""
@@ -84,6 +85,7 @@ def main(
             fetcher=make_fetcher(url, timeout=get_timeout, trust_etags=trust_etags),
             sink=sink,
             health_address=("127.0.0.1", health_port) if health_port else None,
+            backfill=HTTPListing(listing, entities=True, cursor="after") if listing else None,
             **settings,
         )
         worker.run()

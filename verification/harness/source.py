@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from change_events import PublishError, broadcasting
 from verification.harness.wire import Answer, Server
@@ -29,12 +29,14 @@ class Source:
     Attributes:
         states: The states of each id, oldest first; None: deleted. Each state has its own `n`.
         asked: The time of each GET in monotonic seconds, and the id.
+        listed: After which id each page began that was read.
         server: Answers GETs.
     """
 
     def __init__(self) -> None:
         self.states: dict[str, list[Entity | None]] = {}
         self.asked: list[tuple[float, str]] = []
+        self.listed: list[str] = []
         self.server = Server(self._respond)
         self._number = 0
         self._lock = threading.Lock()
@@ -51,10 +53,19 @@ class Source:
             return {id: states[-1] for id, states in self.states.items() if states[-1] is not None}
 
     def _respond(self, asked: Asked) -> Answer:
+        if "?" in asked.path:
+            return self._page(**dict(parse_qsl(urlsplit(asked.path).query)))
         id = id_in(asked)
         self.asked.append((time.monotonic(), id))
         latest = {id: self.states[id][-1]} if id in self.states else {}
         return answer_of(latest, id, asked.headers.get("If-None-Match"))
+
+    def _page(self, limit: str, after: str = "") -> Answer:
+        """Return a page of whole entities, in the order of their ids."""
+        self.listed.append(after)
+        live = self.live()
+        ids = sorted(id for id in live if id > after)[: int(limit)]
+        return Answer(200, json.dumps([live[id] for id in ids]).encode())
 
 
 def id_in(asked: Asked) -> str:

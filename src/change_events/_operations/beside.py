@@ -92,4 +92,4 @@ class Beside(Generic[T]):
                 )
                 stopping.wait(pause)
             else:
-                log.info("the cache is filled: %s", printable(report), extra={"action": "backfill"})
+                log.info("the cache is filled: %s", printable(report), extra={"action": "filled"})
