@@ -246,7 +246,7 @@ class Filling(Generic[T]):
         if failures == 1:
             log.warning(
                 "%s does not answer; it is asked again: %s",
-                what,
+                printable(what),
                 printable(error),
                 extra={"action": "backfill"},
             )

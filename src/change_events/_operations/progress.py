@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from change_events._consumer.log import log
 from change_events._event import Outcome
 from change_events._operations.throttle import LISTING
+from change_events._text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -140,7 +141,7 @@ class Teller:
             except Exception:  # the user's; the backfill goes on
                 log.exception("on_progress failed", extra={"action": "backfill"})
         else:
-            log.info("backfill: %s", progress, extra={"action": "backfill"})
+            log.info("backfill: %s", printable(progress), extra={"action": "backfill"})
 
     def report(self) -> BackfillReport:
         """Return what was done."""

@@ -142,15 +142,14 @@ class Sweep(Generic[T]):
         self, failures: int, errors: Sequence[Exception], on_tick: Callable[[], object]
     ) -> None:
         pause = max(self._throttle.pause_after(failures, error) for error in errors)
-        text = printable(errors[0], 300)
         if self.problem is None:
             log.warning(
                 "%d looks failed, and will be tried again: %s",
                 len(errors),
-                text,
+                printable(errors[0]),
                 extra={"action": "sweep", "failed": len(errors)},
             )
-        self.problem = text
+        self.problem = printable(errors[0], 300)
         until = time.monotonic() + pause
         while (left := until - time.monotonic()) > 0:
             self._throttle.wait(min(left, TICK), SOURCE)
