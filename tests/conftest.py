@@ -69,6 +69,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         items[at:at] = plays[number :: len(beginning)]
 
 
+@pytest.fixture
+def untraced() -> Iterator[None]:
+    """
+    Switch coverage off in this thread, and in those that it starts.
+
+    pytest-cov's `no_cover` does so only without xdist: in its processes there are two tracers.
+    """
+    here, in_new_threads = sys.gettrace(), threading.gettrace()
+    sys.settrace(None)
+    threading.settrace(None)
+    yield
+    sys.settrace(here)
+    threading.settrace(in_new_threads)  # type: ignore[arg-type]  # None is allowed
+
+
 @pytest.fixture(scope="session", autouse=True)
 def aws() -> Iterator[str]:
     """The emulator's URL. boto3 finds it, and credentials, in the environment."""

@@ -16,7 +16,7 @@ from verification.harness import ROOT
 from verification.harness.processes import wait_until
 
 # Coverage would slow down what is measured.
-pytestmark = pytest.mark.no_cover
+pytestmark = pytest.mark.usefixtures("untraced")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from verification.harness.judge import violations
 from verification.harness.wire import RESET, Server
 
 # The workers are processes; coverage would trace the servers that they talk to.
-pytestmark = pytest.mark.no_cover
+pytestmark = pytest.mark.usefixtures("untraced")
 
 OLD, NEW = {"id": "p1", "n": 1}, {"id": "p1", "n": 2}
 

@@ -39,7 +39,7 @@ from verification.proof.spec import Spec
 from verification.proof.worker import Worker
 
 # Coverage would trace the production code, which runs here millions of times.
-pytestmark = pytest.mark.no_cover
+pytestmark = pytest.mark.usefixtures("untraced")
 
 EARLY = Setup()
 ONCE = Setup(early_look=False)

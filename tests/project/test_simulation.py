@@ -29,7 +29,7 @@ from verification.proof.simulation.__main__ import command
 from verification.proof.simulation._setups import FAULTS, drawn
 
 # Coverage would trace the production code, which runs here millions of times.
-pytestmark = pytest.mark.no_cover
+pytestmark = pytest.mark.usefixtures("untraced")
 
 
 @pytest.mark.parametrize("seed", range(8))
