@@ -15,6 +15,9 @@ from verification.benchmarks.workloads import WORKLOADS, zipf
 from verification.harness import ROOT
 from verification.harness.processes import wait_until
 
+# Coverage would slow down what is measured.
+pytestmark = pytest.mark.usefixtures("untraced")
+
 
 @pytest.fixture(scope="module")
 def bench():

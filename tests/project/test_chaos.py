@@ -12,6 +12,9 @@ from verification.harness.figures import Figure, exactly
 from verification.harness.judge import violations
 from verification.harness.wire import RESET, Server
 
+# The workers are processes; coverage would trace the servers that they talk to.
+pytestmark = pytest.mark.usefixtures("untraced")
+
 OLD, NEW = {"id": "p1", "n": 1}, {"id": "p1", "n": 2}
 
 

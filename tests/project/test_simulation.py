@@ -28,6 +28,9 @@ from verification.proof.simulation import CHECKS, play
 from verification.proof.simulation.__main__ import command
 from verification.proof.simulation._setups import FAULTS, drawn
 
+# Coverage would trace the production code, which runs here millions of times.
+pytestmark = pytest.mark.usefixtures("untraced")
+
 
 @pytest.mark.parametrize("seed", range(8))
 def test_the_promise_holds_in_a_random_world(seed):

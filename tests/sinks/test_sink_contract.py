@@ -48,10 +48,10 @@ NOTHING = """
 
 @pytest.fixture
 def run_contract(pytester):
-    """Run the contract in a pytest of its own, with the body of the subclass given."""
+    """Run the contract, or one test of it, in a pytest of its own, with the subclass's body."""
     pytester.syspathinsert(Path(__file__).parent)
 
-    def run(body):
+    def run(body, test=""):
         imports = """
             from functools import partial
             import pytest
@@ -62,7 +62,8 @@ def run_contract(pytester):
             class TestSink(SinkContract):
         """
         pytester.makepyfile(textwrap.dedent(imports) + body)
-        return pytester.runpytest_inprocess("-rfEs", "-p", "no:cacheprovider")
+        name = test.partition("[")[0]
+        return pytester.runpytest_inprocess("-rfEs", "-p", "no:cacheprovider", "-k", name)
 
     return run
 
@@ -124,7 +125,7 @@ def run_contract(pytester):
     ],
 )
 def test_a_sink_that_breaks_a_rule_fails_its_test(run_contract, name, rule):
-    result = run_contract(IN_MEMORY.format(name=name))
+    result = run_contract(IN_MEMORY.format(name=name), rule)
 
     result.stdout.fnmatch_lines(f"FAILED *::{rule.replace('[', '[[]')}*")
 
@@ -155,13 +156,13 @@ def test_a_sink_that_breaks_a_rule_fails_its_test(run_contract, name, rule):
     ],
 )
 def test_a_sink_that_is_wrong_only_when_shared_fails(run_contract, body, rule, reason):
-    result = run_contract(body)
+    result = run_contract(body, rule)
 
     result.stdout.fnmatch_lines([f"E *{reason}*", f"FAILED *::{rule}*"])
 
 
 def test_what_a_contender_raises_is_shown_and_no_other_waits_for_it(run_contract):
-    result = run_contract(IN_A_FILE.format(name="FailsOnce"))
+    result = run_contract(IN_A_FILE.format(name="FailsOnce"), "test_of_many")
 
     result.stdout.fnmatch_lines_random(
         [

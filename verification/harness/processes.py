@@ -79,16 +79,20 @@ class Process:
 
 def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> float:
     """
-    Check a condition every 50 ms until it is true; return the seconds that this took.
+    Check a condition until it is true, ever less often; return the seconds that this took.
+
+    Pauses grow from 10 to 200 ms: many conditions are calls to a server, and cost it time.
 
     Raises:
         TimeoutError: The condition was still false after `seconds`.
     """
     started = time.monotonic()
+    pause = 0.01
     while not condition():
         if time.monotonic() - started > seconds:
             raise TimeoutError(f"the condition was still false after {seconds:.0f} s")
-        time.sleep(0.05)
+        time.sleep(pause)
+        pause = min(0.2, pause * 1.25)
     return time.monotonic() - started
 
 

@@ -7,6 +7,7 @@ import json
 import socket
 import socketserver
 import struct
+import sys
 import threading
 import time
 from dataclasses import dataclass, field, replace
@@ -134,6 +135,10 @@ class _Listener(ThreadingHTTPServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         self.connections.add(request)
         super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        sys.settrace(None)  # coverage would trace each line of the server
+        super().process_request_thread(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
         self.connections.discard(request)

@@ -26,8 +26,9 @@ class Condition:
         self._waiting: dict[Task, None] = {}
 
     def __enter__(self) -> None:
-        if self._lock is not None:
-            self._lock.acquire()
+        # All tasks are one thread: a lock that another task holds would never be released.
+        if self._lock is not None and not self._lock.acquire(blocking=False):
+            raise RuntimeError("a task paused while it held a lock")
 
     def __exit__(
         self,
