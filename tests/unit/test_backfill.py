@@ -14,12 +14,15 @@ import pytest
 from change_events import Found, Gone, MemorySink, Outcome
 from change_events._consumer.deletions import Deletions
 from change_events._consumer.guard import Guard
+from change_events._consumer.look import digest
 from change_events._event import Page
 from change_events._operations import filling
 from change_events._operations.backfill import Backfill
 from change_events._operations.listed import CHUNK
-from change_events._operations.state import LEASE, Kept
-from change_events._operations.throttle import Throttle
+from change_events._operations.progress import Speed
+from change_events._operations.state import LEASE, Kept, Owner, set_state
+from change_events._operations.sweep import Sweep
+from change_events._operations.throttle import Asked, Stopped, Throttle
 from change_events._source.listing import listing_of
 from change_events.exceptions import (
     AlreadyRunningError,
@@ -593,10 +596,11 @@ def test_what_is_asked_for_holds_in_the_process_that_runs_and_after_a_restart():
 
     other = backfill([], source, sink)
     other.max_gets_per_second = 5_000
+    assert first.max_gets_per_second == 5_000
     other.resume()
     thread.join(30)
     assert cached(sink) == dict(source)
-    assert (first.max_gets_per_second, other.max_gets_per_second) == (5_000, 5_000)
+    assert other.max_gets_per_second is None  # it was for that backfill
 
 
 def test_the_rate_limits_the_gets():
@@ -643,3 +647,411 @@ def test_a_report_reads_well():
         "1 could not be looked at:",
         "  p2: GET 'p2' answered 500: this test said fail()",
     ]
+
+
+class Catalogue(FakeSource):
+    """A source that can be asked for two products at once."""
+
+    bulk_size = 2
+
+    def __init__(self, entities):
+        super().__init__(entities)
+        self.asked_many = []
+        self.left_out = set()
+        self.error = None
+
+    def fetch_many(self, ids, /):
+        self.asked_many.append(tuple(ids))
+        if self.error is not None:
+            raise self.error
+        return {id: Found(self[id]) for id in ids if id in self and id not in self.left_out}
+
+
+def test_ids_are_looked_at_with_one_get_for_many_and_alone_where_that_decides_nothing():
+    source, sink = Catalogue(products(*range(5))), MemorySink()
+    for id, value in [("p1", source["p1"]), ("p2", {"id": "p2"}), ("p9", {"id": "p9"})]:
+        sink.apply(id, Found(value, digest=digest(value)), if_version=0)
+    source.left_out = {"p3"}
+
+    report = fill(["p0", "p1", "p2", "p3", "p4"], source, sink)
+
+    assert cached(sink) == dict(source)
+    assert source.asked_many == [("p0", "p1"), ("p2", "p3")]
+    assert sorted(source.fetched) == ["p3", "p4", "p9"]
+    assert report.outcomes == {
+        Outcome.CREATED: 3,
+        Outcome.UNCHANGED: 1,
+        Outcome.UPDATED: 1,
+        Outcome.DELETED: 1,
+    }
+
+
+def test_after_a_get_of_many_that_failed_each_id_is_looked_at_alone():
+    source, sink = Catalogue(products(*range(4))), MemorySink()
+    source.error = FetchError("no answer")
+
+    fill(list(source), source, sink)
+
+    assert cached(sink) == dict(source)
+    assert len(source.asked_many) == 2
+    assert sorted(source.fetched) == sorted(source)
+
+
+def test_what_another_worker_has_stored_during_a_get_is_looked_at_again():
+    class Contended(Catalogue):
+        def fetch_many(self, ids, /):
+            found = super().fetch_many(ids)
+            self["p1"] = {"id": "p1", "n": 100}
+            sink.apply("p1", Found(self["p1"]), if_version=0)
+            return found
+
+        def fetch(self, id, /, *, etag=None):
+            fetched = super().fetch(id, etag=etag)
+            if len(self.fetched) == 1:
+                self["p1"] = {"id": "p1", "n": 101}
+                sink.apply("p1", Found(self["p1"]), if_version=sink.entry("p1").version)
+            return fetched
+
+    source, sink = Contended(products(0, 1)), MemorySink()
+
+    fill(list(source), source, sink)
+
+    assert cached(sink) == dict(source)
+    assert source.fetched == ["p1", "p1"]
+
+
+def test_a_sink_that_refuses_every_version_is_named():
+    class Refusing(MemorySink):
+        def apply(self, id, change, /, *, if_version):
+            return False
+
+    source, sink = FakeSource(products(0, 1)), Refusing()
+    sink.insert_many({"p0": Found(source["p0"])})
+    fine = sink.apply
+    sink.apply = lambda id, change, *, if_version: (
+        id == "p0" or fine(id, change, if_version=if_version)
+    )
+
+    report = fill(list(source), source, sink)
+
+    assert "Refusing refused what 50 looks in a row found" in report.failed_ids["p1"]
+
+
+class Plain:
+    """A sink that has what it must have, and keeps state."""
+
+    def __init__(self):
+        self.all = MemorySink()
+
+    def entry(self, id, /):
+        return self.all.entry(id)
+
+    def apply(self, id, change, /, *, if_version):
+        return self.all.apply(id, change, if_version=if_version)
+
+    def state(self, name, /):
+        return self.all.state(name)
+
+    def set_state(self, name, text, /, *, if_state):
+        return self.all.set_state(name, text, if_state=if_state)
+
+
+def test_a_sink_that_can_name_no_ids_and_stores_one_entity_at_a_time_is_filled():
+    source, sink = FakeSource(products(*range(4))), Plain()
+    sink.apply("p9", Found({"id": "p9"}), if_version=0)
+    source.fail("p3", status=500)
+
+    report = fill(Pages(products(0, 1), products(2)), source, sink)
+
+    assert cached(sink.all) == products(0, 1, 2) | {"p9": {"id": "p9"}}
+    assert (report.stored, report.unlisted) == (3, None)
+    assert "the sink can't name its ids" in str(report)
+
+
+def test_a_sink_that_returns_something_else_than_what_it_stored_is_refused(caplog):
+    class Wrong(MemorySink):
+        def insert_many(self, found, /):
+            return len(found)
+
+    source, sink = FakeSource(products(1)), Wrong()
+
+    fill(Pages(products(1)), source, sink)
+
+    assert "Wrong.insert_many() must return the set of ids that it stored" in caplog.text
+    assert cached(sink) == dict(source)  # it was looked at
+
+
+def test_a_source_that_does_not_answer_for_the_sample_is_asked_again():
+    source, sink = FakeSource(products(1)), MemorySink()
+    source.fail(times=3)
+
+    assert fill(Pages(products(1)), source, sink).stored == 1
+
+
+def test_an_outage_in_which_the_sink_names_no_good_id_is_waited_for():
+    class Away(FailingSink):
+        def ids(self, *, after=None, limit=1000):
+            self._fail()
+            return super().ids(after=after, limit=limit)
+
+    source, sink = FakeSource(products(1)), Away()
+    source.fail(times=20, status=500)
+
+    def page():
+        sink.failures = 1
+        return products(1)
+
+    report = fill(Pages(page, entities=False), source, sink)
+
+    assert (cached(sink), report.failed) == (dict(source), 0)
+
+
+def test_a_hundred_broken_ids_are_named_and_all_are_counted():
+    source, sink = FakeSource(products(*range(120))), MemorySink()
+    for id in list(source)[1:]:
+        source.fail(id, status=500)
+
+    report = fill(list(source), source, sink)
+
+    assert report.failed == 119
+    assert len(report.failed_ids) == 100
+
+
+def test_a_state_that_is_not_ours_counts_as_none():
+    for text in ("no JSON", "[]", '{"owner": {"host": 1}}'):
+        sink = MemorySink()
+        sink.set_state("backfill", text, if_state=None)
+        source = FakeSource(products(1))
+
+        assert fill(["p1"], source, sink).listed == 1
+
+
+def test_of_two_that_begin_at_once_one_wins():
+    class Contended(MemorySink):
+        def set_state(self, name, text, /, *, if_state):
+            if name == "backfill" and if_state is None:
+                owner = {"host": "other", "pid": 7, "token": "other"}
+                super().set_state(name, json.dumps({"owner": owner}), if_state=None)
+            return super().set_state(name, text, if_state=if_state)
+
+    with pytest.raises(AlreadyRunningError, match="process 7 on other"):
+        Kept(Contended(), "backfill").take(lambda seconds: None)
+
+
+def test_a_process_of_this_host_that_lives_is_not_replaced_before_the_lease():
+    sink, waited = MemorySink(), []
+    owner = {"host": socket.gethostname(), "pid": os.getppid(), "token": "other"}
+    assert sink.set_state("backfill", json.dumps({"owner": owner}), if_state=None)
+
+    Kept(sink, "backfill", clock=lambda: sum(waited)).take(waited.append)
+
+    assert sum(waited) == LEASE
+
+
+def test_what_is_asked_for_is_stored_although_others_ask_at_once():
+    class Contended(MemorySink):
+        refusals = 3
+
+        def set_state(self, name, text, /, *, if_state):
+            self.refusals -= 1
+            return self.refusals < 0 and super().set_state(name, text, if_state=if_state)
+
+    sink = Contended()
+    backfill([], FakeSource(), sink).pause()
+    assert json.loads(sink.state("backfill control")) == {"paused": True}
+
+    sink.refusals = 1000
+    with pytest.raises(RuntimeError, match="has refused to store"):
+        backfill([], FakeSource(), sink).resume()
+
+
+def test_a_backfill_that_was_stopped_can_run_again():
+    source, sink = FakeSource(products(1, 2)), MemorySink()
+
+    class Listing:
+        url = "x"
+        stopped = False
+
+        def page(self, cursor):
+            if not self.stopped:
+                self.stopped = True
+                first.stop()
+            return Page(["p1", "p2"], None, None)
+
+    first = backfill(Listing(), source, sink)
+    with pytest.raises(RuntimeError, match="was stopped"):
+        first.run()
+    first.run()
+    assert cached(sink) == dict(source)
+
+
+def test_a_sink_that_is_down_while_it_names_its_ids_only_delays():
+    class Down(MemorySink):
+        failed = False
+
+        def ids(self, *, after=None, limit=1000):
+            if not self.failed:
+                self.failed = True
+                raise OSError("the sink is down")
+            return super().ids(after=after, limit=limit)
+
+    source, sink = FakeSource(products(1)), Down()
+    assert fill(["p1"], source, sink).unlisted == 0
+
+
+def sweep(source, sink, throttle, threads=1):
+    return Sweep(
+        source,
+        sink,
+        deletions=Deletions(Guard(), sink, source, lock=threading.Lock()),
+        throttle=throttle,
+        threads=threads,
+    )
+
+
+def test_an_id_that_failed_just_before_a_long_outage_ended_is_looked_at():
+    class Down(FakeSource):
+        down = True
+
+        def fetch(self, id, /, *, etag=None):
+            if id == "good":
+                self.down = False  # the outage is over by the time the good id is asked for
+            elif self.down:
+                raise FetchError("no answer")
+            return super().fetch(id, etag=etag)
+
+    source, sink = Down({"good": {"id": "good"}, "p1": {"id": "p1"}}), MemorySink()
+    sink.apply("good", Found({"id": "good"}), if_version=0)
+
+    done = sweep(source, sink, Throttle(pause=lambda failures, most: 0.0)).look(
+        ["p1"], on_tick=lambda: None
+    )
+
+    assert not isinstance(done["p1"], Exception)
+
+
+def test_a_broken_id_on_each_page_does_not_stop_each_page_for_half_a_minute():
+    pauses = []
+
+    class Counting(Throttle):
+        def pause_after(self, failures, error):
+            pauses.append(2.0 ** min(failures, 5))
+            return 0.0
+
+    source, sink = FakeSource(products(*range(50))), MemorySink()
+    for n in range(0, 50, 10):
+        source.fail(f"p{n}", status=500)
+    looks = sweep(source, sink, Counting())
+    for n in range(0, 50, 10):
+        looks.look([f"p{m}" for m in range(n, n + 10)], on_tick=lambda: None)
+
+    assert sum(pauses) < 60  # 150 s for 5 pages: 25 hours for 3,000 of them
+
+
+def test_a_bulk_get_that_fails_costs_no_pause():
+    pauses = []
+
+    class Counting(Throttle):
+        def pause_after(self, failures, error):
+            pauses.append(failures)
+            return 0.0
+
+    class Bulk(FakeSource):
+        bulk_size = 50
+
+        def fetch_many(self, ids, /):
+            raise FetchError("404", status=404)
+
+    source, sink = Bulk(products(*range(50))), MemorySink()
+    sweep(source, sink, Counting()).look(list(source), on_tick=lambda: None)
+
+    assert pauses == []  # a worker looks at each id alone at once; here each page waits 1 to 2 s
+
+
+def test_a_stop_ends_the_looks_of_many_and_the_pause_after_a_failure():
+    class Stopping(Catalogue):
+        def fetch(self, id, /, *, etag=None):
+            throttle.stopping.set()
+            raise FetchError("no answer")
+
+    throttle = Throttle()
+    source = Stopping(products(1, 2))
+    with pytest.raises(Stopped):
+        sweep(source, MemorySink(), throttle).look(["p1"], on_tick=lambda: None)
+    with pytest.raises(Stopped):
+        sweep(source, MemorySink(), throttle).look(["p1", "p2"], on_tick=lambda: None)
+    assert source.asked_many == []
+
+
+def test_what_is_asked_for_is_asked_again_after_an_outage_of_the_sink():
+    class Away(MemorySink):
+        away = True
+
+        def state(self, name, /):
+            if self.away:
+                raise OSError("the database is away")
+            return super().state(name)
+
+    sink, throttle = Away(), Throttle()
+    times = iter([0.0, 0.5, 1.5])
+    asked = Asked(throttle, sink, clock=lambda: next(times))
+    asked.ask()
+    sink.away = False
+    backfill([], FakeSource(), sink).pause()
+    asked.ask()
+    assert throttle.running.is_set()
+    asked.ask()
+    assert not throttle.running.is_set()
+
+
+def test_the_work_that_takes_long_is_shown_to_go_on():
+    sink, now = MemorySink(), [0.0]
+    kept = Kept(sink, "backfill", clock=lambda: now[0])
+    kept.take(lambda seconds: None)
+    before = sink.state("backfill")
+    now[0] = 9.9
+    kept.beat(10.0)
+    assert sink.state("backfill") == before
+    now[0] = 10.0
+    kept.beat(10.0)
+    assert sink.state("backfill") != before
+
+
+def test_a_state_that_others_change_at_once_is_set_in_the_end():
+    class Contended(MemorySink):
+        refusals = 3
+
+        def set_state(self, name, text, /, *, if_state):
+            self.refusals -= 1
+            return self.refusals < 0 and super().set_state(name, text, if_state=if_state)
+
+    sink = Contended()
+    set_state(sink, "name", "text")
+    assert sink.state("name") == "text"
+
+
+def test_another_users_process_of_this_host_is_alive(monkeypatch):
+    def refused(pid, signal):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refused)  # a test as root can't make one
+    me = Owner.me()
+    assert not me.is_dead(Owner(me.host, me.pid + 1, "other"))
+
+
+def test_the_speed_is_that_of_the_last_seconds():
+    speed = Speed()
+    assert speed.at(0.0, 0) == 0.0
+    assert speed.at(1.0, 1000) == 1000.0
+    assert speed.at(11.0, 1100) == pytest.approx(10.0)
+    assert speed.at(21.0, 1200) == pytest.approx(10.0)
+
+
+def test_a_pause_after_a_failure_goes_on_with_ticks():
+    source, ticks = FakeSource(products(1)), []
+    source.fail(times=1)
+    throttle = Throttle(pause=lambda failures, most: 0.01)
+
+    sweep(source, MemorySink(), throttle).look(["p1"], on_tick=lambda: ticks.append(1))
+
+    assert len(ticks) >= 3  # two rounds, and a pause

@@ -187,3 +187,11 @@ def test_a_backfill_needs_a_sink_that_keeps_state(make_worker):
 
     with pytest.raises(ConfigurationError, match="keeps no state"):
         make_worker(backfill=["p1"], sink=Stateless())
+
+
+def test_a_sink_that_is_down_says_nothing_of_whether_it_is_filled(make_worker):
+    class Down(MemorySink):
+        def state(self, name, /):
+            raise OSError("the database is away")
+
+    assert not make_worker(backfill=["p1"], sink=Down()).synced

@@ -86,7 +86,7 @@ class Backfill(Generic[T]):
             ListingError: The listing is none, or loops, or names ids that the source does not know,
                 or not the whole entities.
             MassDeletionError: Too many cached entities seem to be gone.
-            RuntimeError: `stop` was called. A new backfill goes on.
+            RuntimeError: `stop` was called. The next run goes on.
         """
         deletions = Deletions(self._guard, self._sink, self._fetcher, lock=threading.Lock())
         deletions.learn()
@@ -102,7 +102,8 @@ class Backfill(Generic[T]):
                 restart=restart,
             )
         except Stopped:
-            raise RuntimeError("the backfill was stopped; a new one goes on") from None
+            self._throttle.stopping.clear()
+            raise RuntimeError("the backfill was stopped; run it again to go on") from None
         finally:
             with contextlib.suppress(Exception):  # then the next deletion is counted alone
                 deletions.keep(at_least=1)
@@ -112,7 +113,7 @@ class Backfill(Generic[T]):
         self._throttle.stopping.set()
 
     def pause(self) -> None:
-        """Send no more GETs, in any process, until `resume`. It is kept across restarts."""
+        """Send no more GETs, in any process and after a restart, too, until `resume`."""
         self._control(paused=True)
 
     def resume(self) -> None:
@@ -121,7 +122,7 @@ class Backfill(Generic[T]):
 
     @property
     def max_gets_per_second(self) -> float | None:
-        """How many GETs to send. What is set here holds in any process, and across restarts."""
+        """How many GETs to send. Set, it holds in any process until the backfill is complete."""
         asked = loaded(self._state.state(CONTROL))
         return cast("float | None", asked.get("rate", self._throttle.rate))
 

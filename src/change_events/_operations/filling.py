@@ -13,8 +13,10 @@ page that it had not finished.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from change_events._consumer.log import log
@@ -119,6 +121,7 @@ class Filling(Generic[T]):
         if isinstance(self._sink, EnumerableSink):
             self._look_at_unlisted(self._sink)
         self._save(phase="done")
+        self._patiently(self._control.clear, SINK)
         self._told.tell(last=True)
         return self._told.report()
 
@@ -166,20 +169,12 @@ class Filling(Generic[T]):
 
     def _read(self, cursor: str | None) -> Page[T]:
         """Read a page; try again while the listing is down."""
-        failures = 0
-        while True:
+
+        def read() -> Page[T]:
             self._throttle.before_get()
-            try:
-                with self._throttle.spent_on(LISTING):
-                    page = self._listing.page(cursor)
-                return checked_page(page, cursor, self._listing)
-            except (ConfigurationError, ListingError, Stopped):
-                raise
-            except Exception as error:
-                failures += 1
-                if failures >= TRIES and not isinstance(error, FetchError):
-                    raise
-                self._wait_after(failures, error, LISTING)
+            return checked_page(self._listing.page(cursor), cursor, self._listing)
+
+        return self._patiently(read, LISTING, tries=TRIES)
 
     def _awaited(self, future: Future[R]) -> R:
         while not future.done():
@@ -214,7 +209,8 @@ class Filling(Generic[T]):
         sample = dict(list((page.found or {}).items())[:SAMPLE])
         gone, other = [], []
         for id, listed in sample.items():
-            fetched = self._fetched(id)
+            self._throttle.before_get()
+            fetched = self._patiently(partial(self._fetcher.fetch, id), SOURCE, tries=TRIES)
             if isinstance(fetched, Gone):
                 gone.append(id)
             elif isinstance(fetched, Found) and digest_of(fetched) != digest_of(listed):
@@ -229,17 +225,6 @@ class Filling(Generic[T]):
                 f"{self._listing!r} has {other} not as {self._fetcher!r} returns them. If it does "
                 "not list whole entities, use entities=False; if they have just changed, run again"
             )
-
-    def _fetched(self, id: str) -> object:
-        failures = 0
-        while True:
-            self._throttle.before_get()
-            try:
-                with self._throttle.spent_on(SOURCE):
-                    return self._fetcher.fetch(id)
-            except FetchError as error:
-                failures += 1
-                self._wait_after(failures, error, SOURCE)
 
     def _wait_after(self, failures: int, error: Exception, what: str) -> None:
         """Wait after a failure, and say once why."""
@@ -278,8 +263,12 @@ class Filling(Generic[T]):
     def _look_at_unlisted(self, sink: EnumerableSink) -> None:
         """Look at each id that is cached, and was not listed."""
         values = self._kept.values
-        was_listed = self._listed.lookup()
-        while ids := sink.ids(after=values["after"], limit=UNLISTED_PAGE):
+        was_listed = self._patiently(self._listed.lookup, SINK)
+
+        def more_ids() -> list[str]:
+            return sink.ids(after=values["after"], limit=UNLISTED_PAGE)
+
+        while ids := self._patiently(more_ids, SINK):
             unlisted = [id for id in ids if not was_listed(id)]
             self._look(unlisted)
             self._save(after=ids[-1], unlisted=(values["unlisted"] or 0) + len(unlisted))
@@ -287,16 +276,26 @@ class Filling(Generic[T]):
         self._save(unlisted=values["unlisted"] or 0)
 
     def _save(self, **changes: object) -> None:
+        self._patiently(lambda: self._kept.save(**changes), SINK)
+
+    def _patiently(self, call: Callable[[], R], what: str, *, tries: float = math.inf) -> R:
+        """
+        Return what a call returns; call again after a failure, without end if it is a `FetchError`.
+
+        `tries`: Failures after which another error is raised.
+        """
         failures = 0
         while True:
             try:
-                with self._throttle.spent_on(SINK):
-                    return self._kept.save(**changes)
-            except AlreadyRunningError:
+                with self._throttle.spent_on(what):
+                    return call()
+            except (AlreadyRunningError, ConfigurationError, ListingError, Stopped):
                 raise
-            except Exception as error:  # the sink's
+            except Exception as error:
                 failures += 1
-                self._wait_after(failures, error, SINK)
+                if failures >= tries and not isinstance(error, FetchError):
+                    raise
+                self._wait_after(failures, error, what)
 
 
 def fill(

@@ -8,11 +8,12 @@ from bisect import bisect_left
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
+from change_events._operations.state import set_state
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from change_events._operations.state import Kept
-    from change_events.typing import StatefulSink
 
 LISTED = "backfill listed"
 """The beginning of the names under which the ids are kept."""
@@ -34,7 +35,7 @@ class Listed:
         recent.extend(map(_hash, ids))
         if len(recent) >= CHUNK:
             name = self._name(values["chunks"])
-            _set_state(self._kept.sink, name, _text(recent))
+            set_state(self._kept.sink, name, _text(recent))
             values["chunks"] += 1
             recent = array("Q")
         values["recent"] = _text(recent)
@@ -71,9 +72,3 @@ def _hashes(text: str) -> array[int]:
 
 def _text(hashes: array[int]) -> str:
     return base64.b64encode(hashes.tobytes()).decode()
-
-
-def _set_state(state: StatefulSink, name: str, text: str) -> None:
-    """Set it, whatever it was."""
-    while not state.set_state(name, text, if_state=state.state(name)):
-        pass

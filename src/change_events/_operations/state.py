@@ -47,10 +47,8 @@ class Owner:
             return other.token not in _working
         try:
             os.kill(other.pid, 0)
-        except ProcessLookupError:
-            return True
-        except OSError:  # it lives, and is another user's
-            return False
+        except OSError as error:
+            return isinstance(error, ProcessLookupError)  # otherwise it is another user's
         return False
 
     def __str__(self) -> str:
@@ -80,6 +78,13 @@ def loaded(text: str | None) -> dict[str, Any]:
     except ValueError:
         return {}
     return kept if isinstance(kept, dict) else {}
+
+
+def set_state(sink: StatefulSink, name: str, text: str) -> None:
+    """Store a text, whatever is stored now."""
+    stored = False
+    while not stored:
+        stored = sink.set_state(name, text, if_state=sink.state(name))
 
 
 class Kept:
@@ -180,9 +185,8 @@ class Kept:
         if not self.sink.set_state(self._name, text, if_state=self._text):
             # It can be ours: a call that failed can have stored it.
             stored = self.sink.state(self._name)
-            if (loaded(stored).get("owner") or {}).get("token") != me.token:
-                return False
-            if not self.sink.set_state(self._name, text, if_state=stored):
+            is_ours = (loaded(stored).get("owner") or {}).get("token") == me.token
+            if not (is_ours and self.sink.set_state(self._name, text, if_state=stored)):
                 return False
         self._text = text
         self._saved_at = self._clock()

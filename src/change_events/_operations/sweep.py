@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-OWN_TRIES = 5
+OWN_TRIES = 2
 """Failed looks after which an id counts as broken: it can be its own fault, and others succeed."""
 
-OTHER_TRIES = 12
-"""The same if no answer came, or one that tells of the source: four minutes or so."""
+OTHER_TRIES = 5
+"""The same if no answer came, or one that tells of the source."""
 
 
 class Sweep(Generic[T]):
@@ -94,37 +94,33 @@ class Sweep(Generic[T]):
             Stopped: Somebody asked to stop.
         """
         done: dict[str, Outcome | Exception] = {}
-        left, failures = list(dict.fromkeys(ids)), 0
+        left, tries = list(dict.fromkeys(ids)), 0
         while left:
-            results = self._round(left, on_tick, alone=failures > 0)
-            failed = {id: each for id, each in results.items() if isinstance(each, Exception)}
-            succeeded = {id: results[id] for id in results if id not in failed}
-            done |= succeeded
+            results = self._round(left, on_tick, alone=tries > 0)
+            tries += 1
+            succeeded = {id: each for id, each in results.items() if isinstance(each, Outcome)}
             self._good = next(iter(succeeded), self._good)
-            failures += 1
-            broken = self._broken(failed, failures, on_tick, up=bool(succeeded))
-            done |= broken
+            done |= succeeded
+            done |= self._broken(results, tries, on_tick)
             left = [id for id in left if id not in done]
-            if left:
-                self._pause(failures, [failed[id] for id in left], on_tick)
+            if left and (tries > 1 or self._bulk_size == 1):  # not before each is looked at alone
+                errors = [each for each in results.values() if isinstance(each, Exception)]
+                self._pause(tries, errors, on_tick)
         self.problem = None
         return done
 
     def _broken(
-        self,
-        failed: Mapping[str, Exception],
-        failures: int,
-        on_tick: Callable[[], object],
-        *,
-        up: bool,
-    ) -> dict[str, Exception]:
-        """Return which of them fail by their own fault: the source and the sink are up."""
-        enough = {
-            id: error
-            for id, error in failed.items()
-            if failures >= (OWN_TRIES if is_own(error) else OTHER_TRIES)
-        }
-        return enough if enough and (up or self._is_up(on_tick)) else {}
+        self, results: Mapping[str, Outcome | Exception], tries: int, on_tick: Callable[[], object]
+    ) -> dict[str, Outcome | Exception]:
+        """Return which of them fail by their own fault: they do although the source is up."""
+        suspects = [
+            id
+            for id, each in results.items()
+            if isinstance(each, Exception) and tries >= (OWN_TRIES if is_own(each) else OTHER_TRIES)
+        ]
+        if not suspects or not self._is_up(on_tick):
+            return {}
+        return self._round(suspects, on_tick, alone=True)  # an outage can have ended meanwhile
 
     def _is_up(self, on_tick: Callable[[], object]) -> bool:
         """Look at an id that was fine before."""
@@ -184,7 +180,7 @@ class Sweep(Generic[T]):
         if len(ids) > 1:
             try:
                 done = self._look_at_many(ids)
-            except (MassDeletionError, Stopped):
+            except Stopped:
                 raise
             except Exception as error:
                 return dict.fromkeys(ids, error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from change_events._consumer.backoff import MAX_PROBE_PAUSE, asked_pause, pause_after
 from change_events._consumer.breaker import Pace
-from change_events._operations.state import loaded
+from change_events._operations.state import loaded, set_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -127,15 +128,22 @@ class Throttle:
 class Asked:
     """What somebody asks for while a backfill runs: another rate, or a pause."""
 
-    def __init__(self, throttle: Throttle, state: StatefulSink) -> None:
+    def __init__(
+        self,
+        throttle: Throttle,
+        state: StatefulSink,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
         self._throttle = throttle
         self._state = state
         self._rate = throttle.rate
-        self._next = 0.0
+        self._next = -math.inf
 
     def ask(self) -> None:
         """Look whether somebody asks for something, about once a second."""
-        now = time.monotonic()
+        now = self._clock()
         if now < self._next:
             return
         self._next = now + CONTROL_EVERY
@@ -148,3 +156,7 @@ class Asked:
             self._throttle.running.clear()
         else:
             self._throttle.running.set()
+
+    def clear(self) -> None:
+        """Forget what was asked for: it was for this backfill."""
+        set_state(self._state, CONTROL, "{}")
