@@ -32,6 +32,7 @@ from change_events.exceptions import (
     MassDeletionError,
 )
 from change_events.testing import FakeSource
+from verification.harness.processes import wait_until
 
 
 def products(*numbers):
@@ -1055,3 +1056,23 @@ def test_a_pause_after_a_failure_goes_on_with_ticks():
     sweep(source, MemorySink(), throttle).look(["p1"], on_tick=lambda: ticks.append(1))
 
     assert len(ticks) >= 3  # two rounds, and a pause
+
+
+def test_looks_that_have_not_begun_when_it_is_stopped_do_not_begin():
+    gate = threading.Event()
+
+    class Slow(FakeSource):
+        def fetch(self, id, /, *, etag=None):
+            assert gate.wait(30)
+            return super().fetch(id, etag=etag)
+
+    def stop():
+        raise Stopped
+
+    source = Slow(products(1, 2, 3))
+    looks = sweep(source, MemorySink(), Throttle())
+    with pytest.raises(Stopped):
+        looks.look(list(source), on_tick=stop)
+    gate.set()
+    looks.close()
+    wait_until(lambda: source.fetched == ["p1"])
