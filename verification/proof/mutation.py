@@ -3,13 +3,15 @@ Change the code in small ways, and see whether the tests notice.
 
     python -m verification.proof.mutation      (or `make mutate`)
 
-mutmut makes the mutants. For each, it runs the tests that call its function. What it leaves out is
-in pyproject.toml, with the reason. A mutant that lives must be explained in survivors.py.
+mutmut makes the mutants. For each, it runs the tests that call its function, among those that
+`TESTS` names for its module. What it leaves out is in pyproject.toml, with the reason. A mutant
+that lives must be explained in survivors.py.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import shutil
@@ -18,18 +20,23 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+from mutmut.core import MutmutCallStack
 from mutmut.mutation.diff_apply import get_diff_for_mutant
+from mutmut.state import state
 from mutmut.stats import status_by_exit_code
-from mutmut.utils.format_utils import orig_function_and_class_names_from_key
+from mutmut.utils.format_utils import get_module_from_key, orig_function_and_class_names_from_key
 
 from verification.harness.commands import status_of
+from verification.harness.emulators import SHARED_POSTGRES, postgres_server
 from verification.proof.survivors import SURVIVORS
 
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import Collection
 
 ROOT = Path(__file__).parents[2]
 WORK = ROOT / "mutants"
@@ -37,6 +44,26 @@ SOURCE = Path("src/change_events")
 
 GOAL = 95.0
 """Percent of a module's mutants that must be killed."""
+
+TESTS = {
+    "_consumer.queue": ["tests/wire/test_queue.py"],
+    "_consumer.signature": ["tests/wire/test_signature.py"],
+    "_producer.publishers": ["tests/wire/test_publishers*.py"],
+    "_source": ["tests/unit/test_exact_numbers.py", "tests/wire/test_fetcher*.py"],
+    "integrations": ["tests/wire/test_aws_lambda.py"],
+    "sinks.dynamodb": ["tests/sinks/test_sinks_dynamodb.py"],
+    "sinks.postgres": ["tests/sinks/test_sinks_postgres.py"],
+    "sinks": ["tests/sinks/test_sinks.py", "tests/sinks/test_sinks_fork.py"],
+    "": ["tests/unit/*.py"],
+}
+"""
+By the beginning of a module's name: the test files that must kill its mutants. The first counts.
+
+A module that decides needs no network for that. One that talks to a server is tested with it.
+"""
+
+MODULES = "MUTATED_MODULES"
+"""The environment variable that names the chosen modules, for the tests' processes."""
 
 KILLED = {"killed", "timeout", "segfault"}
 """A mutant that hangs is killed after a while: its status is one of the latter two."""
@@ -57,15 +84,17 @@ class Change:
 @dataclass(frozen=True)
 class Mutant:
     name: str
-    module: str
+    path: Path
     status: str
+
+    @property
+    def module(self) -> str:
+        return _module_of(self.name)
 
     @property
     def change(self) -> Change:
         method, owner = orig_function_and_class_names_from_key(self.name)
-        diff = get_diff_for_mutant(
-            self.name, path=SOURCE / f"{self.module.replace('.', '/')}.py"
-        ).splitlines()[2:]
+        diff = get_diff_for_mutant(self.name, path=self.path).splitlines()[2:]
         was, now = (
             " ".join(_code(line[1:]) for line in diff if line.startswith(sign)) for sign in "-+"
         )
@@ -87,7 +116,7 @@ def main() -> int:
     parser.add_argument(
         "modules",
         nargs="*",
-        help="as in `_consumer.desk _codec`; default: all that pyproject.toml names",
+        help="as in `_consumer.desk sinks`; default: all that pyproject.toml names",
     )
     parser.add_argument(
         "--processes",
@@ -104,7 +133,7 @@ def main() -> int:
     mutants = [
         mutant
         for mutant in _results()
-        if not arguments.modules or mutant.module in arguments.modules
+        if not arguments.modules or any(_is_in(mutant.module, part) for part in arguments.modules)
     ]
     if unfinished := sum(mutant.status == "not checked" for mutant in mutants):
         print(f"{unfinished} of {len(mutants)} mutants have not been run")
@@ -126,39 +155,84 @@ def _run(modules: list[str], processes: int) -> int:
         str(processes),
     ]
     command += [f"change_events.{module}.*" for module in modules]
-    # The mutants for the tests that start a Python of their own, which would import the unchanged
-    # code; and this module.
-    environment = os.environ | {"PYTHONPATH": f"{WORK / 'src'}{os.pathsep}{WORK}"}
-    with subprocess.Popen(command, env=environment) as process:  # noqa: S603  # our own
-        try:
-            return process.wait()
-        except KeyboardInterrupt:  # it has got the signal, too, and ends its workers
-            process.wait()
-            return 130
+    with postgres_server() as server:
+        # The mutants for the tests that start a Python of their own, which would import the
+        # unchanged code; and this module.
+        environment = os.environ | {
+            "PYTHONPATH": f"{WORK / 'src'}{os.pathsep}{WORK}",
+            MODULES: " ".join(modules),
+            SHARED_POSTGRES: server.get_uri(),
+        }
+        with subprocess.Popen(command, env=environment) as process:  # noqa: S603  # our own
+            try:
+                return process.wait()
+            except KeyboardInterrupt:  # it has got the signal, too, and ends its workers
+                process.wait()
+                return 130
 
 
+def pytest_configure() -> None:
+    # pytest collects garbage ten times at its end. What is loaded already would double the time
+    # that a mutant lives.
+    gc.freeze()
+    # Nobody asks which function has called which, and CPython 3.11 sometimes loses the context
+    # variable in which mutmut records it.
+    for name in ("set", "reset"):
+        setattr(MutmutCallStack, name, lambda _: None)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
-    Run the quickest tests first: most mutants then die within milliseconds. (This module is a
-    plugin of pytest, too.)
+    Run only tests that a chosen module needs, the quickest first: most mutants then die within
+    milliseconds. (This module is a plugin of pytest, too.)
     """
+    wanted = {
+        file
+        for chosen in os.environ.get(MODULES, "").split() or [""]
+        for part in TESTS
+        if _is_in(part, chosen) or TESTS[part] is _tests_of(chosen)
+        for file in TESTS[part]
+    }
+    items[:] = [item for item in items if _is_one_of(item, wanted)]
     stats = Path("mutmut-stats.json")
     if stats.exists():
         seconds = json.loads(stats.read_text())["duration_by_test"]
         items.sort(key=lambda item: seconds.get(item.nodeid, 0.0))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Forget that a test has called a function, unless the function's module needs the test."""
+    state()._stats = {
+        function
+        for function in state()._stats.copy()  # a thread can still add to it
+        if _is_one_of(item, _tests_of(_module_of(function)))
+    }
+
+
+def _tests_of(module: str) -> Collection[str]:
+    return next(files for part, files in TESTS.items() if _is_in(module, part))
+
+
+def _is_one_of(item: pytest.Item, files: Collection[str]) -> bool:
+    return any(fnmatch(item.nodeid.partition("::")[0], file) for file in files)
+
+
+def _is_in(module: str, part: str) -> bool:
+    return not part or f"{module}.".startswith(f"{part}.")
+
+
+def _module_of(key: str) -> str:
+    return get_module_from_key(key).removeprefix("change_events.")
+
+
 def _results() -> list[Mutant]:
     return [
-        Mutant(name, _module(meta), status_by_exit_code[code])
+        Mutant(name, meta.relative_to(WORK).with_suffix(""), status_by_exit_code[code])
         for meta in sorted((WORK / SOURCE).rglob("*.meta"))
         for name, code in json.loads(meta.read_text())["exit_code_by_key"].items()
     ]
-
-
-def _module(meta: Path) -> str:
-    path = meta.relative_to(WORK / SOURCE).as_posix()
-    return path.removesuffix(".py.meta").replace("/", ".")
 
 
 def _print_table(mutants: list[Mutant], seconds: float) -> bool:
