@@ -40,6 +40,13 @@ SINGLE = {
             "the source should send it as text, or with fewer digits"
         ),
     ),
+    "a number with 16 digits, and 15 are safe": (
+        Answer(200, b'{"n": 900719925474099.3}'),
+        (
+            f" {STORED}: a float would change the number 900719925474099.3 to 900719925474099.2; "
+            "the source should send it as text, or with fewer digits"
+        ),
+    ),
     "no id": (
         Answer(200, b"{%s}" % b", ".join(b'"key%d": 1' % number for number in range(20))),
         f" answered an object without an id, by id_of='id'; its keys are [{ITS_KEYS}]",
