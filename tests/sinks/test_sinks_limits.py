@@ -129,3 +129,11 @@ def test_the_default_patience_with_another_writer_is_five_seconds(tmp_path, monk
     SQLiteSink(tmp_path / "cache.db").close()
 
     assert asked == [5.0]
+
+
+def test_the_default_table_is_named_entities(tmp_path):
+    SQLiteSink(tmp_path / "cache.db").close()
+
+    other = sqlite3.connect(tmp_path / "cache.db")
+    assert other.execute("SELECT name FROM sqlite_master").fetchall() == [("entities",)]
+    other.close()
