@@ -960,3 +960,76 @@ def test_a_sink_that_cannot_store_the_guards_state_fails_no_batch(make_still, cl
     found = make_still(client=client, sink=sink, fetcher=Answering(Found({"n": 1})))
 
     assert back(found, *(record(f"p{n}", age=60, name=f"m{n}") for n in range(20))) == []
+
+
+# What the errors say, word for word
+
+
+def test_the_error_for_a_setting_names_it(make):
+    with pytest.raises(ConfigurationError) as caught:
+        make(settle=3601)
+
+    assert str(caught.value) == "settle must be from 0 to 3600.0, not 3601"
+    make(settle=3600)
+    make(settle=0)
+
+
+@pytest.mark.parametrize("event", [None, {}, {"Records": [{"eventSource": "aws:kinesis"}]}])
+def test_the_error_for_an_event_of_another_source_says_what_to_set_up(make, event):
+    with pytest.raises(ConfigurationError) as caught:
+        make()(event, None)
+
+    assert str(caught.value) == (
+        "this handler is for events of an SQS event source. Subscribe a queue to the topic, "
+        "not the function itself, and give the function an event source mapping for the queue"
+    )
+
+
+def test_the_window_is_that_of_a_worker_unless_it_is_set(fetcher, sink, client):
+    handler = make_handler(fetcher=fetcher, sink=sink, client=client)
+
+    assert back(handler, record(age=60, waited=4.999)) == []
+    assert back(handler, record(age=0, waited=5.0)) == []
+    assert client.asked == 1
+
+
+def test_an_event_is_settled_by_a_look_at_just_the_end_of_its_window(make_still, client):
+    assert back(make_still(client=client), record(age=5, waited=5.0)) == []
+    assert back(make_still(client=client), record(age=4.999, waited=4.999)) == ["message of p1"]
+
+
+def test_no_look_begins_at_just_half_of_the_time(sink, client):
+    world = World(takes=5.0)
+    function = _Function(
+        world, sink, SETTLE, Guard(), early_look=True, client=client, clock=lambda: world.now
+    )
+
+    class TenSeconds:
+        def get_remaining_time_in_millis(self):
+            return 10_000
+
+    records = [record(f"p{n}", age=60) for n in range(2)]
+    assert back(function.handle, *records, context=TenSeconds()) == ["message of p1"]
+    assert world.gets == [0.0]
+    assert client.calls == [1]
+
+
+def test_visibility_is_not_changed_at_just_three_quarters_of_the_time(sink, client):
+    world = World(takes=7.5)
+    function = _Function(
+        world, sink, SETTLE, Guard(), early_look=True, client=client, clock=lambda: world.now
+    )
+
+    class TenSeconds:
+        def get_remaining_time_in_millis(self):
+            return 10_000
+
+    records = [record(f"p{n}", age=60) for n in range(2)]
+    assert back(function.handle, *records, context=TenSeconds()) == ["message of p1"]
+    assert client.calls == []
+
+
+def test_the_call_for_the_time_names_the_queue(make, client):
+    back(make(client=client), record())
+
+    assert client.urls == {"https://sqs.eu-west-1.amazonaws.com/123456789012/my-queue"}

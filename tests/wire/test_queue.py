@@ -14,7 +14,7 @@ from botocore.exceptions import (
 from botocore.stub import Stubber
 
 from change_events import ConfigurationError
-from change_events._consumer.queue import Queue, batches
+from change_events._consumer.queue import Message, Queue, batches
 from conftest import failing, spied
 from verification.harness.wire import Answer
 
@@ -454,3 +454,31 @@ def test_an_answer_that_is_cut_off_is_an_error_and_no_empty_one(queue, line):
 
     with pytest.raises(IncompleteReadError):
         receive(queue)
+
+
+def test_all_that_a_delivery_says_is_read():
+    text = {"StringValue": "saved", "DataType": "String"}
+    first = {
+        "MessageId": "m1",
+        "ReceiptHandle": "h1",
+        "Body": "one",
+        "Attributes": {"ApproximateReceiveCount": "2", "SentTimestamp": "30500"},
+        "MessageAttributes": {"phase": text, "save": {"BinaryValue": b"x", "DataType": "Binary"}},
+    }
+    second = {
+        "MessageId": "m2",
+        "ReceiptHandle": "h2",
+        "Body": "two",
+        "Attributes": {"ApproximateReceiveCount": "1"},
+    }
+    headers = {"HTTPHeaders": {"date": "Thu, 01 Jan 1970 00:01:00 GMT"}}
+    client, _ = failing(
+        "ReceiveMessage", {"Messages": [first, second], "ResponseMetadata": headers}, {}
+    )
+    queue = Queue(URL, client)
+
+    assert receive(queue) == [
+        Message("m1", "h1", "one", 2, {"phase": "saved", "save": ""}, 30.5, 60.0),
+        Message("m2", "h2", "two", 1, {}, None, 60.0),
+    ]
+    assert receive(queue) == []
