@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from change_events import ConfigurationError, FetchError, HTTPFetcher
+from change_events import ConfigurationError, FetchError, Found, HTTPFetcher
+from change_events._source.http import text_of
 from fetching import HTML, JSON, TRANSPORTS, answering
 from verification.harness.wire import HANG_UP, Answer, Raw, RawServer
 
@@ -249,3 +250,15 @@ def test_a_slash_in_an_id_is_encoded_in_the_query_of_a_bulk_get(source):
     HTTPFetcher(source.url + "/{id}", bulk_url=source.url + "/many").fetch_many(["a/b"])
 
     assert source.asked[0].path == "/many?id=a%2Fb"
+
+
+def test_an_error_without_a_text_is_shown_by_its_type():
+    assert text_of(OSError()) == "OSError"
+    assert text_of(OSError("no route")) == "no route"
+
+
+def test_a_length_beside_chunks_does_not_count(make):
+    """RFC 9112, 6.3."""
+    text = HEAD + b'Transfer-Encoding: chunked\r\nContent-Length: x\r\n\r\nc\r\n{"id": "p1"}\r\n0'
+    with RawServer(lambda _: Raw(text + b"\r\n\r\n")) as server:
+        assert make(server.url + "/{id}").fetch("p1") == Found({"id": "p1"})
