@@ -452,8 +452,20 @@ def test_an_answer_that_is_cut_off_is_an_error_and_no_empty_one(queue, line):
         else None
     )
 
-    with pytest.raises(IncompleteReadError):
+    with pytest.raises(IncompleteReadError, match="^15 read, but total bytes expected is 100"):
         receive(queue)
+
+
+def test_a_new_client_has_credentials_that_were_looked_for_again(queue, monkeypatch):
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    queue = Queue(queue.url)
+    queue.open(wait=20)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "new")
+
+    queue.renew(FAILED)
+    assert queue._client._get_credentials().access_key == "test"
+    queue.renew(REFUSED)
+    assert queue._client._get_credentials().access_key == "new"
 
 
 def test_all_that_a_delivery_says_is_read():
