@@ -452,7 +452,7 @@ def test_an_answer_that_is_cut_off_is_an_error_and_no_empty_one(queue, line):
         else None
     )
 
-    with pytest.raises(IncompleteReadError, match="^15 read, but total bytes expected is 100"):
+    with pytest.raises(IncompleteReadError, match=r"^15 read, but total bytes expected is 100\."):
         receive(queue)
 
 
