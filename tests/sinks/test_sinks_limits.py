@@ -137,3 +137,26 @@ def test_the_default_table_is_named_entities(tmp_path):
     other = sqlite3.connect(tmp_path / "cache.db")
     assert other.execute("SELECT name FROM sqlite_master").fetchall() == [("entities",)]
     other.close()
+
+
+def test_an_entity_that_another_revision_stored_has_no_etag_and_no_digest(tmp_path):
+    path = tmp_path / "cache.db"
+    with SQLiteSink(path, revision="r1") as sink:
+        sink.apply("p1", FOUND, if_version=0)
+        known = sink.entry("p1")
+        assert (known.etag, known.digest) == ('"one"', "d1")
+    with SQLiteSink(path, revision="r2") as sink:
+        assert sink.entry("p1") == Entry(known.version, True)
+
+
+def test_the_first_version_is_the_time_in_microseconds(make):
+    for now, version in ((0.0, 1), (0.000002, 2), (1.5, 1_500_000)):
+        sink = make(clock=lambda now=now: now)
+        sink.apply("p1", FOUND, if_version=0)
+        assert sink.entry("p1").version == version
+
+
+@pytest.mark.parametrize("table", ["a", "Z9", "_", "products_2"])
+def test_a_tables_name_can_have_letters_digits_and_underscores(table):
+    with SQLiteSink(":memory:", table=table) as sink:
+        assert sink.apply("p1", FOUND, if_version=0)
