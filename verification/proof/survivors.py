@@ -40,6 +40,15 @@ SURVIVORS = {
             "return Failure(self._judged(self.experiment.give_up(), now, certain=False))",
             "return Failure(self._judged(self.experiment.give_up(), now, certain=None))",
         ),
+        ("_consumer.queue.Queue._new_client", "validate=False,", "validate=None,"),
+        ("_source.http.PoolTransport._send", "redirect=False,", "redirect=None,"),
+        ("_source.http.PoolTransport._send", "preload_content=False,", "preload_content=None,"),
+        ("_source.http.decoding", "preload_content=False,", "preload_content=None,"),
+        (
+            "sinks.sqlite.SQLiteSink.apply",
+            "body = json.dumps(change.value, allow_nan=False)",
+            "body = json.dumps(change.value, allow_nan=None)",
+        ),
         ("_consumer.guard.Guard.dumped", "self._resumed = False", "self._resumed = None"),
         ("_consumer.inbox.Inbox.settle", "group.alone = False", "group.alone = None"),
         (
@@ -241,5 +250,58 @@ SURVIVORS = {
             "self._sleep(0.2 * 2**attempt * random.uniform(0.5, 1.0))",
             "self._sleep(0.2 * 2 * attempt * random.uniform(0.5, 1.0))",
         ),
+    ],
+    "a letter is never encoded": [
+        (
+            "_source.endpoint.Endpoint.targets",
+            "parameter = f\"id={quote(checked_id(id), safe='')}\"",
+            "parameter = f\"id={quote(checked_id(id), safe='XXXX')}\"",
+        ),
+    ],
+    "the quick way and the exact one come to the same": [
+        (
+            "_source.entities._exact_float",
+            "if len(number) <= 16 and 1e-290 < abs(value) < 1e290:",
+            f"if len(number) {mutant}:",
+        )
+        for mutant in (
+            "< 16 and 1e-290 < abs(value) < 1e290",
+            "<= 16 and 1.0 < abs(value) < 1e290",
+            "<= 16 and 1e-290 <= abs(value) < 1e290",
+            "<= 16 and 1e-290 < abs(value) <= 1e290",
+            "<= 16 and 1e-290 < abs(value) < 1e+290",
+        )
+    ],
+    "a decimal has the same value with a capital E": [
+        (
+            "_source.entities._is_printed",
+            'return exact in {Decimal(text), Decimal(format(value, ".17g")), Decimal(value)}',
+            'return exact in {Decimal(text), Decimal(format(value, ".17G")), Decimal(value)}',
+        ),
+    ],
+    "the headers of a request have no order": [
+        (
+            "_source.connections.KeepAliveTransport._request",
+            'lines.insert(1, f"Host: {self._authority}")',
+            'lines.insert(2, f"Host: {self._authority}")',
+        ),
+    ],
+    "urllib3 writes a method in capitals": [
+        ("_source.http.PoolTransport._send", '"GET",', '"get",'),
+    ],
+    "the caller goes on after every error of a group": [
+        (
+            "sinks.sqlite.file._commit",
+            "with contextlib.suppress(sqlite3.Error):",
+            "with contextlib.suppress(None):",
+        ),
+    ],
+    "there is a count for each write": [
+        (
+            "sinks.sqlite.file._commit",
+            "for write, count in zip(writes, counts, strict=True):",
+            f"for write, count in zip(writes, counts, {strict}):",
+        )
+        for strict in ("", "strict=False", "strict=None")
     ],
 }
