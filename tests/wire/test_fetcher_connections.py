@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import io
+import socket
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import urllib3
 from urllib3.util import parse_url
 
 from change_events import FetchError, Found, HTTPFetcher, Unchanged
+from change_events._source import connections
 from change_events._source.connections import KeepAliveTransport
 from conftest import Source, serving
 from fetching import JSON, TRANSPORTS, answering, gateway
@@ -478,3 +481,19 @@ def test_a_get_that_is_sent_again_has_the_same_headers(make):
     assert len(heads) == 3
     assert heads[2] == heads[1]
     assert b"Authorization: mine\r\n" in heads[2]
+
+
+def test_the_only_address_of_a_host_has_all_the_time_to_answer(source, monkeypatch):
+    waits = []
+
+    class Socket(socket.socket):
+        def settimeout(self, seconds):
+            waits.append(seconds)
+            super().settimeout(seconds)
+
+    monkeypatch.setattr(connections, "socket", SimpleNamespace(**vars(socket) | {"socket": Socket}))
+    source.entities["p1"] = {"id": "p1"}
+
+    HTTPFetcher(source.url + "/{id}", timeout=60.0).fetch("p1")
+
+    assert 50.0 < waits[0] <= 60.0

@@ -279,6 +279,28 @@ SURVIVORS = {
             'return exact in {Decimal(text), Decimal(format(value, ".17G")), Decimal(value)}',
         ),
     ],
+    "the name of an encoding has no case": [
+        (
+            "_source.connections.KeepAliveTransport._request",
+            r'return "\r\n".join([*lines, "", ""]).encode("latin-1")',
+            r'return "\r\n".join([*lines, "", ""]).encode("LATIN-1")',
+        ),
+    ],
+    "a stream socket has one protocol": [
+        (
+            "_source.connections._open_socket",
+            "sock = socket.socket(family, kind, protocol)",
+            f"sock = socket.socket(family, kind, {protocol})",
+        )
+        for protocol in ("", "None")
+    ],
+    "any number but 0 switches Nagle's algorithm off": [
+        (
+            "_source.connections._open_socket",
+            "sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)",
+            "sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 2)",
+        ),
+    ],
     "the headers of a request have no order": [
         (
             "_source.connections.KeepAliveTransport._request",
