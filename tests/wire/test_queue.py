@@ -14,7 +14,7 @@ from botocore.exceptions import (
 from botocore.stub import Stubber
 
 from change_events import ConfigurationError
-from change_events._consumer.queue import Message, Queue, batches
+from change_events._consumer.queue import Message, Queue, _require_complete, batches
 from conftest import failing, spied
 from verification.harness.wire import Answer
 
@@ -494,3 +494,13 @@ def test_all_that_a_delivery_says_is_read():
         Message("m2", "h2", "two", 1, {}, None, 60.0),
     ]
     assert receive(queue) == []
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"Content-Length": "3"}, {"Content-Length": "2"}], ids=["none", "all", "more"]
+)
+def test_an_answer_of_unknown_or_right_length_is_complete(headers):
+    """botocore calls this. The emulator always says the length."""
+    _require_complete({"headers": headers, "body": b"abc"})
+    if not headers:
+        _require_complete({"headers": headers, "body": b""})

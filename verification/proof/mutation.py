@@ -48,7 +48,6 @@ GOAL = 95.0
 """Percent of a module's mutants that must be killed."""
 
 TESTS = {
-    "_consumer.run": ["tests/unit/test_run.py", "tests/unit/test_measurements.py"],
     "_consumer.queue": ["tests/wire/test_queue.py"],
     "_consumer.signature": ["tests/wire/test_signature.py"],
     "_source": ["tests/unit/test_exact_numbers.py", "tests/wire/test_fetcher*.py"],
