@@ -497,3 +497,20 @@ def test_the_only_address_of_a_host_has_all_the_time_to_answer(source, monkeypat
     HTTPFetcher(source.url + "/{id}", timeout=60.0).fetch("p1")
 
     assert 50.0 < waits[0] <= 60.0
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("http://a.example/", b"a.example"),
+        ("http://a.example:80/", b"a.example"),
+        ("http://a.example:8080/", b"a.example:8080"),
+        ("https://a.example:443/", b"a.example"),
+        ("https://a.example:80/", b"a.example:80"),
+        ("http://[::1]:8080/", b"[::1]:8080"),
+    ],
+)
+def test_a_request_names_the_port_unless_it_is_the_schemes_own(url, host):
+    request = KeepAliveTransport(parse_url(url))._request("/p1", {"Accept": "text/x"})
+
+    assert request == b"GET /p1 HTTP/1.1\r\nHost: %b\r\nAccept: text/x\r\n\r\n" % host

@@ -301,11 +301,26 @@ SURVIVORS = {
             "sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 2)",
         ),
     ],
-    "the headers of a request have no order": [
+    "http.client reads past a 100 by itself": [
         (
-            "_source.connections.KeepAliveTransport._request",
-            'lines.insert(1, f"Host: {self._authority}")',
-            'lines.insert(2, f"Host: {self._authority}")',
+            "_source.http.is_interim",
+            "return 100 <= status < 200 and status != 101",
+            f"return {mutant} < 200 and status != 101",
+        )
+        for mutant in ("100 < status", "101 <= status")
+    ],
+    "a URL that is asked has a host": [
+        (
+            "_source.connections.KeepAliveTransport.__init__",
+            'self._host = (origin.host or "").strip("[]")',
+            'self._host = (origin.host or "XXXX").strip("[]")',
+        ),
+    ],
+    "urllib3 writes a host in small letters": [
+        (
+            "_source.connections.KeepAliveTransport.__init__",
+            'self._host = (origin.host or "").strip("[]")',
+            'self._host = (origin.host or "").strip("XX[]XX")',
         ),
     ],
     "urllib3 writes a method in capitals": [
