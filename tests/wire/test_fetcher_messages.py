@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from change_events import ConfigurationError, FetchError, Found, HTTPFetcher
+from change_events._ids import checked_id
 from change_events._source.http import text_of
 from fetching import HTML, JSON, TRANSPORTS, answering
 from verification.harness.wire import HANG_UP, Answer, Raw, RawServer
@@ -262,3 +263,12 @@ def test_a_length_beside_chunks_does_not_count(make):
     text = HEAD + b'Transfer-Encoding: chunked\r\nContent-Length: x\r\n\r\nc\r\n{"id": "p1"}\r\n0'
     with RawServer(lambda _: Raw(text + b"\r\n\r\n")) as server:
         assert make(server.url + "/{id}").fetch("p1") == Found({"id": "p1"})
+
+
+def test_the_error_for_an_id_that_no_url_can_have_says_why():
+    with pytest.raises(ValueError, match="id") as reason:
+        checked_id("..")
+    with pytest.raises(FetchError) as caught:
+        HTTPFetcher("http://a/{id}").fetch("..")
+
+    assert str(caught.value) == str(reason.value)

@@ -675,7 +675,10 @@ def test_the_errors_of_a_fetch_name_the_certificate(verifier, sns_endpoint, key)
 def test_the_error_for_what_is_no_certificate_says_why(verifier, sns_endpoint, key, answer, text):
     sns_endpoint.certificates[NAME] = answer
 
-    assert said(verifier, envelope(key), FetchError).startswith(f"the certificate {URL}: {text}")
+    says = said(verifier, envelope(key), FetchError)
+
+    assert says.startswith(f"the certificate {URL}: {text}")
+    assert not says.endswith("None")
 
 
 def test_the_error_for_a_partition_names_those_that_are_known():
@@ -698,3 +701,12 @@ def test_a_fetch_that_fails_is_tried_again_after_just_ten_seconds(
     sns_endpoint.certificates[NAME] = genuine
     monkeypatch.setattr(time, "monotonic", lambda: verifier._next_fetch)
     verifier.verify(envelope(key))
+
+
+def test_an_endpoint_that_does_not_answer_is_given_up(verifier, sns_endpoint, key, monkeypatch):
+    monkeypatch.setattr(signature_module, "TIMEOUT", 0.2)
+    sns_endpoint.gate.clear()
+
+    assert "timed out" in said(verifier, envelope(key), FetchError)
+
+    sns_endpoint.gate.set()

@@ -6,6 +6,8 @@ For each reason: the function, its line, and the line of the mutant.
 
 from __future__ import annotations
 
+_GET = '"GET", url, timeout=TIMEOUT, retries=False, redirect=False, preload_content=False'
+
 SURVIVORS = {
     "None is as false as False": [
         (
@@ -41,6 +43,11 @@ SURVIVORS = {
             "return Failure(self._judged(self.experiment.give_up(), now, certain=None))",
         ),
         ("_consumer.queue.Queue._new_client", "validate=False,", "validate=None,"),
+        (
+            "_consumer.signature.SignatureVerifier._get",
+            _GET,
+            _GET.replace("content=False", "content=None"),
+        ),
         ("_source.http.PoolTransport._send", "redirect=False,", "redirect=None,"),
         ("_source.http.PoolTransport._send", "preload_content=False,", "preload_content=None,"),
         ("_source.http.decoding", "preload_content=False,", "preload_content=None,"),
@@ -253,6 +260,11 @@ SURVIVORS = {
     ],
     "a letter is never encoded": [
         (
+            "_source.fetcher.HTTPFetcher.fetch",
+            'target = self._single.target.replace(ID, quote(checked_id(id), safe=""))',
+            'target = self._single.target.replace(ID, quote(checked_id(id), safe="XXXX"))',
+        ),
+        (
             "_source.endpoint.Endpoint.targets",
             "parameter = f\"id={quote(checked_id(id), safe='')}\"",
             "parameter = f\"id={quote(checked_id(id), safe='XXXX')}\"",
@@ -325,6 +337,7 @@ SURVIVORS = {
     ],
     "urllib3 writes a method in capitals": [
         ("_source.http.PoolTransport._send", '"GET",', '"get",'),
+        ("_consumer.signature.SignatureVerifier._get", _GET, _GET.replace("GET", "get")),
     ],
     "the caller goes on after every error of a group": [
         (
@@ -340,5 +353,20 @@ SURVIVORS = {
             f"for write, count in zip(writes, counts, {strict}):",
         )
         for strict in ("", "strict=False", "strict=None")
+    ],
+    "urllib3 follows no redirect without retries": [
+        (
+            "_consumer.signature.SignatureVerifier._get",
+            _GET,
+            _GET.replace("redirect=False, ", redirect),
+        )
+        for redirect in ("", "redirect=None, ", "redirect=True, ")
+    ],
+    "no process has this id": [
+        ("_consumer.queue.Queue.__init__", "self._made_in = 0", "self._made_in = None"),
+    ],
+    "a check of parameters only costs time": [
+        ("_consumer.queue.Queue._new_client", "validate=False,", mutant)
+        for mutant in ("", "validate=True,")
     ],
 }
