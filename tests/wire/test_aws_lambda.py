@@ -1033,3 +1033,29 @@ def test_the_call_for_the_time_names_the_queue(make, client):
     back(make(client=client), record())
 
     assert client.urls == {"https://sqs.eu-west-1.amazonaws.com/123456789012/my-queue"}
+
+
+def test_a_mass_deletion_is_refused_by_default(make, client, caplog):
+    sink = with_cached(60)
+    handler = make(client=client, sink=sink, fetcher=Answering(Gone()))
+
+    assert back(handler, *(record(f"p{n}", age=60, name=f"m{n}") for n in range(30))) == [
+        f"m{n}" for n in range(19, 30)
+    ]
+    assert len(sink) == 41
+
+
+def test_a_call_of_sqs_is_tried_twice_at_most(make, monkeypatch, free_port):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port}")
+    made = []
+    make_client = boto3.client
+    monkeypatch.setattr(
+        boto3,
+        "client",
+        lambda *args, **kwargs: made.append(make_client(*args, **kwargs)) or made[-1],
+    )
+
+    back(make(), record())
+
+    (client,) = made
+    assert client.meta.config.retries == {"mode": "standard", "total_max_attempts": 2}
