@@ -1059,3 +1059,20 @@ def test_a_call_of_sqs_is_tried_twice_at_most(make, monkeypatch, free_port):
 
     (client,) = made
     assert client.meta.config.retries == {"mode": "standard", "total_max_attempts": 2}
+
+
+def test_an_empty_cache_believes_no_more_than_twenty_deletions(make, client):
+    handler = make(client=client, fetcher=Answering(Gone()))
+    records = [record(f"p{n}", age=60, name=f"m{n}") for n in range(25)]
+
+    assert back(handler, *records) == [f"m{n}" for n in range(19, 25)]
+
+
+def test_each_look_is_logged_with_its_outcome(make, client, source, caplog):
+    caplog.set_level(logging.DEBUG, "change_events")
+    source.entities["p1"] = {"id": "p1"}
+
+    assert back(make(client=client), record(age=60)) == []
+
+    (look,) = [each for each in caplog.records if getattr(each, "action", None) == "look"]
+    assert (look.id, look.outcome) == ("p1", "created")
