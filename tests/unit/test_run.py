@@ -662,3 +662,40 @@ def test_a_poll_that_fails_is_followed_by_its_pause(bench):
     bench.run._poll()
 
     assert pauses == [7.0]
+
+
+# What the threads are given
+
+
+def test_measurements_are_reported_each_second_and_once_more_at_the_end(bench):
+    waits, ends = [], iter([False, True])
+    bench.run._finished.wait = lambda seconds: waits.append(seconds) or next(ends)
+    bench.run._report = lambda: bench.steps.append("report")
+    bench.run._crew.join = lambda role: bench.steps.append(f"join {role}")
+
+    bench.run._measure()
+
+    assert waits == [1.0, 1.0]
+    assert bench.steps == ["report", "join heartbeat", "report"]
+
+
+def test_the_guards_thread_pauses_until_the_run_has_finished_and_resumes_it(bench):
+    shared = []
+    bench.run.looks.deletions.share = lambda *arguments: shared.append(arguments)
+    bench.run.start()
+
+    bench.threads.of("guard")[0].target()
+
+    assert shared == [(bench.run._finished.wait, bench.run.consumer.resume)]
+
+
+def test_the_end_of_a_run_ends_the_pause_of_an_acknowledgement(bench):
+    assert bench.run.acknowledgements._pause == bench.run._finished.wait
+
+
+@pytest.mark.parametrize("threads", [1, 7])
+def test_so_many_gets_at_once_as_the_setting_says_and_one_thread_at_the_guards_state(threads):
+    run = Bench(threads=threads).run
+
+    assert run.looks.slot._value == threads
+    assert run.looks.deletions._turn._value == 1
