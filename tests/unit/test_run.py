@@ -522,19 +522,28 @@ def test_stop_while_a_run_is_being_made_ends_it(monkeypatch):
 
 def signal_once(bench):
     """Let SIGTERM come in when the run waits for the first time; then the run finishes."""
-    left = [lambda: os.kill(os.getpid(), signal.SIGTERM), lambda: bench.come_in(Notice.FINISHED)]
-    bench.control.meanwhile = lambda: left.pop(0)() if left else None
+
+    def meanwhile():
+        bench.control.meanwhile = lambda: bench.come_in(Notice.FINISHED)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    bench.control.meanwhile = meanwhile
 
 
 def test_a_signal_stops_a_run_and_has_its_old_meaning_afterwards(bench, caplog):
     caplog.set_level(logging.INFO, "change_events")
-    before = signal.getsignal(signal.SIGTERM)
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append("by the program"))
     signal_once(bench)
+    try:
+        bench.run.work()
+        assert heard == []
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
-    bench.run.work()
-
+    assert heard == ["by the program"]
     assert caplog.messages[-1] == "stopped"
-    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_signals_keep_their_meaning_during_a_drain():
@@ -587,14 +596,14 @@ def test_a_run_has_given_up_if_ctrl_c_ends_the_wait_for_its_threads(bench):
 def test_only_a_notice_to_resume_resumes(bench):
     bench.run.resume = lambda: bench.steps.append("resume")
     left = [Notice.RESUME, Notice.STOP]
-    bench.control.meanwhile = lambda: bench.come_in(*left[:1]) or left.pop(0)
+    bench.control.meanwhile = lambda: (bench.steps.append("wait"), bench.come_in(left.pop(0)))
     bench.come_in(Notice.RESUME)
     finish = bench.run.stop
     bench.run.stop = lambda: (bench.come_in(Notice.FINISHED), finish())
 
     bench.run.work()
 
-    assert bench.steps == ["resume", "resume"]
+    assert bench.steps == ["resume", "wait", "resume", "wait"]
     assert not bench.run.gave_up
 
 

@@ -1076,3 +1076,38 @@ def test_each_look_is_logged_with_its_outcome(make, client, source, caplog):
 
     (look,) = [each for each in caplog.records if getattr(each, "action", None) == "look"]
     assert (look.id, look.outcome) == ("p1", "created")
+
+
+def test_messages_of_a_fifo_queue_without_a_group_are_each_alone(make, client):
+    records = [record("p1", body="{}", arn=FIFO), record("p2", age=60, arn=FIFO)]
+
+    assert back(make(client=client), *records) == ["message of p1"]
+
+
+def test_a_malformed_message_is_logged_with_what_is_wrong(make, client, caplog):
+    back(make(client=client), record(body="Hello"))
+
+    assert "JSON" in caplog.text
+
+
+def test_what_goes_back_with_a_malformed_message_keeps_no_other_from_its_time(make_still, client):
+    records = [
+        record("p1", group="g", body="{}", arn=FIFO),
+        record("p2", group="g", age=60, arn=FIFO),
+        record("p3", group="h", arn=FIFO),
+        record("p4", group="h", body="{}", arn=FIFO),
+    ]
+
+    assert len(back(make_still(client=client), *records)) == 4
+    assert (client.calls, client.changed) == ([1], [SETTLE + CLOCK_SLACK])
+
+
+def test_an_event_that_is_old_enough_comes_back_after_the_pause_alone(
+    make_still, source, client, monkeypatch
+):
+    monkeypatch.setattr(random, "uniform", lambda low, high: low)
+    source.answer = lambda id: Answer(503, b"{}")
+
+    back(make_still(client=client), record(age=5, waited=SETTLE))
+
+    assert client.changed == [1]

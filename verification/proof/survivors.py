@@ -56,6 +56,8 @@ SURVIVORS = {
             "body = json.dumps(change.value, allow_nan=False)",
             "body = json.dumps(change.value, allow_nan=None)",
         ),
+        ("_consumer.run.Run.__init__", "self.gave_up = False", "self.gave_up = None"),
+        ("_consumer.run.Run._shut_down", "finished = False", "finished = None"),
         ("_consumer.guard.Guard.dumped", "self._resumed = False", "self._resumed = None"),
         ("_consumer.inbox.Inbox.settle", "group.alone = False", "group.alone = None"),
         (
@@ -378,5 +380,48 @@ SURVIVORS = {
     ],
     "every message was sent later than a millisecond after 1970 began": [
         ("integrations.aws_lambda._Function.ask_time", "return 0", "return 1"),
+    ],
+    "there is a delivery for each record, and a window for each delivery": [
+        ("integrations.aws_lambda._Batch." + function, line, line.replace(", strict=True", strict))
+        for function, line in (
+            ("work", "for record, delivery in zip(self._records, deliveries, strict=True):"),
+            ("_plan", "planned = list(zip(deliveries, windows, strict=True))"),
+        )
+        for strict in (", ", ", strict=False", ", strict=None")
+    ],
+    "it is set before the first look": [
+        (
+            "integrations.aws_lambda._Batch.__init__",
+            "self._last_look = math.inf",
+            "self._last_look = None",
+        ),
+    ],
+    "a pause lasts for a second at least": [
+        (
+            "integrations.aws_lambda._Batch._return_at",
+            "return max(self._clock() + pause, delivery.due + CLOCK_SLACK if young else 0.0)",
+            "return max(self._clock() + pause, delivery.due + CLOCK_SLACK if young else 1.0)",
+        ),
+    ],
+    "an early look began before any of its events was due": [
+        (
+            "integrations.aws_lambda._Batch._looked",
+            "self._looks[id] = -math.inf if early else started",
+            "self._looks[id] = -math.inf if (early) and False else started",
+        ),
+    ],
+    "the margin for the clocks is a thousand times as long": [
+        (
+            "integrations.aws_lambda._seconds",
+            "return max(0.0, later - earlier) / 1000",
+            "return max(1.0, later - earlier) / 1000",
+        ),
+    ],
+    "real threads have the same by default": [
+        (
+            "_consumer.run.Run.__init__",
+            "queue, tally, throttled=throttled, pause=self._finished.wait, condition=condition )",
+            "queue, tally, throttled=throttled, pause=self._finished.wait, )",
+        ),
     ],
 }
