@@ -1043,6 +1043,7 @@ def test_a_mass_deletion_is_refused_by_default(make, client, caplog):
         f"m{n}" for n in range(19, 30)
     ]
     assert len(sink) == 41
+    assert "or the URL of <test_aws_lambda.Answering object" in caplog.text
 
 
 def test_a_call_of_sqs_is_tried_twice_at_most(make, monkeypatch, free_port):
@@ -1074,8 +1075,9 @@ def test_each_look_is_logged_with_its_outcome(make, client, source, caplog):
 
     assert back(make(client=client), record(age=60)) == []
 
-    (look,) = [each for each in caplog.records if getattr(each, "action", None) == "look"]
+    look, handled = (each for each in caplog.records if each.name == "change_events")
     assert (look.id, look.outcome) == ("p1", "created")
+    assert (handled.settled, handled.back) == (1, 0)
 
 
 def test_messages_of_a_fifo_queue_without_a_group_are_each_alone(make, client):
@@ -1111,3 +1113,18 @@ def test_an_event_that_is_old_enough_comes_back_after_the_pause_alone(
     back(make_still(client=client), record(age=5, waited=SETTLE))
 
     assert client.changed == [1]
+
+
+def test_a_look_begins_until_just_half_of_the_time(sink, client):
+    world = World(takes=4.997)
+    function = _Function(
+        world, sink, SETTLE, Guard(), early_look=True, client=client, clock=lambda: world.now
+    )
+
+    class TenSeconds:
+        def get_remaining_time_in_millis(self):
+            return 10_000
+
+    records = [record(f"p{n}", age=60) for n in range(2)]
+    assert back(function.handle, *records, context=TenSeconds()) == []
+    assert world.gets == [0.0, 4.997]
