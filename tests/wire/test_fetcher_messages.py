@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from change_events import ConfigurationError, FetchError, Found, HTTPFetcher
 from change_events._ids import checked_id
-from change_events._source.http import text_of
+from change_events._source.http import seconds_left, text_of
 from fetching import HTML, JSON, TRANSPORTS, answering
 from verification.harness.wire import HANG_UP, Answer, Raw, RawServer
 
@@ -272,3 +274,20 @@ def test_the_error_for_an_id_that_no_url_can_have_says_why():
         HTTPFetcher("http://a/{id}").fetch("..")
 
     assert str(caught.value) == str(reason.value)
+
+
+def test_two_lengths_that_differ_are_refused(make):
+    """RFC 9112, 6.3."""
+    text = HEAD + b'Content-Length: 12\r\nContent-Length: 13\r\n\r\n{"id": "p1"}'
+    with (
+        RawServer(lambda _: Raw(text)) as server,
+        pytest.raises(FetchError, match="Content-Length"),
+    ):
+        make(server.url + "/{id}").fetch("p1")
+
+
+def test_a_deadline_that_is_over_is_a_timeout():
+    with pytest.raises(TimeoutError) as caught:
+        seconds_left(time.monotonic() - 1)
+
+    assert str(caught.value) == "timed out"

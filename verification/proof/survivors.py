@@ -429,4 +429,36 @@ SURVIVORS = {
             "queue, tally, throttled=throttled, pause=self._finished.wait, )",
         ),
     ],
+    "the time is set when the connection is kept": [
+        (
+            "_source.connections.KeepAliveTransport._connect",
+            "return _Connection(sock, opened, opened, os.getpid())",
+            "return _Connection(sock, opened, None, os.getpid())",
+        ),
+    ],
+    "a request fits into a socket's buffer, and each read sets its own time": [
+        (
+            "_source.connections.KeepAliveTransport._exchange",
+            "sock.settimeout(seconds_left(deadline))",
+            "sock.settimeout(None)",
+        ),
+    ],
+    "urllib3's responses have the attribute": [
+        (
+            "_source.http._whole",
+            'raw: HTTPResponse | None = getattr(response, "_original_response", None)',
+            'raw: HTTPResponse | None = getattr(response, "_original_response", )',
+        ),
+    ],
+    "urllib3 has given the connection back when the body has ended": [
+        ("_source.http._whole", "keep = response.status >= 200", mutant)
+        for mutant in (
+            "keep = None",
+            "keep = response.status > 200",
+            "keep = response.status >= 201",
+        )
+    ],
+    "the clock does not meet the very moment": [
+        ("_source.http.seconds_left", "if left <= 0:", "if left < 0:"),
+    ],
 }
