@@ -288,6 +288,9 @@ def _print_survivors(mutants: list[Mutant]) -> bool:
     """Return whether all are explained."""
     known = {Change(*change): why for why, changes in SURVIVORS.items() for change in changes}
     alive = {mutant.change: mutant.status for mutant in mutants if mutant.status not in KILLED}
+    for change in alive:
+        if change.mutant.replace("None", "False") == change.line.replace("None", "False"):
+            known[change] = "None is as false as False"
     for change, why in known.items():
         if change in alive:
             print(f"\nlives: {change}\n  {why}")
