@@ -272,7 +272,7 @@ SURVIVORS = {
             "for write, count in zip(writes, counts, strict=True):",
             f"for write, count in zip(writes, counts, {strict}):",
         )
-        for strict in ("", "strict=False")
+        for strict in ("", "strict=False", "strict=None")
     ],
     "urllib3 follows no redirect without retries": [
         (
@@ -310,7 +310,7 @@ SURVIVORS = {
             ("work", "for record, delivery in zip(self._records, deliveries, strict=True):"),
             ("_plan", "planned = list(zip(deliveries, windows, strict=True))"),
         )
-        for strict in (", ", ", strict=False")
+        for strict in (", ", ", strict=False", ", strict=None")
     ],
     "it is set before the first look": [
         (
