@@ -49,7 +49,7 @@ bench: $(VENV)/.dev ## Measure against the libraries that others use (half an ho
 bench-quick: $(VENV)/.dev ## The same against loops on boto3 only (a few minutes)
 	$(BIN)/python -m verification.benchmarks --quick
 
-mutate: $(VENV)/.dev ## Change the code in small ways, and see that tests notice (an hour)
+mutate: $(VENV)/.dev ## Change the code in small ways, and see that tests notice (hours)
 	$(BIN)/python -m verification.proof.mutation
 
 lint: $(VENV)/.dev ## Check format and style

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import queue
+import signal
 import threading
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 from hands import URL, Catalogue, NotingQueue, message
@@ -512,3 +515,196 @@ def test_stop_while_a_run_is_being_made_ends_it(monkeypatch):
     worker.run()
 
     assert not worker.health().alive
+
+
+# Signals
+
+
+def signal_once(bench):
+    """Let SIGTERM come in when the run waits for the first time; then the run finishes."""
+
+    def meanwhile():
+        bench.control.meanwhile = lambda: bench.come_in(Notice.FINISHED)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    bench.control.meanwhile = meanwhile
+
+
+def test_a_signal_stops_a_run_and_has_its_old_meaning_afterwards(bench, caplog):
+    caplog.set_level(logging.INFO, "change_events")
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append("by the program"))
+    signal_once(bench)
+    try:
+        bench.run.work()
+        assert heard == []
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+    assert heard == ["by the program"]
+    assert caplog.messages[-1] == "stopped"
+
+
+def test_signals_keep_their_meaning_during_a_drain():
+    """A drain is a call within a program. It ends by itself."""
+    bench = Bench(until_empty=True)
+    seen = []
+    bench.control.meanwhile = lambda: (
+        seen.append(signal.getsignal(signal.SIGTERM)),
+        bench.come_in(Notice.DRAINED, Notice.FINISHED),
+    )
+    before = signal.getsignal(signal.SIGTERM)
+
+    bench.run.work()
+
+    assert seen == [before]
+
+
+def interrupted_once(bench, error=KeyboardInterrupt):
+    """Raise an error where the run waits for the first time, as Ctrl-C in a drain does."""
+    get = bench.control.get
+
+    def interrupted(timeout):
+        bench.control.get = get
+        raise error
+
+    bench.control.get = interrupted
+
+
+def test_ctrl_c_counts_as_the_first_signal(bench, caplog):
+    interrupted_once(bench)
+    bench.come_in(Notice.SIGNAL, Notice.FINISHED)
+
+    with pytest.raises(KeyboardInterrupt):
+        bench.run.work()
+
+    assert "stopped halfway" in caplog.text
+
+
+def test_a_run_has_given_up_if_ctrl_c_ends_the_wait_for_its_threads(bench):
+    bench.come_in(Notice.STOP)
+    bench.run.consumer.stop_receiving = lambda: interrupted_once(bench)
+
+    with pytest.raises(KeyboardInterrupt):
+        bench.run.work()
+
+    assert bench.run.gave_up
+    assert bench.run._finished.is_set()
+
+
+def test_only_a_notice_to_resume_resumes(bench):
+    bench.run.resume = lambda: bench.steps.append("resume")
+    left = [Notice.RESUME, Notice.STOP]
+    bench.control.meanwhile = lambda: (bench.steps.append("wait"), bench.come_in(left.pop(0)))
+    bench.come_in(Notice.RESUME)
+    finish = bench.run.stop
+    bench.run.stop = lambda: (bench.come_in(Notice.FINISHED), finish())
+
+    bench.run.work()
+
+    assert bench.steps == ["resume", "wait", "resume", "wait"]
+    assert not bench.run.gave_up
+
+
+def test_resume_stores_what_it_says_in_a_thread_of_its_own(bench):
+    kept = []
+    bench.run.looks.deletions.keep = lambda: kept.append("state")
+
+    bench.run.resume()
+    assert kept == []
+    (aside,) = bench.threads.of("resume")
+    aside.target()
+
+    assert kept == ["state"]
+
+
+# The limits of a stop
+
+
+def test_a_stop_waits_without_end_for_all_but_what_calls_the_users_code(bench):
+    joined = []
+    bench.run._crew.join = lambda *arguments: joined.append(arguments)
+    bench.run.stop()
+
+    bench.run._finish()
+
+    assert joined == [
+        ("poll",),
+        ("look",),
+        ("acknowledge",),
+        ("heartbeat",),
+        ("guard", 3.0),
+        ("measure", 3.0),
+    ]
+
+
+def test_a_run_can_finish_in_the_last_half_second_of_its_time(bench):
+    def finish_late():
+        if bench.threads.now >= 124.5:
+            bench.come_in(Notice.FINISHED)
+
+    bench.control.meanwhile = finish_late
+    bench.come_in(Notice.STOP)
+
+    bench.run.work()
+
+    assert not bench.run.gave_up
+
+
+def test_a_third_signal_does_not_hide_that_the_run_stopped_halfway(bench, caplog):
+    bench.come_in(*[Notice.SIGNAL] * 3)
+
+    bench.run.work()
+
+    assert caplog.messages == ["stopped halfway; the messages still held come back by themselves"]
+
+
+def test_a_poll_that_fails_is_followed_by_its_pause(bench):
+    polled = iter([SimpleNamespace(drained=False, error=None, pause=pause) for pause in (0.0, 7.0)])
+    rooms = iter([True, True, False])
+    pauses = []
+    bench.run.intake.poll = lambda: next(polled)
+    bench.run.consumer.wait_for_room = lambda: next(rooms)
+    bench.run._stopping.wait = pauses.append
+
+    bench.run._poll()
+
+    assert pauses == [7.0]
+
+
+# What the threads are given
+
+
+def test_measurements_are_reported_each_second_and_once_more_at_the_end(bench):
+    waits, ends = [], iter([False, True])
+    bench.run._finished.wait = lambda seconds: waits.append(seconds) or next(ends)
+    bench.run._report = lambda: bench.steps.append("report")
+    bench.run._crew.join = lambda role: bench.steps.append(f"join {role}")
+
+    bench.run._measure()
+
+    assert waits == [1.0, 1.0]
+    assert bench.steps == ["report", "join heartbeat", "report"]
+
+
+def test_the_guards_thread_pauses_until_the_run_has_finished_and_resumes_it(bench):
+    shared = []
+    bench.run.looks.deletions.share = lambda *arguments: shared.append(arguments)
+    bench.run.start()
+
+    bench.threads.of("guard")[0].target()
+
+    assert shared == [(bench.run._finished.wait, bench.run.consumer.resume)]
+
+
+def test_the_end_of_a_run_ends_the_pause_of_an_acknowledgement(bench):
+    assert bench.run.acknowledgements._pause == bench.run._finished.wait
+
+
+@pytest.mark.parametrize("threads", [1, 7])
+def test_so_many_gets_at_once_as_the_setting_says_and_one_thread_at_the_guards_state(threads):
+    run = Bench(threads=threads).run
+
+    assert run.looks.slot._value == threads
+    assert run.looks.deletions._turn._value == 1

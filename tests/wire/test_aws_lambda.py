@@ -960,3 +960,171 @@ def test_a_sink_that_cannot_store_the_guards_state_fails_no_batch(make_still, cl
     found = make_still(client=client, sink=sink, fetcher=Answering(Found({"n": 1})))
 
     assert back(found, *(record(f"p{n}", age=60, name=f"m{n}") for n in range(20))) == []
+
+
+# What the errors say, word for word
+
+
+def test_the_error_for_a_setting_names_it(make):
+    with pytest.raises(ConfigurationError) as caught:
+        make(settle=3601)
+
+    assert str(caught.value) == "settle must be from 0 to 3600.0, not 3601"
+    make(settle=3600)
+    make(settle=0)
+
+
+@pytest.mark.parametrize("event", [None, {}, {"Records": [{"eventSource": "aws:kinesis"}]}])
+def test_the_error_for_an_event_of_another_source_says_what_to_set_up(make, event):
+    with pytest.raises(ConfigurationError) as caught:
+        make()(event, None)
+
+    assert str(caught.value) == (
+        "this handler is for events of an SQS event source. Subscribe a queue to the topic, "
+        "not the function itself, and give the function an event source mapping for the queue"
+    )
+
+
+def test_the_window_is_that_of_a_worker_unless_it_is_set(fetcher, sink, client):
+    handler = make_handler(fetcher=fetcher, sink=sink, client=client)
+
+    assert back(handler, record(age=60, waited=4.999)) == []
+    assert back(handler, record(age=0, waited=5.0)) == []
+    assert client.asked == 1
+
+
+def test_an_event_is_settled_by_a_look_at_just_the_end_of_its_window(make_still, client):
+    assert back(make_still(client=client), record(age=5, waited=5.0)) == []
+    assert back(make_still(client=client), record(age=4.999, waited=4.999)) == ["message of p1"]
+
+
+def test_no_look_begins_at_just_half_of_the_time(sink, client):
+    world = World(takes=5.0)
+    function = _Function(
+        world, sink, SETTLE, Guard(), early_look=True, client=client, clock=lambda: world.now
+    )
+
+    class TenSeconds:
+        def get_remaining_time_in_millis(self):
+            return 10_000
+
+    records = [record(f"p{n}", age=60) for n in range(2)]
+    assert back(function.handle, *records, context=TenSeconds()) == ["message of p1"]
+    assert world.gets == [0.0]
+    assert client.calls == [1]
+
+
+def test_visibility_is_not_changed_at_just_three_quarters_of_the_time(sink, client):
+    world = World(takes=7.5)
+    function = _Function(
+        world, sink, SETTLE, Guard(), early_look=True, client=client, clock=lambda: world.now
+    )
+
+    class TenSeconds:
+        def get_remaining_time_in_millis(self):
+            return 10_000
+
+    records = [record(f"p{n}", age=60) for n in range(2)]
+    assert back(function.handle, *records, context=TenSeconds()) == ["message of p1"]
+    assert client.calls == []
+
+
+def test_the_call_for_the_time_names_the_queue(make, client):
+    back(make(client=client), record())
+
+    assert client.urls == {"https://sqs.eu-west-1.amazonaws.com/123456789012/my-queue"}
+
+
+def test_a_mass_deletion_is_refused_by_default(make, client, caplog):
+    sink = with_cached(60)
+    handler = make(client=client, sink=sink, fetcher=Answering(Gone()))
+
+    assert back(handler, *(record(f"p{n}", age=60, name=f"m{n}") for n in range(30))) == [
+        f"m{n}" for n in range(19, 30)
+    ]
+    assert len(sink) == 41
+    assert "or the URL of <test_aws_lambda.Answering object" in caplog.text
+
+
+def test_a_call_of_sqs_is_tried_twice_at_most(make, monkeypatch, free_port):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port}")
+    made = []
+    make_client = boto3.client
+    monkeypatch.setattr(
+        boto3,
+        "client",
+        lambda *args, **kwargs: made.append(make_client(*args, **kwargs)) or made[-1],
+    )
+
+    back(make(), record())
+
+    (client,) = made
+    assert client.meta.config.retries == {"mode": "standard", "total_max_attempts": 2}
+
+
+def test_an_empty_cache_believes_no_more_than_twenty_deletions(make, client):
+    handler = make(client=client, fetcher=Answering(Gone()))
+    records = [record(f"p{n}", age=60, name=f"m{n}") for n in range(25)]
+
+    assert back(handler, *records) == [f"m{n}" for n in range(19, 25)]
+
+
+def test_each_look_is_logged_with_its_outcome(make, client, source, caplog):
+    caplog.set_level(logging.DEBUG, "change_events")
+    source.entities["p1"] = {"id": "p1"}
+
+    assert back(make(client=client), record(age=60)) == []
+
+    look, handled = (each for each in caplog.records if each.name == "change_events")
+    assert (look.id, look.outcome) == ("p1", "created")
+    assert (handled.settled, handled.back) == (1, 0)
+
+
+def test_messages_of_a_fifo_queue_without_a_group_are_each_alone(make, client):
+    records = [record("p1", body="{}", arn=FIFO), record("p2", age=60, arn=FIFO)]
+
+    assert back(make(client=client), *records) == ["message of p1"]
+
+
+def test_a_malformed_message_is_logged_with_what_is_wrong(make, client, caplog):
+    back(make(client=client), record(body="Hello"))
+
+    assert "JSON" in caplog.text
+
+
+def test_what_goes_back_with_a_malformed_message_keeps_no_other_from_its_time(make_still, client):
+    records = [
+        record("p1", group="g", body="{}", arn=FIFO),
+        record("p2", group="g", age=60, arn=FIFO),
+        record("p3", group="h", arn=FIFO),
+        record("p4", group="h", body="{}", arn=FIFO),
+    ]
+
+    assert len(back(make_still(client=client), *records)) == 4
+    assert (client.calls, client.changed) == ([1], [SETTLE + CLOCK_SLACK])
+
+
+def test_an_event_that_is_old_enough_comes_back_after_the_pause_alone(
+    make_still, source, client, monkeypatch
+):
+    monkeypatch.setattr(random, "uniform", lambda low, high: low)
+    source.answer = lambda id: Answer(503, b"{}")
+
+    back(make_still(client=client), record(age=5, waited=SETTLE))
+
+    assert client.changed == [1]
+
+
+def test_a_look_begins_until_just_half_of_the_time(sink, client):
+    world = World(takes=4.997)
+    function = _Function(
+        world, sink, SETTLE, Guard(), early_look=True, client=client, clock=lambda: world.now
+    )
+
+    class TenSeconds:
+        def get_remaining_time_in_millis(self):
+            return 10_000
+
+    records = [record(f"p{n}", age=60) for n in range(2)]
+    assert back(function.handle, *records, context=TenSeconds()) == []
+    assert world.gets == [0.0, 4.997]

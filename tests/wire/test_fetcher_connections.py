@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import socket
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import urllib3
 from urllib3.util import parse_url
 
 from change_events import FetchError, Found, HTTPFetcher, Unchanged
+from change_events._source import connections
 from change_events._source.connections import KeepAliveTransport
 from conftest import Source, serving
 from fetching import JSON, TRANSPORTS, answering, gateway
@@ -124,13 +128,15 @@ def test_an_interim_answer_alone_decides_nothing(make, source):
     assert fetcher.fetch("p2").value == {"id": "p2"}
 
 
+@pytest.mark.parametrize("surplus", [1, 4000])
 def test_bytes_that_are_decrypted_already_do_not_answer_the_next_get(
-    authority, look_up, monkeypatch
+    authority, look_up, monkeypatch, surplus
 ):
     certificate, server = authority
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     head = b"HTTP/1.1 %b\r\nContent-Type: application/json\r\n%b\r\n"
-    one_record = head % (b"304 Not Modified", b"") + b"x" * 12_000
+    not_modified = head % (b"304 Not Modified", b"")
+    one_record = not_modified.ljust(io.DEFAULT_BUFFER_SIZE + surplus, b"x")
     answers = iter([one_record, head % (b"200 OK", b"Content-Length: 12\r\n") + b'{"id": "p2"}'])
     with RawServer(
         lambda _: Raw(next(answers), keep=True), tls=server("products.example")
@@ -373,3 +379,138 @@ def test_a_get_waits_for_a_connection_of_a_pool_that_blocks_until_its_timeout(so
 
         source.gate.set()
         assert other.result().value == {"id": "p1"}
+
+
+# Limits of an age
+
+
+@pytest.mark.parametrize(("pauses", "connections"), [([30.0], 1), ([30.001], 2)])
+def test_a_connection_is_used_again_after_just_30_seconds(aging, pauses, connections):
+    transport, clock, between = aging
+
+    for pause in (0.0, *pauses):
+        clock.now += pause
+        get(transport)
+
+    assert between.count == connections
+
+
+@pytest.mark.parametrize(("last", "connections"), [(20.0, 1), (20.001, 2)])
+def test_a_connection_is_used_until_just_five_minutes(aging, last, connections):
+    transport, clock, between = aging
+
+    for pause in (0.0, *[28.0] * 10, last):
+        clock.now += pause
+        get(transport)
+
+    assert between.count == connections
+
+
+def get_at_once(transport, source, number):
+    """GET in so many threads at the same time."""
+    source.gate.clear()
+    with ThreadPoolExecutor(number) as pool:
+        gets = [pool.submit(get, transport) for _ in range(number)]
+        for _ in gets:
+            source.arrived.acquire()
+        source.gate.set()
+        for done in gets:
+            done.result()
+
+
+def test_the_connection_that_was_used_last_is_used_next(aging, source):
+    transport, _, _ = aging
+    get_at_once(transport, source, 3)
+
+    last = transport._idle[-1]
+    for _ in range(3):
+        get(transport)
+
+    assert transport._idle[-1] is last
+    assert len(transport._idle) == 3
+
+
+def test_the_oldest_connection_is_closed_once_others_are_enough(aging, source):
+    transport, clock, _ = aging
+    get_at_once(transport, source, 2)
+    oldest, last = transport._idle
+
+    clock.now += 20
+    get(transport)
+    assert transport._idle == [oldest, last]
+    clock.now += 20
+    get(transport)
+
+    assert transport._idle == [last]
+    assert oldest.sock.fileno() == -1
+
+
+def test_a_connection_that_another_thread_takes_at_once_is_not_missed(aging):
+    """A stub: no test can make the other thread that quick."""
+
+    taken = []
+
+    class Idle(list):
+        def append(self, connection):
+            taken.append(connection)
+
+    transport, _, between = aging
+    transport._idle = Idle()
+
+    get(transport)
+    get(transport)
+
+    assert between.count == 2
+    for connection in taken:
+        connection.sock.close()
+
+
+def test_a_get_that_is_sent_again_has_the_same_headers(make):
+    """The source closes a kept connection at the moment of the next GET."""
+    heads = []
+
+    def respond(head):
+        heads.append(head)
+        return Raw(b"") if len(heads) == 2 else answer_by_id(head)
+
+    with RawServer(respond) as server:
+        fetcher = make(server.url + "/{id}", headers={"Authorization": "mine"})
+        for _ in range(2):
+            assert fetcher.fetch("p1") == Found({"id": "p1"})
+
+    assert len(heads) == 3
+    assert heads[2] == heads[1]
+    assert b"Authorization: mine\r\n" in heads[2]
+
+
+def test_the_only_address_of_a_host_has_all_the_time_to_answer(source, monkeypatch):
+    waits = []
+
+    class Socket(socket.socket):
+        def settimeout(self, seconds):
+            waits.append(seconds)
+            super().settimeout(seconds)
+
+    monkeypatch.setattr(connections, "socket", SimpleNamespace(**vars(socket) | {"socket": Socket}))
+    source.entities["p1"] = {"id": "p1"}
+
+    HTTPFetcher(source.url + "/{id}", timeout=60.0).fetch("p1")
+
+    assert 50.0 < waits[0] <= 60.0
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("http://a.example/", b"a.example"),
+        ("http://a.example:80/", b"a.example"),
+        ("http://a.example:8080/", b"a.example:8080"),
+        ("https://a.example:443/", b"a.example"),
+        ("https://a.example:80/", b"a.example:80"),
+        ("http://[::1]:8080/", b"[::1]:8080"),
+    ],
+)
+def test_a_request_names_the_port_unless_it_is_the_schemes_own(url, host):
+    request = KeepAliveTransport(parse_url(url))._request("/p1", {"Accept": "text/x"})
+
+    assert request == b"GET /p1 HTTP/1.1\r\nHost: %b\r\nAccept: text/x\r\n\r\n" % host

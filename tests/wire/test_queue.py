@@ -5,11 +5,20 @@ from __future__ import annotations
 import boto3
 import pytest
 from botocore.config import Config
-from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
+from botocore.exceptions import (
+    ClientError,
+    EndpointConnectionError,
+    IncompleteReadError,
+    NoCredentialsError,
+)
 from botocore.stub import Stubber
 
 from change_events import ConfigurationError
-from change_events._consumer.queue import Queue, batches
+from change_events._consumer.queue import Message, Queue, _require_complete, batches
+from conftest import failing, spied
+from verification.harness.wire import Answer
+
+URL = "https://sqs.eu-west-1.amazonaws.com/123456789012/q"
 
 
 @pytest.fixture
@@ -318,3 +327,180 @@ def test_a_message_has_no_age_without_a_date_that_can_be_read(date, age):
         (message,) = receive(Queue("https://sqs.eu-west-1.amazonaws.com/123456789012/q", client))
 
     assert message.age == age
+
+
+# What SQS is asked, to the last parameter
+
+
+def test_a_receive_asks_for_all_that_a_message_needs(queue, channel):
+    client, calls = spied(queue._client, "ReceiveMessage")
+    channel.send("one")
+
+    queue.receive(most=3, wait=1, visibility=77)
+
+    (asked,) = calls
+    assert asked == {
+        "QueueUrl": channel.queue_url,
+        "MaxNumberOfMessages": 3,
+        "WaitTimeSeconds": 1,
+        "VisibilityTimeout": 77,
+        "MessageAttributeNames": ["phase", "save", "settle"],
+        "MessageSystemAttributeNames": ["ApproximateReceiveCount", "SentTimestamp"],
+    }
+    assert client is queue._client
+
+
+def test_an_answer_that_names_no_failures_has_none():
+    """The emulator always has a list of them."""
+    client, _ = failing("DeleteMessageBatch", {"Successful": [{"Id": "0"}]})
+    queue = Queue(URL, client)
+    assert queue.delete(["a"]) == (1, [])
+
+    client, _ = failing("ChangeMessageVisibilityBatch", {"Successful": [{"Id": "0"}]})
+    assert Queue(URL, client).change_visibility([("a", 0.0)]) == ([], [])
+
+
+def test_entries_of_a_change_of_visibility_are_named_by_their_positions():
+    client, _ = failing("ChangeMessageVisibilityBatch", {})
+    _, calls = spied(client, "ChangeMessageVisibilityBatch")
+
+    Queue(URL, client).change_visibility([("a", 1.0), ("b", 2.0)])
+
+    assert calls == [
+        {
+            "QueueUrl": URL,
+            "Entries": [
+                {"Id": "0", "ReceiptHandle": "a", "VisibilityTimeout": 1},
+                {"Id": "1", "ReceiptHandle": "b", "VisibilityTimeout": 2},
+            ],
+        }
+    ]
+
+
+def test_the_time_is_the_date_of_an_answer_that_every_role_can_get():
+    client = boto3.client("sqs")
+    date = {"HTTPHeaders": {"date": "Thu, 01 Jan 1970 00:01:00 GMT"}}
+    with Stubber(client) as stub:
+        stub.add_response(
+            "get_queue_attributes",
+            {"Attributes": {}, "ResponseMetadata": date},
+            {"QueueUrl": URL, "AttributeNames": ["QueueArn"]},
+        )
+
+        assert Queue(URL, client).now() == 60.0
+
+
+def test_one_failed_entry_of_a_batch_is_logged_with_its_code(caplog):
+    failure = {"Id": "0", "SenderFault": True, "Code": "ReceiptHandleIsInvalid"}
+    client, _ = failing("DeleteMessageBatch", {"Failed": [failure]})
+
+    assert Queue(URL, client).delete(["a"]) == (0, [])
+
+    (logged,) = caplog.records
+    assert (logged.action, logged.code) == ("acknowledge", "ReceiptHandleIsInvalid")
+
+
+@pytest.mark.parametrize("failed", [{"Id": "1"}, {"Id": "1", "SenderFault": False}])
+def test_an_entry_that_failed_by_nobodys_fault_is_tried_again(failed):
+    client, _ = failing("DeleteMessageBatch", {"Failed": [failed]})
+
+    assert Queue(URL, client).delete(["a", "b"]) == (1, ["b"])
+
+
+def test_the_error_for_a_url_says_what_one_looks_like():
+    with pytest.raises(ConfigurationError) as caught:
+        Queue("products")
+
+    assert str(caught.value) == (
+        "'products' is not a queue's URL; "
+        "one looks like https://sqs.eu-west-1.amazonaws.com/123456789012/name"
+    )
+
+
+def test_the_error_for_a_queue_that_can_not_be_read_says_what_to_check():
+    client, _ = failing("GetQueueAttributes", ConnectionError("reset"))
+
+    with pytest.raises(ConfigurationError) as caught:
+        Queue(URL, client).open(wait=20)
+
+    assert str(caught.value) == (
+        f"the queue {URL} can't be read: reset. Check the URL, the credentials and region that "
+        "boto3 finds, and that they allow sqs:GetQueueAttributes, ReceiveMessage, DeleteMessage "
+        "and ChangeMessageVisibility"
+    )
+
+
+def test_a_client_without_a_read_timeout_waits_for_every_poll(channel):
+    client = boto3.client("sqs", config=Config(read_timeout=None))
+
+    assert Queue(channel.queue_url, client).open(wait=20) == 0.0
+
+
+def test_the_queues_own_client_has_a_connection_for_each_thread_of_a_worker(queue):
+    config = queue._client.meta.config
+
+    assert config.max_pool_connections == 400
+    assert config.connect_timeout == 5
+
+
+def test_an_answer_that_is_cut_off_is_an_error_and_no_empty_one(queue, line):
+    queue = Queue(queue.url.replace(line._upstream, line.url))
+    queue.open(wait=20)
+    line.fault = lambda asked: (
+        Answer(200, b'{"Messages": []', length=100)
+        if asked.headers["X-Amz-Target"].endswith("ReceiveMessage")
+        else None
+    )
+
+    with pytest.raises(IncompleteReadError, match=r"^15 read, but total bytes expected is 100\."):
+        receive(queue)
+
+
+def test_a_new_client_has_credentials_that_were_looked_for_again(queue, monkeypatch):
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    queue = Queue(queue.url)
+    queue.open(wait=20)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "new")
+
+    queue.renew(FAILED)
+    assert queue._client._get_credentials().access_key == "test"
+    queue.renew(REFUSED)
+    assert queue._client._get_credentials().access_key == "new"
+
+
+def test_all_that_a_delivery_says_is_read():
+    text = {"StringValue": "saved", "DataType": "String"}
+    first = {
+        "MessageId": "m1",
+        "ReceiptHandle": "h1",
+        "Body": "one",
+        "Attributes": {"ApproximateReceiveCount": "2", "SentTimestamp": "30500"},
+        "MessageAttributes": {"phase": text, "save": {"BinaryValue": b"x", "DataType": "Binary"}},
+    }
+    second = {
+        "MessageId": "m2",
+        "ReceiptHandle": "h2",
+        "Body": "two",
+        "Attributes": {"ApproximateReceiveCount": "1"},
+    }
+    headers = {"HTTPHeaders": {"date": "Thu, 01 Jan 1970 00:01:00 GMT"}}
+    client, _ = failing(
+        "ReceiveMessage", {"Messages": [first, second], "ResponseMetadata": headers}, {}
+    )
+    queue = Queue(URL, client)
+
+    assert receive(queue) == [
+        Message("m1", "h1", "one", 2, {"phase": "saved", "save": ""}, 30.5, 60.0),
+        Message("m2", "h2", "two", 1, {}, None, 60.0),
+    ]
+    assert receive(queue) == []
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"Content-Length": "3"}, {"Content-Length": "2"}], ids=["none", "all", "more"]
+)
+def test_an_answer_of_unknown_or_right_length_is_complete(headers):
+    """botocore calls this. The emulator always says the length."""
+    _require_complete({"headers": headers, "body": b"abc"})
+    if not headers:
+        _require_complete({"headers": headers, "body": b""})

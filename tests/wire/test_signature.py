@@ -589,3 +589,124 @@ Worker(queue_url, fetcher=FakeSource(), sink=MemorySink(), topic_arn="{TOPIC}")
 assert not {{"cryptography", "change_events._consumer.signature"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+# What the errors say, word for word
+
+
+def said(verifier, envelope, error=DecodeError):
+    with pytest.raises(error) as caught:
+        verifier.verify(envelope)
+    return str(caught.value)
+
+
+def test_the_errors_for_an_envelope_say_what_is_wrong_with_it(verifier, key):
+    content = envelope(key)
+
+    assert said(verifier, content | {"SignatureVersion": "3"}) == (
+        "its signature has the version '3'; known are 1 and 2"
+    )
+    assert said(verifier, content | {"SigningCertURL": "http://a"}) == (
+        f"its SigningCertURL is not a certificate of {HOST}: 'http://a'"
+    )
+    assert said(verifier, content | {"Signature": "AAAA"}) == "its signature is wrong"
+    assert said(verifier, content | {"Message": None}) == "its envelope has no Message"
+    assert said(verifier, envelope(key, Timestamp="today")) == (
+        "its Timestamp is not a time: 'today'"
+    )
+
+
+def test_the_error_for_an_algorithm_names_the_version(verifier, key, monkeypatch):
+    class Key:
+        def verify(self, *_):
+            raise UnsupportedAlgorithm("sha1 is not supported")
+
+    kept = signature_module._Certificate(Key(), 0.0, time.time() + 1)
+    monkeypatch.setattr(verifier, "_certificate", lambda _: kept)
+
+    assert said(verifier, envelope(key, version="1")) == (
+        "signatures of version 1 can't be checked on this system: sha1 is not supported"
+    )
+
+
+def test_a_certificate_counts_from_its_first_to_its_last_second_and_60_days_more(sns_endpoint, key):
+    begins, ends = NOW.replace(microsecond=0) - 2 * DAY, NOW.replace(microsecond=0) - DAY
+    sns_endpoint.certificates[NAME] = pem(certificate(key, begins=begins, ends=ends))
+    now = ends.timestamp() + 60 * DAY.total_seconds()
+    verifier = SignatureVerifier(TOPIC, clock=lambda: now)
+    second = DAY / 86_400
+
+    for signed in (begins, ends):
+        verifier.verify(envelope(key, Timestamp=timestamp(signed)))
+    for signed in (begins - second, ends + second):
+        assert said(verifier, envelope(key, Timestamp=timestamp(signed))) == (
+            f"the certificate {URL} was not valid when the envelope was signed"
+        )
+    now += 1
+    assert said(verifier, envelope(key, Timestamp=timestamp(ends))) == (
+        f"the certificate {URL} expired more than 60 days ago"
+    )
+    verifier._pool.clear()
+
+
+def test_the_errors_of_a_fetch_name_the_certificate(verifier, sns_endpoint, key):
+    sns_endpoint.certificates[NAME] = Answer(404)
+    with pytest.raises(FetchError) as caught:
+        verifier.verify(envelope(key))
+    assert str(caught.value) == f"the certificate {URL}: GET answered 404"
+    assert (caught.value.status, caught.value.retry_after) == (404, 10.0)
+
+    with pytest.raises(FetchError) as caught:
+        verifier.verify(envelope(key))
+    assert str(caught.value) == (
+        f"the certificate {URL} is not fetched yet: a fetch has just failed"
+    )
+    assert (caught.value.status, caught.value.retry_after) == (None, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (Answer(body=b"<html>"), "the answer is not a certificate: "),
+        (pem(certificate(ec.generate_private_key(ec.SECP256R1()))), "its key is not an RSA key"),
+        (Answer(body=b"x" * 65_537), "the body is longer than 65536 bytes"),
+    ],
+)
+def test_the_error_for_what_is_no_certificate_says_why(verifier, sns_endpoint, key, answer, text):
+    sns_endpoint.certificates[NAME] = answer
+
+    says = said(verifier, envelope(key), FetchError)
+
+    assert says.startswith(f"the certificate {URL}: {text}")
+    assert not says.endswith("None")
+
+
+def test_the_error_for_a_partition_names_those_that_are_known():
+    with pytest.raises(ConfigurationError) as caught:
+        SignatureVerifier("arn:aws-iso:sns:us-iso-east-1:123456789012:p")
+
+    assert str(caught.value) == (
+        "verify_signatures=True works in aws, aws-us-gov, aws-cn, and not in aws-iso"
+    )
+
+
+def test_a_fetch_that_fails_is_tried_again_after_just_ten_seconds(
+    verifier, sns_endpoint, key, monkeypatch
+):
+    genuine, sns_endpoint.certificates[NAME] = sns_endpoint.certificates[NAME], Answer(404)
+    before = time.monotonic()
+    said(verifier, envelope(key), FetchError)
+    assert before + 10 <= verifier._next_fetch <= time.monotonic() + 10
+
+    sns_endpoint.certificates[NAME] = genuine
+    monkeypatch.setattr(time, "monotonic", lambda: verifier._next_fetch)
+    verifier.verify(envelope(key))
+
+
+def test_an_endpoint_that_does_not_answer_is_given_up(verifier, sns_endpoint, key, monkeypatch):
+    monkeypatch.setattr(signature_module, "TIMEOUT", 0.2)
+    sns_endpoint.gate.clear()
+
+    assert "timed out" in said(verifier, envelope(key), FetchError)
+
+    sns_endpoint.gate.set()

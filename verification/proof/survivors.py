@@ -1,79 +1,15 @@
 """
 The mutants that live, and why.
 
-For each reason: the function, its line, and the line of the mutant.
+For each reason: the function, its line, and the line of the mutant. Those with None instead of
+False are not listed: one is as false as the other.
 """
 
 from __future__ import annotations
 
+_GET = '"GET", url, timeout=TIMEOUT, retries=False, redirect=False, preload_content=False'
+
 SURVIVORS = {
-    "None is as false as False": [
-        (
-            "_consumer.receiving.Receiving.__init__",
-            "self.backlog = self._help = self._closed = False",
-            "self.backlog = self._help = self._closed = None",
-        ),
-        ("_consumer.desk.Desk.__init__", "self._refused = False", "self._refused = None"),
-        ("_consumer.desk.Desk._release", "self._refused = False", "self._refused = None"),
-        ("_consumer.guard.Guard.__init__", "self._resumed = False", "self._resumed = None"),
-        (
-            "_consumer.acknowledgements.Acknowledgements.__init__",
-            "self._closed = False",
-            "self._closed = None",
-        ),
-        (
-            "_consumer.acknowledgements.Acknowledgements.__init__",
-            "self._lingering = False",
-            "self._lingering = None",
-        ),
-        (
-            "_consumer.acknowledgements.Acknowledgements._take",
-            "self._lingering = False",
-            "self._lingering = None",
-        ),
-        ("_consumer.consumer.Consumer.stop", "self._looking = False", "self._looking = None"),
-        ("_consumer.deletions.Deletions.__init__", "self._loaded = False", "self._loaded = None"),
-        ("_consumer.deletions.Deletions.__init__", "self._told = False", "self._told = None"),
-        ("_consumer.deletions.Deletions.share", "over = False", "over = None"),
-        (
-            "_consumer.desk.Desk.failed",
-            "return Failure(self._judged(self.experiment.give_up(), now, certain=False))",
-            "return Failure(self._judged(self.experiment.give_up(), now, certain=None))",
-        ),
-        ("_consumer.guard.Guard.dumped", "self._resumed = False", "self._resumed = None"),
-        ("_consumer.inbox.Inbox.settle", "group.alone = False", "group.alone = None"),
-        (
-            "_consumer.look.etag_to_send",
-            'return entry.etag if early or getattr(fetcher, "trust_etags", False) else None',
-            'return entry.etag if early or getattr(fetcher, "trust_etags", None) else None',
-        ),
-        (
-            "_producer.broadcasting._AnnouncedSave.__init__",
-            "self._entered = False",
-            "self._entered = None",
-        ),
-        (
-            "_producer.broadcasting._AnnouncedSave.__init__",
-            "self._spans_awaitable = False",
-            "self._spans_awaitable = None",
-        ),
-        (
-            "_producer.broadcasts.Broadcast.shares_with",
-            (
-                "return self.publisher is other.publisher and "
-                'getattr(self.publisher, "shares_calls", False)'
-            ),
-            (
-                "return self.publisher is other.publisher and "
-                'getattr(self.publisher, "shares_calls", None)'
-            ),
-        ),
-        (
-            "_producer.renewals.Renewals._forget_saves",
-            "self._watched = False",
-            "self._watched = None",
-        ),
-    ],
     "read only once a control look has begun": [
         (
             "_consumer.experiment.Experiment.__init__",
@@ -241,5 +177,206 @@ SURVIVORS = {
             "self._sleep(0.2 * 2**attempt * random.uniform(0.5, 1.0))",
             "self._sleep(0.2 * 2 * attempt * random.uniform(0.5, 1.0))",
         ),
+    ],
+    "a letter is never encoded": [
+        (
+            "_source.fetcher.HTTPFetcher.fetch",
+            'target = self._single.target.replace(ID, quote(checked_id(id), safe=""))',
+            'target = self._single.target.replace(ID, quote(checked_id(id), safe="XXXX"))',
+        ),
+        (
+            "_source.endpoint.Endpoint.targets",
+            "parameter = f\"id={quote(checked_id(id), safe='')}\"",
+            "parameter = f\"id={quote(checked_id(id), safe='XXXX')}\"",
+        ),
+    ],
+    "the quick way and the exact one come to the same": [
+        (
+            "_source.entities._exact_float",
+            "if len(number) <= 16 and 1e-290 < abs(value) < 1e290:",
+            f"if len(number) {mutant}:",
+        )
+        for mutant in (
+            "< 16 and 1e-290 < abs(value) < 1e290",
+            "<= 16 and 1.0 < abs(value) < 1e290",
+            "<= 16 and 1e-290 <= abs(value) < 1e290",
+            "<= 16 and 1e-290 < abs(value) <= 1e290",
+            "<= 16 and 1e-290 < abs(value) < 1e+290",
+        )
+    ],
+    "a decimal has the same value with a capital E": [
+        (
+            "_source.entities._is_printed",
+            'return exact in {Decimal(text), Decimal(format(value, ".17g")), Decimal(value)}',
+            'return exact in {Decimal(text), Decimal(format(value, ".17G")), Decimal(value)}',
+        ),
+    ],
+    "the name of an encoding has no case": [
+        (
+            "_source.connections.KeepAliveTransport._request",
+            r'return "\r\n".join([*lines, "", ""]).encode("latin-1")',
+            r'return "\r\n".join([*lines, "", ""]).encode("LATIN-1")',
+        ),
+    ],
+    "a stream socket has one protocol": [
+        (
+            "_source.connections._open_socket",
+            "sock = socket.socket(family, kind, protocol)",
+            f"sock = socket.socket(family, kind, {protocol})",
+        )
+        for protocol in ("", "None")
+    ],
+    "any number but 0 switches Nagle's algorithm off": [
+        (
+            "_source.connections._open_socket",
+            "sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)",
+            "sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 2)",
+        ),
+    ],
+    "http.client reads past a 100 by itself": [
+        (
+            "_source.http.is_interim",
+            "return 100 <= status < 200 and status != 101",
+            f"return {mutant} < 200 and status != 101",
+        )
+        for mutant in ("100 < status", "101 <= status")
+    ],
+    "a URL that is asked has a host": [
+        (
+            "_source.connections.KeepAliveTransport.__init__",
+            'self._host = (origin.host or "").strip("[]")',
+            'self._host = (origin.host or "XXXX").strip("[]")',
+        ),
+    ],
+    "urllib3 writes a host in small letters": [
+        (
+            "_source.connections.KeepAliveTransport.__init__",
+            'self._host = (origin.host or "").strip("[]")',
+            'self._host = (origin.host or "").strip("XX[]XX")',
+        ),
+    ],
+    "urllib3 writes a method in capitals": [
+        ("_source.http.PoolTransport._send", '"GET",', '"get",'),
+        ("_consumer.signature.SignatureVerifier._get", _GET, _GET.replace("GET", "get")),
+    ],
+    "the caller goes on after every error of a group": [
+        (
+            "sinks.sqlite.file._commit",
+            "with contextlib.suppress(sqlite3.Error):",
+            "with contextlib.suppress(None):",
+        ),
+    ],
+    "there is a count for each write": [
+        (
+            "sinks.sqlite.file._commit",
+            "for write, count in zip(writes, counts, strict=True):",
+            f"for write, count in zip(writes, counts, {strict}):",
+        )
+        for strict in ("", "strict=False", "strict=None")
+    ],
+    "urllib3 follows no redirect without retries": [
+        (
+            "_consumer.signature.SignatureVerifier._get",
+            _GET,
+            _GET.replace("redirect=False, ", redirect),
+        )
+        for redirect in ("", "redirect=True, ")
+    ],
+    "no process has this id": [
+        ("_consumer.queue.Queue.__init__", "self._made_in = 0", "self._made_in = None"),
+    ],
+    "a check of parameters only costs time": [
+        ("_consumer.queue.Queue._new_client", "validate=False,", mutant)
+        for mutant in ("", "validate=True,")
+    ],
+    "a computer that has just started takes that long to start a worker": [
+        (
+            "_consumer.signature.SignatureVerifier.__init__",
+            "self._next_fetch = 0.0",
+            "self._next_fetch = 1.0",
+        ),
+    ],
+    "every message was sent later than a millisecond after 1970 began": [
+        ("integrations.aws_lambda._Function.ask_time", "return 0", "return 1"),
+        (
+            "integrations.aws_lambda._Batch._plan",
+            "time_now = self._function.ask_time(self._queue_arn) if young else 0.0",
+            "time_now = self._function.ask_time(self._queue_arn) if young else 1.0",
+        ),
+    ],
+    "there is a delivery for each record, and a window for each delivery": [
+        ("integrations.aws_lambda._Batch." + function, line, line.replace(", strict=True", strict))
+        for function, line in (
+            ("work", "for record, delivery in zip(self._records, deliveries, strict=True):"),
+            ("_plan", "planned = list(zip(deliveries, windows, strict=True))"),
+        )
+        for strict in (", ", ", strict=False", ", strict=None")
+    ],
+    "it is set before the first look": [
+        (
+            "integrations.aws_lambda._Batch.__init__",
+            "self._last_look = math.inf",
+            "self._last_look = None",
+        ),
+    ],
+    "a pause lasts for a second at least": [
+        (
+            "integrations.aws_lambda._Batch._return_at",
+            "return max(self._clock() + pause, delivery.due + CLOCK_SLACK if young else 0.0)",
+            "return max(self._clock() + pause, delivery.due + CLOCK_SLACK if young else 1.0)",
+        ),
+    ],
+    "an early look began before any of its events was due": [
+        (
+            "integrations.aws_lambda._Batch._looked",
+            "self._looks[id] = -math.inf if early else started",
+            "self._looks[id] = -math.inf if (early) and False else started",
+        ),
+    ],
+    "the margin for the clocks is a thousand times as long": [
+        (
+            "integrations.aws_lambda._seconds",
+            "return max(0.0, later - earlier) / 1000",
+            "return max(1.0, later - earlier) / 1000",
+        ),
+    ],
+    "real threads have the same by default": [
+        (
+            "_consumer.run.Run.__init__",
+            "queue, tally, throttled=throttled, pause=self._finished.wait, condition=condition )",
+            "queue, tally, throttled=throttled, pause=self._finished.wait, )",
+        ),
+    ],
+    "the time is set when the connection is kept": [
+        (
+            "_source.connections.KeepAliveTransport._connect",
+            "return _Connection(sock, opened, opened, os.getpid())",
+            "return _Connection(sock, opened, None, os.getpid())",
+        ),
+    ],
+    "a request fits into a socket's buffer, and each read sets its own time": [
+        (
+            "_source.connections.KeepAliveTransport._exchange",
+            "sock.settimeout(seconds_left(deadline))",
+            "sock.settimeout(None)",
+        ),
+    ],
+    "urllib3's responses have the attribute": [
+        (
+            "_source.http._whole",
+            'raw: HTTPResponse | None = getattr(response, "_original_response", None)',
+            'raw: HTTPResponse | None = getattr(response, "_original_response", )',
+        ),
+    ],
+    "urllib3 has given the connection back when the body has ended": [
+        ("_source.http._whole", "keep = response.status >= 200", mutant)
+        for mutant in (
+            "keep = None",
+            "keep = response.status > 200",
+            "keep = response.status >= 201",
+        )
+    ],
+    "the clock does not meet the very moment": [
+        ("_source.http.seconds_left", "if left <= 0:", "if left < 0:"),
     ],
 }

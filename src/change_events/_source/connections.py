@@ -151,7 +151,7 @@ class KeepAliveTransport:
             sock.settimeout(seconds_left(deadline))
             sock.sendall(request)
             reader: Any = _TimedReader(sock, deadline)
-            with HTTPResponse(reader, method="GET") as response:
+            with HTTPResponse(reader) as response:
                 response.begin()
                 while is_interim(response.status):
                     begin_again(response)

@@ -196,8 +196,6 @@ def decoding(response: HTTPResponse) -> urllib3.HTTPResponse:
         headers=headers_of(response),
         status=response.status,
         preload_content=False,
-        original_response=raw,
-        request_method="GET",
     )
 
 
