@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from change_events._operations.backfill import Backfill
     from change_events._operations.dead_letters import RedriveProgress, RedriveReport, redrive
     from change_events._operations.progress import BackfillReport, Progress
+    from change_events._operations.audit import Audit
+    from change_events._operations.audit_report import AuditReport
     from change_events._operations.refresh import refresh
     from change_events._producer.broadcasting import broadcasting, broadcasts_before_save
     from change_events._producer.publishers import NullPublisher, SNSPublisher, in_portions
@@ -58,6 +60,8 @@ __all__ = [
     "AlreadyRunningError",
     "Backfill",
     "BackfillReport",
+    "Audit",
+    "AuditReport",
     "BroadcastStats",
     "BulkFetcher",
     "BulkSink",
@@ -116,6 +120,8 @@ _NAMES = {
     "_operations.dead_letters": ["RedriveProgress", "RedriveReport", "redrive"],
     "_worker": ["Worker"],
     "_operations.progress": ["BackfillReport", "Progress"],
+    "_operations.audit": ["Audit"],
+    "_operations.audit_report": ["AuditReport"],
     "_operations.refresh": ["refresh"],
     "_producer.broadcasting": ["broadcasting", "broadcasts_before_save"],
     "_producer.publishers": ["NullPublisher", "SNSPublisher", "in_portions"],

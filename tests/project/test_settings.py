@@ -177,6 +177,12 @@ def redriven(**settings: float) -> change_events.RedriveReport:
 # How to call what has numbers as settings, and with which other settings, so that the bounds of one
 # setting don't collide with another's.
 MADE = {
+    "Audit": lambda **settings: change_events.Audit(
+        [], fetcher=FETCHER, sink=change_events.MemorySink(), **settings
+    ),
+    "Audit.run": lambda **settings: change_events.Audit(
+        [], fetcher=FETCHER, sink=change_events.MemorySink()
+    ).run(**settings),
     "Worker": lambda **settings: change_events.Worker(
         URL, **{"fetcher": FETCHER, "sink": change_events.MemorySink(), "prefetch": 10, **settings}
     ),

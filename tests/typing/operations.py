@@ -1,13 +1,16 @@
-"""Checked by mypy and pyright, never run: looks by hand, and a redrive."""
+"""Checked by mypy and pyright, never run: looks by hand, audits, and a redrive."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID
 
 from typing_extensions import assert_type
 
 from change_events import (
+    Audit,
+    AuditReport,
     HTTPFetcher,
     MemorySink,
     Outcome,
@@ -41,3 +44,14 @@ assert_type(report, RedriveReport)
 assert_type(report.stopped, Exception | None)
 report.kept = 0  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]  # frozen
 redrive("https://...", fetcher=fetcher, sink=numbers)  # type: ignore[misc]  # pyright: ignore[reportArgumentType]  # numbers are not objects
+
+
+def audited(read: Callable[[str], dict[str, Any] | None]) -> None:
+    audit = Audit(["p1"], fetcher=fetcher, sink=products, min_age=300.0, read=read)
+    Audit([("p1", {"id": "p1"})], fetcher=fetcher, sink=products)
+    report = audit.run(sample=1000)
+    assert_type(report, AuditReport)
+    assert_type(report.clean, bool)
+    assert_type(report.repair().outcomes, Mapping[Outcome, int])
+    assert_type(report.rates["stale_1_minute"].bound, float)
+    audit.run(1000)  # type: ignore[misc]  # pyright: ignore[reportCallIssue]  # sample= is a keyword

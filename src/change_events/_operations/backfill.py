@@ -11,7 +11,7 @@ from change_events._consumer.deletions import Deletions
 from change_events._consumer.guard import Guard
 from change_events._operations.filling import fill
 from change_events._operations.state import loaded, stateful
-from change_events._operations.throttle import CONTROL, Stopped, Throttle
+from change_events._operations.throttle import CONTROL, Stopped, Throttle, checked_rate
 from change_events._source.listing import listing_of
 from change_events.exceptions import ConfigurationError
 
@@ -65,7 +65,7 @@ class Backfill(Generic[T]):
         if not 1 <= threads <= 256:
             raise ConfigurationError(f"threads must be from 1 to 256, not {threads!r}")
         self._threads = threads
-        self._throttle = Throttle(_checked_rate(max_gets_per_second))
+        self._throttle = Throttle(checked_rate(max_gets_per_second))
         self._guard = Guard(on=not allow_mass_deletion)
         self._on_progress = on_progress
 
@@ -128,7 +128,7 @@ class Backfill(Generic[T]):
 
     @max_gets_per_second.setter
     def max_gets_per_second(self, per_second: float | None) -> None:
-        self._control(rate=_checked_rate(per_second))
+        self._control(rate=checked_rate(per_second))
 
     def _control(self, **changes: object) -> None:
         for _ in range(100):
@@ -136,15 +136,3 @@ class Backfill(Generic[T]):
             if self._state.set_state(CONTROL, json.dumps(loaded(text) | changes), if_state=text):
                 return
         raise RuntimeError(f"{self._state!r} has refused to store the state {CONTROL!r}")
-
-
-def _checked_rate(per_second: float | None) -> float | None:
-    if per_second is None or (
-        isinstance(per_second, (int, float))
-        and not isinstance(per_second, bool)
-        and 0.01 <= per_second <= 10_000
-    ):
-        return per_second
-    raise ConfigurationError(
-        f"max_gets_per_second must be from 0.01 to 10000, or None, not {per_second!r}"
-    )

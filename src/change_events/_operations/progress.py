@@ -27,20 +27,29 @@ LOG_EVERY = 5.0
 LATELY = 10.0
 """Seconds over which the speed is measured."""
 
+WHAT = {
+    "listing": "ids",
+    "unlisted": "ids that are not listed",
+    "suspects": "ids, some of them read again",
+}
+"""What a phase counts."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """
-    How far a backfill is.
+    How far a backfill or an audit is.
 
     Attributes:
-        phase: `listing`, or `unlisted` while it looks at what is cached and was not listed.
+        phase: `listing`; `unlisted` while it looks at what is cached and was not listed; `suspects`
+            while an audit reads again what differed.
         done: How many listed ids, or unlisted ones, are done.
         total: How many there are; None: not known.
         per_second: How many ids were done in each second, lately.
         seconds_left: None: not known.
         slow: What most of the time is spent on: `the source`, `the listing`, `the sink`,
-            `the rate limit`, `live events`, `paused`; or the error that it waits for to end.
+            `the rate limit`, `live events`, `paused`, `the second reading`; or the error that it
+            waits for to end.
     """
 
     phase: str
@@ -54,7 +63,7 @@ class Progress:
         """Return it as one line."""
         total = "" if self.total is None else f" of {self.total:,}"
         left = "" if self.seconds_left is None else f", {self.seconds_left:,.0f} s to go"
-        what = "ids" if self.phase == "listing" else "ids that are not listed"
+        what = WHAT[self.phase]
         return f"{self.done:,}{total} {what}, {self.per_second:,.0f} a second{left}; {self.slow}"
 
 

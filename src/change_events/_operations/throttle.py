@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 from change_events._consumer.backoff import MAX_PROBE_PAUSE, asked_pause, pause_after
 from change_events._consumer.breaker import Pace
 from change_events._operations.state import loaded, set_state
+from change_events.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -160,3 +161,21 @@ class Asked:
     def clear(self) -> None:
         """Forget what was asked for: it was for this backfill."""
         set_state(self._state, CONTROL, "{}")
+
+
+def checked_rate(per_second: float | None) -> float | None:
+    """
+    Return a rate of GETs.
+
+    Raises:
+        ConfigurationError: It is out of its range.
+    """
+    if per_second is None or (
+        isinstance(per_second, (int, float))
+        and not isinstance(per_second, bool)
+        and 0.01 <= per_second <= 10_000
+    ):
+        return per_second
+    raise ConfigurationError(
+        f"max_gets_per_second must be from 0.01 to 10000, or None, not {per_second!r}"
+    )

@@ -1,0 +1,218 @@
+"""Work on many ids, in threads: again and again while the source or the sink is down."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, TypeVar
+
+from change_events._consumer.backoff import is_own
+from change_events._consumer.log import log
+from change_events._operations.throttle import SOURCE, TICK, Stopped
+from change_events._text import printable
+from change_events.exceptions import (
+    ConfigurationError,
+    FetchError,
+    ListingError,
+    MassDeletionError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from concurrent.futures import Future
+
+    from change_events._operations.throttle import Throttle
+
+R = TypeVar("R")
+
+TRIES = 5
+"""Failures after which an id's own error is believed, or an error of a listing's own code."""
+
+OTHER_TRIES = 12
+"""The same if no answer came, or one that tells of the source: four minutes or so."""
+
+
+class Rounds:
+    """
+    Works on many ids.
+
+    Args:
+        throttle: When to pause, and to stop.
+        threads: How many calls run at once.
+        on_tick: Called every half a second or more often, with the error that it waits for to end,
+            or None.
+    """
+
+    def __init__(
+        self, throttle: Throttle, *, threads: int, on_tick: Callable[[str | None], object]
+    ) -> None:
+        self._throttle = throttle
+        self._on_tick = on_tick
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="change-events-audit")
+        self._good: str | None = None
+        self.threads = threads
+        self._problem: str | None = None
+
+    def close(self) -> None:
+        """End the threads, once the calls under way are over. It does not wait for them."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def work(
+        self,
+        ids: Sequence[str],
+        work: Callable[[Sequence[str]], Mapping[str, R | Exception]],
+        *,
+        size: int = 1,
+        tries: int = TRIES,
+    ) -> dict[str, R | Exception]:
+        """
+        Work on each of the ids.
+
+        Args:
+            ids: The ids, all different.
+            work: Works on some ids; returns a result, or an error, for each.
+            size: How many ids `work` gets at once. After a failure it gets each id alone.
+            tries: Failures after which an error that can be the id's own is its result, if the
+                source and the sink are up. 1: any error is, so that no id keeps the others waiting.
+
+        Returns:
+            By id, the result, or the error.
+
+        Raises:
+            MassDeletionError: `work` raised it.
+            Stopped: Somebody asked to stop.
+        """
+        done: dict[str, R | Exception] = {}
+        left, failures = list(ids), 0
+        while left:
+            results = self._round(left, work, size if failures == 0 else 1)
+            failed = {id: each for id, each in results.items() if isinstance(each, Exception)}
+            succeeded = {id: results[id] for id in left if id not in failed}
+            done |= succeeded
+            self._good = next(iter(succeeded), self._good)
+            failures += 1
+            enough = {
+                id: error
+                for id, error in failed.items()
+                if failures >= (tries if tries == 1 or is_own(error) else OTHER_TRIES)
+            }
+            if enough and (succeeded or self._is_up(work, failures)):
+                # They can have failed just before an outage ended, unless they fail again.
+                done |= enough if tries == 1 else self._round(list(enough), work, 1)
+            left = [id for id in left if id not in done]
+            if left:
+                self._pause(failures, [failed[id] for id in left])
+        self._problem = None
+        return done
+
+    def _is_up(
+        self, work: Callable[[Sequence[str]], Mapping[str, R | Exception]], failures: int
+    ) -> bool:
+        """Work on an id that was fine before. Without one, many failures decide."""
+        good = self._good
+        if good is None:
+            return failures >= OTHER_TRIES
+        return not isinstance(self._round([good], work, 1)[good], Exception)
+
+    def _pause(self, failures: int, errors: Sequence[Exception]) -> None:
+        pause = max(self._throttle.pause_after(failures, error) for error in errors)
+        if self._problem is None:
+            log.warning(
+                "%d ids could not be read, and will be tried again: %s",
+                len(errors),
+                printable(errors[0]),
+                extra={"action": "audit"},
+            )
+        self._problem = printable(errors[0], 300)
+        self.wait(pause, SOURCE)
+
+    def _round(
+        self,
+        ids: Sequence[str],
+        work: Callable[[Sequence[str]], Mapping[str, R | Exception]],
+        size: int,
+    ) -> dict[str, R | Exception]:
+        chunks = [ids[at : at + size] for at in range(0, len(ids), size)]
+        pending = {self._pool.submit(_worked, work, chunk) for chunk in chunks}
+        results: dict[str, R | Exception] = {}
+        try:
+            while pending:
+                finished, pending = wait(pending, TICK, FIRST_EXCEPTION)
+                for each in finished:
+                    results |= each.result()
+                self.tick()
+        finally:
+            for each in pending:
+                each.cancel()
+        return results
+
+    def wait(self, seconds: float, what: str) -> None:
+        """
+        Wait.
+
+        Raises:
+            Stopped: Somebody asked to stop.
+        """
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self._throttle.wait(min(left, TICK), what)
+            self.tick()
+
+    def tick(self) -> None:
+        """Call `on_tick`."""
+        self._on_tick(self._problem)
+
+    def awaited(self, future: Future[R]) -> R:
+        """Return what the future brings."""
+        while not future.done():
+            wait([future], timeout=TICK)
+            self.tick()
+        return future.result()
+
+
+def _worked(
+    work: Callable[[Sequence[str]], Mapping[str, R | Exception]], ids: Sequence[str]
+) -> Mapping[str, R | Exception]:
+    try:
+        return work(ids)
+    except (MassDeletionError, Stopped):
+        raise
+    except Exception as error:
+        return dict.fromkeys(ids, error)
+
+
+def patiently(
+    call: Callable[[], R], *, throttle: Throttle, what: str, tries: float = float("inf")
+) -> R:
+    """
+    Call it until it returns.
+
+    Args:
+        call: What to call.
+        throttle: How long to pause after a failure, and when to stop.
+        what: What it asks.
+        tries: Failures after which another error than a `FetchError` is raised.
+
+    Raises:
+        ConfigurationError, ListingError: It raised this.
+        Stopped: Somebody asked to stop.
+    """
+    failures = 0
+    while True:
+        try:
+            with throttle.spent_on(what):
+                return call()
+        except (ConfigurationError, ListingError, Stopped):
+            raise
+        except Exception as error:
+            failures += 1
+            if failures >= tries and not isinstance(error, FetchError):
+                raise
+            if failures == 1:
+                log.warning(
+                    "%s does not answer; it is asked again: %s",
+                    printable(what),
+                    printable(error),
+                    extra={"action": "audit"},
+                )
+            throttle.wait(throttle.pause_after(failures, error), what)
