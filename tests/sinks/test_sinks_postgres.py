@@ -514,6 +514,20 @@ def test_upsert_is_called_for_an_unchanged_entity_once_it_has_a_new_revision(
     assert called == ["p1"]
 
 
+def test_many_entities_are_read_at_once(database):
+    with PostgresSink(database) as sink:
+        for id in ("p1", "p2", "p3"):
+            sink.apply(id, Found({"id": id}), if_version=0)
+        sink.apply("p2", Gone(), if_version=sink.entry("p2").version)
+
+        assert sink.get_many(["p1", "p2", "p4"]) == {"p1": {"id": "p1"}}
+        assert sink.get_many([]) == {}
+
+    with PostgresSink(database, upsert=upsert, delete=delete) as sink:
+        with pytest.raises(ConfigurationError, match="in tables of your own; query those"):
+            sink.get_many(["p1"])
+
+
 # Connections
 
 

@@ -54,4 +54,4 @@ def audited(read: Callable[[str], dict[str, Any] | None]) -> None:
     assert_type(report.clean, bool)
     assert_type(report.repair().outcomes, Mapping[Outcome, int])
     assert_type(report.rates["stale_1_minute"].bound, float)
-    audit.run(1000)  # type: ignore[misc]  # pyright: ignore[reportCallIssue]  # sample= is a keyword
+    audit.run(1000)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # sample= is a keyword

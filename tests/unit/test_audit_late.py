@@ -12,7 +12,7 @@ from change_events import Found, MemorySink
 from change_events._consumer.look import look
 from change_events._operations.auditing import Auditing, Findings
 from change_events._operations.rounds import Rounds
-from change_events._operations.sides import Sides
+from change_events._operations.sides import Sides, bodies_of
 from change_events._operations.throttle import Throttle
 from change_events._event import Page
 from change_events.testing import FakeSource
@@ -121,7 +121,9 @@ def audited(world, listing, *, min_age):
     found = Findings()
     auditing = Auditing(
         pages_of(listing),
-        sides=Sides(world, world, read=world.get, throttle=throttle, clock=lambda: world.now),
+        sides=Sides(
+            world, world, bodies=bodies_of(world, None), throttle=throttle, clock=lambda: world.now
+        ),
         sink=world,
         rounds=rounds,
         throttle=throttle,

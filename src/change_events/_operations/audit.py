@@ -22,7 +22,7 @@ from change_events._operations.auditing import KINDS, SUSPECTS, Auditing, Findin
 from change_events._operations.reading import Pages
 from change_events._operations.progress import LOG_EVERY, TELL_EVERY, Progress, Speed
 from change_events._operations.rounds import Rounds, patiently
-from change_events._operations.sides import Sides, reader_of
+from change_events._operations.sides import Sides, bodies_of
 from change_events._operations.state import loaded
 from change_events._operations.throttle import LISTING, SINK, Stopped, Throttle, checked_rate
 from change_events._source.listing import listing_of
@@ -69,7 +69,7 @@ class Audit(Generic[T]):
         min_age: Seconds for which an entry must be wrong, to be reported. It must be longer than
             the worker needs to follow a change, which is the settle window and some more.
         read: Returns the entity as it is cached, or None: `read(id)`. It must equal what `fetcher`
-            finds. None: `sink.get`. If the entities are in tables of your own, that has none: then
+            finds. None: `sink.get_many(ids)` or `sink.get(id)`. If the entities are in tables of your own, that has none: then
             only digests are compared, and a row that was changed by hand is not found.
         threads: How many reads run at once.
         max_gets_per_second: How many GETs to send to the source and the listing, evenly spread. A
@@ -134,9 +134,10 @@ class Audit(Generic[T]):
             rounds = Rounds(throttle, threads=self._threads, on_tick=teller.tell)
             pages = Pages(self._listing, throttle=throttle, awaited=rounds.awaited)
             try:
-                sides = Sides(
-                    self._fetcher, self._sink, read=self._reader(throttle), throttle=throttle
+                bodies = patiently(
+                    lambda: bodies_of(self._sink, self._read), throttle=throttle, what=SINK
                 )
+                sides = Sides(self._fetcher, self._sink, bodies=bodies, throttle=throttle)
                 auditing = Auditing(
                     pages,
                     sides=sides,
@@ -172,9 +173,6 @@ class Audit(Generic[T]):
         finally:
             throttle.stopping.set()  # for its threads
             self._throttle = Throttle()
-
-    def _reader(self, throttle: Throttle) -> Callable[[str], T | None] | None:
-        return patiently(lambda: reader_of(self._sink, self._read), throttle=throttle, what=SINK)
 
     def _report(
         self, found: Findings, sides: Sides[T], sample: int | None, seconds: float
@@ -250,7 +248,10 @@ def keep(report: AuditReport, sink: object) -> AuditReport:
     while True:
         text = sink.state(STATE)
         if not report.clean:
-            report = dataclasses.replace(report, last_clean=loaded(text).get("last_clean"))
+            last = loaded(text).get("last_clean")
+            report = dataclasses.replace(
+                report, last_clean=last if isinstance(last, float) else None
+            )
         result = {
             name: value[:KEPT]
             if isinstance(value, list)

@@ -9,7 +9,6 @@ same time.
 from __future__ import annotations
 
 import heapq
-import math
 import time
 from array import array
 from bisect import bisect_left
@@ -202,7 +201,7 @@ class Auditing(Generic[T]):
         compared = self._rounds.work(
             whole,
             lambda some: self._sides.compare(found, some),
-            size=math.ceil(len(whole) / self._rounds.threads) or 1,
+            size=self._sides.compare_size(len(whole), self._rounds.threads),
             tries=1,
         )
         right = {id for id, differs in compared.items() if differs is False}
@@ -349,7 +348,7 @@ def why(reading: Reading) -> str:
         return "never looked at: never announced, or its row was deleted by hand"
     if entry.digest is None:
         return "a row without a digest: inserted by hand, or stored under another revision"
-    if cached.mark != entry.digest:
+    if isinstance(cached.mark, str) and cached.mark != entry.digest:
         return "not what a look has stored: changed by hand"
     return "changed at the source and never announced"
 

@@ -31,6 +31,7 @@ WHAT = {
     "listing": "ids",
     "unlisted": "ids that are not listed",
     "suspects": "ids, some of them read again",
+    "done": "ids",
 }
 """What a phase counts."""
 

@@ -133,6 +133,7 @@ class Rounds:
         size: int,
     ) -> dict[str, R | Exception]:
         chunks = [ids[at : at + size] for at in range(0, len(ids), size)]
+        pending: set[Future[Mapping[str, R | Exception]]]
         pending = {self._pool.submit(_worked, work, chunk) for chunk in chunks}
         results: dict[str, R | Exception] = {}
         try:

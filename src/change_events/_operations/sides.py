@@ -12,9 +12,10 @@ version, too. Either clears the suspicion.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from change_events._consumer.look import digest, entry_of
 from change_events._event import Entry, Found, Gone
@@ -79,6 +80,19 @@ class Reading:
         )
 
 
+class Bodies(NamedTuple):
+    """
+    Reads entities as they are cached.
+
+    Attributes:
+        read: Returns entities by id; it can leave out what is not cached.
+        many: True if it reads many at once as fast as one.
+    """
+
+    read: Callable[[Sequence[str]], Mapping[str, Any]]
+    many: bool = False
+
+
 class Sides(Generic[T]):
     """
     Reads both sides.
@@ -86,8 +100,7 @@ class Sides(Generic[T]):
     Args:
         fetcher: Reads the source; many entities at once, if it can.
         sink: The cache.
-        read: Returns the entity as it is cached, or None. None: the sink's `get`; without one,
-            digests are compared.
+        bodies: Reads entities as they are cached. None: digests are compared.
         throttle: When a GET can begin.
         clock: Tells the time, in seconds.
     """
@@ -97,14 +110,14 @@ class Sides(Generic[T]):
         fetcher: Fetcher[T],
         sink: Sink[T],
         *,
-        read: Callable[[str], T | None] | None,
+        bodies: Bodies | None,
         throttle: Throttle,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._fetcher = fetcher
         self._bulk = fetcher if isinstance(fetcher, BulkFetcher) else None
         self._sink = sink
-        self._read = read
+        self._bodies = bodies
         self._throttle = throttle
         self._clock = clock
         self.bulk_size = self._bulk.bulk_size if self._bulk else 1
@@ -112,30 +125,38 @@ class Sides(Generic[T]):
     @property
     def by_bodies(self) -> bool:
         """True if bodies are compared, and not only digests."""
-        return self._read is not None
+        return self._bodies is not None
+
+    def compare_size(self, number: int, threads: int) -> int:
+        """Return how many of so many ids to compare at once in each thread."""
+        if self._bodies is not None and self._bodies.many:
+            return max(1, number)
+        return max(1, math.ceil(number / threads))
 
     def compare(self, found: Mapping[str, Found[T]], ids: Sequence[str]) -> dict[str, bool | None]:
         """Return, for each of the ids, whether the cache holds something else than was listed."""
-        if self._read is None:
+        if self._bodies is None:
             return {
                 id: _differs(side_of(found[id]), self._cached(entry_of(self._sink, id), None))
                 for id in ids
             }
         with self._throttle.spent_on(SINK):
-            bodies = [(id, self._read(id)) for id in ids]
-        return {id: not equal(found[id].value, body) for id, body in bodies}
+            bodies = self._bodies.read(ids)
+        return {id: not equal(found[id].value, bodies.get(id)) for id in ids}
 
     def first(self, ids: Sequence[str]) -> dict[str, Reading | Exception]:
         """Read the cache, and then the source."""
         at = self._clock()
         with self._throttle.spent_on(SINK):
             entries = {id: entry_of(self._sink, id) for id in ids}
-            bodies = {id: self._body(id) for id in ids}
+            bodies = self._cached_bodies(ids)
         fetched = self._fetched(ids)
         return {
             id: each
             if isinstance(each, Exception)
-            else self._reading(each, entries[id], bodies[id], source_at=self._clock(), cache_at=at)
+            else self._reading(
+                each, entries[id], bodies.get(id), source_at=self._clock(), cache_at=at
+            )
             for id, each in fetched.items()
         }
 
@@ -144,12 +165,12 @@ class Sides(Generic[T]):
         fetched = self._fetched(ids)
         at = self._clock()
         with self._throttle.spent_on(SINK):
-            bodies = {id: self._body(id) for id in ids}
+            bodies = self._cached_bodies(ids)
             entries = {id: entry_of(self._sink, id) for id in ids}
         return {
             id: each
             if isinstance(each, Exception)
-            else self._reading(each, entries[id], bodies[id], source_at=at, cache_at=at)
+            else self._reading(each, entries[id], bodies.get(id), source_at=at, cache_at=at)
             for id, each in fetched.items()
         }
 
@@ -175,8 +196,8 @@ class Sides(Generic[T]):
             return Side(entry.present, entry.digest)
         return Side(has=False) if body is None else side_of(Found(body))
 
-    def _body(self, id: str) -> T | None:
-        return None if self._read is None else self._read(id)
+    def _cached_bodies(self, ids: Sequence[str]) -> Mapping[str, T | None]:
+        return {} if self._bodies is None else self._bodies.read(ids)
 
     def _fetched(self, ids: Sequence[str]) -> dict[str, Found[T] | Gone | Exception]:
         """
@@ -205,22 +226,28 @@ class Sides(Generic[T]):
         )
 
 
-def reader_of(
-    sink: Sink[T], read: Callable[[str], T | None] | None
-) -> Callable[[str], T | None] | None:
+def bodies_of(sink: Sink[T], read: Callable[[str], T | None] | None) -> Bodies | None:
     """
-    Return what reads an entity as it is cached: `read`, or the sink's `get`; None: nothing does.
+    Return what reads entities as they are cached: `read`, or the sink's `get_many` or `get`; None:
+    nothing does.
 
     Whatever the sink raises is raised, but a `ConfigurationError`: it has no bodies.
     """
+    if read is not None:
+        return _one_by_one(read)
     get: Any = getattr(sink, "get", None)
-    if read is not None or get is None:
-        return read
+    if get is None:
+        return None
     try:
         get(NO_ID)
     except ConfigurationError:
         return None
-    return get  # type: ignore[no-any-return]
+    many: Any = getattr(sink, "get_many", None)
+    return _one_by_one(get) if many is None else Bodies(many, many=True)
+
+
+def _one_by_one(get: Callable[[str], Any]) -> Bodies:
+    return Bodies(lambda ids: {id: get(id) for id in ids})
 
 
 def equal(one: object, other: object) -> bool:

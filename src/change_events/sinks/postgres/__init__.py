@@ -19,7 +19,7 @@ from change_events.sinks.postgres.pool import check_transaction
 from change_events.sinks.postgres.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from psycopg import Connection
     from psycopg_pool import ConnectionPool
@@ -193,6 +193,19 @@ class PostgresSink:
         self._require_bodies()
         row = self._table.row("SELECT body::text FROM {table} WHERE id = %s AND present", id)
         return json.loads(row[0]) if row else None
+
+    def get_many(self, ids: Sequence[str], /) -> dict[str, dict[str, Any]]:
+        """
+        Return those of these entities that are cached, by id.
+
+        Raises:
+            ConfigurationError: The entities are in tables of your own.
+        """
+        self._require_bodies()
+        rows = self._table.rows(
+            "SELECT id, body::text FROM {table} WHERE id = ANY(%s) AND present", list(ids)
+        )
+        return {id: json.loads(body) for id, body in rows}
 
     def items(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """
