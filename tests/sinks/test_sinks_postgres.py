@@ -523,9 +523,11 @@ def test_many_entities_are_read_at_once(database):
         assert sink.get_many(["p1", "p2", "p4"]) == {"p1": {"id": "p1"}}
         assert sink.get_many([]) == {}
 
-    with PostgresSink(database, upsert=upsert, delete=delete) as sink:
-        with pytest.raises(ConfigurationError, match="in tables of your own; query those"):
-            sink.get_many(["p1"])
+    with (
+        PostgresSink(database, upsert=upsert, delete=delete) as sink,
+        pytest.raises(ConfigurationError, match="in tables of your own; query those"),
+    ):
+        sink.get_many(["p1"])
 
 
 # Connections

@@ -181,6 +181,25 @@ def test_a_sink_without_bodies_is_compared_by_digests_and_the_report_says_so():
     assert dict(sink.items()) == dict(source)
 
 
+def test_a_sink_that_reads_many_at_once_is_asked_for_a_page_with_one_call():
+    class Many(MemorySink):
+        asked = ()
+
+        def get_many(self, ids, /):
+            self.asked = (*self.asked, list(ids))
+            return {id: entity for id in ids if (entity := self.get(id)) is not None}
+
+    source, sink = FakeSource(products(*range(150))), Many()
+    for id in source:
+        refresh(id, fetcher=source, sink=sink)
+    del source["p1"]
+
+    report = audit([*source.items(), ("p1", {"id": "p1"})], source, sink).run()
+
+    assert [len(ids) for ids in sink.asked] == [100, 50, 1, 1]
+    assert report.extra_ids == ["p1"]
+
+
 def test_read_returns_what_is_cached_in_a_table_of_ones_own():
     source, sink = filled(1, 2, 3)
     table = dict(source)

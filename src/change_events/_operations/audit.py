@@ -69,8 +69,9 @@ class Audit(Generic[T]):
         min_age: Seconds for which an entry must be wrong, to be reported. It must be longer than
             the worker needs to follow a change, which is the settle window and some more.
         read: Returns the entity as it is cached, or None: `read(id)`. It must equal what `fetcher`
-            finds. None: `sink.get_many(ids)` or `sink.get(id)`. If the entities are in tables of your own, that has none: then
-            only digests are compared, and a row that was changed by hand is not found.
+            finds. None: `sink.get_many(ids)` or `sink.get(id)`. If the entities are in tables of
+            your own, these have none: then only digests are compared, and a row that was changed by
+            hand is not found.
         threads: How many reads run at once.
         max_gets_per_second: How many GETs to send to the source and the listing, evenly spread. A
             GET of many ids counts as one. None: no limit.

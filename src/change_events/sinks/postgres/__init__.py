@@ -190,22 +190,13 @@ class PostgresSink:
         Raises:
             ConfigurationError: The entities are in tables of your own.
         """
-        self._require_bodies()
-        row = self._table.row("SELECT body::text FROM {table} WHERE id = %s AND present", id)
-        return json.loads(row[0]) if row else None
+        return self.get_many([id]).get(id)
 
     def get_many(self, ids: Sequence[str], /) -> dict[str, dict[str, Any]]:
-        """
-        Return those of these entities that are cached, by id.
-
-        Raises:
-            ConfigurationError: The entities are in tables of your own.
-        """
+        """Return those of these entities that are cached, by id. Errors are those of `get`."""
         self._require_bodies()
-        rows = self._table.rows(
-            "SELECT id, body::text FROM {table} WHERE id = ANY(%s) AND present", list(ids)
-        )
-        return {id: json.loads(body) for id, body in rows}
+        query = "SELECT id, body::text FROM {table} WHERE id = ANY(%s) AND present"
+        return {id: json.loads(body) for id, body in self._table.rows(query, list(ids))}
 
     def items(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """
