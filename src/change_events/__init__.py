@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from change_events._consumer.health import Health
     from change_events._consumer.stats import Stats
     from change_events._event import ChangeEvent, Entry, Found, Gone, Outcome, Page, Unchanged
+    from change_events._operations.audit import Audit
+    from change_events._operations.audit_report import AuditReport
     from change_events._operations.backfill import Backfill
     from change_events._operations.dead_letters import RedriveProgress, RedriveReport, redrive
     from change_events._operations.progress import BackfillReport, Progress
-    from change_events._operations.audit import Audit
-    from change_events._operations.audit_report import AuditReport
     from change_events._operations.refresh import refresh
     from change_events._producer.broadcasting import broadcasting, broadcasts_before_save
     from change_events._producer.publishers import NullPublisher, SNSPublisher, in_portions
@@ -58,10 +58,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AlreadyRunningError",
-    "Backfill",
-    "BackfillReport",
     "Audit",
     "AuditReport",
+    "Backfill",
+    "BackfillReport",
     "BroadcastStats",
     "BulkFetcher",
     "BulkSink",

@@ -487,7 +487,7 @@ def test_each_id_is_chosen_as_often():
 
 
 def tried_at_once():
-    return Throttle(lambda failures, most: 0.0)
+    return Throttle(pause=lambda failures, most: 0.0)
 
 
 def audited(listing, source, sink, *, throttle=None, threads=4):

@@ -10,11 +10,11 @@ import pytest
 
 from change_events import Found, MemorySink
 from change_events._consumer.look import look
+from change_events._event import Page
 from change_events._operations.auditing import Auditing, Findings
 from change_events._operations.rounds import Rounds
 from change_events._operations.sides import Sides, bodies_of
 from change_events._operations.throttle import Throttle
-from change_events._event import Page
 from change_events.testing import FakeSource
 
 LATENESS = 1.0

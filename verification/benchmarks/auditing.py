@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from change_events import Audit, Found, PostgresSink, SQLiteSink
 from change_events._consumer.look import digest
-from change_events._operations.pages import Pages
+from change_events._event import Page
+from change_events._operations.reading import Pages
 from change_events._operations.throttle import Throttle
-from change_events._source.listing import Page
 from change_events.testing import FakeSource
 from verification.benchmarks.contest import Report
 from verification.harness.commands import status_of

@@ -9,6 +9,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from psycopg import sql
 
 from verification.benchmarks.contest import Report
 from verification.benchmarks.source import PAGE
@@ -79,7 +80,7 @@ def _database(server: Any) -> str:
     """Make a new database; return its URL."""
     name = f"d{uuid.uuid4().hex}"
     with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     url: str = server.get_uri(database=name)
     return url
 

@@ -19,8 +19,8 @@ from change_events._consumer.log import log
 from change_events._consumer.settings import require_fetcher, require_sink
 from change_events._operations.audit_report import SHOWN, AuditReport, RepairReport, rates
 from change_events._operations.auditing import KINDS, SUSPECTS, Auditing, Findings, Sample
-from change_events._operations.reading import Pages
 from change_events._operations.progress import LOG_EVERY, TELL_EVERY, Progress, Speed
+from change_events._operations.reading import Pages
 from change_events._operations.rounds import Rounds, patiently
 from change_events._operations.sides import Sides, bodies_of
 from change_events._operations.state import loaded

@@ -28,11 +28,10 @@ from change_events.typing import EnumerableSink
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from change_events._event import Found
+    from change_events._event import Found, Page
     from change_events._operations.rounds import Rounds
     from change_events._operations.sides import Reading, Sides
     from change_events._operations.throttle import Throttle
-    from change_events._event import Page
     from change_events.typing import Sink
 
 T = TypeVar("T")

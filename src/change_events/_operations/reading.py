@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import Future
 
-    from change_events._operations.throttle import Throttle
     from change_events._event import Page
+    from change_events._operations.throttle import Throttle
     from change_events.typing import Listing
 
 T = TypeVar("T")
