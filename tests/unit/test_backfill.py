@@ -6,6 +6,8 @@ import json
 import multiprocessing
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -1076,3 +1078,35 @@ def test_looks_that_have_not_begun_when_it_is_stopped_do_not_begin():
     gate.set()
     looks.close()
     wait_until(lambda: source.fetched == ["p1"])
+
+
+def test_a_stop_does_not_wait_for_a_listing_that_hangs():
+    class Hanging:
+        def page(self, cursor):
+            first.stop()
+            threading.Event().wait()
+
+    first = backfill(Hanging(), FakeSource(), MemorySink())
+    with pytest.raises(RuntimeError, match="was stopped"):
+        first.run()
+
+
+def test_a_listing_that_hangs_does_not_keep_the_process():
+    script = (
+        "import threading\n"
+        "from change_events import Backfill, MemorySink\n"
+        "from change_events.testing import FakeSource\n"
+        "class Hanging:\n"
+        "    def page(self, cursor):\n"
+        "        backfill.stop()\n"
+        "        threading.Event().wait()\n"
+        "backfill = Backfill(Hanging(), fetcher=FakeSource(), sink=MemorySink())\n"
+        "try:\n"
+        "    backfill.run()\n"
+        "except RuntimeError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, timeout=60
+    )
+    assert done.stdout.startswith(b"the backfill was stopped")

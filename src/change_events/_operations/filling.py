@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -23,6 +23,7 @@ from change_events._consumer.log import log
 from change_events._event import Found, Gone, Outcome
 from change_events._operations.listed import Listed
 from change_events._operations.pages import checked_page, digest_of, insert_many, with_digest
+from change_events._operations.pool import Pool
 from change_events._operations.progress import Teller
 from change_events._operations.state import Kept, stateful
 from change_events._operations.sweep import Sweep
@@ -105,12 +106,12 @@ class Filling(Generic[T]):
         self._listed = Listed(kept)
         self._told = Teller(throttle, kept, on_progress)
         self._control = Asked(throttle, kept.sink)
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="change-events-listing")
+        self._reader = Pool(1, "listing")
         self._cursors: set[str] = set()
 
     def close(self) -> None:
         """End the threads, once what is under way is over. It does not wait for that."""
-        self._reader.shutdown(wait=False, cancel_futures=True)
+        self._reader.close()
         self._sweep.close()
 
     def work(self) -> BackfillReport:
@@ -127,6 +128,8 @@ class Filling(Generic[T]):
 
     def tick(self) -> None:
         """Tell how far it is, show that the work goes on, and learn what somebody asks for."""
+        if self._throttle.stopping.is_set():
+            raise Stopped
         self._control.ask()
         self._told.tell(problem=self._sweep.problem)
         self._kept.beat(BEAT)

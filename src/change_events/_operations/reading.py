@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from change_events._operations.pages import checked_page
+from change_events._operations.pool import Pool
 from change_events._operations.rounds import TRIES, patiently
 from change_events._operations.throttle import LISTING
 from change_events._text import printable
@@ -42,11 +42,11 @@ class Pages(Generic[T]):
         self._listing = listing
         self._throttle = throttle
         self._awaited = awaited
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="change-events-listing")
+        self._reader = Pool(1, "listing")
 
     def close(self) -> None:
         """End the thread, once the page under way is read. It does not wait for that."""
-        self._reader.shutdown(wait=False, cancel_futures=True)
+        self._reader.close()
 
     def __iter__(self) -> Iterator[Page[T]]:
         """

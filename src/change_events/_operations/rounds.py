@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, wait
 from typing import TYPE_CHECKING, TypeVar
 
 from change_events._consumer.backoff import is_own
 from change_events._consumer.log import log
+from change_events._operations.pool import Pool
 from change_events._operations.throttle import SOURCE, TICK, Stopped
 from change_events._text import printable
 from change_events.exceptions import (
@@ -48,14 +49,14 @@ class Rounds:
     ) -> None:
         self._throttle = throttle
         self._on_tick = on_tick
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="change-events-audit")
+        self._pool = Pool(threads, "audit")
         self._good: str | None = None
         self.threads = threads
         self._problem: str | None = None
 
     def close(self) -> None:
         """End the threads, once the calls under way are over. It does not wait for them."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
 
     def work(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from change_events._consumer.backoff import is_own
@@ -19,6 +19,7 @@ from change_events._consumer.look import (
 )
 from change_events._event import Found, Gone, Outcome
 from change_events._operations.pages import insert_many
+from change_events._operations.pool import Pool
 from change_events._operations.throttle import SINK, SOURCE, TICK, Stopped
 from change_events._text import printable
 from change_events.exceptions import MassDeletionError
@@ -68,13 +69,13 @@ class Sweep(Generic[T]):
         self._deletions = deletions
         self._throttle = throttle
         self._bulk_size = fetcher.bulk_size if isinstance(fetcher, BulkFetcher) else 1
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="change-events-sweep")
+        self._pool = Pool(threads, "sweep")
         self._good: str | None = None
         self.problem: str | None = None
 
     def close(self) -> None:
         """End the threads, once the looks under way are over. It does not wait for them."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
 
     def look(
         self, ids: Sequence[str], *, on_tick: Callable[[], object]
