@@ -634,6 +634,7 @@ def test_a_stop_waits_without_end_for_all_but_what_calls_the_users_code(bench):
         ("look",),
         ("acknowledge",),
         ("heartbeat",),
+        ("aside", 3.0),
         ("guard", 3.0),
         ("measure", 3.0),
     ]

@@ -7,6 +7,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import (
     ClientError,
+    ConnectionClosedError,
     EndpointConnectionError,
     IncompleteReadError,
     NoCredentialsError,
@@ -452,7 +453,8 @@ def test_an_answer_that_is_cut_off_is_an_error_and_no_empty_one(queue, line):
         else None
     )
 
-    with pytest.raises(IncompleteReadError, match=r"^15 read, but total bytes expected is 100\."):
+    # The first is boto3's own. Older ones notice it in another place.
+    with pytest.raises((IncompleteReadError, ConnectionClosedError)):
         receive(queue)
 
 
