@@ -14,7 +14,7 @@ from cfnlint.api import ManualArgs, lint
 from cfnlint.decode import decode_str
 from pytest_examples import EvalExample, find_examples
 
-from change_events import Worker
+from change_events import Backfill, BackfillReport, Outcome, Worker
 from change_events._consumer import health as health_module
 from conftest import Source, make_schema, make_table
 from lambda_records import record
@@ -37,6 +37,16 @@ BLOB = "https://github.com/change-events/change-events/blob/main/"
 LINK = re.compile(r"(?:\]\(|^\[[^\]]+\]: +)([^)\s]+)", re.MULTILINE)
 """A link's target: inline, or in a definition of a reference."""
 
+REPORT = BackfillReport(
+    pages=500,
+    listed=50_000,
+    stored=49_988,
+    outcomes={Outcome.UNCHANGED: 12, Outcome.DELETED: 300},
+    unlisted=300,
+    failed=0,
+)
+"""What a backfill reports to a reader."""
+
 
 def relative(path):
     return str(path.relative_to(ROOT))
@@ -58,6 +68,7 @@ def readers_world(channel, source: Source, postgres, tmp_path, monkeypatch):
     monkeypatch.setenv("PRODUCT_EVENTS_QUEUE_URL", channel.queue_url)
     monkeypatch.setenv("PRODUCT_EVENTS_DEAD_LETTERS_URL", channel.queue_url)
     monkeypatch.setattr(Worker, "run", Worker.drain)  # run() would not return
+    monkeypatch.setattr(Backfill, "run", lambda self: REPORT)  # it would wait for the source
     monkeypatch.setattr(
         prometheus_client, "REGISTRY", prometheus_client.CollectorRegistry()
     )  # several documents register the same metrics
