@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import logging
 import os
 import signal
 import socket
@@ -87,6 +88,7 @@ def untraced() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def aws() -> Iterator[str]:
     """The emulator's URL. boto3 finds it, and credentials, in the environment."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request
     server = make_emulator()
     answer = server.process_request_thread
 

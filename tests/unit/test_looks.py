@@ -281,6 +281,25 @@ def test_the_sink_is_asked_for_good_ids_if_only_the_failing_one_is_known():
     assert len(asked) == 1
 
 
+def test_a_failed_look_can_do_without_a_sink_that_names_good_ids(caplog):
+    class Plain:
+        """The smallest possible sink."""
+
+        def __init__(self):
+            sink = MemorySink()
+            self.entry, self.apply = sink.entry, sink.apply
+
+    hands = opened(sink=Plain(), settle=0.0)
+    hands.source["p1"] = {"id": "p1"}
+    hands.receive(message())
+    hands.look()
+
+    fail_look(hands, FetchError("503"))
+
+    (record,) = caplog.records
+    assert "503" in record.getMessage()
+
+
 def test_an_answer_that_no_fetcher_can_give_names_the_fetcher_and_the_id(hands, caplog):
     hands.source.fetch = lambda id, etag=None: Unchanged()
     hands.receive(message())
