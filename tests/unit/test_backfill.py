@@ -22,7 +22,7 @@ from change_events._operations import filling
 from change_events._operations.backfill import Backfill
 from change_events._operations.listed import CHUNK
 from change_events._operations.progress import Speed
-from change_events._operations.state import LEASE, Kept, Owner, set_state
+from change_events._operations.state import LEASE, Kept, Owner, loaded, set_state
 from change_events._operations.sweep import Sweep
 from change_events._operations.throttle import Asked, Stopped, Throttle
 from change_events._source.listing import listing_of
@@ -390,7 +390,6 @@ def test_a_stop_ends_it_and_the_next_run_goes_on():
 
     report = backfill(listing, source, sink).run()
     assert listing.asked[:2] == [None, "1"]
-    assert None not in listing.asked[1:]
     assert report.listed == 2
     assert cached(sink) == dict(source)
 
@@ -399,6 +398,7 @@ def test_another_listing_and_a_restart_begin_with_the_first_page():
     source, sink = FakeSource(products(1, 2)), MemorySink()
 
     def page():
+        wait_until(lambda: loaded(sink.state("backfill"))["pages"] == 1)
         first.stop()
         return products(2)
 

@@ -141,13 +141,13 @@ class Filling(Generic[T]):
         reading = self._read_ahead(values["cursor"])
         while True:
             page = self._awaited(reading)
+            more = page.cursor is not None
+            if more:
+                reading = self._read_ahead(page.cursor)  # while this one is stored
             if not values["pages"]:
                 self._check_sample(page)
             stored = self._store(page)
             self._look([id for id in page.ids if id not in stored])
-            more = page.cursor is not None
-            if more:
-                reading = self._read_ahead(page.cursor)  # while the state is stored
             self._listed.add(page.ids)
             self._save(
                 phase="listing" if more else "unlisted",
