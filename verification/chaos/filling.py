@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 PAGE = 100
 
-DELETED = 15
-"""Entities that are cached, and were deleted before there was a queue."""
+DELETED = 5
+"""
+Entities that are cached, and were deleted before there was a queue. Few, because the savers delete,
+too, and the guard must not take all that for a mass deletion.
+"""
 
 
 def filled(
