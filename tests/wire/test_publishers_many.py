@@ -73,6 +73,12 @@ def slow_sns(line):
     return SNS(line)
 
 
+def patient_publisher(channel):
+    """Return a publisher that does not take a slow emulator for one that does not answer."""
+    config = Config(read_timeout=60, max_pool_connections=100)
+    return SNSPublisher(channel.topic_arn, client=boto3.client("sns", config=config))
+
+
 def start(job):
     """Run a job in a thread; return the thread, and a list that gets what it raises."""
     raised = []
@@ -90,7 +96,7 @@ def start(job):
 
 def test_twenty_calls_are_under_way_at_the_same_time_and_never_more(channel, slow_sns):
     slow_sns.gate.clear()
-    publisher = SNSPublisher(channel.topic_arn)
+    publisher = patient_publisher(channel)
     thread, raised = start(lambda: publisher.publish(numbered(305)))
     slow_sns.wait_for(AT_ONCE)
     slow_sns.gate.set()
@@ -195,7 +201,7 @@ def test_no_call_begins_after_a_failure(channel, slow_sns):
 def test_no_call_is_under_way_when_a_failure_is_raised(channel, slow_sns):
     slow_sns.gate.clear()
     slow_sns.refuse = lambda ids: "p30" in ids
-    publisher = SNSPublisher(channel.topic_arn)
+    publisher = patient_publisher(channel)
     thread, raised = start(lambda: publisher.publish(numbered(300)))
     slow_sns.wait_for(AT_ONCE)
     slow_sns.gate.set()
