@@ -10,7 +10,7 @@ from hands import held
 
 from change_events._consumer.agenda import REST
 from change_events._consumer.breaker import HUNG
-from change_events._consumer.desk import Failure
+from change_events._consumer.desk import ASIDE_PAUSE, MAX_YIELD, YIELD, Failure
 from change_events._consumer.experiment import GRACE
 from change_events._consumer.guard import Guard
 
@@ -751,3 +751,37 @@ def test_help_is_wanted_once_after_each_receive_that_leaves_a_backlog():
 
     receive(desk, "d", "e", "f")
     assert [desk.receiving.wants_help(), desk.receiving.wants_help()] == [True, False]
+
+
+# GETs that no event asked for
+
+
+def test_a_get_aside_lets_looks_that_are_due_go_first_for_a_while(desk):
+    assert desk.begin_aside(0.0, 0.0) == 0.0
+    receive(desk, "p1")
+
+    assert desk.begin_aside(0.0, 0.24) == YIELD
+    assert desk.begin_aside(0.0, MAX_YIELD) == 0.0
+    succeed(desk, 0.0)
+    assert desk.begin_aside(0.0, 0.0) == 0.0
+
+
+def test_a_get_aside_counts_for_the_pace():
+    desk = make_desk(per_second=10)
+    assert desk.begin_aside(0.0, 0.0) == 0.0
+    receive(desk, "p1")
+
+    assert desk.next(0.0) == []
+    assert desk.begin_aside(0.06, 0.0) == pytest.approx(0.04)
+    assert desk.next(0.1) == ["p1"]
+
+
+def test_no_get_aside_begins_in_an_outage_or_after_a_refused_deletion():
+    desk = make_desk()
+    bring_down(desk)
+    assert desk.begin_aside(0.0, 9.0) == ASIDE_PAUSE
+
+    guard = Guard(min_deleted=1, max_share=0.0)
+    guard.allows_deletion()
+    assert guard.tripped
+    assert make_desk(guard=guard).begin_aside(0.0, 9.0) == ASIDE_PAUSE
