@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import signal
@@ -54,7 +55,9 @@ def filled(
         worker = stage.worker(listing=listing)
         time.sleep(down)
         stage.before_source.fault = lambda _: None
-        wait_until(lambda: worker.noted("filled"), PATIENCE)
+        # Not by the log: a worker that was killed can have completed it.
+        wait_until(lambda: _is_filled(stage), PATIENCE)
+        worker.require_alive()
         exits.close()
         stage.wait_until_empty()
         listed = stage.source.listed
@@ -69,6 +72,12 @@ def filled(
             ),
             *none(**stage.verdict(), dead_letters=stage.dead()),
         ]
+
+
+def _is_filled(stage: Stage) -> bool:
+    with SQLiteSink(stage.cache.path) as sink:
+        kept: dict[str, object] = json.loads(sink.state("backfill") or "{}")
+        return kept.get("phase") == "done"
 
 
 def _cache_and_delete(stage: Stage, ids: Sequence[str]) -> None:
