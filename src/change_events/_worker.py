@@ -245,7 +245,7 @@ class Worker(Settings[T], Generic[T]):
     def health(self) -> Health:
         """Return the worker's health now, from any thread."""
         health = self._at_rest if (now := self._run_now) is None else now[0].health()
-        return health if self.synced else replace(health, synced=False)
+        return replace(health, synced=self._backfill is None or self._backfill.known)
 
     @property
     def synced(self) -> bool:

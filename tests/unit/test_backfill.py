@@ -22,7 +22,7 @@ from change_events._operations import filling
 from change_events._operations.backfill import Backfill
 from change_events._operations.listed import CHUNK
 from change_events._operations.progress import Speed
-from change_events._operations.state import LEASE, Kept, Owner, loaded, set_state
+from change_events._operations.state import LEASE, Kept, Owner, change_state, loaded
 from change_events._operations.sweep import Sweep
 from change_events._operations.throttle import Asked, Stopped, Throttle
 from change_events._source.listing import listing_of
@@ -398,7 +398,7 @@ def test_another_listing_and_a_restart_begin_with_the_first_page():
     source, sink = FakeSource(products(1, 2)), MemorySink()
 
     def page():
-        wait_until(lambda: loaded(sink.state("backfill"))["pages"] == 1)
+        wait_until(lambda: loaded(sink.state("backfill")).get("pages") == 1)
         first.stop()
         return products(2)
 
@@ -497,6 +497,7 @@ def test_an_outage_of_the_sink_only_delays(caplog):
     source, sink = FakeSource(products(*range(10))), FailingSink()
 
     def page():
+        wait_until(lambda: loaded(sink.state("backfill")).get("pages") == 1)
         sink.failures = 20
         return dict(source)
 
@@ -1029,7 +1030,7 @@ def test_a_state_that_others_change_at_once_is_set_in_the_end():
             return self.refusals < 0 and super().set_state(name, text, if_state=if_state)
 
     sink = Contended()
-    set_state(sink, "name", "text")
+    change_state(sink, "name", lambda before: "text")
     assert sink.state("name") == "text"
 
 
@@ -1110,3 +1111,27 @@ def test_a_listing_that_hangs_does_not_keep_the_process():
         [sys.executable, "-c", script], check=True, capture_output=True, timeout=60
     )
     assert done.stdout.startswith(b"the backfill was stopped")
+
+
+def test_a_pause_before_the_sample_is_read_ends_with_resume():
+    source, sink = FakeSource(products(1)), MemorySink()
+    paused = threading.Event()
+
+    def page():
+        backfill([], source, sink).pause()
+        assert paused.wait(30)
+        return products(1)
+
+    def on_progress(progress):
+        if json.loads(sink.state("backfill control") or "{}").get("paused"):
+            paused.set()
+
+    first = backfill(Pages(page), source, sink, on_progress=on_progress)
+    thread = threading.Thread(target=first.run, daemon=True)
+    thread.start()
+    assert paused.wait(30)
+    wait_until(lambda: len(first._listing.asked) == 1)
+    backfill([], source, sink).resume()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert cached(sink) == dict(source)

@@ -195,3 +195,21 @@ def test_a_sink_that_is_down_says_nothing_of_whether_it_is_filled(make_worker):
             raise OSError("the database is away")
 
     assert not make_worker(backfill=["p1"], sink=Down()).synced
+
+
+def test_a_sink_that_hangs_does_not_keep_the_health_waiting(make_worker):
+    class Hanging(MemorySink):
+        def state(self, name, /):
+            assert asked.release() is None
+            assert gate.wait(30)
+            return super().state(name)
+
+    asked, gate = threading.Semaphore(0), threading.Event()
+    worker = make_worker(backfill=["p1"], sink=Hanging())
+    with running(worker):
+        assert asked.acquire(timeout=30)  # in a thread of the run
+        began = time.monotonic()
+        assert not worker.health().synced
+        waited = time.monotonic() - began
+        gate.set()
+    assert waited < 20

@@ -23,7 +23,7 @@ from change_events._operations.progress import LOG_EVERY, TELL_EVERY, Progress, 
 from change_events._operations.reading import Pages
 from change_events._operations.rounds import Rounds, patiently
 from change_events._operations.sides import Sides, bodies_of
-from change_events._operations.state import loaded
+from change_events._operations.state import change_state, loaded
 from change_events._operations.throttle import LISTING, SINK, Stopped, Throttle, checked_rate
 from change_events._source.listing import listing_of
 from change_events._text import printable
@@ -246,8 +246,9 @@ def keep(report: AuditReport, sink: object) -> AuditReport:
         report = dataclasses.replace(report, last_clean=now)
     if not isinstance(sink, StatefulSink):
         return report
-    while True:
-        text = sink.state(STATE)
+
+    def kept(text: str | None) -> str:
+        nonlocal report
         if not report.clean:
             last = loaded(text).get("last_clean")
             report = dataclasses.replace(
@@ -261,8 +262,10 @@ def keep(report: AuditReport, sink: object) -> AuditReport:
             else value
             for name, value in report.as_dict().items()
         }
-        if sink.set_state(STATE, json.dumps({**result, "ended": now}), if_state=text):
-            return report
+        return json.dumps({**result, "ended": now})
+
+    change_state(sink, STATE, kept)
+    return report
 
 
 class AuditTeller:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast
 from change_events._consumer.deletions import Deletions
 from change_events._consumer.guard import Guard
 from change_events._operations.filling import fill
-from change_events._operations.state import loaded, stateful
+from change_events._operations.state import change_state, loaded, stateful
 from change_events._operations.throttle import CONTROL, Stopped, Throttle, checked_rate
 from change_events._source.listing import listing_of
 from change_events.exceptions import ConfigurationError
@@ -131,8 +131,4 @@ class Backfill(Generic[T]):
         self._control(rate=checked_rate(per_second))
 
     def _control(self, **changes: object) -> None:
-        for _ in range(100):
-            text = self._state.state(CONTROL)
-            if self._state.set_state(CONTROL, json.dumps(loaded(text) | changes), if_state=text):
-                return
-        raise RuntimeError(f"{self._state!r} has refused to store the state {CONTROL!r}")
+        change_state(self._state, CONTROL, lambda text: json.dumps(loaded(text) | changes))

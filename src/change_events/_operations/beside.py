@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -33,6 +34,10 @@ class Beside(Generic[T]):
     Args:
         settings: The worker's.
 
+    Attributes:
+        known: True once this process knows that the backfill is complete. Nobody waits for the sink
+            to learn it.
+
     Raises:
         ConfigurationError: The sink keeps no state, or the listing is not one.
     """
@@ -41,17 +46,15 @@ class Beside(Generic[T]):
         self._settings = settings
         self._listing = listing_of(settings.backfill)
         self._state = stateful(settings.sink)
-        self._synced = False
+        self.known = False
 
     @property
     def synced(self) -> bool:
         """True once the backfill is complete. What the sink raises counts as "not yet"."""
-        if not self._synced:
-            try:
-                self._synced = is_filled(self._state, self._listing)
-            except Exception:  # the sink is down
-                return False
-        return self._synced
+        if not self.known:
+            with contextlib.suppress(Exception):  # the sink is down
+                self.known = is_filled(self._state, self._listing)
+        return self.known
 
     def work(self, looks: Looks[T], stopping: threading.Event) -> None:
         """Fill the cache, unless that was done. Try again until it is done, or `stopping`."""

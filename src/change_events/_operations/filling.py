@@ -106,7 +106,7 @@ class Filling(Generic[T]):
         self._listed = Listed(kept)
         self._told = Teller(throttle, kept, on_progress)
         self._control = Asked(throttle, kept.sink)
-        self._reader = Pool(1, "listing")
+        self._reader = Pool(2, "listing")  # a sample must not wait for the next page
         self._cursors: set[str] = set()
 
     def close(self) -> None:
@@ -174,10 +174,9 @@ class Filling(Generic[T]):
         """Read a page; try again while the listing is down."""
 
         def read() -> Page[T]:
-            self._throttle.before_get()
             return checked_page(self._listing.page(cursor), cursor, self._listing)
 
-        return self._patiently(read, LISTING, tries=TRIES)
+        return self._patiently(read, LISTING, before=self._throttle.before_get, tries=TRIES)
 
     def _awaited(self, future: Future[R]) -> R:
         while not future.done():
@@ -212,8 +211,8 @@ class Filling(Generic[T]):
         sample = dict(list((page.found or {}).items())[:SAMPLE])
         gone, other = [], []
         for id, listed in sample.items():
-            self._throttle.before_get()
-            fetched = self._patiently(partial(self._fetcher.fetch, id), SOURCE, tries=TRIES)
+            # Not in this thread, which must learn meanwhile that a pause is over.
+            fetched = self._awaited(self._reader.submit(self._fetched, id))
             if isinstance(fetched, Gone):
                 gone.append(id)
             elif isinstance(fetched, Found) and digest_of(fetched) != digest_of(listed):
@@ -228,6 +227,10 @@ class Filling(Generic[T]):
                 f"{self._listing!r} has {other} not as {self._fetcher!r} returns them. If it does "
                 "not list whole entities, use entities=False; if they have just changed, run again"
             )
+
+    def _fetched(self, id: str) -> object:
+        fetch = partial(self._fetcher.fetch, id)
+        return self._patiently(fetch, SOURCE, before=self._throttle.before_get, tries=TRIES)
 
     def _wait_after(self, failures: int, error: Exception, what: str) -> None:
         """Wait after a failure, and say once why."""
@@ -281,14 +284,23 @@ class Filling(Generic[T]):
     def _save(self, **changes: object) -> None:
         self._patiently(lambda: self._kept.save(**changes), SINK)
 
-    def _patiently(self, call: Callable[[], R], what: str, *, tries: float = math.inf) -> R:
+    def _patiently(
+        self,
+        call: Callable[[], R],
+        what: str,
+        *,
+        before: Callable[[], object] = lambda: None,
+        tries: float = math.inf,
+    ) -> R:
         """
         Return what a call returns; call again after a failure, without end if it is a `FetchError`.
 
+        `before` is called before each call; it does not count as time that is spent on `what`.
         `tries`: Failures after which another error is raised.
         """
         failures = 0
         while True:
+            before()
             try:
                 with self._throttle.spent_on(what):
                     return call()

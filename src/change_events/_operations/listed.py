@@ -8,7 +8,7 @@ from bisect import bisect_left
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from change_events._operations.state import set_state
+from change_events._operations.state import change_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,7 +35,8 @@ class Listed:
         recent.extend(map(_hash, ids))
         if len(recent) >= CHUNK:
             name = self._name(values["chunks"])
-            set_state(self._kept.sink, name, _text(recent))
+            text = _text(recent)
+            change_state(self._kept.sink, name, lambda _: text)
             values["chunks"] += 1
             recent = array("Q")
         values["recent"] = _text(recent)

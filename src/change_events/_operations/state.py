@@ -22,6 +22,9 @@ LEASE = 60.0
 SHORTLY = 1.0
 """Seconds between two looks at whether another process still works."""
 
+ATTEMPTS = 100
+"""How often to try to store a state that others change, too."""
+
 _working: set[str] = set()
 """The tokens of this process's owners: its own pid does not tell whether another one is at work."""
 
@@ -80,11 +83,18 @@ def loaded(text: str | None) -> dict[str, Any]:
     return kept if isinstance(kept, dict) else {}
 
 
-def set_state(sink: StatefulSink, name: str, text: str) -> None:
-    """Store a text, whatever is stored now."""
-    stored = False
-    while not stored:
-        stored = sink.set_state(name, text, if_state=sink.state(name))
+def change_state(sink: StatefulSink, name: str, change: Callable[[str | None], str]) -> None:
+    """
+    Store what `change` returns for the text that is stored now.
+
+    Raises:
+        RuntimeError: The sink has refused it too often.
+    """
+    for _ in range(ATTEMPTS):
+        text = sink.state(name)
+        if sink.set_state(name, change(text), if_state=text):
+            return
+    raise RuntimeError(f"{sink!r} has refused to store the state {name!r} {ATTEMPTS} times")
 
 
 class Kept:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from change_events._consumer.backoff import MAX_PROBE_PAUSE, asked_pause, pause_after
 from change_events._consumer.breaker import Pace
-from change_events._operations.state import loaded, set_state
+from change_events._operations.state import change_state, loaded
 from change_events.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class Asked:
 
     def clear(self) -> None:
         """Forget what was asked for: it was for this backfill."""
-        set_state(self._state, CONTROL, "{}")
+        change_state(self._state, CONTROL, lambda _: "{}")
 
 
 def checked_rate(per_second: float | None) -> float | None:
