@@ -43,7 +43,7 @@ class Health:
         oldest_held: Seconds since the oldest held event was received. None: the worker holds none.
         held: The number of held events.
         in_flight: The number of looks that are running.
-        synced: False until the worker's `backfill` is complete.
+        synced: False until this process knows that the worker's `backfill` is complete.
     """
 
     alive: bool
