@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import shutil
 import sys
 import tempfile
 import uuid
 import warnings
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -17,7 +21,6 @@ from verification.harness.processes import Process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 EMULATOR = ROOT / "examples" / "demo_parts" / "emulator.py"
 """moto's server. It belongs to the examples, because these must run without this package."""
@@ -35,6 +38,16 @@ CREDENTIALS = {
 def start_emulator(log: Path) -> Process:
     """Start the emulator as a process; `address()` waits for its URL."""
     return Process(log, sys.executable, str(EMULATOR), **CREDENTIALS)
+
+
+@functools.cache
+def shared_emulator() -> str:
+    """Start the emulator once for this process, which ends it at its exit; return the URL."""
+    directory = tempfile.mkdtemp(prefix="change-events-aws-")
+    emulator = start_emulator(Path(directory, "aws.log"))
+    atexit.register(shutil.rmtree, directory)
+    atexit.register(emulator.close)
+    return emulator.address()
 
 
 def client(service: str, url: str, *, connections: int = 10) -> Any:
