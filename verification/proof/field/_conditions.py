@@ -93,6 +93,7 @@ SETUP = Setup(
     etags="exact",
     latencies=LATENCIES,
     faults=FAULTS,
+    same_outages=True,
 )
 WORKLOAD_TEXT = (
     "2000 ids by Zipf's law, 12 calls a second in bursts (x5) and lulls (x0.1), 15 % deletes, "

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 from verification.proof.simulation._chance import NO_FAULTS
 
 if TYPE_CHECKING:
+    import random
+
     from verification.proof.simulation._environment import Environment
 
 
@@ -25,21 +27,29 @@ class Outages:
         what: The thing that fails.
         per_second: The mean number of outages per second.
         stops_looks: No look can succeed meanwhile.
+        chance: Draws when they come and how long they last.
     """
 
     def __init__(
-        self, environment: Environment, what: CanBeDown, per_second: float, *, stops_looks: bool
+        self,
+        environment: Environment,
+        what: CanBeDown,
+        per_second: float,
+        *,
+        stops_looks: bool,
+        chance: random.Random,
     ) -> None:
         self._environment = environment
         self._what = what
         self._per_second = per_second
         self._stops_looks = stops_looks
+        self._chance = chance
 
     def await_next(self) -> None:
         """Schedule the next outage."""
         if self._per_second > 0:
             kernel = self._environment.kernel
-            pause = self._environment.chance.expovariate(self._per_second)
+            pause = self._chance.expovariate(self._per_second)
             kernel.at(kernel.now + pause, self._begin)
 
     def _begin(self) -> None:
@@ -50,7 +60,7 @@ class Outages:
                 environment.ghost.downtime.begin(self._what)
             environment.ghost.counts["outages"] += 1
             kernel = environment.kernel
-            kernel.at(kernel.now + 1e3 ** environment.random(), self._end)
+            kernel.at(kernel.now + 1e3 ** self._chance.random(), self._end)
 
     def end(self) -> None:
         """End the outage, if there is one."""
