@@ -1,0 +1,147 @@
+"""Finds the `Worker` that a user names."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import logging
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from change_events._cli.problems import Mistake
+from change_events._text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import ModuleType
+
+    from change_events._worker import Worker
+
+LIKE = "like shop.cache:worker"
+
+NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+"""How APP is written."""
+
+
+def load_app(name: str, *, level: int = logging.WARNING) -> Worker[Any]:
+    """
+    Import the worker that `module:attribute` names.
+
+    Args:
+        name: The name.
+        level: What the library logs from this level on is shown on stderr, unless the module sets
+            up logging itself.
+
+    Raises:
+        Mistake: There is no such worker.
+    """
+    from change_events._worker import Worker
+
+    module_name, colon, attribute = name.partition(":")
+    if not (colon and module_name and attribute):
+        raise Mistake(f"APP must be module:attribute, {LIKE}, not {name!r}")
+    module = _imported(module_name)
+    show_logs(level)
+    if not hasattr(module, attribute):
+        raise Mistake(f"{module_name} has no {attribute!r}{_near(module, attribute)}")
+    worker = getattr(module, attribute)
+    if isinstance(worker, Worker):
+        return worker
+    what = f"the class {worker.__name__}" if isinstance(worker, type) else type(worker).__name__
+    raise Mistake(f"{name} must be a change_events.Worker, and is {_article(what)}")
+
+
+def show_logs(level: int) -> None:
+    """Show what the library logs on stderr, unless somebody has set up logging."""
+    library = logging.getLogger("change_events")
+    if not library.hasHandlers():
+        handler = Echo()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        library.addHandler(handler)
+        library.setLevel(level)
+
+
+class Echo(logging.Handler):
+    """Prints to what stderr is at the time: beside a progress bar that is another one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the record."""
+        try:
+            click.echo(self.format(record), err=True)
+        except Exception:
+            self.handleError(record)
+
+
+def _imported(name: str) -> ModuleType:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            raise Mistake(
+                f"there is no module {error.name!r}, neither in {here} nor installed"
+            ) from None
+        raise Mistake(f"{name} can't be imported: {_shown(error)}") from None
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a module can call sys.exit()
+        raise Mistake(f"{name} can't be imported: {_shown(error)}") from None
+
+
+def _shown(error: BaseException) -> str:
+    """Return the last line of the error's traceback, and where the user's code raised it."""
+    return f"{type(error).__name__}: {printable(error)}{_place(error)}"
+
+
+def _place(error: BaseException) -> str:
+    """Return the line of the innermost file that is neither installed nor the import system's."""
+    place, traceback = "", error.__traceback__
+    while traceback is not None:
+        file = traceback.tb_frame.f_code.co_filename
+        if Path(file).is_relative_to(Path.cwd()):
+            place = f" ({os.path.relpath(file)}, line {traceback.tb_lineno})"
+        traceback = traceback.tb_next
+    return place
+
+
+def _near(module: ModuleType, attribute: str) -> str:
+    """Return what the user can have meant: the module's workers, or what is written alike."""
+    from change_events._worker import Worker
+
+    workers = [name for name, value in vars(module).items() if isinstance(value, Worker)]
+    names = workers or difflib.get_close_matches(attribute, dir(module))
+    return f"; did you mean {' or '.join(f'{module.__name__}:{each}' for each in names)}?" * bool(
+        names
+    )
+
+
+def _article(what: str) -> str:
+    if what.startswith("the "):
+        return what
+    return f"{'an' if what[:1].lower() in 'aeiou' else 'a'} {what}"
+
+
+def split_app(ctx: click.Context, arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """
+    Return APP and the ids that follow it.
+
+    If the environment names APP, the first argument is APP only if it is written so.
+
+    Raises:
+        click.UsageError: One of them is missing.
+    """
+    app = os.environ.get("CHANGE_EVENTS_APP")
+    if arguments and (not app or NAME.fullmatch(arguments[0])):
+        app, *arguments = arguments
+    if not app or not arguments:
+        raise click.UsageError(
+            "Missing argument 'APP'." if not app else "Missing argument 'ID'.", ctx
+        )
+    return app, arguments
