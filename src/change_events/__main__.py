@@ -10,17 +10,14 @@ MISSING = "change-events: the command needs click and rich: pip install 'change-
 def main() -> None:
     """Run the command. Without the extra `cli`, say what to install, and exit with status 2."""
     try:
-        from change_events._cli.group import group
-    except ModuleNotFoundError as error:
-        if error.name not in {"click", "rich"}:
-            raise
-        sys.exit(_missing())
+        import click  # noqa: F401
+        import rich  # noqa: F401
+    except ModuleNotFoundError:
+        print(MISSING, file=sys.stderr)  # noqa: T201  # there is no click
+        sys.exit(2)
+    from change_events._cli.group import group
+
     group.main(prog_name="change-events")
-
-
-def _missing() -> int:
-    print(MISSING, file=sys.stderr)  # noqa: T201  # there is no click
-    return 2
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def show_logs(level: int) -> None:
     library = logging.getLogger("change_events")
     if not library.hasHandlers():
         handler = Echo()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(message)s"))
         library.addHandler(handler)
         library.setLevel(level)
 
@@ -128,20 +128,26 @@ def _article(what: str) -> str:
     return f"{'an' if what[:1].lower() in 'aeiou' else 'a'} {what}"
 
 
-def split_app(ctx: click.Context, arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
+def split_app(
+    ctx: click.Context, arguments: Sequence[str], *, least: int
+) -> tuple[str, Sequence[str]]:
     """
     Return APP and the ids that follow it.
 
     If the environment names APP, the first argument is APP only if it is written so.
 
     Raises:
-        click.UsageError: One of them is missing.
+        click.UsageError: APP is missing, or there are less than `least` ids.
     """
     app = os.environ.get("CHANGE_EVENTS_APP")
     if arguments and (not app or NAME.fullmatch(arguments[0])):
         app, *arguments = arguments
-    if not app or not arguments:
+    if not app:
+        raise click.UsageError("Missing argument 'APP'.", ctx)
+    if len(arguments) < least:
         raise click.UsageError(
-            "Missing argument 'APP'." if not app else "Missing argument 'ID'.", ctx
+            f"Missing argument 'ID'. {app!r} is APP, because it is written module:attribute; if it "
+            "is an id, name APP first.",
+            ctx,
         )
     return app, arguments

@@ -16,14 +16,20 @@ import click
 from change_events._cli.problems import explained
 
 COMMANDS = (
+    "worker",
+    "status",
+    "resume",
+    "backfill",
+    "audit",
     "look",
     "publish",
+    "dead-letters",
 )
 """The subcommands, in the order in which `--help` lists them."""
 
 
 class Group(click.Group):
-    """A group that imports its commands when they are asked for, and explains errors."""
+    """Imports its commands when they are asked for, and explains errors."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the commands."""
@@ -44,11 +50,11 @@ class Group(click.Group):
             return super().invoke(ctx)
 
 
-def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:  # noqa: FBT001
     if value and not ctx.resilient_parsing:
-        from change_events import __version__
+        from importlib.metadata import version
 
-        click.echo(f"change-events {__version__}")
+        click.echo(f"change-events {version('change-events')}")
         ctx.exit()
 
 

@@ -54,7 +54,7 @@ class Looked:
 @click.argument("app_and_ids", nargs=-1, metavar="APP ID...")
 @json_option
 @click.pass_context
-def command(ctx: click.Context, app_and_ids: Sequence[str], as_json: bool) -> None:
+def command(ctx: click.Context, /, *, app_and_ids: Sequence[str], as_json: bool) -> None:
     """
     Look at entities now: store what the source says, and show what that changed.
 
@@ -67,7 +67,7 @@ def command(ctx: click.Context, app_and_ids: Sequence[str], as_json: bool) -> No
 
     Exit status: 1 if a look failed.
     """
-    app, ids = split_app(ctx, app_and_ids)
+    app, ids = split_app(ctx, app_and_ids, least=1)
     worker = load_app(app)
     looked = [_look(worker, id) for id in ids]
     if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import traceback
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 FOUND, MISTAKE, UNFINISHED, BUG = 1, 2, 3, 70
 """Exit statuses. 70 is `EX_SOFTWARE` of BSD's sysexits.h."""
+
+DATABASES = {"psycopg", "psycopg_pool", "redis", "sqlalchemy", "sqlite3"}
+"""Packages whose errors come from a sink."""
 
 ISSUES = "https://github.com/change-events/change-events/issues"
 
@@ -48,7 +52,8 @@ class Terminated(KeyboardInterrupt):
 def explained(ctx: click.Context) -> Iterator[None]:
     """Turn errors of the block into a sentence and an exit status; show the traceback of a bug."""
     try:
-        yield
+        with _sigterm_interrupts():
+            yield
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
     except KeyboardInterrupt as error:
@@ -61,6 +66,25 @@ def explained(ctx: click.Context) -> Iterator[None]:
         ctx.exit(BUG)
 
 
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, unless somebody handles it."""
+    theirs = signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    if theirs or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(number: int, frame: object) -> None:
+    del number, frame
+    raise Terminated
+
+
 def status_of(interrupt: KeyboardInterrupt) -> int:
     """Return the exit status, as a shell counts it: 128 and the signal's number."""
     return 128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT)
@@ -68,14 +92,25 @@ def status_of(interrupt: KeyboardInterrupt) -> int:
 
 def problem_of(error: Exception) -> click.ClickException | None:
     """Return what to tell the user; None: the error is a bug."""
-    if isinstance(error, (AlreadyRunningError, FetchError, MassDeletionError, PublishError)):
+    if isinstance(error, (AlreadyRunningError, FetchError, MassDeletionError)):
         return Unfinished(printable(error))
+    if isinstance(error, PublishError):
+        return publish_problem(error)
     if isinstance(error, ChangeEventsError):
         return Mistake(printable(error))
+    if type(error).__module__.partition(".")[0] in DATABASES:
+        return Unfinished(f"the sink's database: {printable(error)}")
     if is_aws(error):
         kind = Mistake if could_be_credentials(error) else Unfinished
         return kind(f"AWS: {printable(error)}")
     return None
+
+
+def publish_problem(error: PublishError, more: str = "") -> click.ClickException:
+    """Return what to tell of a failed broadcast, and `more`."""
+    cause = error.__cause__
+    own = isinstance(cause, Exception) and is_aws(cause) and could_be_credentials(cause)
+    return (Mistake if own else Unfinished)(f"{printable(error)}{more}")
 
 
 def is_aws(error: Exception) -> bool:

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from change_events._cli.options import json_option
-from change_events._cli.problems import Mistake, Unfinished
+from change_events._cli.problems import Mistake, publish_problem
 from change_events._cli.progress import Bar
 from change_events._ids import checked_id
 from change_events._text import printable
@@ -52,7 +52,7 @@ class Portion:
 @click.argument("topic_and_ids", nargs=-1, metavar="TOPIC_ARN [ID]...")
 @json_option
 @click.pass_context
-def command(ctx: click.Context, topic_and_ids: Sequence[str], as_json: bool) -> None:
+def command(ctx: click.Context, /, *, topic_and_ids: Sequence[str], as_json: bool) -> None:
     """
     Broadcast ids: after a change by SQL, a restore, or a save that nobody has announced.
 
@@ -103,26 +103,25 @@ def _publish(publisher: SNSPublisher, portions: Iterable[Portion]) -> int:
     from change_events._event import ChangeEvent
     from change_events.exceptions import PublishError
 
-    published = 0
+    published, place = 0, "the first one"
     began = time.monotonic()
     with Bar("publish") as bar:
-        for portion in portions:
-            try:
+        try:
+            for portion in portions:
+                place = portion.start
                 if portion.ids:
                     publisher.publish([ChangeEvent(id) for id in portion.ids])
-            except PublishError as error:
-                raise Unfinished(
-                    f"{printable(error)}. {_so_far(published, portion.start)}"
-                ) from None
-            except KeyboardInterrupt:
-                bar.stop()
-                click.echo(f"stopped. {_so_far(published, portion.start)}", err=True)
-                raise
-            published += len(portion.ids)
-            if portion.problem is not None:
-                raise Mistake(f"{portion.problem}. {_so_far(published, portion.end)}")
-            speed = published / max(0.001, time.monotonic() - began)
-            bar.show(published, None, f"{published:,} ids, {speed:,.0f} a second")
+                published, place = published + len(portion.ids), portion.end
+                if portion.problem is not None:
+                    raise Mistake(f"{portion.problem}. {_so_far(published, place)}")
+                speed = published / max(0.001, time.monotonic() - began)
+                bar.show(published, None, f"{published:,} ids, {speed:,.0f} a second")
+        except PublishError as error:
+            raise publish_problem(error, f". {_so_far(published, place)}") from None
+        except KeyboardInterrupt:
+            bar.stop()
+            click.echo(f"stopped. {_so_far(published, place)}", err=True)
+            raise
     return published
 
 
