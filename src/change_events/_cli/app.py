@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from change_events._cli.problems import Mistake
+from change_events._consumer.log import log
 from change_events._text import printable
 
 if TYPE_CHECKING:
@@ -58,12 +59,11 @@ def load_app(name: str, *, level: int = logging.WARNING) -> Worker[Any]:
 
 def show_logs(level: int) -> None:
     """Show what the library logs on stderr, unless somebody has set up logging."""
-    library = logging.getLogger("change_events")
-    if not library.hasHandlers():
+    if not log.hasHandlers():
         handler = Echo()
         handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(message)s"))
-        library.addHandler(handler)
-        library.setLevel(level)
+        log.addHandler(handler)
+        log.setLevel(level)
 
 
 class Echo(logging.Handler):

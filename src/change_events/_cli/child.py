@@ -21,14 +21,23 @@ LOOK_EVERY = 0.1
 """Seconds between two looks at whether the worker has started."""
 
 STARTED = b"1"
+"""What the child writes."""
+
+STDIN = 0
 
 
 @dataclass
 class Following:
-    """Follows the parent. `worker`: The worker, once it is known."""
+    """
+    Follows the parent.
 
+    Attributes:
+        line: The socket that leads to the parent.
+        worker: The worker, once it is known.
+    """
+
+    line: int
     worker: Worker[Any] | None = None
-    line: int = 0
 
     def work(self) -> None:
         """Tell the parent when the worker has started; stop this process if the parent dies."""
@@ -50,6 +59,6 @@ class Following:
 
 def follow_parent() -> Following:
     """Begin to follow the parent, in a thread."""
-    following = Following()
+    following = Following(STDIN)
     threading.Thread(target=following.work, name="change-events-parent", daemon=True).start()
     return following

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from change_events._cli.child import STARTED
-from change_events._cli.problems import MISTAKE, UNFINISHED, Mistake
+from change_events._cli.problems import BUG, MISTAKE, UNFINISHED, Mistake
 from change_events._consumer.backoff import pause_after
 from change_events._text import printable
 
@@ -199,12 +199,12 @@ class Processes:
             place.done = True
             if status not in (STOPPED if self._stops else {0}):
                 self._tell(place, how)
-                self._status = max(self._status, status if status > 0 else UNFINISHED)
+                self._status = max(self._status, _own(status))
                 self._end_if_none_started(self._status)
             return
         if time.monotonic() - child.began >= LONG:
             place.failures = 0
-        self._failed(place, how, status if status > 0 else UNFINISHED)
+        self._failed(place, how, _own(status))
 
     def _failed(self, place: Place, how: str, status: int) -> None:
         """Try again later, unless none has ever started and it looks as if none could."""
@@ -234,6 +234,11 @@ class Processes:
                 place.child.process.kill()
                 place.child.process.wait()
                 place.child.line.close()
+
+
+def _own(status: int) -> int:
+    """Return what the command ends with if a process has ended with that status."""
+    return status if status in {MISTAKE, UNFINISHED, BUG} else UNFINISHED
 
 
 def _how(status: int) -> str:
