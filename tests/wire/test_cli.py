@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -12,12 +14,15 @@ from contextlib import contextmanager
 import click
 import pytest
 from botocore.exceptions import EndpointConnectionError, NoCredentialsError
+from rich.console import Console
 
 import change_events.__main__ as entry
 from change_events import AlreadyRunningError, ConfigurationError, FetchError
 from change_events._cli import app as app_module
 from change_events._cli import problems
 from change_events._cli.group import COMMANDS, Group, group
+from change_events._cli.interrupts import stopping
+from change_events._cli.progress import Bar
 from command_line import run
 
 # How it is run
@@ -105,6 +110,16 @@ def test_a_process_without_the_extra_ends_with_status_2():
     )
 
     assert (ran.returncode, ran.stdout, ran.stderr) == (2, "", entry.MISSING + "\n")
+
+
+def test_the_module_is_the_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["change-events", "--version"])
+
+    with pytest.raises(SystemExit) as exit_:
+        runpy.run_path(entry.__file__, run_name="__main__")
+
+    assert exit_.value.code == 0
+    assert capsys.readouterr().out.startswith("change-events 0.")
 
 
 # APP
@@ -352,6 +367,59 @@ def test_a_handler_of_the_app_for_sigterm_is_kept(monkeypatch):
         signal.signal(signal.SIGTERM, previous)
 
     assert theirs == [1]
+
+
+def test_an_operation_is_stopped_by_the_first_signal_and_interrupted_by_the_second():
+    stops = []
+
+    def work():
+        with stopping(lambda: stops.append(1), then="More is left."):
+            signal.raise_signal(signal.SIGTERM)
+            assert stops == [1]
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(problems.Terminated):
+        work()
+
+
+def test_an_operation_that_is_done_although_a_signal_came_is_done(capsys):
+    with stopping(lambda: None, then="More is left."):
+        signal.raise_signal(signal.SIGINT)
+
+    assert capsys.readouterr().err == ""
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_error_that_no_signal_caused_stays_an_error(capsys):
+    def work():
+        with stopping(lambda: None, then="More is left."):
+            raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        work()
+    assert capsys.readouterr().err == ""
+
+
+# Progress
+
+
+def test_a_terminal_shows_a_bar():
+    shown = io.StringIO()
+    with Bar("backfill", console=Console(file=shown, force_terminal=True, width=100)) as bar:
+        bar.show(5, 10, "5 of 10 ids\x1b[31m [bold]")
+
+    assert "backfill" in shown.getvalue()
+    assert "5 of 10 ids\\x1b[31m [bold]" in shown.getvalue()
+
+
+def test_elsewhere_a_line_is_shown_every_few_seconds(capsys):
+    now = [0.0]
+    with Bar("audit", clock=lambda: now[0]) as bar:
+        for second in range(12):
+            now[0] = float(second)
+            bar.show(second, None, f"{second} ids")
+
+    assert capsys.readouterr().err == "audit: 5 ids\naudit: 10 ids\n"
 
 
 # Completion

@@ -317,6 +317,16 @@ def test_a_sink_without_state_is_told(make_worker, name_app, source, command, li
     assert source.asked == []
 
 
+def test_a_command_in_a_thread_can_not_be_interrupted_and_runs(app, source, sink, list_products):
+    """Only the main thread gets signals."""
+    source.entities = products(1)
+    thread = threading.Thread(target=run, args=("backfill", app, "--listing", list_products))
+    thread.start()
+    thread.join(20)
+
+    assert dict(sink.items()) == source.entities
+
+
 def test_a_second_backfill_is_told_who_runs(app, source, sink, list_products):
     source.entities = products(1)
     source.gate.clear()
@@ -359,7 +369,11 @@ def test_a_backfill_that_is_stopped_says_that_the_next_one_goes_on(
     source.answer = answer
     source.entities = products(1, 2)
     arguments = ["backfill", app, "--listing", f"{source.url}/products", "--cursor", "after"]
-    sending = signalled(number, when=lambda: wait_until(lambda: sink.get("p1")))
+
+    def first_page_is_done():
+        return json.loads(sink.state("backfill") or "{}").get("pages") == 1
+
+    sending = signalled(number, when=lambda: wait_until(first_page_is_done))
 
     result = run(*arguments)
     sending.join()
@@ -374,27 +388,6 @@ def test_a_backfill_that_is_stopped_says_that_the_next_one_goes_on(
     assert run(*arguments).exit_code == 0
     assert "products" not in asked[before:]
     assert dict(sink.items()) == source.entities
-
-
-def test_a_second_ctrl_c_does_not_wait(app, source, list_products, monkeypatch):
-    source.entities = products(1)
-    source.gate.clear()
-    monkeypatch.setattr(
-        "change_events._operations.backfill.Backfill.stop", lambda self: stopped.append(1)
-    )
-    stopped = []
-
-    sending = signalled(signal.SIGINT, when=source.arrived.acquire, then=lambda: again.start())  # noqa: PLW0108  # it is made below
-    again = threading.Thread(
-        target=lambda: (wait_until(lambda: stopped), signal.raise_signal(signal.SIGINT))
-    )
-
-    result = run("backfill", app, "--listing", list_products)
-    source.gate.set()
-    sending.join()
-    again.join()
-
-    assert result.exit_code == 130
 
 
 def test_a_backfill_in_another_process_is_paused_slowed_and_resumed(app, source, sink):

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from change_events import SNSPublisher
+from change_events import PublishError, SNSPublisher
 from change_events._cli.publish import MAX_LINE, PORTION
 from command_line import run
 
@@ -76,6 +76,21 @@ def test_very_many_arguments_are_published_in_portions(published):
     run("publish", TOPIC, *[f"p{n}" for n in range(PORTION + 2)])
 
     assert [len(each) for each in published] == [PORTION, 2]
+
+
+def test_of_very_many_arguments_the_one_to_go_on_with_is_named(monkeypatch):
+    def publish(self, events):
+        if len(events) < PORTION:
+            raise PublishError("SNS is away")
+
+    monkeypatch.setattr(SNSPublisher, "publish", publish)
+
+    result = run("publish", TOPIC, *[f"p{n}" for n in range(PORTION + 2)])
+
+    assert result.exit_code == 3
+    assert result.stderr == (
+        "Error: SNS is away. 1,000 ids were published. Go on with the id 'p1000'\n"
+    )
 
 
 @pytest.mark.parametrize(

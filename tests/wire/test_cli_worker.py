@@ -15,6 +15,7 @@ import pytest
 from change_events import SQLiteSink
 from change_events._cli import child, processes
 from change_events._cli.processes import Processes
+from change_events._consumer.health import NOT_RUNNING
 from command_line import run
 from conftest import signalled, wait_until
 from verification.harness.processes import Process
@@ -106,24 +107,40 @@ def test_a_child_tells_when_it_has_started_and_stops_if_its_parent_dies(
     assert (result.exit_code, heard) == (0, [child.STARTED])
 
 
-def test_a_child_that_has_not_started_ends_if_its_parent_dies(parents_end):
+class NotStarted:
+    """A worker that does not start."""
+
+    def __init__(self):
+        self.asked = threading.Semaphore(0)
+
+    def health(self):
+        self.asked.release()
+        return NOT_RUNNING
+
+
+def test_a_child_that_has_not_started_ends_if_its_parent_dies(parents_end, monkeypatch):
     """What is imported can hang."""
-    parents_end.close()
-    ended = threading.Event()
+    monkeypatch.setattr(child, "LOOK_EVERY", 0.01)
+    worker, ended = NotStarted(), threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())  # until the fixture's end
 
-    child.follow_parent()
+    child.follow_parent().worker = worker
+    for _ in range(3):
+        assert worker.asked.acquire(timeout=20)
+    assert not ended.is_set()
+    parents_end.close()
 
     assert ended.wait(20)
 
 
-def test_any_free_port_stays_any(make_worker, name_app, parents_end):
-    worker = make_worker(health_address=("127.0.0.1", 0))
+@pytest.mark.parametrize("address", [("127.0.0.1", 0), None])
+def test_any_free_port_stays_any(make_worker, name_app, parents_end, address):
+    worker = make_worker(health_address=address)
     sending = signalled(signal.SIGTERM, when=lambda: wait_until(lambda: worker.health().ready))
 
     assert run("worker", name_app(worker), "--child", "2").exit_code == 0
     sending.join()
-    assert worker.health_address == ("127.0.0.1", 0)
+    assert worker.health_address == address
 
 
 # Several processes
@@ -458,16 +475,10 @@ def test_several_processes_work_and_end_with_their_parent(tmp_path, channel, sou
         assert "stopped" in parent.text()  # in good order
 
 
-def test_an_app_that_cannot_be_imported_is_told_once(tmp_path):
-    ran = subprocess.run(
-        [sys.executable, "-m", "change_events", "worker", "no_such:worker", "--processes", "8"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+def test_an_app_that_cannot_be_imported_is_told_once(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
 
-    assert ran.returncode == 2
-    assert ran.stderr.count("there is no module 'no_such'") == 1
+    result = run("worker", "no_such:worker", "--processes", "8")
+
+    assert result.exit_code == 2
+    assert capfd.readouterr().err.count("there is no module 'no_such'") == 1

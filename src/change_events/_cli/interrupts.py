@@ -37,15 +37,14 @@ def stopping(stop: Callable[[], object], *, then: str) -> Iterator[None]:
     previous = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, KeyboardInterrupt) as error:
         if not came:
             raise
+        click.echo(f"stopped. {then}", err=True)
         raise _interrupt(came[0]) from error
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-        if came:
-            click.echo(f"stopped. {then}", err=True)
 
 
 def _interrupt(number: int) -> KeyboardInterrupt:

@@ -17,7 +17,6 @@ from change_events.exceptions import (
     ChangeEventsError,
     FetchError,
     MassDeletionError,
-    PublishError,
 )
 
 if TYPE_CHECKING:
@@ -94,8 +93,6 @@ def problem_of(error: Exception) -> click.ClickException | None:
     """Return what to tell the user; None: the error is a bug."""
     if isinstance(error, (AlreadyRunningError, FetchError, MassDeletionError)):
         return Unfinished(printable(error))
-    if isinstance(error, PublishError):
-        return publish_problem(error)
     if isinstance(error, ChangeEventsError):
         return Mistake(printable(error))
     if type(error).__module__.partition(".")[0] in DATABASES:
@@ -104,13 +101,6 @@ def problem_of(error: Exception) -> click.ClickException | None:
         kind = Mistake if could_be_credentials(error) else Unfinished
         return kind(f"AWS: {printable(error)}")
     return None
-
-
-def publish_problem(error: PublishError, more: str = "") -> click.ClickException:
-    """Return what to tell of a failed broadcast, and `more`."""
-    cause = error.__cause__
-    own = isinstance(cause, Exception) and is_aws(cause) and could_be_credentials(cause)
-    return (Mistake if own else Unfinished)(f"{printable(error)}{more}")
 
 
 def is_aws(error: Exception) -> bool:

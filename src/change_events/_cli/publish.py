@@ -12,8 +12,9 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
+from change_events._aws import could_be_credentials
 from change_events._cli.options import json_option
-from change_events._cli.problems import Mistake, publish_problem
+from change_events._cli.problems import Mistake, Unfinished, is_aws
 from change_events._cli.progress import Bar
 from change_events._ids import checked_id
 from change_events._text import printable
@@ -117,12 +118,18 @@ def _publish(publisher: SNSPublisher, portions: Iterable[Portion]) -> int:
                 speed = published / max(0.001, time.monotonic() - began)
                 bar.show(published, None, f"{published:,} ids, {speed:,.0f} a second")
         except PublishError as error:
-            raise publish_problem(error, f". {_so_far(published, place)}") from None
+            kind = Mistake if _is_mistake(error.__cause__) else Unfinished
+            raise kind(f"{printable(error)}. {_so_far(published, place)}") from None
         except KeyboardInterrupt:
             bar.stop()
             click.echo(f"stopped. {_so_far(published, place)}", err=True)
             raise
     return published
+
+
+def _is_mistake(cause: BaseException | None) -> bool:
+    """Return whether the user can set right what a broadcast failed of."""
+    return isinstance(cause, Exception) and is_aws(cause) and could_be_credentials(cause)
 
 
 def _so_far(published: int, place: str) -> str:
@@ -140,15 +147,18 @@ def _given(ids: Sequence[str]) -> Iterator[Portion]:
         if problem := _problem(id):
             raise Mistake(f"{problem}. Nothing was published")
     for at in range(0, len(ids), PORTION):
-        portion = ids[at : at + PORTION]
         after = ids[at + PORTION : at + PORTION + 1]
-        yield Portion(ids=portion, start=f"the id {portion[0]!r}", end=f"the id {after!r}")
+        yield Portion(
+            ids=ids[at : at + PORTION],
+            start=f"the id {ids[at]!r}",
+            end=f"the id {after[0]!r}" if after else "nothing: these were all",
+        )
 
 
 def _read(stream: IO[bytes]) -> Iterator[Portion]:
     """Cut lines into portions."""
     number, problem = 0, None
-    while problem is None:
+    while True:
         ids: list[str] = []
         start = number + 1
         for line in islice(iter(lambda: stream.readline(MAX_LINE), b""), PORTION):

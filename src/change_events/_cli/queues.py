@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from change_events._aws import make_client
-from change_events._cli.problems import Mistake, is_aws
+from change_events._cli.problems import Mistake
 from change_events._codec import parsed_arn
 from change_events._consumer.queue import Queue
 from change_events._operations.letters import WAIT
@@ -77,11 +77,11 @@ def _targets_of_subscriptions(worker: Worker[Any], queue_arn: str) -> set[str | 
     Raises:
         Mistake: SNS does not say.
     """
+    from botocore.exceptions import BotoCoreError, ClientError
+
     try:
         return set(_ask_sns(worker.topic_arn, queue_arn))
-    except Exception as error:
-        if not is_aws(error):
-            raise
+    except (BotoCoreError, ClientError) as error:
         raise Mistake(
             f"whose dead-letter queue it is can't be checked: {printable(error)}. It needs "
             "sns:GetSubscriptionAttributes, and "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -147,9 +148,7 @@ def state_of(sink: object) -> dict[str, Any] | None:
 
 def _print(worker: Worker[Any], asked: list[Asked], state: Mapping[str, Any] | None) -> None:
     # Piped, there is no width to keep to: a row must stay one line.
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=1000)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     for row in _rows(worker, asked, state):
         table.add_row(*(Text(each) for each in row))
