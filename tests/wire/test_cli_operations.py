@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import signal
@@ -11,6 +12,7 @@ import threading
 import pytest
 
 from change_events import HTTPListing, MemorySink, SQLiteSink
+from change_events._cli import status
 from change_events._event import Entry, Found
 from change_events._operations.state import Owner
 from command_line import run
@@ -390,6 +392,35 @@ def test_a_backfill_that_is_stopped_says_that_the_next_one_goes_on(
     assert dict(sink.items()) == source.entities
 
 
+def test_a_backfill_of_another_listing_begins_at_its_beginning(app, source, sink):
+    """It must not go on at a cursor of the one that was stopped."""
+    second_page = threading.Event()
+    asked = []
+
+    def answer(id):
+        if "?" not in id and id not in {"old", "new"}:
+            return None
+        asked.append(id)
+        if id == "old?after=p1":
+            assert second_page.wait(20)
+        return Answer(200, json.dumps({"old": ["p1"], "new": ["p2"]}.get(id, [])).encode())
+
+    def first_page_is_done():
+        return json.loads(sink.state("backfill") or "{}").get("pages") == 1
+
+    source.answer = answer
+    source.entities = products(1, 2)
+    sending = signalled(signal.SIGINT, when=lambda: wait_until(first_page_is_done))
+    options = ["--cursor", "after", "--listing"]
+    assert run("backfill", app, *options, f"{source.url}/old").exit_code == 130
+    sending.join()
+    second_page.set()
+
+    assert run("backfill", app, *options, f"{source.url}/new").exit_code == 0
+    assert [each for each in asked if each.startswith("new")] == ["new", "new?after=p2"]
+    assert dict(sink.items()) == source.entities
+
+
 def test_a_backfill_in_another_process_is_paused_slowed_and_resumed(app, source, sink):
     assert run("backfill", app, "--pause").output.startswith("paused")
     assert json.loads(sink.state("backfill control")) == {"paused": True}
@@ -502,6 +533,21 @@ def test_status_shows_health_and_the_sinks_state(
         "n seconds ago: 1 compared, 0 stale, 0 undecided; last clean: n seconds ago"
     )
     assert lines["guard"] == "0 of the last 0 looks saw a cached entity gone"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_shows_a_table(make_worker, channel, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    status._print(make_worker(), [], None)
+
+    assert f"  queue    {channel.queue_url}  " in terminal.getvalue()
 
 
 def test_a_process_that_does_not_answer_is_status_1(make_worker, name_app, free_port):

@@ -50,8 +50,8 @@ def command(ctx: click.Context, /, *, app: str, processes: int, force: bool, as_
     state = state_of(worker.sink)
     if state is None:
         raise Mistake(
-            f"{worker.sink!r} keeps no state, so other processes can't be told there. Send SIGUSR1 "
-            "to each worker process, or call Worker.resume() in it"
+            f"{type(worker.sink).__name__} keeps no state, so other processes can't be told there. "
+            "Send SIGUSR1 to each worker process, or call Worker.resume() in it"
         )
     if worker.allow_mass_deletion:
         raise Mistake("this worker refuses no deletion: it has allow_mass_deletion=True")

@@ -138,7 +138,7 @@ def state_of(sink: object) -> dict[str, Any] | None:
             loaded(sink.state(name)) for name in ("backfill", "backfill control", "audit", "guard")
         )
     except Exception as error:  # of the database's driver, whichever it is
-        raise Unfinished(f"{sink!r} does not answer: {printable(error)}") from error
+        raise Unfinished(f"{type(sink).__name__} does not answer: {printable(error)}") from error
     return {
         "backfill": {**backfill, **control} or None,
         "audit": audit or None,
@@ -147,19 +147,22 @@ def state_of(sink: object) -> dict[str, Any] | None:
 
 
 def _print(worker: Worker[Any], asked: list[Asked], state: Mapping[str, Any] | None) -> None:
-    # Piped, there is no width to keep to: a row must stay one line.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
-    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
-    for row in _rows(worker, asked, state):
-        table.add_row(*(Text(each) for each in row))
-    console.print(table)
+    rows = list(_rows(worker, asked, state))
+    if not sys.stdout.isatty():  # a row must stay one line, however long
+        for name, value in rows:
+            click.echo(f"{name:10}{value}")
+        return
+    table = Table(box=box.SIMPLE, show_header=False)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console(highlight=False).print(table)
 
 
 def _rows(
     worker: Worker[Any], asked: list[Asked], state: Mapping[str, Any] | None
 ) -> Iterator[tuple[str, str]]:
     yield "queue", printable(worker.queue_url)
-    yield "sink", printable(repr(worker.sink))
+    yield "sink", type(worker.sink).__name__
     if not asked:
         yield "health", "not known: the worker has no health_address"
     for each in asked:
