@@ -178,6 +178,10 @@ def test_the_environment_names_app(write, monkeypatch):
         ("here_cache.inner:worker", "there is no module 'here_cache.inner'"),
         ("broken_cache:worker", "ZeroDivisionError: division by zero (broken_cache.py, line 3)"),
         ("needy_cache:worker", "No module named 'no_such_package' (needy_cache.py, line 1)"),
+        (
+            "running_cache:worker",
+            "running_cache runs a worker when it is imported: call run() below",
+        ),
         ("leaving_cache:worker", "leaving_cache can't be imported: SystemExit: 0"),
         (
             "wrong_cache:worker",
@@ -195,6 +199,7 @@ def test_what_is_wrong_with_app_is_said_in_a_sentence(write, app, says):
     write("here_cache", WORKER)
     write("broken_cache", "\n\n1 / 0")
     write("needy_cache", "import no_such_package")
+    write("running_cache", WORKER + "worker.run()")
     write("leaving_cache", "raise SystemExit(0)")
     write("wrong_cache", WORKER.replace("https://sqs.eu-west-1.amazonaws.com/123456789012/q", "q"))
     write("empty_cache", "def run(): ...")

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from change_events._consumer.log import log
 from change_events._text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from types import ModuleType
 
     from change_events._worker import Worker
@@ -82,17 +83,37 @@ def _imported(name: str) -> ModuleType:
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        return importlib.import_module(name)
+        with _no_run(name):
+            return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
             raise Mistake(
                 f"there is no module {error.name!r}, neither in {here} nor installed"
             ) from None
         raise Mistake(f"{name} can't be imported: {_shown(error)}") from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Mistake):
         raise
     except BaseException as error:  # a module can call sys.exit()
         raise Mistake(f"{name} can't be imported: {_shown(error)}") from None
+
+
+@contextmanager
+def _no_run(name: str) -> Iterator[None]:
+    """Refuse to run a worker while its module is imported: the command would get no further."""
+    from change_events._worker import Worker
+
+    def refuse(_: object) -> None:
+        raise Mistake(
+            f"{name} runs a worker when it is imported: call run() below "
+            'if __name__ == "__main__", or leave it to `change-events worker`'
+        )
+
+    run = Worker.run
+    setattr(Worker, "run", refuse)  # noqa: B010  # to a type checker, methods are constants
+    try:
+        yield
+    finally:
+        setattr(Worker, "run", run)  # noqa: B010
 
 
 def _shown(error: BaseException) -> str:

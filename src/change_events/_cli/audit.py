@@ -31,10 +31,13 @@ PATIENCE = 60.0
 @click.command()
 @app_argument
 @listing_options
-@option("--sample", type=click.IntRange(1), help="How many ids to compare.  [default: all]")
+@option(
+    "--sample", type=click.IntRange(1), metavar="N", help="How many ids to compare.  [default: all]"
+)
 @option(
     "--min-age",
     type=click.FloatRange(0),
+    metavar="SECONDS",
     help="Seconds for which an entry must be wrong.  [default: the settle window and 60]",
 )
 @rate_option
@@ -56,13 +59,14 @@ def command(
     **listing: Any,
 ) -> None:
     """
-    Compare the cache with its source. It is only late, not wrong, if it differs for a short while.
+    Compare the cache with its source.
 
     \b
       change-events audit shop.cache:worker --listing https://products.example.com/products
       change-events audit shop.cache:worker --sample 1000 --repair
 
-    What differs is read again after --min-age. Workers can run meanwhile. The result is kept in the
+    What differs is read again after --min-age, because a cache is always a little late. Workers can
+    run meanwhile. The result is kept in the
     sink's state, for `status`.
 
     Exit status: 1 if something is stale or could not be compared. With --repair, 1 if something
@@ -78,7 +82,7 @@ def command(
             sink=worker.sink,
             min_age=worker.settle + PATIENCE if min_age is None else min_age,
             threads=worker.threads,
-            max_gets_per_second=rate,
+            max_gets_per_second=rate or worker.max_gets_per_second,
             on_progress=lambda now: bar.show(now.done, now.total, str(now)),
         )
         with stopping(audit.stop, then="Nothing was changed."):

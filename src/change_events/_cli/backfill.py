@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 @option(
     "--set-rate",
     type=click.FloatRange(0.01, 10_000),
+    metavar="N",
     help="Only change the most GETs in a second of the backfill that runs.",
 )
 @json_option
@@ -82,7 +83,7 @@ def command(
         backfill = _backfill(
             worker,
             listing_for(worker, **listing),
-            max_gets_per_second=rate,
+            max_gets_per_second=rate or worker.max_gets_per_second,
             allow_mass_deletion=allow_mass_deletion or worker.allow_mass_deletion,
             on_progress=lambda now: bar.show(now.done, now.total, str(now)),
         )

@@ -27,11 +27,15 @@ SHOWN = 100
 queue_option = option(
     "--queue",
     envvar="CHANGE_EVENTS_DEAD_LETTERS_QUEUE",
+    metavar="URL",
     help="The dead-letter queue's URL.  [default: that of the worker's queue]",
 )
 
 limit_option = option(
-    "--limit", type=click.IntRange(1), help="The most letters to receive.  [default: no limit]"
+    "--limit",
+    type=click.IntRange(1),
+    metavar="N",
+    help="The most letters to receive.  [default: no limit]",
 )
 
 yes_option = option("--yes", is_flag=True, help="Do it. Without it, only say what would be done.")
@@ -57,12 +61,13 @@ def list_letters(
     ctx: click.Context, /, *, app: str, queue: str | None, limit: int | None, as_json: bool
 ) -> None:
     """
-    Count the dead letters of each id, and name those that are not change events.
+    List the dead letters.
 
     \b
       change-events dead-letters list shop.cache:worker
 
-    Nothing is looked at or deleted. Each letter counts one more receive.
+    It counts those of each id, and names those that are not change events. Nothing is looked at or
+    deleted. Each letter counts one more receive.
 
     Exit status: 1 if there are letters.
     """
@@ -93,14 +98,15 @@ def redrive_letters(
     as_json: bool,
 ) -> None:
     """
-    Look at the ids of dead letters, and delete the letters that this settles.
+    Look at the ids of dead letters.
 
     \b
       change-events dead-letters redrive shop.cache:worker          # says what it would do
       change-events dead-letters redrive shop.cache:worker --yes
 
-    Many letters of one id are one look. Workers can run meanwhile. A letter whose look fails stays,
-    and so does one that is not a change event. Ctrl-C loses nothing.
+    It deletes the letters that a look settles. Many letters of one id are one look. Workers can run
+    meanwhile. A letter whose look fails stays, and so does one that is not a change event. Ctrl-C
+    loses nothing.
 
     Exit status: 1 if letters are left, 3 if it stopped early: the source, the cache or SQS is down,
     or too many entities are gone.
@@ -121,7 +127,13 @@ def redrive_letters(
 
 @command.command("drop")
 @click.argument("app_and_ids", nargs=-1, metavar="APP [ID]...")
-@option("--all", "everything", is_flag=True, help="Drop all letters, also change events.")
+@option(
+    "--all",
+    "everything",
+    is_flag=True,
+    envvar="CHANGE_EVENTS_DEAD_LETTERS_DROP_ALL",
+    help="Drop all letters, also change events.",
+)
 @queue_option
 @yes_option
 @json_option

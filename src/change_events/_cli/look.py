@@ -56,13 +56,14 @@ class Looked:
 @click.pass_context
 def command(ctx: click.Context, /, *, app_and_ids: Sequence[str], as_json: bool) -> None:
     """
-    Look at entities now: store what the source says, and show what that changed.
+    Look at entities now, and show what changes.
 
     \b
       change-events look shop.cache:worker p1 p2
 
-    Shows what the cache had against what the source has, as a diff, and the outcome of the look. It
-    sends two GETs for each ID, and is safe beside any number of workers. If CHANGE_EVENTS_APP is
+    It shows what the cache has against what the source has, as a diff. Then it stores what the
+    source says, and shows the outcome. It sends two GETs for each ID, and is safe beside any number
+    of workers. If CHANGE_EVENTS_APP is
     set, APP can be left out; the first argument is APP if it is written module:attribute.
 
     Exit status: 1 if a look failed.

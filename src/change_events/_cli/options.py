@@ -32,7 +32,8 @@ json_option = option(
 rate_option = option(
     "--rate",
     type=click.FloatRange(0.01, 10_000),
-    help="The most GETs in a second.  [default: no limit]",
+    metavar="N",
+    help="The most GETs in a second.  [default: the worker's max_gets_per_second]",
 )
 
 allow_option = option(
@@ -42,7 +43,7 @@ allow_option = option(
 )
 
 LISTING = {
-    "--listing": "URL of the first page.  [default: what the worker has as backfill=]",
+    "--listing": "The URL of the first page.  [default: what the worker has as backfill=]",
     "--items": "Where a page has its list: a key, or a path like data.products.",
     "--id-of": "Where an item has its id: a key or a path.  [default: id]",
     "--next": "Where a page names the next one: a key or a path.  [default: its Link header]",
@@ -64,7 +65,12 @@ def listing_options(command: F) -> F:
         if name == "--items":
             command = entities(command)
         what = "" if name == "--listing" else name[1:].replace("-", "_").upper()
-        command = option(name, envvar=f"CHANGE_EVENTS_LISTING{what}", help=text)(command)
+        command = option(
+            name,
+            envvar=f"CHANGE_EVENTS_LISTING{what}",
+            metavar={"--listing": "URL", "--cursor": "NAME"}.get(name, "PATH"),
+            help=text,
+        )(command)
     return command
 
 

@@ -55,15 +55,16 @@ class Portion:
 @click.pass_context
 def command(ctx: click.Context, /, *, topic_and_ids: Sequence[str], as_json: bool) -> None:
     """
-    Broadcast ids: after a change by SQL, a restore, or a save that nobody has announced.
+    Broadcast ids by hand.
 
     \b
       change-events publish arn:aws:sns:eu-west-1:123456789012:products p1 p2
       psql shop -Atc 'SELECT id FROM products' | change-events publish arn:aws:sns:...
 
-    Without an ID it reads them from stdin, one a line, as many as there are; empty lines do not
-    count. Publish after the change is committed. To publish an id twice only costs a look. If
-    CHANGE_EVENTS_TOPIC_ARN is set, TOPIC_ARN can be left out.
+    Do it after a change by SQL, a restore, a cascade, or a save that nobody has announced: when it
+    is committed. Without an ID it reads them from stdin, one a line, as many as there are. Empty
+    lines do not count. They are published by the thousand. To publish an id twice only costs a
+    look. If CHANGE_EVENTS_TOPIC_ARN is set, TOPIC_ARN can be left out.
 
     Exit status: 2 if a line is not an id, or 3 if SNS does not accept one. It then says how many
     were published, and from where to go on.

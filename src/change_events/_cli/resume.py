@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @option(
     "--processes",
     type=click.IntRange(1, 256),
+    metavar="N",
     default=1,
     envvar="CHANGE_EVENTS_PROCESSES",
     help="How many processes the worker has, to ask them whether they refuse deletions.",
@@ -35,14 +36,14 @@ if TYPE_CHECKING:
 @click.pass_context
 def command(ctx: click.Context, /, *, app: str, processes: int, force: bool, as_json: bool) -> None:
     """
-    Go on after a mass deletion was refused: the entities are meant to be gone.
+    Go on after a refused mass deletion.
 
     \b
       change-events resume shop.cache:worker
 
-    It tells all processes of the cache, through the sink's state: workers learn of it within a
-    minute. Deletions are then believed until there are no longer too many in the last hundred
-    looks. If nothing was refused, it changes nothing.
+    The entities are meant to be gone. It tells all processes of the cache, through the sink's
+    state: workers learn of it within a minute. Deletions are then believed until there are no
+    longer too many in the last hundred looks. If nothing was refused, it changes nothing.
 
     Exit status: 1 if nothing was refused.
     """

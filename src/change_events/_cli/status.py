@@ -60,6 +60,7 @@ class Asked:
 @option(
     "--processes",
     type=click.IntRange(1, 256),
+    metavar="N",
     default=1,
     envvar="CHANGE_EVENTS_PROCESSES",
     help="How many processes the worker has. Each has a port of its own.",

@@ -22,6 +22,7 @@ LEVELS = ("debug", "info", "warning", "error")
 @option(
     "--processes",
     type=click.IntRange(1, 256),
+    metavar="N",
     default=1,
     envvar="CHANGE_EVENTS_PROCESSES",
     help="How many processes to run.",
