@@ -79,7 +79,7 @@ class HTTPListing:
         max_bytes: The longest page to accept, decoded.
 
     Attributes:
-        url: As it was given. A backfill of another URL begins at its beginning.
+        url: The URL. A backfill of another one begins at its beginning.
 
     Raises:
         ConfigurationError: `url` is not an http(s) URL, `headers` can't be sent, a path is not a
