@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -331,6 +332,13 @@ def test_a_bug_shows_its_traceback_and_asks_for_an_issue():
     assert result.stderr.startswith("Traceback")
     assert "ZeroDivisionError: a bug" in result.stderr
     assert result.stderr.splitlines()[-1].startswith("This is a bug: please open an issue")
+
+
+def test_a_reader_that_has_read_enough_is_not_a_bug():
+    """`change-events ... | head`"""
+    result = invoke(BrokenPipeError(errno.EPIPE, "Broken pipe"))
+
+    assert (result.exit_code, result.stderr) == (1, "")
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,9 @@ def table(context: click.Context) -> str:
 def _row(option: click.Option, context: click.Context) -> str:
     help_ = HELP.fullmatch(option.help or "")
     assert help_ is not None  # noqa: S101  # the pattern fits every text
-    default = help_["default"] or ("" if option.is_flag or not option.default else option.default)
+    given = option.default
+    has_default = isinstance(given, (int, str)) and not option.is_flag
+    default = help_["default"] or (given if has_default else "")
     metavar = "" if option.is_flag else f" {option.make_metavar(context)}"
     variable = option.envvar or f"{context.auto_envvar_prefix}_{str(option.name).upper()}"
     name = f"{option.opts[0]}{metavar}".replace("|", r"\|")

@@ -55,6 +55,8 @@ def explained(ctx: click.Context) -> Iterator[None]:
             yield
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
+    except BrokenPipeError:  # `head` has read enough; click ends quietly, with status 1
+        raise
     except KeyboardInterrupt as error:
         ctx.exit(status_of(error))
     except Exception as error:

@@ -48,7 +48,6 @@ class Bar:
             BarColumn(bar_width=20),
             TextColumn("{task.fields[text]}", markup=False),
             console=self._console,
-            disable=not self._console.is_terminal,
         )
         self._task = self._progress.add_task(what, total=None, text="")
 
@@ -64,10 +63,12 @@ class Bar:
 
     def stop(self) -> None:
         """Take the bar away, so that something else can be printed."""
-        self._progress.stop()
+        if self._console.is_terminal:
+            self._progress.stop()
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        if self._console.is_terminal:
+            self._progress.start()
         return self
 
     def __exit__(
@@ -76,4 +77,4 @@ class Bar:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._progress.stop()
+        self.stop()
