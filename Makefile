@@ -5,6 +5,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
+# Many containers set it. Each process of the tests would then compile them all again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-oldest test-under-load prove prove-all field chaos soak \
 	bench bench-quick mutate lint format types figures picture dist clean
@@ -15,9 +18,9 @@ help: ## Say what can be made
 demo: $(VENV)/.example ## See a product service and two caches that follow it (under a minute)
 	$(BIN)/python examples/demo.py
 
-# Four processes on any number of cores: the tests wait more than they work.
+# Six processes on any number of cores: the tests wait more than they work.
 test: $(VENV)/.dev ## Run all tests, with branch coverage
-	$(BIN)/python -m pytest -rs --numprocesses 4 --dist worksteal --cov --cov-report=term
+	$(BIN)/python -m pytest -rs --numprocesses 6 --dist worksteal --cov --cov-report=term
 
 test-all: $(VENV)/.dev ## Run all tests on each of Python 3.10 to 3.13 that is found
 	$(BIN)/python -m nox

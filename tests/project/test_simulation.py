@@ -49,7 +49,7 @@ def database(request):
     return request.getfixturevalue("aws") if request.param == "dynamodb" else request.param
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_the_promise_holds_in_a_random_world_with_a_database(database, seed):
     played = play(seed, writes=150, sink=database)
 
@@ -358,6 +358,7 @@ LIKELY = {
         "early_look": True,
         "queue_delay": 0.0,
         "faults": FAULTS,
+        "seed": 104,
     },
     "patient": {
         "writes": 300,
@@ -371,13 +372,19 @@ LIKELY = {
         "threads": 10,
         "ids": 30,
         "rate": 300.0,
+        "seed": 116,
     },
-    "quiet": {"writes": 60},  # it shows only after hours of virtual time
+    "version_read_after_the_get": {"seed": 116},
+    "what_is_left_out_is_gone": {"seed": 121},
+    "no_guard": {"seed": 107},
+    "the_guard_forgets_at_each_start": {"seed": 109},
+    "equal": {"seed": 122},
+    "quiet": {"writes": 60, "seed": 115},  # it shows only after hours of virtual time
 }
-"""Worlds in which a property, or a rule that is switched off, is soon missed."""
+"""Worlds in which a property, or a rule that is switched off, is soon missed, and their seed."""
 
 RARE = (223, 333)
-"""Seeds whose worlds have what is rare in others: first, so that each rule is missed in seconds."""
+"""Seeds whose worlds have what is rare in others."""
 
 CAUGHT = [
     ("announced", no_broadcast),
@@ -417,11 +424,12 @@ CAUGHT = [
 def test_a_rule_that_is_switched_off_breaks_a_property(monkeypatch, check, mutation):
     mutation(monkeypatch)
     setup = USUAL | LIKELY.get(check, {}) | LIKELY.get(mutation.__name__, {})
+    soon = setup.pop("seed", RARE[0])
 
     broken = next(
         (
             played.broken
-            for seed in (*RARE, *range(100, 200))
+            for seed in (soon, *RARE, *range(100, 200))
             if (played := play(seed, checks={check}, **setup)).broken
         ),
         None,

@@ -65,9 +65,10 @@ def can_connect(conninfo):
 @pytest.fixture(scope="module")
 def database(postgres, bouncer):
     """A new database, through PgBouncer, which refuses the `options` that choose a schema."""
+    name = f"bounced_{uuid.uuid4().hex}"  # a process can run this module's tests in two parts
     with psycopg.connect(postgres.get_uri(), autocommit=True) as connection:
-        connection.execute("CREATE DATABASE bounced")
-    return f"host=127.0.0.1 port={bouncer} dbname=bounced"
+        connection.execute(f"CREATE DATABASE {name}")
+    return f"host=127.0.0.1 port={bouncer} dbname={name}"
 
 
 @pytest.fixture

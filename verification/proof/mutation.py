@@ -34,6 +34,7 @@ from mutmut.stats import status_by_exit_code
 from mutmut.utils.format_utils import get_module_from_key, orig_function_and_class_names_from_key
 
 from verification.harness.commands import status_of
+from verification.harness.emulators import SHARED_POSTGRES, postgres_server
 from verification.proof.survivors import SURVIVORS
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ TESTS = {
     "_consumer.signature": ["tests/wire/test_signature.py"],
     "_source": ["tests/unit/test_exact_numbers.py", "tests/wire/test_fetcher*.py"],
     "integrations": ["tests/wire/test_aws_lambda.py"],
+    "sinks.dynamodb": ["tests/sinks/test_sinks_dynamodb.py"],
+    "sinks.postgres": ["tests/sinks/test_sinks_postgres.py"],
     "sinks": [f"tests/sinks/test_sinks{part}.py" for part in ("", "_limits", "_fork")],
     "": ["tests/unit/*.py"],
 }
@@ -169,17 +172,19 @@ def _run(modules: list[str], processes: int) -> int:
     (WORK / SOURCE).mkdir(
         parents=True
     )  # before Python starts, which remembers of a path that it was not there
-    # The mutants for the tests that start a Python of their own, which would import the unchanged
-    # code; and this module.
-    environment = os.environ | {
-        "PYTHONPATH": f"{WORK / 'src'}{os.pathsep}{WORK}",
-        MODULES: " ".join(modules),
-    }
-    names = [f"change_events.{module}.*" for module in modules]
-    status = _mutmut(processes, names, environment)
-    # A slow test looks like one that hangs while others keep the machine busy. So try again.
-    hung = [mutant.name for mutant in _results() if mutant.status in HUNG]
-    return status or (_mutmut(1, hung, environment) if hung else 0)
+    with postgres_server() as server:
+        # The mutants for the tests that start a Python of their own, which would import the
+        # unchanged code; and this module.
+        environment = os.environ | {
+            "PYTHONPATH": f"{WORK / 'src'}{os.pathsep}{WORK}",
+            MODULES: " ".join(modules),
+            SHARED_POSTGRES: server.get_uri(),
+        }
+        names = [f"change_events.{module}.*" for module in modules]
+        status = _mutmut(processes, names, environment)
+        # A slow test looks like one that hangs while others keep the machine busy. So try again.
+        hung = [mutant.name for mutant in _results() if mutant.status in HUNG]
+        return status or (_mutmut(1, hung, environment) if hung else 0)
 
 
 def _mutmut(processes: int, names: list[str], environment: dict[str, str]) -> int:
