@@ -20,6 +20,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -447,6 +448,39 @@ def make_worker(
         return Worker(queue_url, **({"fetcher": fetcher} | given | settings))
 
     return make
+
+
+@pytest.fixture
+def name_app(monkeypatch: pytest.MonkeyPatch) -> Callable[[Worker[Any]], str]:
+    """Return what names a worker as the command's APP."""
+
+    def name(worker: Worker[Any]) -> str:
+        module = ModuleType("shop_cache")
+        module.worker = worker  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "shop_cache", module)
+        return "shop_cache:worker"
+
+    return name
+
+
+@pytest.fixture
+def app(make_worker: Callable[..., Worker[Any]], name_app: Callable[[Worker[Any]], str]) -> str:
+    """The test's worker, as the command's APP."""
+    return name_app(make_worker())
+
+
+@pytest.fixture
+def list_products(source: Source) -> str:
+    """Let the source list its entities, whole, on one page; return the listing's URL."""
+
+    def answer(id: str) -> Answer | None:
+        if id != "products":
+            return None
+        listed = [each for each in source.entities.values() if each is not None]
+        return Answer(200, json.dumps(listed).encode())
+
+    source.answer = answer
+    return f"{source.url}/products"
 
 
 @contextmanager

@@ -100,6 +100,7 @@ def test_the_wheel_has_the_licence_and_the_entry_point(in_the_wheel):
     }
     assert described["licenses/LICENSE"] == (ROOT / "LICENSE").read_text()
     assert "change_events = change_events.pytest_plugin" in described["entry_points.txt"]
+    assert "change-events = change_events.__main__:main" in described["entry_points.txt"]
 
 
 def test_the_metadata_has_the_readme_the_urls_and_the_extras_of_users(in_the_wheel):
@@ -115,6 +116,7 @@ def test_the_metadata_has_the_readme_the_urls_and_the_extras_of_users(in_the_whe
         url.startswith("https://github.com/change-events/change-events") for url in urls.values()
     )
     assert sorted(metadata.get_all("Provides-Extra")) == [
+        "cli",
         "opentelemetry",
         "postgres",
         "prometheus",

@@ -28,6 +28,7 @@ def listings() -> None:
     )
     seams: list[Listing[dict[str, Any]]] = [listing, Products()]
     page = seams[0].page(None)
+    assert_type(listing.url, str)
     assert_type(page, Page[dict[str, Any]])
     assert_type(page.ids, Sequence[str])
     assert_type(page.found, Mapping[str, Found[dict[str, Any]]] | None)

@@ -22,8 +22,8 @@ VALUES = ("_aws", "_codec", "_event", "_ids", "_meter", "_text", "exceptions", "
 """Modules that both sides share. They can import one another."""
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("pytest_plugin",),
-    ("testing",),
+    ("__main__", "pytest_plugin"),
+    ("_cli", "testing"),
     ("_worker",),
     ("_operations", "integrations"),
     ("_consumer",),

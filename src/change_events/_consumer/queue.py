@@ -93,6 +93,11 @@ class Queue:
         self._own_client = client is None
         self._made_in = 0
 
+    @property
+    def client(self) -> Any:
+        """The boto3 client; None before `open`, unless the user gave one."""
+        return self._client
+
     def open(self, *, wait: int) -> float:
         """
         Check that the queue can be read. Return `DelaySeconds`: a message's least age at receipt.

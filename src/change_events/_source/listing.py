@@ -78,6 +78,9 @@ class HTTPListing:
         pool: A `urllib3.PoolManager` that you configured, as in `HTTPFetcher`.
         max_bytes: The longest page to accept, decoded.
 
+    Attributes:
+        url: The URL. A backfill of another one begins at its beginning.
+
     Raises:
         ConfigurationError: `url` is not an http(s) URL, `headers` can't be sent, a path is not a
             path, or a number is out of its range.
@@ -100,7 +103,7 @@ class HTTPListing:
     ) -> None:
         if cursor is not None and not (isinstance(cursor, str) and cursor):
             raise ConfigurationError(f"cursor= must be a parameter's name, not {cursor!r}")
-        self._url = url
+        self.url = url
         self._endpoint = Endpoint.of(require_list_url(url), pool)
         self._getter = Getter(timeout, headers, max_bytes)
         self._reader = ItemReader(items, id_of, entities=entities)
@@ -109,7 +112,7 @@ class HTTPListing:
         self._total = checked_path(total, "total")
 
     def __repr__(self) -> str:
-        return f"HTTPListing({self._url!r})"
+        return f"HTTPListing({self.url!r})"
 
     def page(self, cursor: str | None, /) -> Page[dict[str, Any]]:
         """

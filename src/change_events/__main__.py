@@ -1,0 +1,24 @@
+"""Run the command: `change-events`, or `python -m change_events`."""
+
+from __future__ import annotations
+
+import sys
+
+MISSING = "change-events: the command needs click and rich: pip install 'change-events[cli]'"
+
+
+def main() -> None:
+    """Run the command. Without the extra `cli`, say what to install, and exit with status 2."""
+    try:
+        import click  # noqa: F401
+        import rich  # noqa: F401
+    except ModuleNotFoundError:
+        print(MISSING, file=sys.stderr)  # noqa: T201  # there is no click
+        sys.exit(2)
+    from change_events._cli.group import group
+
+    group.main(prog_name="change-events")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The command `change-events`. Needs the extra `cli`."""
