@@ -108,6 +108,8 @@ def test_an_id_that_nobody_has_is_gone(case, source):
         (Answer(404, b"<html>", HTML), "problem", "A deletion would decide nothing"),
         (Answer(500), "problem", "A deletion would decide nothing"),
         (Answer(422), "warning", "The source refuses the id itself"),
+        (Answer(403), "problem", "Send a token"),
+        (Answer(0), "problem", "Is there a way"),
         (None, "problem", "The source answers 200 to everything"),
     ],
 )

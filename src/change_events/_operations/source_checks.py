@@ -133,6 +133,8 @@ def unknown_id(case: Case) -> Finding:
     try:
         answer = _fetcher(case).fetch(id)
     except FetchError as error:
+        if error.status in {None, 401, 403}:
+            return problem(printable(error), _advice(error))
         if error.status in {400, 422}:
             return warning(
                 printable(error),
