@@ -300,7 +300,7 @@ def test_dead_letters_that_wait_are_counted(case, channel, sqs):
     sqs.send_message(QueueUrl=url, MessageBody="{}")
     finding = examine(case, "dead-letter queue")
 
-    assert (finding.status, finding.seen) == ("warning", "1 letters wait")
+    assert (finding.status, finding.seen) == ("warning", "letters wait: 1")
     assert "dead-letters list" in finding.advice
 
 
@@ -312,8 +312,21 @@ def test_letters_must_be_kept_for_longer_than_events(case, channel, sqs):
 
     assert (finding.status, finding.seen) == (
         "warning",
-        "keeps letters for 4 days, and the queue for 4 days",
+        "it keeps letters for 4 days, and the queue events for 4 days",
     )
+
+
+def test_in_a_fifo_queue_the_age_of_a_letter_begins_again(make_channel, sqs):
+    channel = make_channel(fifo=True)
+    url = sqs.create_queue(QueueName=f"{uuid.uuid4().hex}.fifo", Attributes={"FifoQueue": "true"})[
+        "QueueUrl"
+    ]
+    letters = attribute(replace(channel, queue_url=url), "QueueArn")
+    set_attributes(channel, RedrivePolicy=redrive(letters))
+
+    finding = examine(Case(queue_url=channel.queue_url), "queue", "dead-letter queue")
+
+    assert finding == Finding("ok", "no letters, kept for 4 days")
 
 
 def test_a_dead_letter_queue_that_is_deleted_is_a_problem(case, channel, sqs):
@@ -423,6 +436,21 @@ def test_a_queue_that_is_not_subscribed_is_a_problem(case, channel, sns):
     assert examine(case, "delivery").status == "skipped"
 
 
+def test_a_worker_with_a_client_of_its_own_can_have_a_topic_elsewhere(line, case, sqs):
+    case.client = sqs
+    line.fault = lambda asked: Answer(
+        403,
+        b"<ErrorResponse><Error><Type>Sender</Type><Code>InvalidClientTokenId</Code>"
+        b"<Message>not valid</Message></Error></ErrorResponse>",
+        {"Content-Type": "text/xml"},
+    )
+
+    finding = examine(case, "queue", "subscription")
+
+    assert finding.status == "skipped"
+    assert finding.seen.startswith("the worker has a client of its own")
+
+
 def test_the_subscription_is_found_on_a_later_page(case, channel, sns):
     case.topic_arn = sns.create_topic(Name=uuid.uuid4().hex)["TopicArn"]
     for number in range(100):
@@ -494,7 +522,8 @@ def test_the_topic_is_the_only_one_that_the_queues_policy_names(case, channel, p
         ({"Principal": {"AWS": ["*"]}, "Action": ["SQS:*"]}, "ok"),
         ({"Condition": {"ArnLike": {"AWS:SourceArn": ["arn:aws:sns:*:123456789012:*"]}}}, "ok"),
         ({"Condition": {}}, "warning"),
-        ({"Effect": "Deny"}, "warning"),
+        ({"Effect": "Deny"}, "problem"),
+        ({"Effect": "Deny", "Condition": {}}, "problem"),
         ({"Condition": {"ArnEquals": {"aws:SourceArn": "arn:aws:sns:eu-west-1:1:t"}}}, "problem"),
         (
             {"Condition": {"ArnNotLike": {"aws:SourceArn": "arn:aws:sns:*:123456789012:*"}}},
@@ -513,6 +542,21 @@ def test_the_queues_policy_must_let_the_topic_send(case, channel, change, status
         set_attributes(channel, Policy={"Version": "2012-10-17", "Statement": one})
 
     assert examine(case, "queue", "queue policy").status == status
+
+
+def test_a_deny_that_has_a_condition_is_left_to_the_reader(case, channel):
+    one = statement(arn_of(channel), channel.topic_arn)
+    other = one | {
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": "sqs:*",
+        "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+    }
+    set_attributes(channel, Policy={"Version": "2012-10-17", "Statement": [one, other]})
+
+    finding = examine(case, "queue", "queue policy")
+
+    assert finding == Finding("ok", "it lets the topic send, unless one of its 1 Deny applies")
 
 
 @pytest.mark.parametrize(
@@ -549,7 +593,7 @@ def test_what_sns_could_not_deliver_is_counted(case, channel, sqs):
 
     sqs.send_message(QueueUrl=url, MessageBody="{}")
 
-    assert examine(case, "undelivered").seen == "1 letters wait"
+    assert examine(case, "undelivered").seen == "letters wait: 1"
 
 
 def test_a_dead_letter_queue_of_another_region_is_not_read(case, channel):
@@ -593,6 +637,7 @@ LIMITED = {"ScalingConfig": {"MaximumConcurrency": 10}}
         (REPORTING | LIMITED, "ok"),
         (LIMITED, "problem"),
         (REPORTING, "warning"),
+        (REPORTING | LIMITED | {"Enabled": False}, "problem"),
         (REPORTING | LIMITED | {"FilterCriteria": {"Filters": [{"Pattern": "{}"}]}}, "problem"),
     ],
 )
@@ -662,6 +707,14 @@ def test_a_check_that_raises_does_not_stop_the_others(line, case):
     assert "ThrottlingException" in checks["queue"].seen
 
 
-def test_what_is_not_a_queues_url_is_refused():
-    with pytest.raises(ConfigurationError, match="is not a queue's URL"):
-        doctor(Case(queue_url="products"))
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"queue_url": "products"}, "is not a queue's URL"),
+        ({"topic_arn": "products"}, "is not a topic's ARN"),
+        ({"known_id": ""}, "an id has 1 to 512 characters"),
+    ],
+)
+def test_a_mistake_is_refused_before_anything_is_checked(given, message):
+    with pytest.raises(ConfigurationError, match=message):
+        doctor(Case(**given))

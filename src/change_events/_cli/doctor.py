@@ -18,7 +18,6 @@ from change_events._text import printable
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from change_events._operations.checkup import Case
     from change_events._operations.doctor import Check
     from change_events.typing import Sink
 
@@ -72,6 +71,7 @@ def command(  # noqa: PLR0917  # click calls it by name
     """
     from change_events._operations.checkup import Case
     from change_events._operations.doctor import doctor
+    from change_events._source.fetcher import HTTPFetcher
 
     if not any((queue_url, url, sink)):
         if app is None:
@@ -80,8 +80,13 @@ def command(  # noqa: PLR0917  # click calls it by name
     elif app is not None and ctx.get_parameter_source("app") is ParameterSource.COMMANDLINE:
         raise click.UsageError("APP has a queue, a URL and a sink already.", ctx)
     else:
-        case = _case(queue_url, url, sink)
-        case.topic_arn, case.known_id = topic_arn, known_id
+        case = Case(
+            queue_url=queue_url,
+            topic_arn=topic_arn,
+            fetcher=None if url is None else HTTPFetcher(url),
+            sink=None if sink is None else _sink(sink),
+            known_id=known_id,
+        )
     checks = doctor(case)
     found = list(checks) if as_json else _printed(checks)
     if as_json:
@@ -90,15 +95,12 @@ def command(  # noqa: PLR0917  # click calls it by name
         ctx.exit(FOUND)
 
 
-def _case(queue_url: str | None, url: str | None, sink: str | None) -> Case:
+def _sink(name: str) -> Sink[Any]:
     from change_events._consumer.settings import require_sink
-    from change_events._operations.checkup import Case
-    from change_events._source.fetcher import HTTPFetcher
 
-    cache = None if sink is None else cast("Sink[Any]", load(sink, what="--sink"))
-    if cache is not None:
-        require_sink(cache)
-    return Case(queue_url=queue_url, fetcher=None if url is None else HTTPFetcher(url), sink=cache)
+    sink = cast("Sink[Any]", load(name, what="--sink"))
+    require_sink(sink)
+    return sink
 
 
 def _printed(checks: Iterable[Check]) -> list[Check]:

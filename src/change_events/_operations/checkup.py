@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from change_events._aws import is_denied, make_client
+from change_events._aws import could_be_credentials, is_denied, make_client
 from change_events._codec import parsed_arn
 from change_events._consumer.queue import region_of
+from change_events._text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -116,7 +117,8 @@ class Case:
         Return the answer to a call that only the doctor makes, not the worker.
 
         Raises:
-            SkippedError: It is not allowed.
+            SkippedError: It is not allowed; or AWS refuses it, and the worker has a client of its
+                own, with other credentials or another address than boto3 finds.
         """
         arn = self.topic_arn if service == "sns" else None
         region = parsed_arn(arn)["region"] if arn else region_of(self.queue_url or "")
@@ -127,6 +129,10 @@ class Case:
             if is_refused(error):
                 operation = "".join(word.capitalize() for word in call.split("_"))
                 raise SkippedError(f"needs {service}:{operation}, which is not allowed") from error
+            if self.client is not None and service != "sqs" and could_be_credentials(error):
+                raise SkippedError(
+                    f"the worker has a client of its own, and without it: {printable(error)}"
+                ) from error
             raise
         return answer
 

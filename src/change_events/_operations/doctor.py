@@ -6,6 +6,8 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from change_events._codec import parsed_arn
+from change_events._consumer.by_hand import required_id
 from change_events._consumer.queue import Queue
 from change_events._operations import queue_checks, source_checks, topic_checks
 from change_events._operations.checkup import Case, Finding, SkippedError, Status, problem
@@ -86,10 +88,14 @@ def doctor(case: Case, *, bound: float = BOUND) -> Iterator[Check]:
         One `Check` each, as soon as it is done.
 
     Raises:
-        ConfigurationError: The queue's URL is not one.
+        ConfigurationError: The queue's URL, the topic's ARN or the known id is not one.
     """
     if case.queue_url is not None:
         Queue(case.queue_url)
+    if case.topic_arn is not None:
+        parsed_arn(case.topic_arn)
+    if case.known_id is not None:
+        required_id(case.known_id)
     return _checks(case, bound)
 
 

@@ -34,6 +34,13 @@ LONGEST_CALL = 30
 HANDLE = "change-events-doctor"
 """Not a receipt handle: SQS refuses it once it has found that the call itself is allowed."""
 
+IDENTITY = (
+    "Give the process a role: a task role (ECS), Pod Identity (EKS), an instance profile (EC2). On "
+    "your machine, sign in, and set AWS_PROFILE."
+)
+
+ROUTE = "Is there a way to SQS: a NAT gateway, a VPC endpoint?"
+
 POLICY = "Attach the policy in the output WorkerPolicyArn of the queue's template to the role."
 
 
@@ -45,11 +52,7 @@ def credentials(case: Case) -> Finding:
         me = case.asked("sts", "get_caller_identity")
     except Exception as error:
         if could_be_credentials(error):
-            return problem(
-                printable(error),
-                "Give the process a role: a task role (ECS), Pod Identity (EKS), an instance "
-                "profile (EC2). On your machine, sign in, and set AWS_PROFILE.",
-            )
+            return problem(printable(error), IDENTITY)
         raise SkippedError(f"STS can't be asked: {printable(error)}") from error
     return ok(me["Arn"])
 
@@ -85,7 +88,7 @@ def queue(case: Case) -> Finding:
                 "Compare the URL with the output QueueUrl of the queue's stack, and the account "
                 "with that of the credentials.",
             )
-        return problem(printable(error), "Is there a way to SQS: a NAT gateway, a VPC endpoint?")
+        return problem(printable(error), IDENTITY if could_be_credentials(error) else ROUTE)
     case.reached = True
     case.found = found = answer["Attributes"]
     case.compare_clock("SQS", answer["ResponseMetadata"]["HTTPHeaders"].get("date"))
@@ -154,11 +157,22 @@ def dead_letters(case: Case) -> Finding:
     arn = redrive_of(case.attributes).get("deadLetterTargetArn")
     if not arn:
         raise SkippedError("there is no redrive policy")
-    return letters(case, arn, longer_than=int(case.attributes["MessageRetentionPeriod"]))
+    # In a FIFO queue, a letter's age begins again when it arrives.
+    fifo = case.attributes.get("FifoQueue") == "true"
+    return letters(case, arn, 0 if fifo else int(case.attributes["MessageRetentionPeriod"]))
 
 
-def letters(case: Case, arn: str, *, longer_than: int = 0) -> Finding:
-    """Count the letters in a dead-letter queue, which should keep them for longer than that."""
+def letters(case: Case, arn: str, longer_than: int = 0) -> Finding:
+    """
+    Count the letters in a dead-letter queue, and look at how long they are kept.
+
+    It is in the Region and account of the queue, so its URL is known.
+
+    Args:
+        case: The case.
+        arn: The dead-letter queue's.
+        longer_than: The seconds for which it must keep a letter, at least.
+    """
     here, _, name = arn.rpartition(":")
     if here != case.attributes["QueueArn"].rpartition(":")[0]:
         raise SkippedError(f"{arn} is in another Region or account")
@@ -171,19 +185,22 @@ def letters(case: Case, arn: str, *, longer_than: int = 0) -> Finding:
         raise
     kept, waiting = (
         int(answer["Attributes"]["MessageRetentionPeriod"]),
-        counts(answer["Attributes"]),
+        sum(counts(answer["Attributes"])),
     )
-    if sum(waiting):
-        return warning(
-            f"{sum(waiting)} letters wait",
-            "Read why with `change-events dead-letters list`, then redrive them.",
+    faults = {}
+    if waiting:
+        faults[f"letters wait: {waiting}"] = (
+            "Read why with `change-events dead-letters list`, then redrive them."
         )
     if kept <= longer_than:
-        return warning(
-            f"keeps letters for {days(kept)}, and the queue for {days(longer_than)}",
+        faults[
+            f"it keeps letters for {days(kept)}, and the queue events for {days(longer_than)}"
+        ] = (
             "A letter's age counts from when it was sent to the queue, so it can be deleted as "
-            "soon as it arrives. Set MessageRetentionPeriod to 14 days.",
+            "soon as it arrives. Set MessageRetentionPeriod to 14 days."
         )
+    if faults:
+        return warning("; ".join(faults), " ".join(faults.values()))
     return ok(f"no letters, kept for {days(kept)}")
 
 
@@ -256,8 +273,9 @@ def encryption(case: Case) -> Finding:
         )
     if key:
         return ok(
-            f"by {key}. Its policy must let sns.amazonaws.com call kms:GenerateDataKey* and "
-            "kms:Decrypt, and the worker kms:Decrypt"
+            f"by {key}",
+            "Its policy must let sns.amazonaws.com call kms:GenerateDataKey* and kms:Decrypt, and "
+            "the worker kms:Decrypt.",
         )
     return ok("by SQS" if case.attributes.get("SqsManagedSseEnabled") == "true" else "none")
 

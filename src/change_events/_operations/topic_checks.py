@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -11,6 +11,7 @@ from change_events._operations.checkup import (
     Case,
     Finding,
     SkippedError,
+    Status,
     code_of,
     ok,
     problem,
@@ -80,14 +81,13 @@ def queue_policy(case: Case) -> Finding:
     topic, queue = topic_of(case), case.attributes["QueueArn"]
     sending = [each for each in statements_of(case.attributes) if _is_about(each, queue)]
     denying = [each for each in sending if each.get("Effect") == "Deny"]
-    if denying:
-        return warning(
-            f"it has {len(denying)} Deny of sqs:SendMessage, which the doctor can't weigh",
-            "Make sure that it does not deny what SNS sends.",
-        )
-    if any(fnmatchcase(topic, source) for each in sending for source in sources_of(each)):
-        return ok("it lets the topic send")
-    if any(not each.get("Condition") for each in sending):
+    allowing = [each for each in sending if each.get("Effect") == "Allow"]
+    if any(not each.get("Condition") for each in denying):
+        return problem("it denies it", "Remove the Deny of sqs:SendMessage that has no condition.")
+    if any(fnmatchcase(topic, source) for each in allowing for source in sources_of(each)):
+        unless = f", unless one of its {len(denying)} Deny applies" if denying else ""
+        return ok(f"it lets the topic send{unless}")
+    if any(not each.get("Condition") for each in allowing):
         return warning(
             "it lets everybody's topics send",
             f"Add the condition ArnEquals aws:SourceArn: {topic}.",
@@ -143,6 +143,35 @@ def _subscription_of(case: Case) -> dict[str, str]:
     return case.subscribed
 
 
+FAULTS: tuple[tuple[Callable[[Mapping[str, Any]], bool], Status, str, str], ...] = (
+    (
+        lambda mapping: REPORTS not in mapping.get("FunctionResponseTypes", ()),
+        "problem",
+        f"without {REPORTS}",
+        f"Lambda deletes all messages, and changes are lost. Set FunctionResponseTypes: [{REPORTS}].",
+    ),
+    (
+        lambda mapping: bool(mapping.get("FilterCriteria")),
+        "problem",
+        "with FilterCriteria",
+        "Lambda deletes the messages that do not match. Remove the filter.",
+    ),
+    (
+        lambda mapping: mapping["State"].startswith("Disabl"),
+        "problem",
+        "disabled",
+        "Nothing is received. Enable the event source mapping.",
+    ),
+    (
+        lambda mapping: not mapping.get("ScalingConfig", {}).get("MaximumConcurrency"),
+        "warning",
+        "without MaximumConcurrency",
+        "Lambda can send the source a thousand GETs at once. Set ScalingConfig.",
+    ),
+)
+"""What can be wrong with an event source mapping, the worst first."""
+
+
 def mappings(case: Case) -> Finding:
     """Look at the Lambda functions that receive from the queue."""
     answer = case.asked(
@@ -152,26 +181,13 @@ def mappings(case: Case) -> Finding:
     names = ", ".join(each["FunctionArn"].partition(":function:")[2] for each in found)
     if not found:
         return ok("no function receives from the queue")
-    if any(REPORTS not in each.get("FunctionResponseTypes", ()) for each in found):
-        return problem(
-            f"{names}: without {REPORTS}",
-            "Lambda deletes every message, also those that are not settled: changes are lost for "
-            f"good. Set FunctionResponseTypes: [{REPORTS}].",
-        )
-    if any(each.get("FilterCriteria") for each in found):
-        return problem(
-            f"{names}: with FilterCriteria",
-            "Lambda deletes the messages that do not match. Remove the filter.",
-        )
+    for has, status, what, advice in FAULTS:
+        if any(map(has, found)):
+            return Finding(status, f"{names}: {what}", advice)
     if case.worker is not None:
         return warning(
             f"{names}: receives from the worker's queue, too",
             "Each event goes to one of the two, so they must share one cache.",
-        )
-    if any(not each.get("ScalingConfig", {}).get("MaximumConcurrency") for each in found):
-        return warning(
-            f"{names}: without MaximumConcurrency",
-            "Lambda can send the source a thousand GETs at once. Set ScalingConfig.",
         )
     return ok(f"{names}, with {REPORTS}")
 
