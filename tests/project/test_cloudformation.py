@@ -18,6 +18,8 @@ from cfnlint.decode import decode_str
 
 from change_events import ChangeEvent, SNSPublisher
 from change_events._consumer.queue import Queue
+from change_events._operations.checkup import Case
+from change_events._operations.doctor import OF_A_QUEUE, doctor
 
 # moto warns about the resources that `Cloud` adds. An error would end its server's request.
 pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse AWS")
@@ -482,6 +484,16 @@ def actions_of_a_worker(cloud: Cloud, url: str) -> set[str]:
     queue.change_visibility([(message.receipt_handle, 30)])
     queue.delete([message.receipt_handle])
     return {f"sqs:{call.removesuffix('Batch')}" for call in calls}
+
+
+def test_the_doctor_finds_nothing_wrong_with_the_stacks(cloud, owner):
+    consumer = cloud.deploy("queue.yaml", TopicArn=owner.outputs["TopicArn"])
+
+    checks = doctor(Case(queue_url=consumer.outputs["QueueUrl"]))
+
+    assert {check.name: check.status for check in checks if check.name in OF_A_QUEUE} == (
+        dict.fromkeys(OF_A_QUEUE, "ok")
+    )
 
 
 # Values that CloudFormation refuses, and moto does not

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import sys
 from pathlib import Path
 
 import prometheus_client
@@ -12,9 +13,11 @@ import pytest
 import yaml
 from cfnlint.api import ManualArgs, lint
 from cfnlint.decode import decode_str
+from click.testing import CliRunner
 from pytest_examples import EvalExample, find_examples
 
 from change_events import Backfill, BackfillReport, Outcome, Worker
+from change_events._cli.group import group
 from change_events._cli.template import FILES
 from change_events._consumer import health as health_module
 from conftest import Source, make_schema, make_table
@@ -168,6 +171,25 @@ def test_the_how_to_prints_every_template_with_the_command():
         (name, file.rpartition("/")[2])
         for name, file in sorted(FILES.items(), key=lambda each: page.index(f"template {each[0]}"))
     ]
+
+
+def test_the_doctor_examines_the_worker_of_the_how_to(readers_world, tmp_path, monkeypatch):
+    page = (ROOT / "docs/howto/deploy.md").read_text()
+    (block,) = find_examples(ROOT / "docs" / "howto" / "deploy.md")
+    (command,) = re.findall(r"^change-events (doctor .*)$", page, re.MULTILINE)
+    source = readers_world["source"]
+    source.entities["p1"] = {"id": "p1", "name": "Anvil"}
+    module = block.source.replace("https://products.example.com", source.url)
+    (tmp_path / "cache.py").write_text(module)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    result = CliRunner().invoke(group, command.split())
+
+    sys.modules.pop("cache")
+    lines = result.stdout.splitlines()
+    assert "ok       source: knows 'p1'" in lines
+    assert "ok       sink: DynamoDBSink, empty so far" in lines
+    assert {line[:8].strip() for line in lines[:-1]} <= {"ok", "warning", "problem", "skipped", ""}
 
 
 def test_every_alarm_has_a_query_and_a_severity():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 import uuid
 import zipfile
 from dataclasses import replace
@@ -212,6 +213,32 @@ def test_an_sqs_that_does_not_answer_is_a_problem(free_port, case, monkeypatch):
 
     assert finding.status == "problem"
     assert "VPC endpoint" in finding.advice
+
+
+def test_a_queue_that_refuses_the_credentials_is_a_problem(line, case):
+    line.fault = lambda asked: sqs_error(403, "ExpiredToken")
+
+    finding = examine(case, "queue")
+
+    assert finding.status == "problem"
+    assert "a task role" in finding.advice
+
+
+def test_without_credentials_the_queue_is_a_problem(case, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+
+    assert "a task role" in examine(case, "queue").advice
+
+
+def test_a_signature_that_is_too_old_tells_that_the_clock_is_wrong(line, case):
+    line.fault = lambda asked: sqs_error(400, "InvalidSignatureException")
+    case.now = lambda: time.time() - 1000
+
+    assert examine(case, "queue").status == "problem"
+    assert examine(case, "clock").status == "warning"
 
 
 PERMISSIONS = {
@@ -704,7 +731,7 @@ def test_a_check_that_raises_does_not_stop_the_others(line, case):
     checks = {check.name: check for check in doctor(case)}
 
     assert checks.keys() == CHECKS.keys()
-    assert "ThrottlingException" in checks["queue"].seen
+    assert checks["queue"].seen.startswith("ClientError: An error occurred (ThrottlingException)")
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,10 @@ COLORS = {"ok": "green", "warning": "yellow", "problem": "red", "skipped": "brig
 )
 @json_option
 @click.pass_context
-def command(  # noqa: PLR0917  # click calls it by name
+def command(
     ctx: click.Context,
+    /,
+    *,
     app: str | None,
     queue_url: str | None,
     url: str | None,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from change_events._aws import could_be_credentials
@@ -79,21 +81,43 @@ def queue(case: Case) -> Finding:
     try:
         answer = case.sqs().get_queue_attributes(QueueUrl=case.queue_url, AttributeNames=["All"])
     except Exception as error:
-        if is_refused(error):
-            case.reached = True
-            return problem(f"sqs:GetQueueAttributes is not allowed: {printable(error)}", POLICY)
-        if is_missing(error):
-            return problem(
-                f"there is no queue {case.queue_url}",
-                "Compare the URL with the output QueueUrl of the queue's stack, and the account "
-                "with that of the credentials.",
-            )
-        return problem(printable(error), IDENTITY if could_be_credentials(error) else ROUTE)
+        _compare_clock(case, getattr(error, "response", None))
+        case.reached = is_refused(error)
+        finding = _unread(case, error)
+        if finding is None:
+            raise
+        return finding
+    _compare_clock(case, answer)
     case.reached = True
     case.found = found = answer["Attributes"]
-    case.compare_clock("SQS", answer["ResponseMetadata"]["HTTPHeaders"].get("date"))
     waiting, held, delayed = counts(found)
     return ok(f"{waiting} messages wait, {held} are held by workers, {delayed} are delayed")
+
+
+def _unread(case: Case, error: Exception) -> Finding | None:
+    """Return why the queue could not be read; None: for another reason."""
+    from botocore.exceptions import ConnectionError, HTTPClientError  # noqa: A004  # botocore's
+
+    if is_refused(error):
+        return problem(f"sqs:GetQueueAttributes is not allowed: {printable(error)}", POLICY)
+    if is_missing(error):
+        return problem(
+            f"there is no queue {case.queue_url}",
+            "Compare the URL with the output QueueUrl of the queue's stack, and the account with "
+            "that of the credentials.",
+        )
+    if isinstance(error, (HTTPClientError, ConnectionError)):
+        return problem(printable(error), ROUTE)
+    # AWS's codes are ExpiredToken, InvalidClientTokenId, SignatureDoesNotMatch and the like.
+    code = code_of(error)
+    refused = re.search("Token|Signature|Client", code) if code else could_be_credentials(error)
+    return problem(printable(error), IDENTITY) if refused else None
+
+
+def _compare_clock(case: Case, answer: Any) -> None:
+    """Compare clocks by an answer, also one that refuses a signature for its time."""
+    with contextlib.suppress(KeyError, TypeError):
+        case.compare_clock("SQS", answer["ResponseMetadata"]["HTTPHeaders"]["date"])
 
 
 def may_receive(case: Case) -> Finding:

@@ -148,7 +148,7 @@ FAULTS: tuple[tuple[Callable[[Mapping[str, Any]], bool], Status, str, str], ...]
         lambda mapping: REPORTS not in mapping.get("FunctionResponseTypes", ()),
         "problem",
         f"without {REPORTS}",
-        f"Lambda deletes all messages, and changes are lost. Set FunctionResponseTypes: [{REPORTS}].",
+        f"Lambda deletes all messages: changes are lost. Set FunctionResponseTypes: [{REPORTS}].",
     ),
     (
         lambda mapping: bool(mapping.get("FilterCriteria")),
