@@ -492,7 +492,7 @@ def test_the_doctor_finds_nothing_wrong_with_the_stacks(cloud, owner):
     checks = doctor(Case(queue_url=consumer.outputs["QueueUrl"]))
 
     assert {check.name: check.status for check in checks if check.name in OF_A_QUEUE} == (
-        dict.fromkeys(OF_A_QUEUE, "ok")
+        dict.fromkeys(OF_A_QUEUE, "ok") | {"Lambda timeout": "skipped"}
     )
 
 

@@ -528,6 +528,16 @@ def test_without_permission_to_read_the_topic_nothing_is_said_about_it(line, cas
     assert finding == Finding("skipped", "needs sns:ListSubscriptionsByTopic, which is not allowed")
 
 
+def test_the_topic_is_asked_for_in_its_own_region(line, case, channel):
+    case.topic_arn = channel.topic_arn.replace("eu-west-1", "us-east-1")
+    asked = []
+    line.fault = asked.append
+
+    examine(case, "queue", "subscription")
+
+    assert "/us-east-1/sns/" in asked[-1].headers["Authorization"]
+
+
 @pytest.mark.parametrize("policies", [0, 1, 2])
 def test_the_topic_is_the_only_one_that_the_queues_policy_names(case, channel, policies):
     case.topic_arn = None
@@ -649,6 +659,7 @@ def function(aws):
         Runtime="python3.13",
         Role=role,
         Handler="cache.handler",
+        Timeout=10,
         Code={"ZipFile": archive.getvalue()},
     )
     return name
@@ -689,6 +700,26 @@ def test_a_function_beside_a_worker_is_warned_of(make_case, channel, function):
 
 def test_a_queue_without_a_function_is_fine(case):
     assert examine(case, "queue", "Lambda").status == "ok"
+    assert examine(case, "Lambda timeout").status == "skipped"
+
+
+@pytest.mark.parametrize(
+    ("invisible", "a_get", "status"),
+    [("60", 2.0, "ok"), ("59", 2.0, "warning"), ("60", 2.5, "warning"), ("60", None, "ok")],
+)
+def test_a_functions_timeout_fits_the_queues_and_a_gets(
+    case, channel, function, invisible, a_get, status
+):
+    set_attributes(channel, VisibilityTimeout=invisible)
+    boto3.client("lambda").create_event_source_mapping(
+        FunctionName=function, EventSourceArn=arn_of(channel), **REPORTING, **LIMITED
+    )
+    if a_get is not None:
+        case.fetcher = HTTPFetcher("http://127.0.0.1:9/{id}", timeout=a_get)
+
+    finding = examine(case, "queue", "Lambda", "Lambda timeout")
+
+    assert (finding.status, finding.seen.startswith("10 s")) == (status, True)
 
 
 def test_without_permission_to_list_mappings_the_check_is_skipped(line, case):

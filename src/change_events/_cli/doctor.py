@@ -63,8 +63,8 @@ def command(
 
     Run it where the worker runs, with the worker's credentials: it checks what these can do. What
     needs a permission that only the doctor would use is skipped if it is not allowed:
-    sns:ListSubscriptionsByTopic, sns:GetSubscriptionAttributes, lambda:ListEventSourceMappings, and
-    sqs:GetQueueAttributes on the dead-letter queues.
+    sns:ListSubscriptionsByTopic, sns:GetSubscriptionAttributes, lambda:ListEventSourceMappings,
+    lambda:GetFunctionConfiguration, and sqs:GetQueueAttributes on the dead-letter queues.
 
     It changes nothing but a state of its own in the sink. It receives only while the queue is
     empty, because a receive counts towards a message's maxReceiveCount.

@@ -8,7 +8,6 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from change_events._aws import could_be_credentials, is_denied, make_client
-from change_events._codec import parsed_arn
 from change_events._consumer.queue import region_of
 from change_events._text import printable
 
@@ -79,6 +78,7 @@ class Case:
     reached: bool = field(default=False, init=False)  # SQS has answered
     found: dict[str, str] | None = field(default=None, init=False)  # the queue's attributes
     subscribed: dict[str, str] | None = field(default=None, init=False)  # the subscription's
+    functions: list[str] = field(default_factory=list, init=False)  # that receive from the queue
     names: list[str] = field(default_factory=list, init=False)  # ids that the source should know
     etag: str | None = field(default=None, init=False)
     answered: bool = field(default=False, init=False)  # the source, with an entity
@@ -120,8 +120,8 @@ class Case:
             SkippedError: It is not allowed; or AWS refuses it, and the worker has a client of its
                 own, with other credentials or another address than boto3 finds.
         """
-        arn = self.topic_arn if service == "sns" else None
-        region = parsed_arn(arn)["region"] if arn else region_of(self.queue_url or "")
+        topic = parameters.get("TopicArn") or parameters.get("SubscriptionArn")
+        region = str(topic).split(":")[3] if topic else region_of(self.queue_url or "")
         client = self.sqs() if service == "sqs" else self._client(service, region)
         try:
             answer: dict[str, Any] = getattr(client, call)(**parameters)
@@ -145,7 +145,7 @@ class Case:
         self.offsets[whose] = told - self.now()
 
     def _client(self, service: str, region: str | None) -> Any:
-        if service not in self._clients:
+        if service not in self._clients:  # all calls of a service are for one Region
             # Together less than the bound of a check, so that an error says what hangs.
             self._clients[service] = make_client(
                 service, region=region, connect_timeout=2, read_timeout=4, attempts=2

@@ -39,6 +39,7 @@ OF_A_QUEUE: dict[str, Callable[[Case], Finding]] = {
     "filter policy": topic_checks.filter_policy,
     "undelivered": topic_checks.undelivered,
     "Lambda": topic_checks.mappings,
+    "Lambda timeout": topic_checks.function_timeout,
 }
 
 OF_A_CACHE: dict[str, Callable[[Case], Finding]] = {

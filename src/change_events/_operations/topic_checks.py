@@ -143,6 +143,31 @@ def _subscription_of(case: Case) -> dict[str, str]:
     return case.subscribed
 
 
+def function_timeout(case: Case) -> Finding:
+    """Compare a function's timeout with the queue's and with a GET's."""
+    if not case.functions:
+        raise SkippedError("no function is known to receive from the queue")
+    settings = [
+        case.asked("lambda", "get_function_configuration", FunctionName=each)
+        for each in case.functions
+    ]
+    seconds = max(each["Timeout"] for each in settings)
+    invisible = int(case.attributes["VisibilityTimeout"])
+    if invisible < 6 * seconds:
+        return warning(
+            f"{seconds} s, and the queue's visibility timeout is {invisible} s",
+            "Make that six times as long, or events come back while Lambda still tries to invoke "
+            "a busy function.",
+        )
+    a_get = float(getattr(case.fetcher, "timeout", 0.0))
+    if a_get >= seconds / 4:
+        return warning(
+            f"{seconds} s, and a GET's is {a_get:g} s",
+            "Make HTTPFetcher's timeout less than a quarter of the function's.",
+        )
+    return ok(f"{seconds} s, and the queue's visibility timeout is {invisible} s")
+
+
 FAULTS: tuple[tuple[Callable[[Mapping[str, Any]], bool], Status, str, str], ...] = (
     (
         lambda mapping: REPORTS not in mapping.get("FunctionResponseTypes", ()),
@@ -178,6 +203,7 @@ def mappings(case: Case) -> Finding:
         "lambda", "list_event_source_mappings", EventSourceArn=case.attributes["QueueArn"]
     )
     found = answer["EventSourceMappings"]
+    case.functions = [each["FunctionArn"] for each in found]
     names = ", ".join(each["FunctionArn"].partition(":function:")[2] for each in found)
     if not found:
         return ok("no function receives from the queue")
