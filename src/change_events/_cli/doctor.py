@@ -26,9 +26,9 @@ COLORS = {"ok": "green", "warning": "yellow", "problem": "red", "skipped": "brig
 
 @click.command()
 @click.argument("app", envvar="CHANGE_EVENTS_APP", required=False)
-@option("--queue-url", help="The queue, instead of APP's.")
-@option("--url", help="An entity's URL, with {id}, instead of APP's fetcher.")
-@option("--sink", help="The cache as module:attribute, instead of APP's.")
+@option("--queue-url", help="The queue.  [default: APP's]")
+@option("--url", help="An entity's URL, with {id}.  [default: APP's fetcher]")
+@option("--sink", help="The cache, as module:attribute.  [default: APP's]")
 @option(
     "--topic-arn",
     envvar="CHANGE_EVENTS_TOPIC_ARN",
