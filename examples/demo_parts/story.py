@@ -171,9 +171,7 @@ class Story:
         self.downstreams = [early, delayed]
 
     def _deploy(self) -> tuple[str, Downstream, Downstream]:
-        topic_arn = deploy(self._session, "products", "topic.yaml", Image="product-service")[
-            "TopicArn"
-        ]
+        topic_arn = deploy(self._session, "products", "topic.yaml")["TopicArn"]
         settle = self.settings.settle
         early = deploy_queue(self._session, "early-look", topic_arn=topic_arn, delay=0, raw=True)
         delayed = deploy_queue(

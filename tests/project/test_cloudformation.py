@@ -1,32 +1,44 @@
 from __future__ import annotations
 
-import ast
+import io
 import json
+import re
 import uuid
+import zipfile
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
+import yaml
 from cfnlint.api import ManualArgs, lint
 from cfnlint.decode import decode_str
 
 from change_events import ChangeEvent, SNSPublisher
 from change_events._consumer.queue import Queue
+from change_events._operations.checkup import Case
+from change_events._operations.doctor import OF_A_QUEUE, doctor
 
 # moto warns about the resources that `Cloud` adds. An error would end its server's request.
 pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse AWS")
 
 REGION = "eu-west-1"
 DIRECTORY = files("change_events") / "cloudformation"
-FILES = ["queue.yaml", "topic.yaml"]
+FILES = {
+    **{
+        name: DIRECTORY / name
+        for name in ("autoscaling.yaml", "lambda.yaml", "queue.yaml", "topic.yaml")
+    },
+    "task.yaml": Path(__file__).parents[2] / "examples" / "product_service" / "task.yaml",
+}
 
 DAY = 86_400
 
 
 def text(file: str) -> str:
-    return (DIRECTORY / file).read_text(encoding="utf-8")
+    return FILES[file].read_text(encoding="utf-8")
 
 
 def template(file: str) -> dict[str, Any]:
@@ -58,8 +70,10 @@ class Cloud:
     def __init__(self, url: str) -> None:
         self.url = url
         self.cloudformation = self.client("cloudformation")
+        self.autoscaling = self.client("application-autoscaling")
         self.ecs = self.client("ecs")
         self.iam = self.client("iam")
+        self.functions = self.client("lambda")
         self.sns = self.client("sns")
         self.sqs = self.client("sqs")
 
@@ -108,9 +122,10 @@ class Cloud:
     def add_what_moto_leaves_out(
         self, logical_id: str, resource: dict[str, Any], stack: Stack
     ) -> None:
-        # moto's CloudFormation has neither queue policies nor subscriptions: it warns and leaves
-        # them out. This makes them from the template's own properties, with the calls that
-        # CloudFormation makes. SNS refuses unknown attributes.
+        # moto's CloudFormation has no queue policies, no subscriptions and no Application Auto
+        # Scaling: it warns and leaves them out. This makes them from the template's own properties,
+        # with the calls that CloudFormation makes. SNS refuses unknown attributes, and boto3
+        # unknown parameters.
         if resource["Type"] == "AWS::SQS::QueuePolicy":
             properties = self.resolved(resource["Properties"], stack)
             for url in properties["Queues"]:
@@ -129,11 +144,38 @@ class Cloud:
             stack.resources[logical_id] = self.sns.subscribe(**arguments, Attributes=attributes)[
                 "SubscriptionArn"
             ]
+        elif resource["Type"] == "AWS::ApplicationAutoScaling::ScalableTarget":
+            properties = self.resolved(resource["Properties"], stack)
+            for name in ("MinCapacity", "MaxCapacity"):
+                properties[name] = int(properties[name])
+            self.autoscaling.register_scalable_target(**properties)
+        elif resource["Type"] == "AWS::ApplicationAutoScaling::ScalingPolicy":
+            properties = self.resolved(resource["Properties"], stack)
+            target = template("autoscaling.yaml")["Resources"][properties.pop("ScalingTargetId")]
+            for name in ("ServiceNamespace", "ResourceId", "ScalableDimension"):
+                properties[name] = self.resolved(target["Properties"][name], stack)
+            policy = properties["TargetTrackingScalingPolicyConfiguration"]
+            policy["TargetValue"] = float(policy["TargetValue"])
+            self.autoscaling.put_scaling_policy(**properties)
 
-    def resolved(self, node: Any, stack: Stack) -> Any:
+    def resolved(self, node: Any, stack: Stack) -> Any:  # noqa: PLR0911  # one for each function
         match node:
             case {"Ref": name}:
-                return stack.parameters[name] if name in stack.parameters else stack.resources[name]
+                known = stack.parameters | stack.resources
+                return known.get(name, name)  # what moto leaves out has no physical id
+            case {"Fn::GetAtt": [name, "Name"]}:
+                return stack.resources[name].rpartition("/")[2]
+            case {"Fn::Select": [number, {"Fn::Split": [mark, whole]}]}:
+                return self.resolved(whole, stack).split(mark)[int(number)]
+            case {"Fn::Sub": text}:
+                return re.sub(
+                    r"\$\{(\w+)(?:\.(\w+))?\}",
+                    lambda found: self.resolved(
+                        {"Fn::GetAtt": [found[1], found[2]]} if found[2] else {"Ref": found[1]},
+                        stack,
+                    ),
+                    text,
+                )
             case {"Fn::GetAtt": [name, "Arn"]}:
                 return self.queue(stack.resources[name])["QueueArn"]
             case dict():
@@ -168,7 +210,18 @@ def cloud(aws):
 
 @pytest.fixture(scope="module")
 def owner(cloud):
-    return cloud.deploy("topic.yaml", Image="example.com/products:1")
+    return cloud.deploy("topic.yaml")
+
+
+@pytest.fixture(scope="module")
+def task(cloud, owner):
+    """The example's task, which publishes."""
+    return cloud.deploy(
+        "task.yaml",
+        Image="example.com/products:1",
+        TopicArn=owner.outputs["TopicArn"],
+        PublisherPolicyArn=owner.outputs["PublisherPolicyArn"],
+    )
 
 
 @pytest.fixture(scope="module")
@@ -194,12 +247,9 @@ def test_cfn_lint_finds_the_wrong_redrive_policy_key_of_the_article():
     assert any("DeadLetterTargetArn" in finding for finding in lint_findings(body))
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", ["queue.yaml", "topic.yaml"])
 def test_two_stacks_of_a_template_live_in_one_account(cloud, owner, file):
-    parameters = {
-        "topic.yaml": {"Image": "image"},
-        "queue.yaml": {"TopicArn": owner.outputs["TopicArn"]},
-    }[file]
+    parameters = {"queue.yaml": {"TopicArn": owner.outputs["TopicArn"]}}.get(file, {})
 
     one, other = (cloud.deploy(file, **parameters) for _ in range(2))
 
@@ -226,25 +276,29 @@ def test_the_topic_is_exported_under_the_stacks_name(cloud, owner):
     assert exports[f"{owner.name}-TopicArn"] == owner.outputs["TopicArn"]
 
 
-def test_the_task_may_publish_to_the_topic_and_do_nothing_else(cloud, owner):
-    role = owner.resources["TaskRole"]
+def statements(cloud: Cloud, policy_arn: str) -> list[dict[str, Any]]:
+    version = cloud.iam.get_policy(PolicyArn=policy_arn)["Policy"]["DefaultVersionId"]
+    answer = cloud.iam.get_policy_version(PolicyArn=policy_arn, VersionId=version)
+    return answer["PolicyVersion"]["Document"]["Statement"]
 
-    (name,) = cloud.iam.list_role_policies(RoleName=role)["PolicyNames"]
-    document = cloud.iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]
-    # of an inline policy that CloudFormation made, moto returns Python's repr
-    policy = ast.literal_eval(document) if isinstance(document, str) else document
 
-    assert policy["Statement"] == [
+def test_the_policy_lets_publish_to_the_topic_and_nothing_else(cloud, owner):
+    assert statements(cloud, owner.outputs["PublisherPolicyArn"]) == [
         {"Effect": "Allow", "Action": "sns:Publish", "Resource": owner.outputs["TopicArn"]}
     ]
-    assert cloud.iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"] == []
-    # moto does not show AWS's own policies there: it attaches only policies that it has
-    assert "ManagedPolicyArns" not in template("topic.yaml")["Resources"]["TaskRole"]["Properties"]
+
+
+def test_the_examples_task_has_that_policy_and_no_other():
+    # moto's CloudFormation attaches no managed policies to a role
+    properties = template("task.yaml")["Resources"]["TaskRole"]["Properties"]
+
+    assert properties["ManagedPolicyArns"] == [{"Ref": "PublisherPolicyArn"}]
+    assert "Policies" not in properties
 
 
 @pytest.mark.parametrize("role", ["TaskRole", "ExecutionRole"])
-def test_only_ecs_tasks_may_assume_the_roles(cloud, owner, role):
-    trust = cloud.iam.get_role(RoleName=owner.resources[role])["Role"]["AssumeRolePolicyDocument"]
+def test_only_ecs_tasks_may_assume_the_roles(cloud, task, role):
+    trust = cloud.iam.get_role(RoleName=task.resources[role])["Role"]["AssumeRolePolicyDocument"]
 
     assert trust["Statement"] == [
         {
@@ -255,9 +309,9 @@ def test_only_ecs_tasks_may_assume_the_roles(cloud, owner, role):
     ]
 
 
-def test_the_container_finds_the_topic_in_its_environment(cloud, owner):
+def test_the_container_finds_the_topic_in_its_environment(cloud, owner, task):
     definition = cloud.ecs.describe_task_definition(
-        taskDefinition=owner.resources["TaskDefinition"]
+        taskDefinition=task.resources["TaskDefinition"]
     )["taskDefinition"]
 
     (container,) = definition["containerDefinitions"]
@@ -267,9 +321,10 @@ def test_the_container_finds_the_topic_in_its_environment(cloud, owner):
     ]
 
 
-def test_the_task_runs_on_fargate_with_its_roles():
+@pytest.mark.parametrize("file", ["autoscaling.yaml", "task.yaml"])
+def test_the_task_runs_on_fargate_with_its_roles(file):
     # moto's CloudFormation reads only containers, volumes and memory of a task definition
-    properties = template("topic.yaml")["Resources"]["TaskDefinition"]["Properties"]
+    properties = template(file)["Resources"]["TaskDefinition"]["Properties"]
 
     assert properties["RequiresCompatibilities"] == ["FARGATE"]
     assert properties["NetworkMode"] == "awsvpc"
@@ -403,13 +458,9 @@ def test_the_subscription_waits_for_the_policies_that_let_it_deliver():
 
 def test_the_worker_may_do_with_its_queue_what_it_needs_and_nothing_else(cloud, owner):
     consumer = cloud.deploy("queue.yaml", TopicArn=owner.outputs["TopicArn"])
-    arn = consumer.outputs["WorkerPolicyArn"]
-    version = cloud.iam.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]
-    document = cloud.iam.get_policy_version(PolicyArn=arn, VersionId=version)["PolicyVersion"][
-        "Document"
-    ]
 
-    (statement,) = document["Statement"]
+    (statement,) = statements(cloud, consumer.outputs["WorkerPolicyArn"])
+
     assert (statement["Effect"], statement["Resource"]) == ("Allow", consumer.outputs["QueueArn"])
     assert sorted(statement["Action"]) == sorted(
         actions_of_a_worker(cloud, consumer.outputs["QueueUrl"])
@@ -435,6 +486,16 @@ def actions_of_a_worker(cloud: Cloud, url: str) -> set[str]:
     return {f"sqs:{call.removesuffix('Batch')}" for call in calls}
 
 
+def test_the_doctor_finds_nothing_wrong_with_the_stacks(cloud, owner):
+    consumer = cloud.deploy("queue.yaml", TopicArn=owner.outputs["TopicArn"])
+
+    checks = doctor(Case(queue_url=consumer.outputs["QueueUrl"]))
+
+    assert {check.name: check.status for check in checks if check.name in OF_A_QUEUE} == (
+        dict.fromkeys(OF_A_QUEUE, "ok") | {"Lambda timeout": "skipped"}
+    )
+
+
 # Values that CloudFormation refuses, and moto does not
 
 
@@ -449,3 +510,161 @@ def test_raw_delivery_is_true_or_false():
         "true",
         "false",
     ]
+
+
+# Lambda
+
+
+@pytest.fixture(scope="module")
+def function(cloud) -> dict[str, str]:
+    """A function that nobody invokes: its name, and its role's."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("cache.py", "def handler(event, context): ...")
+    names = {"FunctionName": uuid.uuid4().hex, "FunctionRoleName": uuid.uuid4().hex}
+    role = cloud.iam.create_role(RoleName=names["FunctionRoleName"], AssumeRolePolicyDocument="{}")
+    cloud.functions.create_function(
+        FunctionName=names["FunctionName"],
+        Runtime="python3.13",
+        Role=role["Role"]["Arn"],
+        Handler="cache.handler",
+        Code={"ZipFile": archive.getvalue()},
+    )
+    return names
+
+
+def test_the_mapping_reports_batch_item_failures(cloud, consumer, function):
+    cloud.deploy("lambda.yaml", QueueArn=consumer.outputs["QueueArn"], **function)
+
+    (mapping,) = cloud.functions.list_event_source_mappings(FunctionName=function["FunctionName"])[
+        "EventSourceMappings"
+    ]
+
+    assert mapping["EventSourceArn"] == consumer.outputs["QueueArn"]
+    assert mapping["BatchSize"] == 10
+    # moto's CloudFormation reads only the batch size and the window of a mapping
+    properties = template("lambda.yaml")["Resources"]["Mapping"]["Properties"]
+    assert properties["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    assert properties["ScalingConfig"] == {"MaximumConcurrency": {"Ref": "MaximumConcurrency"}}
+    assert template("lambda.yaml")["Resources"]["Mapping"]["DependsOn"] == "Policy"
+
+
+def test_the_function_may_do_with_the_queue_what_a_worker_does():
+    # moto returns a policy of a role that CloudFormation made as Python's repr
+    (statement,) = template("lambda.yaml")["Resources"]["Policy"]["Properties"]["PolicyDocument"][
+        "Statement"
+    ]
+    (worker,) = template("queue.yaml")["Resources"]["WorkerPolicy"]["Properties"]["PolicyDocument"][
+        "Statement"
+    ]
+
+    assert sorted(statement["Action"]) == sorted(worker["Action"])
+    assert statement["Resource"] == {"Ref": "QueueArn"}
+
+
+# Scaling
+
+
+@pytest.fixture(scope="module")
+def fleet(cloud, consumer):
+    """Workers on ECS."""
+    cloud.ecs.create_cluster(clusterName="cluster")
+    return cloud.deploy(
+        "autoscaling.yaml",
+        Image="example.com/cache:1",
+        QueueUrl=consumer.outputs["QueueUrl"],
+        WorkerPolicyArn=consumer.outputs["WorkerPolicyArn"],
+        Table="products",
+        Cluster="cluster",
+        Subnets="subnet-1,subnet-2",
+        SecurityGroups="sg-1",
+    )
+
+
+def test_the_service_runs_workers_of_the_queue(cloud, consumer, fleet):
+    (service,) = cloud.ecs.describe_services(
+        cluster="cluster", services=[fleet.outputs["ServiceName"]]
+    )["services"]
+    definition = cloud.ecs.describe_task_definition(taskDefinition=service["taskDefinition"])[
+        "taskDefinition"
+    ]
+    (container,) = definition["containerDefinitions"]
+
+    assert container["command"] == ["change-events", "worker", "cache:worker"]
+    assert container["environment"] == [
+        {"name": "PRODUCT_EVENTS_QUEUE_URL", "value": consumer.outputs["QueueUrl"]},
+        {"name": "PRODUCTS_TABLE", "value": "products"},
+    ]
+
+
+def test_the_workers_have_their_queues_policy_and_may_use_their_table(cloud, fleet):
+    # moto's CloudFormation attaches no managed policies to a role, and returns its own as Python's
+    # repr
+    properties = template("autoscaling.yaml")["Resources"]["TaskRole"]["Properties"]
+    ((condition, policy, nothing),) = [each["Fn::If"] for each in properties["Policies"]]
+    (statement,) = policy["PolicyDocument"]["Statement"]
+
+    assert properties["ManagedPolicyArns"] == [{"Ref": "WorkerPolicyArn"}]
+    assert (condition, nothing) == ("HasTable", {"Ref": "AWS::NoValue"})
+    assert statement["Action"] == ["dynamodb:GetItem", "dynamodb:UpdateItem", "dynamodb:Scan"]
+    role = fleet.resources["TaskRole"]
+    assert cloud.iam.list_role_policies(RoleName=role)["PolicyNames"] == ["cache"]
+
+
+def test_the_number_of_tasks_follows_the_messages_that_wait_for_each(cloud, consumer, fleet):
+    name = fleet.outputs["ServiceName"]
+    (target,) = cloud.autoscaling.describe_scalable_targets(ServiceNamespace="ecs")[
+        "ScalableTargets"
+    ]
+    (policy,) = cloud.autoscaling.describe_scaling_policies(ServiceNamespace="ecs")[
+        "ScalingPolicies"
+    ]
+
+    assert target["ResourceId"] == policy["ResourceId"] == f"service/cluster/{name}"
+    assert (target["MinCapacity"], target["MaxCapacity"]) == (1, 4)
+    tracking = policy["TargetTrackingScalingPolicyConfiguration"]
+    backlog, tasks, quotient = tracking["CustomizedMetricSpecification"]["Metrics"]
+    assert tracking["TargetValue"] == 1000
+    assert quotient["Expression"] == f"{backlog['Id']} / {tasks['Id']}"
+    assert [each["ReturnData"] for each in (backlog, tasks, quotient)] == [False, False, True]
+    assert backlog["MetricStat"]["Metric"] == {
+        "Namespace": "AWS/SQS",
+        "MetricName": "ApproximateNumberOfMessagesVisible",
+        "Dimensions": [
+            {"Name": "QueueName", "Value": consumer.outputs["QueueArn"].rpartition(":")[2]}
+        ],
+    }
+    assert tasks["MetricStat"]["Metric"] == {
+        "Namespace": "ECS/ContainerInsights",
+        "MetricName": "RunningTaskCount",
+        "Dimensions": [
+            {"Name": "ClusterName", "Value": "cluster"},
+            {"Name": "ServiceName", "Value": name},
+        ],
+    }
+
+
+def test_keda_does_not_count_messages_that_workers_hold():
+    # KEDA's documentation: "AWS SQS Queue", "Scaling Deployments", "Authentication"
+    text = (files("change_events") / "kubernetes" / "keda.yaml").read_text(encoding="utf-8")
+    scaled, authentication = yaml.safe_load_all(text)
+    spec = scaled["spec"]
+    (trigger,) = spec["triggers"]
+
+    for each, kind in (scaled, "ScaledObject"), (authentication, "TriggerAuthentication"):
+        assert each.keys() == {"apiVersion", "kind", "metadata", "spec"}
+        assert (each["apiVersion"], each["kind"]) == ("keda.sh/v1alpha1", kind)
+    assert spec.keys() == {"scaleTargetRef", "minReplicaCount", "maxReplicaCount", "triggers"}
+    assert spec["minReplicaCount"] == 1
+    assert trigger.keys() == {"type", "authenticationRef", "metadata"}
+    assert trigger["type"] == "aws-sqs-queue"
+    assert trigger["authenticationRef"] == {"name": authentication["metadata"]["name"]}
+    assert trigger["metadata"].keys() == {
+        "queueURL",
+        "awsRegion",
+        "queueLength",
+        "scaleOnInFlight",
+    }
+    assert all(isinstance(value, str) for value in trigger["metadata"].values())
+    assert trigger["metadata"]["scaleOnInFlight"] == "false"
+    assert authentication["spec"] == {"podIdentity": {"provider": "aws"}}

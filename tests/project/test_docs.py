@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import sys
 from pathlib import Path
 
 import prometheus_client
@@ -12,9 +13,12 @@ import pytest
 import yaml
 from cfnlint.api import ManualArgs, lint
 from cfnlint.decode import decode_str
+from click.testing import CliRunner
 from pytest_examples import EvalExample, find_examples
 
 from change_events import Backfill, BackfillReport, Outcome, Worker
+from change_events._cli.group import group
+from change_events._cli.template import FILES
 from change_events._consumer import health as health_module
 from conftest import Source, make_schema, make_table
 from lambda_records import record
@@ -92,7 +96,7 @@ def test_every_block_runs_and_prints_what_it_says(
     for example in find_examples(document):
         names |= eval_example.run_print_check(example, module_globals=names)
     if "worker" in names:
-        names["worker"].sink.close()
+        getattr(names["worker"].sink, "close", bool)()  # a DynamoDBSink has nothing to close
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=relative)
@@ -136,6 +140,56 @@ def test_platforms_give_a_worker_time_to_stop_and_probe_it_where_it_listens():
         "readinessProbe": ("/readyz", "health"),
     }
     assert f"127.0.0.1:{address[1]}/healthz" in " ".join(definition["HealthCheck"]["Command"])
+
+
+def deployments():
+    """Yield the template, and its parameters, of each deployment in the how-to."""
+    page = (ROOT / "docs/howto/deploy.md").read_text().replace("\\\n", " ")
+    for command in re.findall(r"^aws cloudformation deploy .*", page, re.MULTILINE):
+        words = command.split()
+        assert words[words.index("--capabilities") + 1] == "CAPABILITY_IAM"
+        given = [word.partition("=")[0] for word in words if re.match(r"[A-Z]\w+=", word)]
+        yield words[words.index("--template-file") + 1], given
+
+
+def test_the_commands_of_the_how_to_deploy_every_template():
+    files = {path.name: path for path in (PACKAGE / "cloudformation").iterdir()}
+
+    for name, given in deployments():
+        template, _ = decode_str(files.pop(name).read_text())
+        parameters = template.get("Parameters", {})
+        needed = {name for name, each in parameters.items() if "Default" not in each}
+        assert needed <= set(given) <= set(parameters), name
+    assert not files
+
+
+def test_the_how_to_prints_every_template_with_the_command():
+    page = (ROOT / "docs/howto/deploy.md").read_text()
+    printed = re.findall(r"^change-events template (\w+) > (\S+)$", page, re.MULTILINE)
+
+    assert printed == [
+        (name, file.rpartition("/")[2])
+        for name, file in sorted(FILES.items(), key=lambda each: page.index(f"template {each[0]}"))
+    ]
+
+
+def test_the_doctor_examines_the_worker_of_the_how_to(readers_world, tmp_path, monkeypatch):
+    page = (ROOT / "docs/howto/deploy.md").read_text()
+    (block,) = find_examples(ROOT / "docs" / "howto" / "deploy.md")
+    (command,) = re.findall(r"^change-events (doctor .*)$", page, re.MULTILINE)
+    source = readers_world["source"]
+    source.entities["p1"] = {"id": "p1", "name": "Anvil"}
+    module = block.source.replace("https://products.example.com", source.url)
+    (tmp_path / "cache.py").write_text(module)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    result = CliRunner().invoke(group, command.split())
+
+    sys.modules.pop("cache")
+    lines = result.stdout.splitlines()
+    assert "ok       source: knows 'p1'" in lines
+    assert "ok       sink: DynamoDBSink, empty so far" in lines
+    assert {line[:8].strip() for line in lines[:-1]} <= {"ok", "warning", "problem", "skipped", ""}
 
 
 def test_every_alarm_has_a_query_and_a_severity():

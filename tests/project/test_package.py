@@ -79,8 +79,11 @@ def test_the_wheel_has_the_package_and_nothing_else(in_the_wheel):
     assert files == files_of_the_package()
     assert {
         "change_events/py.typed",
+        "change_events/cloudformation/autoscaling.yaml",
+        "change_events/cloudformation/lambda.yaml",
         "change_events/cloudformation/queue.yaml",
         "change_events/cloudformation/topic.yaml",
+        "change_events/kubernetes/keda.yaml",
     } <= files.keys()
 
 

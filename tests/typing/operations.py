@@ -25,6 +25,9 @@ products: MemorySink[dict[str, Any]] = MemorySink()
 numbers: MemorySink[int] = MemorySink()
 fetcher = HTTPFetcher("https://products.example.com/products/{id}")
 
+assert_type(fetcher.timeout, float)
+assert_type(fetcher.answer("p1").status, int)
+
 assert_type(refresh("p1", fetcher=fetcher, sink=products), Outcome)
 refresh(7, fetcher=fetcher, sink=products, allow_mass_deletion=True)
 refresh(1.5, fetcher=fetcher, sink=products)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no id

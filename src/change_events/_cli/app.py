@@ -44,18 +44,24 @@ def load_app(name: str, *, level: int = logging.WARNING) -> Worker[Any]:
     """
     from change_events._worker import Worker
 
-    module_name, colon, attribute = name.partition(":")
-    if not (colon and module_name and attribute):
-        raise Mistake(f"APP must be module:attribute, {LIKE}, not {name!r}")
-    module = _imported(module_name)
-    show_logs(level)
-    if not hasattr(module, attribute):
-        raise Mistake(f"{module_name} has no {attribute!r}{_near(module, attribute)}")
-    worker = getattr(module, attribute)
+    worker = load(name, level=level)
     if isinstance(worker, Worker):
         return worker
     what = f"the class {worker.__name__}" if isinstance(worker, type) else type(worker).__name__
     raise Mistake(f"{name} must be a change_events.Worker, and is {_article(what)}")
+
+
+def load(name: str, *, what: str = "APP", level: int = logging.WARNING) -> object:
+    """Import what `module:attribute` names; see `load_app`. `what`: The argument's name."""
+    module_name, colon, attribute = name.partition(":")
+    if not (colon and module_name and attribute):
+        raise Mistake(f"{what} must be module:attribute, {LIKE}, not {name!r}")
+    module = _imported(module_name)
+    show_logs(level)
+    if not hasattr(module, attribute):
+        raise Mistake(f"{module_name} has no {attribute!r}{_near(module, attribute)}")
+    found: object = getattr(module, attribute)
+    return found
 
 
 def show_logs(level: int) -> None:

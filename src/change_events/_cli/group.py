@@ -16,6 +16,7 @@ import click
 from change_events._cli.problems import explained
 
 COMMANDS = (
+    "doctor",
     "worker",
     "status",
     "resume",
@@ -24,6 +25,7 @@ COMMANDS = (
     "look",
     "publish",
     "dead-letters",
+    "template",
 )
 """The subcommands, in the order in which `--help` lists them."""
 

@@ -225,10 +225,9 @@ class Queue:
         return attributes
 
     def _new_client(self, session: Any = None) -> Any:
-        host = _AWS_HOST.match(self.url)
         client = make_client(
             "sqs",
-            region=(host["new"] or host["old"]) if host else None,
+            region=region_of(self.url),
             connect_timeout=5,
             # The longest poll takes 20 s. With much more, a lost packet would hold up the
             # heartbeat for a minute.
@@ -240,6 +239,12 @@ class Queue:
         )
         client.meta.events.register("before-parse.sqs.*", _require_complete)
         return client
+
+
+def region_of(url: str) -> str | None:
+    """Return the Region in a queue's URL; None if it is not one of AWS."""
+    host = _AWS_HOST.match(url)
+    return (host["new"] or host["old"]) if host else None
 
 
 def batches(items: Sequence[Any]) -> list[Sequence[Any]]:

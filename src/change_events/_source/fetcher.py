@@ -89,6 +89,7 @@ class HTTPFetcher:
 
     Attributes:
         bulk_size: The same; 1 without `bulk_url`.
+        timeout: The same.
         trust_etags: The same.
 
     Raises:
@@ -118,6 +119,7 @@ class HTTPFetcher:
         self._single = Endpoint.of(require_template(url), pool)
         self._bulk = None if bulk_url is None else Endpoint.of(require_bulk_url(bulk_url), pool)
         self.bulk_size = 1 if bulk_url is None else bulk_size
+        self.timeout = timeout
         self.trust_etags = trust_etags
         self._getter = Getter(timeout, headers, max_bytes)
         self._is_gone = is_gone
@@ -135,10 +137,7 @@ class HTTPFetcher:
         Raises:
             FetchError: The answer decides nothing.
         """
-        try:
-            target = self._single.target.replace(ID, quote(checked_id(id), safe=""))
-        except ValueError as error:
-            raise FetchError(str(error)) from None
+        target = self._target(id)
         etag = valid_etag(etag)
         what = what_of(self._single, target)
         answer = self._getter.get(self._single, target, etag)
@@ -175,6 +174,21 @@ class HTTPFetcher:
             entities = self._reader.entities(answer.headers, answer.body, what)
             found |= {id: Found(entity) for id, entity in entities.items() if id in asked}
         return found
+
+    def answer(self, id: str, /) -> Answer:
+        """
+        GET the entity's URL, and return the answer whatever it says: for tools that show it.
+
+        Raises:
+            FetchError: There is none, or an incomplete one.
+        """
+        return self._getter.get(self._single, self._target(id), None)
+
+    def _target(self, id: str) -> str:
+        try:
+            return self._single.target.replace(ID, quote(checked_id(id), safe=""))
+        except ValueError as error:
+            raise FetchError(str(error)) from None
 
     def _believes(self, answer: Answer, what: str) -> bool:
         try:

@@ -30,7 +30,7 @@ class Getter:
             raise ConfigurationError(
                 f"timeout and max_bytes must be positive, not {timeout} and {max_bytes}"
             )
-        self._timeout = timeout
+        self.timeout = timeout
         self._headers = {} if headers is None else headers
         self._max_bytes = max_bytes
         if not callable(self._headers):
@@ -49,7 +49,7 @@ class Getter:
         headers = self._request_headers(etag)
         try:
             return endpoint.transport.get(
-                target, headers, timeout=self._timeout, max_bytes=self._max_bytes
+                target, headers, timeout=self.timeout, max_bytes=self._max_bytes
             )
         except FetchError as error:
             raise FetchError(
