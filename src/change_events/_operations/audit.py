@@ -24,7 +24,14 @@ from change_events._operations.reading import Pages
 from change_events._operations.rounds import Rounds, patiently
 from change_events._operations.sides import Sides, bodies_of
 from change_events._operations.state import change_state, loaded
-from change_events._operations.throttle import LISTING, SINK, Stopped, Throttle, checked_rate
+from change_events._operations.throttle import (
+    LISTING,
+    SINK,
+    Stopped,
+    Throttle,
+    checked_rate,
+    checked_threads,
+)
 from change_events._source.listing import listing_of
 from change_events._text import printable
 from change_events.exceptions import ConfigurationError
@@ -97,14 +104,12 @@ class Audit(Generic[T]):
         require_sink(sink)
         if not 0 <= min_age < math.inf:
             raise ConfigurationError(f"min_age must be 0 or more, not {min_age!r}")
-        if not 1 <= threads <= 256:
-            raise ConfigurationError(f"threads must be from 1 to 256, not {threads!r}")
         self._listing = listing_of(listing)
         self._fetcher = fetcher
         self._sink = sink
         self._min_age = min_age
         self._read = read
-        self._threads = threads
+        self._threads = checked_threads(threads)
         self._rate = checked_rate(max_gets_per_second)
         self._on_progress = on_progress
         self._throttle = Throttle()

@@ -11,13 +11,12 @@ from __future__ import annotations
 import heapq
 import time
 from array import array
-from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from itertools import groupby
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from change_events._operations.listed import hash_of, is_in
 from change_events._operations.rounds import TRIES, patiently
 from change_events._operations.sides import side_of
 from change_events._operations.throttle import SINK
@@ -153,7 +152,7 @@ class Auditing(Generic[T]):
         listed = array("Q")
         for page in self._pages:
             ids = list(dict.fromkeys(page.ids))
-            listed.extend(map(_hash, ids))
+            listed.extend(map(hash_of, ids))
             self.found.total = page.total
             self._compare(ids, page.found or {})
             yield
@@ -162,7 +161,7 @@ class Auditing(Generic[T]):
         self.found.done -= len(listed) - len(ordered)  # what was listed twice
         self.found.phase = "unlisted"
         for ids in self._cached_ids():
-            self._read([id for id in ids if not _is_in(ordered, id)])
+            self._read([id for id in ids if not is_in(ordered, id)])
             yield
 
     def _sampled(self, sample: Sample) -> Iterator[None]:
@@ -274,7 +273,7 @@ class Sample:
         """Add ids."""
         for id in ids:
             if id not in self._chosen:
-                item = (-_hash(id, self._salt), id)
+                item = (-hash_of(id, self._salt), id)
                 if len(self._heap) < self._number:
                     heapq.heappush(self._heap, item)
                 else:
@@ -350,13 +349,3 @@ def why(reading: Reading) -> str:
     if isinstance(cached.mark, str) and cached.mark != entry.digest:
         return "not what a look has stored: changed by hand"
     return "changed at the source and never announced"
-
-
-def _hash(id: str, salt: bytes = b"") -> int:
-    return int.from_bytes(blake2b(id.encode(), digest_size=8, salt=salt).digest(), "big")
-
-
-def _is_in(ordered: array[int], id: str) -> bool:
-    hashed = _hash(id)
-    at = bisect_left(ordered, hashed)
-    return at < len(ordered) and ordered[at] == hashed

@@ -11,9 +11,14 @@ from change_events._consumer.deletions import Deletions
 from change_events._consumer.guard import Guard
 from change_events._operations.filling import fill
 from change_events._operations.state import change_state, loaded, stateful
-from change_events._operations.throttle import CONTROL, Stopped, Throttle, checked_rate
+from change_events._operations.throttle import (
+    CONTROL,
+    Stopped,
+    Throttle,
+    checked_rate,
+    checked_threads,
+)
 from change_events._source.listing import listing_of
-from change_events.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -62,9 +67,7 @@ class Backfill(Generic[T]):
         self._state: StatefulSink = stateful(sink)
         self._fetcher = fetcher
         self._sink = sink
-        if not 1 <= threads <= 256:
-            raise ConfigurationError(f"threads must be from 1 to 256, not {threads!r}")
-        self._threads = threads
+        self._threads = checked_threads(threads)
         self._throttle = Throttle(checked_rate(max_gets_per_second))
         self._guard = Guard(on=not allow_mass_deletion)
         self._on_progress = on_progress

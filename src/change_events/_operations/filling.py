@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from change_events._consumer.log import log
 from change_events._event import Found, Gone, Outcome
-from change_events._operations.listed import Listed
+from change_events._operations.listed import Listed, is_in
 from change_events._operations.pages import checked_page, digest_of, insert_many, with_digest
 from change_events._operations.pool import Pool
 from change_events._operations.progress import Teller
@@ -269,13 +269,13 @@ class Filling(Generic[T]):
     def _look_at_unlisted(self, sink: EnumerableSink) -> None:
         """Look at each id that is cached, and was not listed."""
         values = self._kept.values
-        was_listed = self._patiently(self._listed.lookup, SINK)
+        listed = self._patiently(self._listed.ordered, SINK)
 
         def more_ids() -> list[str]:
             return sink.ids(after=values["after"], limit=UNLISTED_PAGE)
 
         while ids := self._patiently(more_ids, SINK):
-            unlisted = [id for id in ids if not was_listed(id)]
+            unlisted = [id for id in ids if not is_in(listed, id)]
             self._look(unlisted)
             self._save(after=ids[-1], unlisted=(values["unlisted"] or 0) + len(unlisted))
             self.tick()

@@ -163,6 +163,18 @@ class Asked:
         change_state(self._state, CONTROL, lambda _: "{}")
 
 
+def checked_threads(threads: int) -> int:
+    """
+    Return a number of threads.
+
+    Raises:
+        ConfigurationError: It is out of its range.
+    """
+    if 1 <= threads <= 256:
+        return threads
+    raise ConfigurationError(f"threads must be from 1 to 256, not {threads!r}")
+
+
 def checked_rate(per_second: float | None) -> float | None:
     """
     Return a rate of GETs.
