@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import FIRST_EXCEPTION, wait
+from concurrent.futures import wait
 from typing import TYPE_CHECKING, TypeVar
 
 from change_events._consumer.backoff import is_own
 from change_events._consumer.log import log
-from change_events._operations.pool import Pool
+from change_events._operations.pool import Pool, results_of
 from change_events._operations.throttle import SOURCE, TICK, Stopped
 from change_events._text import printable
 from change_events.exceptions import (
@@ -134,17 +134,13 @@ class Rounds:
         size: int,
     ) -> dict[str, R | Exception]:
         chunks = [ids[at : at + size] for at in range(0, len(ids), size)]
-        pending: set[Future[Mapping[str, R | Exception]]]
-        pending = {self._pool.submit(_worked, work, chunk) for chunk in chunks}
+        calls = [self._pool.submit(_worked, work, chunk) for chunk in chunks]
         results: dict[str, R | Exception] = {}
         try:
-            while pending:
-                finished, pending = wait(pending, TICK, FIRST_EXCEPTION)
-                for each in finished:
-                    results |= each.result()
-                self.tick()
+            for some in results_of(calls, self.tick):
+                results |= some
         finally:
-            for each in pending:
+            for each in calls:
                 each.cancel()
         return results
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import wait
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from change_events._consumer.backoff import is_own
@@ -19,7 +18,7 @@ from change_events._consumer.look import (
 )
 from change_events._event import Found, Gone, Outcome
 from change_events._operations.pages import insert_many
-from change_events._operations.pool import Pool
+from change_events._operations.pool import Pool, results_of
 from change_events._operations.throttle import SINK, SOURCE, TICK, Stopped
 from change_events._text import printable
 from change_events.exceptions import MassDeletionError
@@ -157,16 +156,13 @@ class Sweep(Generic[T]):
     ) -> dict[str, Outcome | Exception]:
         size = 1 if alone else self._bulk_size
         chunks = [ids[at : at + size] for at in range(0, len(ids), size)]
-        pending = {self._pool.submit(self._look, chunk) for chunk in chunks}
+        calls = [self._pool.submit(self._look, chunk) for chunk in chunks]
         results: dict[str, Outcome | Exception] = {}
         try:
-            while pending:
-                finished, pending = wait(pending, timeout=TICK)
-                for each in finished:
-                    results |= each.result()
-                on_tick()
+            for some in results_of(calls, on_tick):
+                results |= some
         finally:
-            for each in pending:
+            for each in calls:
                 each.cancel()
         return results
 
