@@ -22,8 +22,9 @@ from change_events import (
 from change_events._operations.audit import Audit, AuditTeller
 from change_events._operations.audit_report import AuditReport, RepairReport, rates, upper_bound
 from change_events._operations.auditing import Auditing, Findings, Sample
+from change_events._operations.patience import patiently
 from change_events._operations.reading import Pages
-from change_events._operations.rounds import OTHER_TRIES, TRIES, Rounds, patiently
+from change_events._operations.rounds import OTHER_TRIES, TRIES, Rounds
 from change_events._operations.sides import Sides, bodies_of, equal
 from change_events._operations.throttle import Throttle
 from change_events._source.listing import Page, listing_of
@@ -493,7 +494,7 @@ def tried_at_once():
 def audited(listing, source, sink, *, throttle=None, threads=4):
     """Run an audit that waits for nothing."""
     throttle = throttle or tried_at_once()
-    rounds = Rounds(throttle, threads=threads, on_tick=lambda _: None)
+    rounds = Rounds(throttle, threads=threads, sink=sink, on_tick=lambda: None)
     pages = Pages(listing_of(listing), throttle=throttle, awaited=rounds.awaited)
     found = Findings()
     auditing = Auditing(
@@ -579,12 +580,13 @@ def test_an_entity_that_breaks_between_the_two_readings_is_not_judged():
     assert not found.ages
 
 
-def test_a_source_without_a_good_answer_is_given_up_in_the_end():
-    source, sink = FakeSource(), MemorySink()
-    source.fail("p1", status=500)
+def test_a_source_without_any_good_answer_is_waited_for():
+    source, sink = FakeSource(products(1)), MemorySink()
+    source.fail(times=50, status=500)
 
-    assert audited(["p1"], source, sink).undecided.keys() == {"p1"}
-    assert len(source.fetched) >= OTHER_TRIES
+    found = audited(["p1"], source, sink)
+
+    assert (found.stale["missing"], found.undecided) == (["p1"], {})
 
 
 def test_a_fetcher_that_breaks_its_contract_is_named():
@@ -594,9 +596,8 @@ def test_a_fetcher_that_breaks_its_contract_is_named():
 
     source, sink = filled(1)
 
-    found = audited(["p1"], Wrong(source), sink)
-
-    assert "must return Found or Gone" in found.undecided["p1"]
+    with pytest.raises(ConfigurationError, match="must return Found or Gone"):
+        audited(["p1"], Wrong(source), sink)
 
 
 class DownSink(MemorySink):
@@ -810,10 +811,12 @@ def test_progress_is_told_and_an_error_of_on_progress_is_logged(caplog):
 
 def test_progress_says_how_long_the_rest_of_the_listing_will_take():
     told, found = [], Findings(total=100)
-    teller = AuditTeller(found, Throttle(), told.append)
+    throttle = Throttle()
+    throttle.waits_for("the source", FetchError("no answer"))
+    teller = AuditTeller(found, throttle, told.append)
     for done in (10, 20):
         found.done = done
-        teller.tell("no answer", last=True)
+        teller.tell(last=True)
 
     assert told[0].seconds_left is None
     assert told[1].seconds_left > 0

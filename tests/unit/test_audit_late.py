@@ -117,7 +117,7 @@ def pages_of(listing):
 
 def audited(world, listing, *, min_age):
     throttle = Throttle()
-    rounds = Rounds(throttle, threads=1, on_tick=lambda _: None)
+    rounds = Rounds(throttle, threads=1, sink=world, on_tick=lambda: None)
     found = Findings()
     auditing = Auditing(
         pages_of(listing),

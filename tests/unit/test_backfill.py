@@ -22,6 +22,7 @@ from change_events._operations import filling
 from change_events._operations.backfill import Backfill
 from change_events._operations.listed import CHUNK
 from change_events._operations.progress import Speed
+from change_events._operations.rounds import Rounds
 from change_events._operations.state import LEASE, Kept, Owner, change_state, loaded
 from change_events._operations.sweep import Sweep
 from change_events._operations.throttle import Asked, Stopped, Throttle
@@ -903,14 +904,12 @@ def test_a_sink_that_is_down_while_it_names_its_ids_only_delays():
     assert fill(["p1"], source, sink).unlisted == 0
 
 
-def sweep(source, sink, throttle, threads=1):
-    return Sweep(
-        source,
-        sink,
-        deletions=Deletions(Guard(), sink, source, lock=threading.Lock()),
-        throttle=throttle,
-        threads=threads,
-    )
+def looks(source, sink, throttle, *, on_tick=lambda: None):
+    """Return what looks at many ids, and what ends its threads."""
+    deletions = Deletions(Guard(), sink, source, lock=threading.Lock())
+    sweep = Sweep(source, sink, deletions=deletions, throttle=throttle)
+    rounds = Rounds(throttle, threads=1, sink=sink, on_tick=on_tick)
+    return lambda ids: rounds.work(ids, sweep.look, size=sweep.bulk_size), rounds.close
 
 
 def test_an_id_that_failed_just_before_a_long_outage_ended_is_looked_at():
@@ -927,9 +926,8 @@ def test_an_id_that_failed_just_before_a_long_outage_ended_is_looked_at():
     source, sink = Down({"good": {"id": "good"}, "p1": {"id": "p1"}}), MemorySink()
     sink.apply("good", Found({"id": "good"}), if_version=0)
 
-    done = sweep(source, sink, Throttle(pause=lambda failures, most: 0.0)).look(
-        ["p1"], on_tick=lambda: None
-    )
+    look, _ = looks(source, sink, Throttle(pause=lambda failures, most: 0.0))
+    done = look(["p1"])
 
     assert not isinstance(done["p1"], Exception)
 
@@ -945,9 +943,9 @@ def test_a_broken_id_on_each_page_does_not_stop_each_page_for_half_a_minute():
     source, sink = FakeSource(products(*range(50))), MemorySink()
     for n in range(0, 50, 10):
         source.fail(f"p{n}", status=500)
-    looks = sweep(source, sink, Counting())
+    look, _ = looks(source, sink, Counting())
     for n in range(0, 50, 10):
-        looks.look([f"p{m}" for m in range(n, n + 10)], on_tick=lambda: None)
+        look([f"p{m}" for m in range(n, n + 10)])
 
     assert sum(pauses) < 60  # 150 s for 5 pages: 25 hours for 3,000 of them
 
@@ -967,7 +965,8 @@ def test_a_bulk_get_that_fails_costs_no_pause():
             raise FetchError("404", status=404)
 
     source, sink = Bulk(products(*range(50))), MemorySink()
-    sweep(source, sink, Counting()).look(list(source), on_tick=lambda: None)
+    look, _ = looks(source, sink, Counting())
+    look(list(source))
 
     assert pauses == []  # a worker looks at each id alone at once; here each page waits 1 to 2 s
 
@@ -980,10 +979,11 @@ def test_a_stop_ends_the_looks_of_many_and_the_pause_after_a_failure():
 
     throttle = Throttle()
     source = Stopping(products(1, 2))
+    look, _ = looks(source, MemorySink(), throttle)
     with pytest.raises(Stopped):
-        sweep(source, MemorySink(), throttle).look(["p1"], on_tick=lambda: None)
+        look(["p1"])
     with pytest.raises(Stopped):
-        sweep(source, MemorySink(), throttle).look(["p1", "p2"], on_tick=lambda: None)
+        look(["p1", "p2"])
     assert source.asked_many == []
 
 
@@ -1056,7 +1056,8 @@ def test_a_pause_after_a_failure_goes_on_with_ticks():
     source.fail(times=1)
     throttle = Throttle(pause=lambda failures, most: 0.01)
 
-    sweep(source, MemorySink(), throttle).look(["p1"], on_tick=lambda: ticks.append(1))
+    look, _ = looks(source, MemorySink(), throttle, on_tick=lambda: ticks.append(1))
+    look(["p1"])
 
     assert len(ticks) >= 3  # two rounds, and a pause
 
@@ -1073,11 +1074,11 @@ def test_looks_that_have_not_begun_when_it_is_stopped_do_not_begin():
         raise Stopped
 
     source = Slow(products(1, 2, 3))
-    looks = sweep(source, MemorySink(), Throttle())
+    look, close = looks(source, MemorySink(), Throttle(), on_tick=stop)
     with pytest.raises(Stopped):
-        looks.look(list(source), on_tick=stop)
+        look(list(source))
     gate.set()
-    looks.close()
+    close()
     wait_until(lambda: source.fetched == ["p1"])
 
 

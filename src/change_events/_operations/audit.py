@@ -19,9 +19,10 @@ from change_events._consumer.log import log
 from change_events._consumer.settings import require_fetcher, require_sink
 from change_events._operations.audit_report import SHOWN, AuditReport, RepairReport, rates
 from change_events._operations.auditing import KINDS, SUSPECTS, Auditing, Findings, Sample
+from change_events._operations.patience import patiently
 from change_events._operations.progress import LOG_EVERY, TELL_EVERY, Progress, Speed
 from change_events._operations.reading import Pages
-from change_events._operations.rounds import Rounds, patiently
+from change_events._operations.rounds import Rounds
 from change_events._operations.sides import Sides, bodies_of
 from change_events._operations.state import change_state, loaded
 from change_events._operations.throttle import (
@@ -137,7 +138,7 @@ class Audit(Generic[T]):
             began = time.monotonic()
             found = Findings()
             teller = AuditTeller(found, throttle, self._on_progress)
-            rounds = Rounds(throttle, threads=self._threads, on_tick=teller.tell)
+            rounds = Rounds(throttle, threads=self._threads, sink=self._sink, on_tick=teller.tell)
             pages = Pages(self._listing, throttle=throttle, awaited=rounds.awaited)
             try:
                 bodies = patiently(
@@ -160,7 +161,7 @@ class Audit(Generic[T]):
             finally:
                 pages.close()
                 rounds.close()
-            teller.tell(None, last=True)
+            teller.tell(last=True)
             report = self._report(found, sides, sample, time.monotonic() - began)
             return patiently(lambda: keep(report, self._sink), throttle=throttle, what=SINK)
 
@@ -209,7 +210,7 @@ class Audit(Generic[T]):
     def _repaired(self, ids: Sequence[str], *, allow: bool) -> RepairReport:
         deletions = Deletions(Guard(on=not allow), self._sink, self._fetcher, lock=threading.Lock())
         with self._stoppable() as throttle:
-            rounds = Rounds(throttle, threads=self._threads, on_tick=lambda _: None)
+            rounds = Rounds(throttle, threads=self._threads, sink=self._sink, on_tick=lambda: None)
 
             def look(ids: Sequence[str]) -> Mapping[str, Outcome | Exception]:
                 (id,) = ids
@@ -286,13 +287,13 @@ class AuditTeller:
         self._next = time.monotonic() + self._every
         self._speed = Speed()
 
-    def tell(self, problem: str | None, *, last: bool = False) -> None:
+    def tell(self, *, last: bool = False) -> None:
         """Tell it, if it is time."""
         now = time.monotonic()
         if now < self._next and not last:
             return
         self._next = now + self._every
-        progress = self._progress(now, problem)
+        progress = self._progress(now)
         if self._on_progress is None:
             log.info("audit: %s", printable(progress), extra={"action": "audit"})
             return
@@ -301,7 +302,7 @@ class AuditTeller:
         except Exception:  # the user's; the audit goes on
             log.exception("on_progress failed", extra={"action": "audit"})
 
-    def _progress(self, now: float, problem: str | None) -> Progress:
+    def _progress(self, now: float) -> Progress:
         found, spent = self._found, self._throttle.take_spent()
         speed = self._speed.at(now, found.done)
         left = None
@@ -313,5 +314,6 @@ class AuditTeller:
             total=found.total,
             per_second=speed,
             seconds_left=left,
-            slow=problem or max(spent, key=lambda what: spent[what], default=LISTING),
+            slow=self._throttle.problem
+            or max(spent, key=lambda what: spent[what], default=LISTING),
         )

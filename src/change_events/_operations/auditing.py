@@ -17,7 +17,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from change_events._operations.listed import hash_of, is_in
-from change_events._operations.rounds import TRIES, patiently
+from change_events._operations.patience import patiently
+from change_events._operations.rounds import TRIES
 from change_events._operations.sides import side_of
 from change_events._operations.throttle import SINK
 from change_events._text import printable

@@ -130,7 +130,6 @@ class Teller:
     def __init__(
         self, throttle: Throttle, kept: Kept, on_progress: Callable[[Progress], object] | None
     ) -> None:
-        self.problem: str | None = None
         self._throttle = throttle
         self._kept = kept
         self._on_progress = on_progress
@@ -138,13 +137,13 @@ class Teller:
         self._next = time.monotonic() + self._every
         self._speed = Speed()
 
-    def tell(self, *, problem: str | None = None, last: bool = False) -> None:
+    def tell(self, *, last: bool = False) -> None:
         """Tell it, if it is time."""
         now = time.monotonic()
         if now < self._next and not last:
             return
         self._next = now + self._every
-        progress = self._progress(now, problem or self.problem)
+        progress = self._progress(now)
         if self._on_progress is not None:
             try:
                 self._on_progress(progress)
@@ -166,7 +165,7 @@ class Teller:
             failed_ids=values["failed_ids"],
         )
 
-    def _progress(self, now: float, problem: str | None) -> Progress:
+    def _progress(self, now: float) -> Progress:
         values, spent = self._kept.values, self._throttle.take_spent()
         done, total = values["listed"], values["total"]
         speed = self._speed.at(now, done)
@@ -178,5 +177,5 @@ class Teller:
             total=total,
             per_second=speed,
             seconds_left=left,
-            slow=problem or slow,
+            slow=self._throttle.problem or slow,
         )
