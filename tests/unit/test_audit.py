@@ -19,10 +19,11 @@ from change_events import (
     Unchanged,
     refresh,
 )
-from change_events._operations.audit import Audit, AuditTeller
+from change_events._operations.audit import Audit
 from change_events._operations.audit_report import AuditReport, RepairReport, rates, upper_bound
 from change_events._operations.auditing import Auditing, Findings, Sample
 from change_events._operations.patience import patiently
+from change_events._operations.progress import Teller
 from change_events._operations.reading import Pages
 from change_events._operations.rounds import OTHER_TRIES, TRIES, Rounds
 from change_events._operations.sides import Sides, bodies_of, equal
@@ -813,7 +814,7 @@ def test_progress_says_how_long_the_rest_of_the_listing_will_take():
     told, found = [], Findings(total=100)
     throttle = Throttle()
     throttle.waits_for("the source", FetchError("no answer"))
-    teller = AuditTeller(found, throttle, told.append)
+    teller = Teller("audit", throttle, found.count, told.append)
     for done in (10, 20):
         found.done = done
         teller.tell(last=True)

@@ -629,6 +629,21 @@ def test_progress_says_how_far_it_is_and_why_it_is_slow():
     assert str(last).startswith("300 of 300 ids")
 
 
+def test_progress_goes_on_counting_while_it_looks_at_what_is_not_listed(monkeypatch):
+    monkeypatch.setattr("change_events._operations.progress.TELL_EVERY", 0.0)
+    source, sink = FakeSource(products(*range(1500))), MemorySink()
+    for id, entity in source.items():
+        sink.apply(id, Found(entity), if_version=0)
+    told = []
+
+    fill(["p1", "p2"], source, sink, on_progress=told.append)
+
+    counted = [(each.phase, each.done, each.total) for each in told]
+    page = told[counted.index(("unlisted", 1000, None))]  # 2 listed, and a page without them
+    assert str(page).startswith("1,000 ids, now those that are not listed")
+    assert counted[-1] == ("done", 1500, 1500)
+
+
 def test_what_on_progress_raises_is_logged_and_the_backfill_goes_on(caplog):
     source, sink = FakeSource(products(1)), MemorySink()
 

@@ -15,18 +15,16 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from change_events._consumer.by_hand import guarded_look
 from change_events._consumer.deletions import Deletions
 from change_events._consumer.guard import Guard
-from change_events._consumer.log import log
 from change_events._consumer.settings import require_fetcher, require_sink
 from change_events._operations.audit_report import SHOWN, AuditReport, RepairReport, rates
 from change_events._operations.auditing import KINDS, SUSPECTS, Auditing, Findings, Sample
 from change_events._operations.patience import patiently
-from change_events._operations.progress import LOG_EVERY, TELL_EVERY, Progress, Speed
+from change_events._operations.progress import Progress, Teller
 from change_events._operations.reading import Pages
 from change_events._operations.rounds import Rounds
 from change_events._operations.sides import Sides, bodies_of
 from change_events._operations.state import change_state, loaded
 from change_events._operations.throttle import (
-    LISTING,
     SINK,
     Stopped,
     Throttle,
@@ -137,7 +135,7 @@ class Audit(Generic[T]):
         with self._stoppable() as throttle:
             began = time.monotonic()
             found = Findings()
-            teller = AuditTeller(found, throttle, self._on_progress)
+            teller = Teller("audit", throttle, found.count, self._on_progress)
             rounds = Rounds(throttle, threads=self._threads, sink=self._sink, on_tick=teller.tell)
             pages = Pages(self._listing, throttle=throttle, awaited=rounds.awaited)
             try:
@@ -272,48 +270,3 @@ def keep(report: AuditReport, sink: object) -> AuditReport:
 
     change_state(sink, STATE, kept)
     return report
-
-
-class AuditTeller:
-    """What is told of the progress."""
-
-    def __init__(
-        self, found: Findings, throttle: Throttle, on_progress: Callable[[Progress], object] | None
-    ) -> None:
-        self._found = found
-        self._throttle = throttle
-        self._on_progress = on_progress
-        self._every = LOG_EVERY if on_progress is None else TELL_EVERY
-        self._next = time.monotonic() + self._every
-        self._speed = Speed()
-
-    def tell(self, *, last: bool = False) -> None:
-        """Tell it, if it is time."""
-        now = time.monotonic()
-        if now < self._next and not last:
-            return
-        self._next = now + self._every
-        progress = self._progress(now)
-        if self._on_progress is None:
-            log.info("audit: %s", printable(progress), extra={"action": "audit"})
-            return
-        try:
-            self._on_progress(progress)
-        except Exception:  # the user's; the audit goes on
-            log.exception("on_progress failed", extra={"action": "audit"})
-
-    def _progress(self, now: float) -> Progress:
-        found, spent = self._found, self._throttle.take_spent()
-        speed = self._speed.at(now, found.done)
-        left = None
-        if found.total is not None and speed and found.phase == "listing":
-            left = max(0.0, (found.total - found.done) / speed)
-        return Progress(
-            phase=found.phase,
-            done=found.done,
-            total=found.total,
-            per_second=speed,
-            seconds_left=left,
-            slow=self._throttle.problem
-            or max(spent, key=lambda what: spent[what], default=LISTING),
-        )

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from change_events._operations.listed import hash_of, is_in
 from change_events._operations.patience import patiently
+from change_events._operations.progress import Count
 from change_events._operations.rounds import TRIES
 from change_events._operations.sides import side_of
 from change_events._operations.throttle import SINK
@@ -75,6 +76,10 @@ class Findings:
     reasons: Counter[str] = field(default_factory=Counter)
     cleared: int = 0
     undecided: dict[str, str] = field(default_factory=dict)
+
+    def count(self) -> Count:
+        """Return how far it is."""
+        return Count(self.phase, self.done, self.total)
 
     def judge(self, id: str, first: Reading, second: Reading) -> None:
         """Decide about a suspect."""
@@ -141,7 +146,7 @@ class Auditing(Generic[T]):
             self._read_due()
             yield 0.0
         self._read(self._again, tries=TRIES)
-        self.found.phase = "suspects"
+        self.found.phase, self.found.total = "suspects", self.found.done
         while self._suspects:
             first = next(iter(self._suspects.values()))
             yield max(0.0, first.source_at + self._min_age - self._clock())
@@ -160,7 +165,7 @@ class Auditing(Generic[T]):
         self._doubts.check(last=True)
         ordered = array("Q", (each for each, _ in groupby(sorted(listed))))
         self.found.done -= len(listed) - len(ordered)  # what was listed twice
-        self.found.phase = "unlisted"
+        self.found.phase, self.found.total = "unlisted", None
         for ids in self._cached_ids():
             self._read([id for id in ids if not is_in(ordered, id)])
             yield

@@ -21,7 +21,7 @@ from change_events._event import Found, Gone, Outcome
 from change_events._operations.listed import Listed, is_in
 from change_events._operations.pages import digest_of, insert_many, with_digest
 from change_events._operations.patience import patiently
-from change_events._operations.progress import Teller
+from change_events._operations.progress import BackfillReport, Count, Teller
 from change_events._operations.reading import Pages
 from change_events._operations.rounds import Rounds
 from change_events._operations.state import Kept, stateful
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from change_events._consumer.deletions import Deletions
     from change_events._event import Page
-    from change_events._operations.progress import BackfillReport, Progress
+    from change_events._operations.progress import Progress
     from change_events._operations.throttle import Throttle
     from change_events.typing import Fetcher, Listing, Sink, StatefulSink
 
@@ -96,7 +96,7 @@ class Filling(Generic[T]):
         self._throttle = throttle
         self._kept = kept
         self._listed = Listed(kept)
-        self._told = Teller(throttle, kept, on_progress)
+        self._told = Teller("backfill", throttle, self._count, on_progress)
         self._control = Asked(throttle, kept.sink)
         self._rounds = Rounds(throttle, threads=threads, sink=sink, on_tick=self.tick)
 
@@ -114,7 +114,21 @@ class Filling(Generic[T]):
         self._save(phase="done")
         self._patiently(self._control.clear)
         self._told.tell(last=True)
-        return self._told.report()
+        values = self._kept.values
+        return BackfillReport(
+            pages=values["pages"],
+            listed=values["listed"],
+            stored=values["stored"],
+            outcomes={Outcome(name): number for name, number in values["outcomes"].items()},
+            unlisted=values["unlisted"],
+            failed=values["failed"],
+            failed_ids=values["failed_ids"],
+        )
+
+    def _count(self) -> Count:
+        values = self._kept.values
+        phase, done = values["phase"], values["listed"] + (values["unlisted"] or 0)
+        return Count(phase, done, {"listing": values["total"], "unlisted": None}.get(phase, done))
 
     def tick(self) -> None:
         """Tell how far it is, show that the work goes on, and learn what somebody asks for."""
