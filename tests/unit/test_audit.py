@@ -794,6 +794,22 @@ def test_a_stop_ends_a_run_that_waits_and_the_next_one_can_run():
     assert first.run().clean
 
 
+def test_a_stop_does_not_wait_for_a_sink_that_hangs():
+    hangs, never = threading.Event(), threading.Event()
+
+    class Hanging(MemorySink):
+        def ids(self, *, after=None, limit=1000):
+            hangs.set()
+            never.wait()
+            return super().ids(after=after, limit=limit)
+
+    first = audit([], FakeSource(), Hanging())
+    threading.Thread(target=lambda: hangs.wait(60) and first.stop(), daemon=True).start()
+    with pytest.raises(RuntimeError, match="the audit was stopped"):
+        first.run()
+    never.set()
+
+
 def test_progress_is_told_and_an_error_of_on_progress_is_logged(caplog):
     source, sink = filled(*range(10))
     told = []

@@ -1108,6 +1108,30 @@ def test_a_stop_does_not_wait_for_a_listing_that_hangs():
         first.run()
 
 
+@pytest.mark.parametrize("call", ["state", "set_state", "ids", "insert_many"])
+def test_a_stop_does_not_wait_for_a_sink_that_hangs(call):
+    hangs, never = threading.Event(), threading.Event()
+
+    class Hanging(MemorySink):
+        def __getattribute__(self, name):
+            if name == call and hung:
+                hangs.set()
+                never.wait()
+            return super().__getattribute__(name)
+
+    def page():
+        hung.append(True)
+        return products(1)
+
+    hung = []
+    first = backfill(Pages(page), FakeSource(products(1)), Hanging())
+    threading.Thread(target=lambda: hangs.wait(60) and first.stop(), daemon=True).start()
+    with pytest.raises(RuntimeError, match="was stopped"):
+        first.run()
+    assert hangs.is_set()
+    never.set()
+
+
 def test_a_listing_that_hangs_does_not_keep_the_process():
     script = (
         "import threading\n"

@@ -9,7 +9,7 @@ import secrets
 import threading
 import time
 from collections import Counter
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from change_events._consumer.by_hand import guarded_look
@@ -24,9 +24,9 @@ from change_events._operations.reading import Pages
 from change_events._operations.rounds import Rounds
 from change_events._operations.sides import Sides, bodies_of
 from change_events._operations.state import change_state, loaded
+from change_events._operations.stopping import Stoppable
 from change_events._operations.throttle import (
     SINK,
-    Stopped,
     Throttle,
     checked_rate,
     checked_threads,
@@ -37,7 +37,7 @@ from change_events.exceptions import ConfigurationError
 from change_events.typing import EnumerableSink, StatefulSink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from change_events._event import Outcome
     from change_events.typing import Fetcher, Listing, Sink
@@ -81,7 +81,8 @@ class Audit(Generic[T]):
         threads: How many reads run at once.
         max_gets_per_second: How many GETs to send to the source and the listing, evenly spread. A
             GET of many ids counts as one. None: no limit.
-        on_progress: Called about once a second. None: the progress is logged every 5 seconds.
+        on_progress: Called about once a second, in a thread of the audit. None: the progress is
+            logged every 5 seconds.
 
     Raises:
         ConfigurationError: A value is out of its range, or not what the audit needs.
@@ -109,9 +110,8 @@ class Audit(Generic[T]):
         self._min_age = min_age
         self._read = read
         self._threads = checked_threads(threads)
-        self._rate = checked_rate(max_gets_per_second)
         self._on_progress = on_progress
-        self._throttle = Throttle()
+        self._runs = Stoppable(checked_rate(max_gets_per_second), "the audit was stopped")
 
     def run(self, *, sample: int | None = None) -> AuditReport:
         """
@@ -132,52 +132,45 @@ class Audit(Generic[T]):
         """
         if sample is not None and sample < 1:
             raise ConfigurationError(f"sample must be 1 or more, or None, not {sample!r}")
-        with self._stoppable() as throttle:
-            began = time.monotonic()
-            found = Findings()
-            teller = Teller("audit", throttle, found.count, self._on_progress)
-            rounds = Rounds(throttle, threads=self._threads, sink=self._sink, on_tick=teller.tell)
-            pages = Pages(self._listing, throttle=throttle, awaited=rounds.awaited)
-            try:
-                bodies = patiently(
-                    lambda: bodies_of(self._sink, self._read), throttle=throttle, what=SINK
-                )
-                sides = Sides(self._fetcher, self._sink, bodies=bodies, throttle=throttle)
-                auditing = Auditing(
-                    pages,
-                    sides=sides,
-                    sink=self._sink,
-                    rounds=rounds,
-                    throttle=throttle,
-                    min_age=self._min_age,
-                    found=found,
-                )
-                chosen = None if sample is None else Sample(sample, secrets.token_bytes(8))
-                for seconds in auditing.steps(chosen):
-                    rounds.wait(seconds, SUSPECTS)
-                    rounds.tick()
-            finally:
-                pages.close()
-                rounds.close()
-            teller.tell(last=True)
-            report = self._report(found, sides, sample, time.monotonic() - began)
-            return patiently(lambda: keep(report, self._sink), throttle=throttle, what=SINK)
+        return self._runs.run(lambda throttle: self._audit(throttle, sample))
+
+    def _audit(self, throttle: Throttle, sample: int | None) -> AuditReport:
+        began = time.monotonic()
+        found = Findings()
+        teller = Teller("audit", throttle, found.count, self._on_progress)
+        rounds = Rounds(throttle, threads=self._threads, sink=self._sink, on_tick=teller.tell)
+        pages = Pages(self._listing, throttle=throttle, awaited=rounds.awaited)
+        try:
+            bodies = patiently(
+                lambda: bodies_of(self._sink, self._read), throttle=throttle, what=SINK
+            )
+            sides = Sides(self._fetcher, self._sink, bodies=bodies, throttle=throttle)
+            auditing = Auditing(
+                pages,
+                sides=sides,
+                sink=self._sink,
+                rounds=rounds,
+                throttle=throttle,
+                min_age=self._min_age,
+                found=found,
+            )
+            chosen = None if sample is None else Sample(sample, secrets.token_bytes(8))
+            for seconds in auditing.steps(chosen):
+                rounds.wait(seconds, SUSPECTS)
+                rounds.tick()
+        finally:
+            pages.close()
+            rounds.close()
+        teller.tell(last=True)
+        report = self._report(found, sides, sample, time.monotonic() - began)
+        return patiently(lambda: keep(report, self._sink), throttle=throttle, what=SINK)
 
     def stop(self) -> None:
-        """Ask the run, or a repair, to stop, from any thread or signal handler, without waiting."""
-        self._throttle.stopping.set()
-
-    @contextmanager
-    def _stoppable(self) -> Iterator[Throttle]:
-        throttle = self._throttle
-        throttle.set_rate(self._rate)
-        try:
-            yield throttle
-        except Stopped:
-            raise RuntimeError("the audit was stopped") from None
-        finally:
-            throttle.stopping.set()  # for its threads
-            self._throttle = Throttle()
+        """
+        Ask the run, or a repair, to stop, from any thread or signal handler, without waiting. It
+        ends within a few seconds, even if the source, the listing or the sink hangs.
+        """
+        self._runs.stop()
 
     def _report(
         self, found: Findings, sides: Sides[T], sample: int | None, seconds: float
@@ -202,33 +195,36 @@ class Audit(Generic[T]):
             undecided_ids=dict(list(found.undecided.items())[:SHOWN]),
             rates=rates(found.ages, compared),
             seconds=seconds,
-            repairing=lambda allow: self._repaired([*missing, *extra, *different], allow=allow),
+            repairing=lambda allow: self._runs.run(
+                lambda throttle: self._repaired(
+                    [*missing, *extra, *different], throttle, allow=allow
+                )
+            ),
         )
 
-    def _repaired(self, ids: Sequence[str], *, allow: bool) -> RepairReport:
+    def _repaired(self, ids: Sequence[str], throttle: Throttle, *, allow: bool) -> RepairReport:
         deletions = Deletions(Guard(on=not allow), self._sink, self._fetcher, lock=threading.Lock())
-        with self._stoppable() as throttle:
-            rounds = Rounds(throttle, threads=self._threads, sink=self._sink, on_tick=lambda: None)
+        rounds = Rounds(throttle, threads=self._threads, sink=self._sink, on_tick=lambda: None)
 
-            def look(ids: Sequence[str]) -> Mapping[str, Outcome | Exception]:
-                (id,) = ids
-                throttle.before_get()
-                return {
-                    id: guarded_look(
-                        id,
-                        fetcher=self._fetcher,
-                        sink=self._sink,
-                        deletions=deletions,
-                        force=True,
-                    )
-                }
+        def look(ids: Sequence[str]) -> Mapping[str, Outcome | Exception]:
+            (id,) = ids
+            throttle.before_get()
+            return {
+                id: guarded_look(
+                    id,
+                    fetcher=self._fetcher,
+                    sink=self._sink,
+                    deletions=deletions,
+                    force=True,
+                )
+            }
 
-            try:
-                results = rounds.work(ids, look)
-            finally:
-                rounds.close()
-                with suppress(Exception):  # then the next deletion stores it
-                    deletions.keep(at_least=1)
+        try:
+            results = rounds.work(ids, look)
+        finally:
+            rounds.close()
+            with suppress(Exception):  # then the next deletion stores it
+                deletions.keep(at_least=1)
         done = [each for each in results.values() if not isinstance(each, Exception)]
         return RepairReport(
             outcomes=Counter(done),
