@@ -21,7 +21,8 @@ from change_events import (
 )
 from change_events._operations.audit import Audit
 from change_events._operations.audit_report import AuditReport, RepairReport, rates, upper_bound
-from change_events._operations.auditing import Auditing, Findings, Sample
+from change_events._operations.auditing import Auditing, Sample
+from change_events._operations.comparing import Findings
 from change_events._operations.patience import patiently
 from change_events._operations.progress import Teller
 from change_events._operations.reading import Pages
@@ -529,7 +530,7 @@ def test_an_outage_of_the_source_only_delays(status, caplog):
 
     found = audited(list(source), source, sink)
 
-    assert found.stale["extra"] == ["p7"]
+    assert found.ids("extra") == ["p7"]
     assert (found.done, found.undecided) == (30, {})
     assert "will be tried again" in caplog.text
 
@@ -547,7 +548,7 @@ def test_an_outage_between_the_two_readings_only_delays():
                 raise FetchError("no answer")
             return super().fetch(id, etag=etag)
 
-    assert audited(list(source), Failing(source), sink).stale["different"] == ["p7"]
+    assert audited(list(source), Failing(source), sink).ids("different") == ["p7"]
 
 
 def test_entities_that_are_broken_themselves_are_named_and_do_not_keep_the_others():
@@ -578,7 +579,7 @@ def test_an_entity_that_breaks_between_the_two_readings_is_not_judged():
     found = audited(list(source), Breaking(source), sink)
 
     assert found.undecided.keys() == {"p7"}
-    assert not found.ages
+    assert found.stale == {}
 
 
 def test_a_source_without_any_good_answer_is_waited_for():
@@ -587,7 +588,7 @@ def test_a_source_without_any_good_answer_is_waited_for():
 
     found = audited(["p1"], source, sink)
 
-    assert (found.stale["missing"], found.undecided) == (["p1"], {})
+    assert (found.ids("missing"), found.undecided) == (["p1"], {})
 
 
 def test_a_fetcher_that_breaks_its_contract_is_named():
@@ -633,7 +634,7 @@ def test_an_outage_of_the_sink_only_delays(entities, caplog):
 
     found = audited(list(source.items() if entities else source), source, sink)
 
-    assert (found.done, found.undecided, found.ages) == (30, {}, [])
+    assert (found.done, found.undecided, found.stale) == (30, {}, {})
 
 
 def test_a_sink_that_is_down_while_it_names_its_ids_is_asked_again(caplog):
@@ -688,7 +689,7 @@ def test_an_id_that_failed_just_before_an_outage_ended_is_read_again():
 
     found = audited(["p2", "p1"], Down(source), sink, threads=1)
 
-    assert found.stale["different"] == ["p1"]
+    assert found.ids("different") == ["p1"]
 
 
 def test_an_error_of_the_listings_own_code_is_raised_in_the_end():

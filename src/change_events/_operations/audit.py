@@ -17,7 +17,8 @@ from change_events._consumer.deletions import Deletions
 from change_events._consumer.guard import Guard
 from change_events._consumer.settings import require_fetcher, require_sink
 from change_events._operations.audit_report import SHOWN, AuditReport, RepairReport, rates
-from change_events._operations.auditing import KINDS, SUSPECTS, Auditing, Findings, Sample
+from change_events._operations.auditing import SUSPECTS, Auditing, Sample
+from change_events._operations.comparing import KINDS, Findings
 from change_events._operations.patience import patiently
 from change_events._operations.progress import Progress, Teller
 from change_events._operations.reading import Pages
@@ -175,7 +176,8 @@ class Audit(Generic[T]):
     def _report(
         self, found: Findings, sides: Sides[T], sample: int | None, seconds: float
     ) -> AuditReport:
-        missing, extra, different = (found.stale[kind] for kind in KINDS)
+        missing, extra, different = map(found.ids, KINDS)
+        ages = [stale.age for stale in found.stale.values()]
         compared = found.done - len(found.undecided)
         return AuditReport(
             compared=compared,
@@ -188,12 +190,12 @@ class Audit(Generic[T]):
             missing_ids=missing[:SHOWN],
             extra_ids=extra[:SHOWN],
             different_ids=different[:SHOWN],
-            reasons=dict(found.reasons.most_common()),
-            wrong_for=min(found.ages, default=0.0),
+            reasons=dict(Counter(stale.why for stale in found.stale.values()).most_common()),
+            wrong_for=min(ages, default=0.0),
             cleared=found.cleared,
             undecided=len(found.undecided),
             undecided_ids=dict(list(found.undecided.items())[:SHOWN]),
-            rates=rates(found.ages, compared),
+            rates=rates(ages, compared),
             seconds=seconds,
             repairing=lambda allow: self._runs.run(
                 lambda throttle: self._repaired(
