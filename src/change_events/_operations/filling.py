@@ -299,15 +299,15 @@ def fill(
 def is_filled(sink: StatefulSink, listing: object) -> bool:
     """Return True if the cache was filled from that listing, by any process."""
     values = Kept(sink, STATE).read()
-    return values.get("phase") == "done" and values.get("listing") == _name(listing)
+    return values.get("phase") == "done" and values.get("listing") == name_of(listing)
 
 
 def _is_unfinished(kept: Kept, listing: object) -> bool:
     values = kept.values
-    return values.get("phase") in {"listing", "unlisted"} and values["listing"] == _name(listing)
+    return values.get("phase") in {"listing", "unlisted"} and values["listing"] == name_of(listing)
 
 
-def _name(listing: object) -> str:
+def name_of(listing: object) -> str:
     """Return a name that the listing has after a restart, too."""
     return str(getattr(listing, "url", type(listing).__qualname__))
 
@@ -315,7 +315,7 @@ def _name(listing: object) -> str:
 def _begin(kept: Kept, listing: object) -> None:
     kept.values.clear()
     kept.values.update(
-        listing=_name(listing),
+        listing=name_of(listing),
         phase="listing",
         cursor=None,
         pages=0,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TRIES = 5
-"""Failures after which an error of the listing's own code is raised, which is no `FetchError`."""
+"""Failures after which an error that is not a `FetchError` is raised: the listing's own code."""
 
 
 class Pages(Generic[T]):
