@@ -801,6 +801,15 @@ def test_a_sink_that_returns_something_else_than_what_it_stored_is_refused(caplo
     assert cached(sink) == dict(source)  # it was looked at
 
 
+def test_a_source_that_is_down_is_waited_for_although_the_sink_can_name_no_ids():
+    source, sink = FakeSource(products(1)), Plain()
+    source.fail("p1", times=6, status=500)
+
+    report = fill(["p1"], source, sink)
+
+    assert (report.failed, report.outcomes) == (0, {Outcome.CREATED: 1})
+
+
 def test_a_source_that_does_not_answer_for_the_sample_is_asked_again():
     source, sink = FakeSource(products(1)), MemorySink()
     source.fail(times=3)

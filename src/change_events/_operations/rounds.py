@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import wait
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from change_events._consumer.backoff import is_own
@@ -15,7 +16,7 @@ from change_events.exceptions import ConfigurationError, MassDeletionError
 from change_events.typing import EnumerableSink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
 
     from change_events._operations.throttle import Throttle
@@ -29,6 +30,10 @@ OTHER_TRIES = 5
 """The same if no answer came, or one that tells of the source."""
 
 
+CONTROLS = 3
+"""Cached ids that are tried before the source or the sink counts as down."""
+
+
 class Rounds:
     """
     Works on many ids.
@@ -36,8 +41,8 @@ class Rounds:
     Args:
         throttle: When to pause, and to stop.
         threads: How many calls run at once.
-        sink: If it can name its ids, one of them shows whether the source and the sink are up, for
-            as long as no other id was fine.
+        sink: If it can name its ids, some of them show whether the source and the sink are up,
+            beside the last id that was fine.
         on_tick: Called every half a second or more often.
     """
 
@@ -94,7 +99,7 @@ class Rounds:
                 for id, error in failed.items()
                 if failures >= (tries if tries == 1 or is_own(error) else OTHER_TRIES)
             }
-            if enough and self._is_up(work):
+            if enough and self._is_up(work, failed):
                 # They can have failed just before an outage ended, unless they fail again.
                 done |= enough if tries == 1 else self._round(list(enough), work, 1)
             left = [id for id in left if id not in done]
@@ -103,15 +108,25 @@ class Rounds:
         self._throttle.waits_for(SOURCE, None)
         return done
 
-    def _is_up(self, work: Callable[[Sequence[str]], Mapping[str, R | Exception]]) -> bool:
-        """Work on an id that was fine before."""
-        good = self._good
-        if good is None and isinstance(self._sink, EnumerableSink):
-            try:
-                good = next(iter(self._sink.ids(limit=1)), None)
-            except Exception:  # then the sink is down
-                return False
-        return good is not None and not isinstance(self._round([good], work, 1)[good], Exception)
+    def _is_up(
+        self,
+        work: Callable[[Sequence[str]], Mapping[str, R | Exception]],
+        failed: Mapping[str, Exception],
+    ) -> bool:
+        """Work on ids that should be fine, until one is. They can be broken themselves."""
+        return any(
+            not isinstance(self._round([id], work, 1)[id], Exception)
+            for id in self._controls(failed)
+        )
+
+    def _controls(self, failed: Mapping[str, Exception]) -> Iterator[str]:
+        if self._good is not None and self._good not in failed:
+            yield self._good
+        cached: list[str] = []
+        if isinstance(self._sink, EnumerableSink):
+            with suppress(Exception):  # then the sink is down
+                cached = self._sink.ids(limit=CONTROLS + len(failed))
+        yield from [id for id in cached if id not in failed][:CONTROLS]
 
     def _pause(self, failures: int, errors: Sequence[Exception]) -> None:
         pause = max(self._throttle.pause_after(failures, error) for error in errors)
