@@ -538,6 +538,7 @@ def test_a_process_that_took_over_ends_the_first_one():
 
     with pytest.raises(AlreadyRunningError, match="process 7 on other"):
         fill(Pages(products(1), page), source, sink)
+    assert loaded(sink.state("backfill"))["owner"]["token"] == "other"
 
 
 def test_a_process_of_another_host_that_says_nothing_is_replaced_after_the_lease():
