@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from change_events._consumer.by_hand import counted_look
@@ -72,13 +71,11 @@ class Worker(Settings[T], Generic[T]):
     answer, the worker tries again, after pauses of at most half a minute.
 
     A save that its publisher confirms (`broadcasting(confirm=True)`) is looked at once, when it is
-    over. Its events are acknowledged then. A FIFO queue delivers the next event of an
-    id only when the one before is acknowledged. So a second change within the settle window is seen
-    when the window is over, not by an early look.
+    over. Its events are acknowledged then. A FIFO queue delivers the next event of an id only then.
+    So a second change within the settle window is seen when that is over, not by an early look.
 
     Args:
-        queue_url: The SQS queue that is subscribed to the topic, standard or FIFO, raw delivery or
-            envelope.
+        queue_url: The SQS queue that is subscribed to the topic: standard or FIFO, raw or not.
         fetcher: Reads the source; many entities at once, if it can.
         sink: The cache.
         client: A boto3 SQS client. Default: one for the region in `queue_url`.
@@ -119,8 +116,7 @@ class Worker(Settings[T], Generic[T]):
         max_gets_per_second: How many GETs to send to the source, evenly spread. A GET of many ids
             counts as one. None: no limit.
         max_deleted_share: A deletion is refused if more than this share of the last hundred looks
-            at cached entities saw them gone.
-            Of a small cache, also if more than this share of its entities is gone.
+            at cached entities saw them gone; of a small cache, also if more than this share of it.
         min_deleted: Below this many looks that saw one gone, no deletion is refused, unless the
             cache is small: then below five. An empty cache believes nothing more after this many
             ids (three or more) that the source does not know.
@@ -130,8 +126,11 @@ class Worker(Settings[T], Generic[T]):
             200 while the worker is alive, `/readyz` with 200 while it is ready, otherwise with 503.
             The body is `health()` as JSON. Use `0.0.0.0` where the platform asks from outside the
             container (Kubernetes), `127.0.0.1` where it asks inside (ECS). None: nowhere.
-        backfill: A listing, as for `Backfill`. `run()` fills the cache from it, once, with a fourth
-            as many threads; events go first. The sink must keep state.
+        backfill: A listing, as for `Backfill`. `run()` fills the cache from it, once. Events go
+            first. The sink must keep state.
+        audit_per_minute: How many ids one of the cache's workers compares with the source in each
+            minute, for ever. The sink must keep state. None: none does.
+        audit_min_age: Seconds for which an entry must be wrong to count. None: `settle` and 60 s.
 
     Raises:
         ConfigurationError: A value is out of its range, or not what the worker needs; or
@@ -149,7 +148,7 @@ class Worker(Settings[T], Generic[T]):
         self._run_now: tuple[Run[T], Control] | None = None
         self._stopped = False
         self._at_rest = NOT_RUNNING
-        self._backfill = None if self.backfill is None else Beside(self)
+        self._beside = Beside(self, self._tally)
 
     def run(self) -> None:
         """
@@ -244,13 +243,13 @@ class Worker(Settings[T], Generic[T]):
 
     def health(self) -> Health:
         """Return the worker's health now, from any thread."""
-        health = self._at_rest if (now := self._run_now) is None else now[0].health()
-        return replace(health, synced=self._backfill is None or self._backfill.known)
+        now = self._run_now
+        return self._beside.health(self._at_rest if now is None else now[0].health())
 
     @property
     def synced(self) -> bool:
         """False until the `backfill` is complete, as the sink says; without one, True."""
-        return self._backfill is None or self._backfill.synced
+        return self._beside.synced
 
     def _run(self, *, until_empty: bool) -> None:
         control: Control = queue.SimpleQueue()
@@ -267,7 +266,7 @@ class Worker(Settings[T], Generic[T]):
                 control=control,
                 verify=self._verify,
                 until_empty=until_empty,
-                aside=None if until_empty or not self._backfill else self._backfill.work,
+                asides=() if until_empty else self._beside.work(),
             )
             self._run_now = run, control
             if self._stopped:  # by a signal's handler, meanwhile

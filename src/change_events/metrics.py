@@ -99,6 +99,15 @@ METRICS: Mapping[str, Metric] = {
         _STALENESS,
     ),
     "held": Metric("gauge", "Events in the worker's hands.", _QUEUE, "held", "{event}"),
+    "audit_compared": _counter(
+        "Ids compared with the source.", _QUEUE, "audit.compared", "{entity}"
+    ),
+    "audit_stale": Metric(
+        "gauge", "Cached ids known to be wrong.", _QUEUE, "audit.stale", "{entity}"
+    ),
+    "last_clean_audit_seconds": Metric(
+        "gauge", "Time since a pass of the audit was clean.", _QUEUE, "audit.last_clean", "s"
+    ),
     "paused_seconds": _counter(
         "Time without receiving, by reason.", ("queue", "reason"), "paused", "s"
     ),

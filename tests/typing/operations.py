@@ -38,6 +38,16 @@ def by_a_worker(worker: Worker[dict[str, Any]], id: UUID) -> None:
     assert_type(worker.refresh(id), Outcome)
 
 
+def with_an_audit(queue_url: str) -> None:
+    worker = Worker(queue_url, fetcher=fetcher, sink=products, audit_per_minute=10)
+    assert_type(worker.audit_per_minute, float | None)
+    assert_type(worker.health().audit_stale, int | None)
+    assert_type(worker.health().last_clean_audit, float | None)
+    assert_type(worker.stats().audit_compared, int)
+    Worker(queue_url, fetcher=fetcher, sink=products, audit_per_minute=0.5, audit_min_age=300.0)
+    Worker(queue_url, fetcher=fetcher, sink=products, audit_per_minute="10")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # not a number
+
+
 def tell(progress: RedriveProgress) -> None:
     assert_type(progress.letters, int)
 

@@ -19,11 +19,14 @@ from change_events import (
     Unchanged,
     refresh,
 )
-from change_events._operations.audit import Audit, AuditTeller
+from change_events._operations.audit import Audit
 from change_events._operations.audit_report import AuditReport, RepairReport, rates, upper_bound
-from change_events._operations.auditing import Auditing, Findings, Sample
+from change_events._operations.auditing import Auditing, Sample
+from change_events._operations.comparing import Findings
+from change_events._operations.patience import patiently
+from change_events._operations.progress import Teller
 from change_events._operations.reading import Pages
-from change_events._operations.rounds import OTHER_TRIES, TRIES, Rounds, patiently
+from change_events._operations.rounds import OTHER_TRIES, TRIES, Rounds
 from change_events._operations.sides import Sides, bodies_of, equal
 from change_events._operations.throttle import Throttle
 from change_events._source.listing import Page, listing_of
@@ -493,7 +496,7 @@ def tried_at_once():
 def audited(listing, source, sink, *, throttle=None, threads=4):
     """Run an audit that waits for nothing."""
     throttle = throttle or tried_at_once()
-    rounds = Rounds(throttle, threads=threads, on_tick=lambda _: None)
+    rounds = Rounds(throttle, threads=threads, sink=sink, on_tick=lambda: None)
     pages = Pages(listing_of(listing), throttle=throttle, awaited=rounds.awaited)
     found = Findings()
     auditing = Auditing(
@@ -527,7 +530,7 @@ def test_an_outage_of_the_source_only_delays(status, caplog):
 
     found = audited(list(source), source, sink)
 
-    assert found.stale["extra"] == ["p7"]
+    assert found.ids("extra") == ["p7"]
     assert (found.done, found.undecided) == (30, {})
     assert "will be tried again" in caplog.text
 
@@ -545,7 +548,7 @@ def test_an_outage_between_the_two_readings_only_delays():
                 raise FetchError("no answer")
             return super().fetch(id, etag=etag)
 
-    assert audited(list(source), Failing(source), sink).stale["different"] == ["p7"]
+    assert audited(list(source), Failing(source), sink).ids("different") == ["p7"]
 
 
 def test_entities_that_are_broken_themselves_are_named_and_do_not_keep_the_others():
@@ -576,15 +579,16 @@ def test_an_entity_that_breaks_between_the_two_readings_is_not_judged():
     found = audited(list(source), Breaking(source), sink)
 
     assert found.undecided.keys() == {"p7"}
-    assert not found.ages
+    assert found.stale == {}
 
 
-def test_a_source_without_a_good_answer_is_given_up_in_the_end():
-    source, sink = FakeSource(), MemorySink()
-    source.fail("p1", status=500)
+def test_a_source_without_any_good_answer_is_waited_for():
+    source, sink = FakeSource(products(1)), MemorySink()
+    source.fail(times=50, status=500)
 
-    assert audited(["p1"], source, sink).undecided.keys() == {"p1"}
-    assert len(source.fetched) >= OTHER_TRIES
+    found = audited(["p1"], source, sink)
+
+    assert (found.ids("missing"), found.undecided) == (["p1"], {})
 
 
 def test_a_fetcher_that_breaks_its_contract_is_named():
@@ -594,9 +598,8 @@ def test_a_fetcher_that_breaks_its_contract_is_named():
 
     source, sink = filled(1)
 
-    found = audited(["p1"], Wrong(source), sink)
-
-    assert "must return Found or Gone" in found.undecided["p1"]
+    with pytest.raises(ConfigurationError, match="must return Found or Gone"):
+        audited(["p1"], Wrong(source), sink)
 
 
 class DownSink(MemorySink):
@@ -631,7 +634,7 @@ def test_an_outage_of_the_sink_only_delays(entities, caplog):
 
     found = audited(list(source.items() if entities else source), source, sink)
 
-    assert (found.done, found.undecided, found.ages) == (30, {}, [])
+    assert (found.done, found.undecided, found.stale) == (30, {}, {})
 
 
 def test_a_sink_that_is_down_while_it_names_its_ids_is_asked_again(caplog):
@@ -686,7 +689,7 @@ def test_an_id_that_failed_just_before_an_outage_ended_is_read_again():
 
     found = audited(["p2", "p1"], Down(source), sink, threads=1)
 
-    assert found.stale["different"] == ["p1"]
+    assert found.ids("different") == ["p1"]
 
 
 def test_an_error_of_the_listings_own_code_is_raised_in_the_end():
@@ -792,6 +795,22 @@ def test_a_stop_ends_a_run_that_waits_and_the_next_one_can_run():
     assert first.run().clean
 
 
+def test_a_stop_does_not_wait_for_a_sink_that_hangs():
+    hangs, never = threading.Event(), threading.Event()
+
+    class Hanging(MemorySink):
+        def ids(self, *, after=None, limit=1000):
+            hangs.set()
+            never.wait()
+            return super().ids(after=after, limit=limit)
+
+    first = audit([], FakeSource(), Hanging())
+    threading.Thread(target=lambda: hangs.wait(60) and first.stop(), daemon=True).start()
+    with pytest.raises(RuntimeError, match="the audit was stopped"):
+        first.run()
+    never.set()
+
+
 def test_progress_is_told_and_an_error_of_on_progress_is_logged(caplog):
     source, sink = filled(*range(10))
     told = []
@@ -810,10 +829,12 @@ def test_progress_is_told_and_an_error_of_on_progress_is_logged(caplog):
 
 def test_progress_says_how_long_the_rest_of_the_listing_will_take():
     told, found = [], Findings(total=100)
-    teller = AuditTeller(found, Throttle(), told.append)
+    throttle = Throttle()
+    throttle.waits_for("the source", FetchError("no answer"))
+    teller = Teller("audit", throttle, found.count, told.append)
     for done in (10, 20):
         found.done = done
-        teller.tell("no answer", last=True)
+        teller.tell(last=True)
 
     assert told[0].seconds_left is None
     assert told[1].seconds_left > 0

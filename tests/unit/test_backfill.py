@@ -22,6 +22,7 @@ from change_events._operations import filling
 from change_events._operations.backfill import Backfill
 from change_events._operations.listed import CHUNK
 from change_events._operations.progress import Speed
+from change_events._operations.rounds import Rounds
 from change_events._operations.state import LEASE, Kept, Owner, change_state, loaded
 from change_events._operations.sweep import Sweep
 from change_events._operations.throttle import Asked, Stopped, Throttle
@@ -537,6 +538,7 @@ def test_a_process_that_took_over_ends_the_first_one():
 
     with pytest.raises(AlreadyRunningError, match="process 7 on other"):
         fill(Pages(products(1), page), source, sink)
+    assert loaded(sink.state("backfill"))["owner"]["token"] == "other"
 
 
 def test_a_process_of_another_host_that_says_nothing_is_replaced_after_the_lease():
@@ -626,6 +628,21 @@ def test_progress_says_how_far_it_is_and_why_it_is_slow():
     last = told[-1]
     assert (last.phase, last.done, last.total) == ("done", 300, 300)
     assert str(last).startswith("300 of 300 ids")
+
+
+def test_progress_goes_on_counting_while_it_looks_at_what_is_not_listed(monkeypatch):
+    monkeypatch.setattr("change_events._operations.progress.TELL_EVERY", 0.0)
+    source, sink = FakeSource(products(*range(1500))), MemorySink()
+    for id, entity in source.items():
+        sink.apply(id, Found(entity), if_version=0)
+    told = []
+
+    fill(["p1", "p2"], source, sink, on_progress=told.append)
+
+    counted = [(each.phase, each.done, each.total) for each in told]
+    page = told[counted.index(("unlisted", 1000, None))]  # 2 listed, and a page without them
+    assert str(page).startswith("1,000 ids, now those that are not listed")
+    assert counted[-1] == ("done", 1500, 1500)
 
 
 def test_what_on_progress_raises_is_logged_and_the_backfill_goes_on(caplog):
@@ -785,6 +802,15 @@ def test_a_sink_that_returns_something_else_than_what_it_stored_is_refused(caplo
     assert cached(sink) == dict(source)  # it was looked at
 
 
+def test_a_source_that_is_down_is_waited_for_although_the_sink_can_name_no_ids():
+    source, sink = FakeSource(products(1)), Plain()
+    source.fail("p1", times=6, status=500)
+
+    report = fill(["p1"], source, sink)
+
+    assert (report.failed, report.outcomes) == (0, {Outcome.CREATED: 1})
+
+
 def test_a_source_that_does_not_answer_for_the_sample_is_asked_again():
     source, sink = FakeSource(products(1)), MemorySink()
     source.fail(times=3)
@@ -903,14 +929,12 @@ def test_a_sink_that_is_down_while_it_names_its_ids_only_delays():
     assert fill(["p1"], source, sink).unlisted == 0
 
 
-def sweep(source, sink, throttle, threads=1):
-    return Sweep(
-        source,
-        sink,
-        deletions=Deletions(Guard(), sink, source, lock=threading.Lock()),
-        throttle=throttle,
-        threads=threads,
-    )
+def looks(source, sink, throttle, *, on_tick=lambda: None):
+    """Return what looks at many ids, and what ends its threads."""
+    deletions = Deletions(Guard(), sink, source, lock=threading.Lock())
+    sweep = Sweep(source, sink, deletions=deletions, throttle=throttle)
+    rounds = Rounds(throttle, threads=1, sink=sink, on_tick=on_tick)
+    return lambda ids: rounds.work(ids, sweep.look, size=sweep.bulk_size), rounds.close
 
 
 def test_an_id_that_failed_just_before_a_long_outage_ended_is_looked_at():
@@ -927,9 +951,8 @@ def test_an_id_that_failed_just_before_a_long_outage_ended_is_looked_at():
     source, sink = Down({"good": {"id": "good"}, "p1": {"id": "p1"}}), MemorySink()
     sink.apply("good", Found({"id": "good"}), if_version=0)
 
-    done = sweep(source, sink, Throttle(pause=lambda failures, most: 0.0)).look(
-        ["p1"], on_tick=lambda: None
-    )
+    look, _ = looks(source, sink, Throttle(pause=lambda failures, most: 0.0))
+    done = look(["p1"])
 
     assert not isinstance(done["p1"], Exception)
 
@@ -945,9 +968,9 @@ def test_a_broken_id_on_each_page_does_not_stop_each_page_for_half_a_minute():
     source, sink = FakeSource(products(*range(50))), MemorySink()
     for n in range(0, 50, 10):
         source.fail(f"p{n}", status=500)
-    looks = sweep(source, sink, Counting())
+    look, _ = looks(source, sink, Counting())
     for n in range(0, 50, 10):
-        looks.look([f"p{m}" for m in range(n, n + 10)], on_tick=lambda: None)
+        look([f"p{m}" for m in range(n, n + 10)])
 
     assert sum(pauses) < 60  # 150 s for 5 pages: 25 hours for 3,000 of them
 
@@ -967,7 +990,8 @@ def test_a_bulk_get_that_fails_costs_no_pause():
             raise FetchError("404", status=404)
 
     source, sink = Bulk(products(*range(50))), MemorySink()
-    sweep(source, sink, Counting()).look(list(source), on_tick=lambda: None)
+    look, _ = looks(source, sink, Counting())
+    look(list(source))
 
     assert pauses == []  # a worker looks at each id alone at once; here each page waits 1 to 2 s
 
@@ -980,10 +1004,11 @@ def test_a_stop_ends_the_looks_of_many_and_the_pause_after_a_failure():
 
     throttle = Throttle()
     source = Stopping(products(1, 2))
+    look, _ = looks(source, MemorySink(), throttle)
     with pytest.raises(Stopped):
-        sweep(source, MemorySink(), throttle).look(["p1"], on_tick=lambda: None)
+        look(["p1"])
     with pytest.raises(Stopped):
-        sweep(source, MemorySink(), throttle).look(["p1", "p2"], on_tick=lambda: None)
+        look(["p1", "p2"])
     assert source.asked_many == []
 
 
@@ -1056,7 +1081,8 @@ def test_a_pause_after_a_failure_goes_on_with_ticks():
     source.fail(times=1)
     throttle = Throttle(pause=lambda failures, most: 0.01)
 
-    sweep(source, MemorySink(), throttle).look(["p1"], on_tick=lambda: ticks.append(1))
+    look, _ = looks(source, MemorySink(), throttle, on_tick=lambda: ticks.append(1))
+    look(["p1"])
 
     assert len(ticks) >= 3  # two rounds, and a pause
 
@@ -1073,11 +1099,11 @@ def test_looks_that_have_not_begun_when_it_is_stopped_do_not_begin():
         raise Stopped
 
     source = Slow(products(1, 2, 3))
-    looks = sweep(source, MemorySink(), Throttle())
+    look, close = looks(source, MemorySink(), Throttle(), on_tick=stop)
     with pytest.raises(Stopped):
-        looks.look(list(source), on_tick=stop)
+        look(list(source))
     gate.set()
-    looks.close()
+    close()
     wait_until(lambda: source.fetched == ["p1"])
 
 
@@ -1090,6 +1116,30 @@ def test_a_stop_does_not_wait_for_a_listing_that_hangs():
     first = backfill(Hanging(), FakeSource(), MemorySink())
     with pytest.raises(RuntimeError, match="was stopped"):
         first.run()
+
+
+@pytest.mark.parametrize("call", ["state", "set_state", "ids", "insert_many"])
+def test_a_stop_does_not_wait_for_a_sink_that_hangs(call):
+    hangs, never = threading.Event(), threading.Event()
+
+    class Hanging(MemorySink):
+        def __getattribute__(self, name):
+            if name == call and hung:
+                hangs.set()
+                never.wait()
+            return super().__getattribute__(name)
+
+    def page():
+        hung.append(True)
+        return products(1)
+
+    hung = []
+    first = backfill(Pages(page), FakeSource(products(1)), Hanging())
+    threading.Thread(target=lambda: hangs.wait(60) and first.stop(), daemon=True).start()
+    with pytest.raises(RuntimeError, match="was stopped"):
+        first.run()
+    assert hangs.is_set()
+    never.set()
 
 
 def test_a_listing_that_hangs_does_not_keep_the_process():

@@ -87,6 +87,8 @@ def test_an_idle_queue_is_healthy(make_worker, ask):
         "held",
         "in_flight",
         "synced",
+        "audit_stale",
+        "last_clean_audit",
     }
     assert worker.health() == STOPPED
 

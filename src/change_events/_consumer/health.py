@@ -44,6 +44,10 @@ class Health:
         held: The number of held events.
         in_flight: The number of looks that are running.
         synced: False until this process knows that the worker's `backfill` is complete.
+        audit_stale: How many ids the worker's audit knows to be wrong, up to a hundred. None: there
+            is no audit, or this process does not know yet.
+        last_clean_audit: Seconds since a pass of that audit ended and nothing was wrong, or, before
+            the first one, since the audit began; by the wall clocks of its processes.
     """
 
     alive: bool
@@ -54,6 +58,8 @@ class Health:
     held: int = 0
     in_flight: int = 0
     synced: bool = True
+    audit_stale: int | None = None
+    last_clean_audit: float | None = None
 
 
 NOT_RUNNING = Health(alive=False, ready=False, paused="not running")

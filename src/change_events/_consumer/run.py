@@ -30,7 +30,7 @@ from change_events._consumer.visibility import Visibility
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from change_events._consumer.guard import Guard
     from change_events._consumer.settings import Settings
@@ -52,7 +52,7 @@ class Run(Generic[T]):
     """
     One run of a worker, from its start to its stop. What comes in at `control` ends it, and so does
     an empty queue, if `until_empty` and nothing is held. The threads share `consumer`. `intake`,
-    `looks`, `acknowledgements` and `visibility` say what they do. `aside` has a thread of its own.
+    `looks`, `acknowledgements` and `visibility` say what they do. Each of `asides` has a thread.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class Run(Generic[T]):
         until_empty: bool = False,
         threads: Threads | None = None,
         backoff: Backoff = Backoff(),  # noqa: B008  # it is frozen
-        aside: Callable[[Looks[T], threading.Event], None] | None = None,
+        asides: Sequence[Callable[[Looks[T], threading.Event], None]] = (),
     ) -> None:
         threads = threads or Threads()
-        self._settings, self._control, self._aside = settings, control, aside
+        self._settings, self._control, self._asides = settings, control, asides
         self._crew = Crew(threads, on_death=control.put)
         self._stopping = threads.event()
         self._finished = threads.event()
@@ -197,7 +197,7 @@ class Run(Generic[T]):
                 "poll": [self._poll] + [self.intake.help] * helpers,
                 "guard": [share],
                 "measure": [self._measure] * self.looks.tally.meter.on,
-                "aside": [partial(self._aside, self.looks, self._stopping)] if self._aside else [],
+                "aside": [partial(each, self.looks, self._stopping) for each in self._asides],
                 # Started now: Python 3.12 starts no thread once the main thread has ended.
                 "finish": [self._finish],
             }

@@ -28,6 +28,13 @@ CALLS = (
 )
 """What a worker calls of a boto3 SQS client."""
 
+OPTIONAL = (
+    ("max_gets_per_second", 0.01, 10_000),
+    ("audit_per_minute", 0.01, 6_000),
+    ("audit_min_age", 0, 86_400),
+)
+"""Settings that can be None, and their ranges."""
+
 PREFETCH = 1000
 """Events that a worker holds by default, if its heartbeat can."""
 
@@ -66,6 +73,8 @@ class Settings(Generic[T]):
     metrics: Metrics | None = None
     health_address: tuple[str, int] | None = None
     backfill: Listing[T] | Iterable[str] | Iterable[tuple[str, T]] | None = None
+    audit_per_minute: float | None = None
+    audit_min_age: float | None = None
 
     @property
     def most_held(self) -> int:
@@ -83,8 +92,9 @@ class Settings(Generic[T]):
         if self.prefetch is not None:
             self._require_integer("prefetch", self.batch_size, self._most_prefetch())
         self._require("shutdown_timeout", 0, 3600)
-        if self.max_gets_per_second is not None:
-            self._require("max_gets_per_second", 0.01, 10_000)
+        for name, least, most in OPTIONAL:
+            if getattr(self, name) is not None:
+                self._require(name, least, most)
         self._require("max_deleted_share", 0, 1)
         self._require_integer("min_deleted", 1, WINDOW)
         for name in ("early_look", "verify_signatures", "allow_mass_deletion"):

@@ -5,9 +5,13 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from change_events._event import Outcome
 from change_events._meter import Meter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LOOKS = {outcome.value for outcome in Outcome} | {"failed", "too_early"}
 """The counts of looks. They are one metric, with the outcome as its label."""
@@ -38,6 +42,7 @@ class Stats:
         acknowledged: Deliveries deleted from the queue.
         ack_failures: Failed attempts to delete a delivery.
         held: Events in the worker's hands now.
+        audit_compared: Ids that `Worker(audit_per_minute=)` has compared with the source.
     """
 
     received: int = 0
@@ -56,6 +61,7 @@ class Stats:
     acknowledged: int = 0
     ack_failures: int = 0
     held: int = 0
+    audit_compared: int = 0
 
 
 class Tally:
@@ -70,6 +76,7 @@ class Tally:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._reported: Counter[str] = Counter()
+        self._gauges: dict[str, Callable[[], float | None]] = {}
 
     def add(self, name: str, number: int = 1) -> None:
         with self._lock:
@@ -78,6 +85,10 @@ class Tally:
     def set(self, name: str, number: int) -> None:
         with self._lock:
             self._counts[name] = number
+
+    def watch(self, name: str, value: Callable[[], float | None]) -> None:
+        """Report that gauge, too, unless it is None. Call it before there are threads."""
+        self._gauges[name] = value
 
     def read(self) -> Counter[str]:
         with self._lock:
@@ -90,6 +101,9 @@ class Tally:
             new = counts - self._reported
             self._reported = counts
         self.meter.gauge("held", counts["held"])
+        for name, read in self._gauges.items():
+            if (value := read()) is not None:
+                self.meter.gauge(name, value)
         for name, number in new.items():
             if name in LOOKS:
                 self.meter.count("looks", number, outcome=name)

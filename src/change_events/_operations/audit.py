@@ -9,29 +9,36 @@ import secrets
 import threading
 import time
 from collections import Counter
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from change_events._consumer.by_hand import guarded_look
 from change_events._consumer.deletions import Deletions
 from change_events._consumer.guard import Guard
-from change_events._consumer.log import log
 from change_events._consumer.settings import require_fetcher, require_sink
 from change_events._operations.audit_report import SHOWN, AuditReport, RepairReport, rates
-from change_events._operations.auditing import KINDS, SUSPECTS, Auditing, Findings, Sample
-from change_events._operations.progress import LOG_EVERY, TELL_EVERY, Progress, Speed
+from change_events._operations.auditing import SUSPECTS, Auditing, Sample
+from change_events._operations.comparing import KINDS, Findings
+from change_events._operations.patience import patiently
+from change_events._operations.progress import Progress, Teller
 from change_events._operations.reading import Pages
-from change_events._operations.rounds import Rounds, patiently
+from change_events._operations.rounds import Rounds
 from change_events._operations.sides import Sides, bodies_of
 from change_events._operations.state import change_state, loaded
-from change_events._operations.throttle import LISTING, SINK, Stopped, Throttle, checked_rate
+from change_events._operations.stopping import Stoppable
+from change_events._operations.throttle import (
+    SINK,
+    Throttle,
+    checked_rate,
+    checked_threads,
+)
 from change_events._source.listing import listing_of
 from change_events._text import printable
 from change_events.exceptions import ConfigurationError
 from change_events.typing import EnumerableSink, StatefulSink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from change_events._event import Outcome
     from change_events.typing import Fetcher, Listing, Sink
@@ -75,7 +82,8 @@ class Audit(Generic[T]):
         threads: How many reads run at once.
         max_gets_per_second: How many GETs to send to the source and the listing, evenly spread. A
             GET of many ids counts as one. None: no limit.
-        on_progress: Called about once a second. None: the progress is logged every 5 seconds.
+        on_progress: Called about once a second, in a thread of the audit. None: the progress is
+            logged every 5 seconds.
 
     Raises:
         ConfigurationError: A value is out of its range, or not what the audit needs.
@@ -97,17 +105,14 @@ class Audit(Generic[T]):
         require_sink(sink)
         if not 0 <= min_age < math.inf:
             raise ConfigurationError(f"min_age must be 0 or more, not {min_age!r}")
-        if not 1 <= threads <= 256:
-            raise ConfigurationError(f"threads must be from 1 to 256, not {threads!r}")
         self._listing = listing_of(listing)
         self._fetcher = fetcher
         self._sink = sink
         self._min_age = min_age
         self._read = read
-        self._threads = threads
-        self._rate = checked_rate(max_gets_per_second)
+        self._threads = checked_threads(threads)
         self._on_progress = on_progress
-        self._throttle = Throttle()
+        self._runs = Stoppable(checked_rate(max_gets_per_second), "the audit was stopped")
 
     def run(self, *, sample: int | None = None) -> AuditReport:
         """
@@ -128,57 +133,51 @@ class Audit(Generic[T]):
         """
         if sample is not None and sample < 1:
             raise ConfigurationError(f"sample must be 1 or more, or None, not {sample!r}")
-        with self._stoppable() as throttle:
-            began = time.monotonic()
-            found = Findings()
-            teller = AuditTeller(found, throttle, self._on_progress)
-            rounds = Rounds(throttle, threads=self._threads, on_tick=teller.tell)
-            pages = Pages(self._listing, throttle=throttle, awaited=rounds.awaited)
-            try:
-                bodies = patiently(
-                    lambda: bodies_of(self._sink, self._read), throttle=throttle, what=SINK
-                )
-                sides = Sides(self._fetcher, self._sink, bodies=bodies, throttle=throttle)
-                auditing = Auditing(
-                    pages,
-                    sides=sides,
-                    sink=self._sink,
-                    rounds=rounds,
-                    throttle=throttle,
-                    min_age=self._min_age,
-                    found=found,
-                )
-                chosen = None if sample is None else Sample(sample, secrets.token_bytes(8))
-                for seconds in auditing.steps(chosen):
-                    rounds.wait(seconds, SUSPECTS)
-                    rounds.tick()
-            finally:
-                pages.close()
-                rounds.close()
-            teller.tell(None, last=True)
-            report = self._report(found, sides, sample, time.monotonic() - began)
-            return patiently(lambda: keep(report, self._sink), throttle=throttle, what=SINK)
+        return self._runs.run(lambda throttle: self._audit(throttle, sample))
+
+    def _audit(self, throttle: Throttle, sample: int | None) -> AuditReport:
+        began = time.monotonic()
+        found = Findings()
+        teller = Teller("audit", throttle, found.count, self._on_progress)
+        rounds = Rounds(throttle, threads=self._threads, sink=self._sink, on_tick=teller.tell)
+        pages = Pages(self._listing, throttle=throttle, awaited=rounds.awaited)
+        try:
+            bodies = patiently(
+                lambda: bodies_of(self._sink, self._read), throttle=throttle, what=SINK
+            )
+            sides = Sides(self._fetcher, self._sink, bodies=bodies, throttle=throttle)
+            auditing = Auditing(
+                pages,
+                sides=sides,
+                sink=self._sink,
+                rounds=rounds,
+                throttle=throttle,
+                min_age=self._min_age,
+                found=found,
+            )
+            chosen = None if sample is None else Sample(sample, secrets.token_bytes(8))
+            for seconds in auditing.steps(chosen):
+                rounds.wait(seconds, SUSPECTS)
+                rounds.tick()
+        finally:
+            pages.close()
+            rounds.close()
+        teller.tell(last=True)
+        report = self._report(found, sides, sample, time.monotonic() - began)
+        return patiently(lambda: keep(report, self._sink), throttle=throttle, what=SINK)
 
     def stop(self) -> None:
-        """Ask the run, or a repair, to stop, from any thread or signal handler, without waiting."""
-        self._throttle.stopping.set()
-
-    @contextmanager
-    def _stoppable(self) -> Iterator[Throttle]:
-        throttle = self._throttle
-        throttle.set_rate(self._rate)
-        try:
-            yield throttle
-        except Stopped:
-            raise RuntimeError("the audit was stopped") from None
-        finally:
-            throttle.stopping.set()  # for its threads
-            self._throttle = Throttle()
+        """
+        Ask the run, or a repair, to stop, from any thread or signal handler, without waiting. It
+        ends within a few seconds, even if the source, the listing or the sink hangs.
+        """
+        self._runs.stop()
 
     def _report(
         self, found: Findings, sides: Sides[T], sample: int | None, seconds: float
     ) -> AuditReport:
-        missing, extra, different = (found.stale[kind] for kind in KINDS)
+        missing, extra, different = map(found.ids, KINDS)
+        ages = [stale.age for stale in found.stale.values()]
         compared = found.done - len(found.undecided)
         return AuditReport(
             compared=compared,
@@ -191,40 +190,43 @@ class Audit(Generic[T]):
             missing_ids=missing[:SHOWN],
             extra_ids=extra[:SHOWN],
             different_ids=different[:SHOWN],
-            reasons=dict(found.reasons.most_common()),
-            wrong_for=min(found.ages, default=0.0),
+            reasons=dict(Counter(stale.why for stale in found.stale.values()).most_common()),
+            wrong_for=min(ages, default=0.0),
             cleared=found.cleared,
             undecided=len(found.undecided),
             undecided_ids=dict(list(found.undecided.items())[:SHOWN]),
-            rates=rates(found.ages, compared),
+            rates=rates(ages, compared),
             seconds=seconds,
-            repairing=lambda allow: self._repaired([*missing, *extra, *different], allow=allow),
+            repairing=lambda allow: self._runs.run(
+                lambda throttle: self._repaired(
+                    [*missing, *extra, *different], throttle, allow=allow
+                )
+            ),
         )
 
-    def _repaired(self, ids: Sequence[str], *, allow: bool) -> RepairReport:
+    def _repaired(self, ids: Sequence[str], throttle: Throttle, *, allow: bool) -> RepairReport:
         deletions = Deletions(Guard(on=not allow), self._sink, self._fetcher, lock=threading.Lock())
-        with self._stoppable() as throttle:
-            rounds = Rounds(throttle, threads=self._threads, on_tick=lambda _: None)
+        rounds = Rounds(throttle, threads=self._threads, sink=self._sink, on_tick=lambda: None)
 
-            def look(ids: Sequence[str]) -> Mapping[str, Outcome | Exception]:
-                (id,) = ids
-                throttle.before_get()
-                return {
-                    id: guarded_look(
-                        id,
-                        fetcher=self._fetcher,
-                        sink=self._sink,
-                        deletions=deletions,
-                        force=True,
-                    )
-                }
+        def look(ids: Sequence[str]) -> Mapping[str, Outcome | Exception]:
+            (id,) = ids
+            throttle.before_get()
+            return {
+                id: guarded_look(
+                    id,
+                    fetcher=self._fetcher,
+                    sink=self._sink,
+                    deletions=deletions,
+                    force=True,
+                )
+            }
 
-            try:
-                results = rounds.work(ids, look)
-            finally:
-                rounds.close()
-                with suppress(Exception):  # then the next deletion stores it
-                    deletions.keep(at_least=1)
+        try:
+            results = rounds.work(ids, look)
+        finally:
+            rounds.close()
+            with suppress(Exception):  # then the next deletion stores it
+                deletions.keep(at_least=1)
         done = [each for each in results.values() if not isinstance(each, Exception)]
         return RepairReport(
             outcomes=Counter(done),
@@ -266,47 +268,3 @@ def keep(report: AuditReport, sink: object) -> AuditReport:
 
     change_state(sink, STATE, kept)
     return report
-
-
-class AuditTeller:
-    """What is told of the progress."""
-
-    def __init__(
-        self, found: Findings, throttle: Throttle, on_progress: Callable[[Progress], object] | None
-    ) -> None:
-        self._found = found
-        self._throttle = throttle
-        self._on_progress = on_progress
-        self._every = LOG_EVERY if on_progress is None else TELL_EVERY
-        self._next = time.monotonic() + self._every
-        self._speed = Speed()
-
-    def tell(self, problem: str | None, *, last: bool = False) -> None:
-        """Tell it, if it is time."""
-        now = time.monotonic()
-        if now < self._next and not last:
-            return
-        self._next = now + self._every
-        progress = self._progress(now, problem)
-        if self._on_progress is None:
-            log.info("audit: %s", printable(progress), extra={"action": "audit"})
-            return
-        try:
-            self._on_progress(progress)
-        except Exception:  # the user's; the audit goes on
-            log.exception("on_progress failed", extra={"action": "audit"})
-
-    def _progress(self, now: float, problem: str | None) -> Progress:
-        found, spent = self._found, self._throttle.take_spent()
-        speed = self._speed.at(now, found.done)
-        left = None
-        if found.total is not None and speed and found.phase == "listing":
-            left = max(0.0, (found.total - found.done) / speed)
-        return Progress(
-            phase=found.phase,
-            done=found.done,
-            total=found.total,
-            per_second=speed,
-            seconds_left=left,
-            slow=problem or max(spent, key=lambda what: spent[what], default=LISTING),
-        )

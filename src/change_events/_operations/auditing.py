@@ -1,27 +1,19 @@
-"""
-One pass of an audit.
-
-An id whose two sides differ is only a suspect: the cache can be late. It is read again after
-`min_age`, and counts as wrong only if neither side has changed meanwhile. All suspects wait at the
-same time.
-"""
+"""One pass of an audit."""
 
 from __future__ import annotations
 
 import heapq
 import time
 from array import array
-from bisect import bisect_left
-from collections import Counter
-from dataclasses import dataclass, field
-from hashlib import blake2b
 from itertools import groupby
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from change_events._operations.rounds import TRIES, patiently
+from change_events._operations.comparing import Comparing, Findings
+from change_events._operations.listed import hash_of, is_in
+from change_events._operations.patience import patiently
+from change_events._operations.rounds import TRIES
 from change_events._operations.sides import side_of
 from change_events._operations.throttle import SINK
-from change_events._text import printable
 from change_events.exceptions import ListingError
 from change_events.typing import EnumerableSink
 
@@ -47,44 +39,6 @@ REFUSED = 20
 Listed ids that the source must not know, or have otherwise than they are listed, and more than
 half, until the listing is refused. If there are fewer, three, and all.
 """
-
-MISSING, EXTRA, DIFFERENT = KINDS = ("missing", "extra", "different")
-
-
-@dataclass
-class Findings:
-    """
-    What a pass has found so far.
-
-    Attributes:
-        phase: `listing`, `unlisted`, or `suspects` while it waits for the second readings.
-        done: How many ids were read, those that are suspects included.
-        total: How many are listed, if the listing says so.
-        stale: The ids that are wrong, by kind.
-        ages: For how many seconds each of them has been wrong at least.
-        reasons: How many of them are wrong because of what.
-        cleared: How many suspects were right, or changed.
-        undecided: The ids that could not be compared, and why.
-    """
-
-    phase: str = "listing"
-    done: int = 0
-    total: int | None = None
-    stale: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
-    ages: list[float] = field(default_factory=list)
-    reasons: Counter[str] = field(default_factory=Counter)
-    cleared: int = 0
-    undecided: dict[str, str] = field(default_factory=dict)
-
-    def judge(self, id: str, first: Reading, second: Reading) -> None:
-        """Decide about a suspect."""
-        if not first.confirmed_by(second):
-            self.cleared += 1
-            return
-        kind = EXTRA if not second.source.has else DIFFERENT if second.cached.has else MISSING
-        self.stale[kind].append(id)
-        self.ages.append(second.cache_at - first.source_at)
-        self.reasons[why(second)] += 1
 
 
 class Auditing(Generic[T]):
@@ -119,11 +73,10 @@ class Auditing(Generic[T]):
         self._ids = sink if isinstance(sink, EnumerableSink) else None
         self._rounds = rounds
         self._throttle = throttle
-        self._min_age = min_age
-        self._clock = clock
-        self._suspects: dict[str, Reading] = {}
-        self._again: list[str] = []
         self._doubts = _Doubts(pages)
+        self._comparing = Comparing(
+            sides=sides, rounds=rounds, min_age=min_age, found=found, clock=clock
+        )
         self.found = found
 
     def steps(self, sample: Sample | None = None) -> Iterator[float]:
@@ -138,14 +91,13 @@ class Auditing(Generic[T]):
             Stopped: Somebody asked to stop.
         """
         for _ in self._walked() if sample is None else self._sampled(sample):
-            self._read_due()
+            self._comparing.read_due()
             yield 0.0
-        self._read(self._again, tries=TRIES)
-        self.found.phase = "suspects"
-        while self._suspects:
-            first = next(iter(self._suspects.values()))
-            yield max(0.0, first.source_at + self._min_age - self._clock())
-            self._read_due()
+        self._comparing.read(self._comparing.again, tries=TRIES)
+        self.found.phase, self.found.total = "suspects", self.found.done
+        while self._comparing.suspects:
+            yield self._comparing.seconds_left
+            self._comparing.read_due()
 
     # First readings
 
@@ -153,16 +105,16 @@ class Auditing(Generic[T]):
         listed = array("Q")
         for page in self._pages:
             ids = list(dict.fromkeys(page.ids))
-            listed.extend(map(_hash, ids))
+            listed.extend(map(hash_of, ids))
             self.found.total = page.total
             self._compare(ids, page.found or {})
             yield
         self._doubts.check(last=True)
         ordered = array("Q", (each for each, _ in groupby(sorted(listed))))
         self.found.done -= len(listed) - len(ordered)  # what was listed twice
-        self.found.phase = "unlisted"
+        self.found.phase, self.found.total = "unlisted", None
         for ids in self._cached_ids():
-            self._read([id for id in ids if not _is_in(ordered, id)])
+            self._comparing.read([id for id in ids if not is_in(ordered, id)])
             yield
 
     def _sampled(self, sample: Sample) -> Iterator[None]:
@@ -178,7 +130,7 @@ class Auditing(Generic[T]):
             self._compare(listed[at : at + CHUNK], {})
             yield
         self._doubts.check(last=True)
-        self._read(rest)
+        self._comparing.read(rest)
         yield
 
     def _cached_ids(self) -> Iterator[list[str]]:
@@ -206,52 +158,9 @@ class Auditing(Generic[T]):
         right = {id for id, differs in compared.items() if differs is False}
         self.found.done += len(right)
         self._doubts.listed += len(ids)
-        for id, reading in self._read([id for id in ids if id not in right]).items():
+        for id, reading in self._comparing.read([id for id in ids if id not in right]).items():
             self._doubts.add(reading, found.get(id))
         self._doubts.check()
-
-    def _read(self, ids: Sequence[str], *, tries: int = 1) -> Mapping[str, Reading]:
-        """Read both sides for the first time; return what could be read."""
-        size, results = self._sides.bulk_size, {}
-        for id, reading in self._rounds.work(
-            ids, self._sides.first, size=size, tries=tries
-        ).items():
-            if not isinstance(reading, Exception):
-                results[id] = reading
-                self._judge_first(id, reading)
-            elif tries == 1:  # it must not keep the others waiting
-                self._again.append(id)
-            else:
-                self._give_up(id, printable(reading, 300))
-        return results
-
-    def _judge_first(self, id: str, reading: Reading) -> None:
-        self.found.done += 1
-        if reading.differs is None:
-            self._give_up(id, NO_DIGEST)
-        elif reading.differs:
-            self._suspects[id] = reading
-
-    def _give_up(self, id: str, why: str) -> None:
-        self.found.undecided[id] = why
-
-    # Second readings
-
-    def _read_due(self) -> None:
-        """Read those suspects again that have waited for long enough."""
-        now, due = self._clock(), []
-        for id, first in self._suspects.items():
-            if first.source_at + self._min_age > now:
-                break
-            due.append(id)
-        for id, second in self._rounds.work(
-            due, self._sides.second, size=self._sides.bulk_size
-        ).items():
-            first = self._suspects.pop(id)
-            if isinstance(second, Exception):
-                self._give_up(id, printable(second, 300))
-            else:
-                self.found.judge(id, first, second)
 
 
 class Sample:
@@ -274,7 +183,7 @@ class Sample:
         """Add ids."""
         for id in ids:
             if id not in self._chosen:
-                item = (-_hash(id, self._salt), id)
+                item = (-hash_of(id, self._salt), id)
                 if len(self._heap) < self._number:
                     heapq.heappush(self._heap, item)
                 else:
@@ -331,32 +240,3 @@ class _Doubts:
         return (number >= REFUSED and number > self.listed / 2) or (
             last and number >= 3 and number == self.listed
         )
-
-
-NO_DIGEST = "there is no digest to compare: give the audit read="
-
-
-def why(reading: Reading) -> str:
-    """Return why an entry can be wrong, as far as both sides show it."""
-    entry, cached = reading.entry, reading.cached
-    if not cached.has:
-        if entry.present:
-            return "counted as cached, and not there: deleted by hand"
-        if entry.version:
-            return "a tombstone: created again and never announced, or deleted by hand"
-        return "never looked at: never announced, or its row was deleted by hand"
-    if entry.digest is None:
-        return "a row without a digest: inserted by hand, or stored under another revision"
-    if isinstance(cached.mark, str) and cached.mark != entry.digest:
-        return "not what a look has stored: changed by hand"
-    return "changed at the source and never announced"
-
-
-def _hash(id: str, salt: bytes = b"") -> int:
-    return int.from_bytes(blake2b(id.encode(), digest_size=8, salt=salt).digest(), "big")
-
-
-def _is_in(ordered: array[int], id: str) -> bool:
-    hashed = _hash(id)
-    at = bisect_left(ordered, hashed)
-    return at < len(ordered) and ordered[at] == hashed

@@ -11,14 +11,15 @@ from change_events._consumer.deletions import Deletions
 from change_events._consumer.guard import Guard
 from change_events._operations.filling import fill
 from change_events._operations.state import change_state, loaded, stateful
-from change_events._operations.throttle import CONTROL, Stopped, Throttle, checked_rate
+from change_events._operations.stopping import Stoppable
+from change_events._operations.throttle import CONTROL, checked_rate, checked_threads
 from change_events._source.listing import listing_of
-from change_events.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from change_events._operations.progress import BackfillReport, Progress
+    from change_events._operations.throttle import Throttle
     from change_events.typing import Fetcher, Listing, Sink, StatefulSink
 
 T = TypeVar("T")
@@ -41,7 +42,8 @@ class Backfill(Generic[T]):
         max_gets_per_second: How many GETs of looks to send to the source, evenly spread. A GET of
             many ids counts as one. None: no limit.
         allow_mass_deletion: Refuse no deletion.
-        on_progress: Called about once a second. None: the progress is logged every 5 seconds.
+        on_progress: Called about once a second, in a thread of the backfill. None: the progress is
+            logged every 5 seconds.
 
     Raises:
         ConfigurationError: A value is out of its range, or not what the backfill needs.
@@ -62,10 +64,10 @@ class Backfill(Generic[T]):
         self._state: StatefulSink = stateful(sink)
         self._fetcher = fetcher
         self._sink = sink
-        if not 1 <= threads <= 256:
-            raise ConfigurationError(f"threads must be from 1 to 256, not {threads!r}")
-        self._threads = threads
-        self._throttle = Throttle(checked_rate(max_gets_per_second))
+        self._threads = checked_threads(threads)
+        self._runs = Stoppable(
+            checked_rate(max_gets_per_second), "the backfill was stopped; run it again to go on"
+        )
         self._guard = Guard(on=not allow_mass_deletion)
         self._on_progress = on_progress
 
@@ -88,6 +90,9 @@ class Backfill(Generic[T]):
             MassDeletionError: Too many cached entities seem to be gone.
             RuntimeError: `stop` was called. The next run goes on.
         """
+        return self._runs.run(lambda throttle: self._fill(throttle, restart=restart))
+
+    def _fill(self, throttle: Throttle, *, restart: bool) -> BackfillReport:
         deletions = Deletions(self._guard, self._sink, self._fetcher, lock=threading.Lock())
         deletions.learn()
         try:
@@ -96,21 +101,21 @@ class Backfill(Generic[T]):
                 fetcher=self._fetcher,
                 sink=self._sink,
                 deletions=deletions,
-                throttle=self._throttle,
+                throttle=throttle,
                 threads=self._threads,
                 on_progress=self._on_progress,
                 restart=restart,
             )
-        except Stopped:
-            self._throttle.stopping.clear()
-            raise RuntimeError("the backfill was stopped; run it again to go on") from None
         finally:
             with contextlib.suppress(Exception):  # then the next deletion is counted alone
                 deletions.keep(at_least=1)
 
     def stop(self) -> None:
-        """Ask the run to stop, from any thread or signal handler, without waiting."""
-        self._throttle.stopping.set()
+        """
+        Ask the run to stop, from any thread or signal handler, without waiting. It ends within a
+        few seconds, even if the source, the listing or the sink hangs.
+        """
+        self._runs.stop()
 
     def pause(self) -> None:
         """Send no more GETs, in any process and after a restart, too, until `resume`."""
@@ -124,7 +129,7 @@ class Backfill(Generic[T]):
     def max_gets_per_second(self) -> float | None:
         """How many GETs to send. Set, it holds in any process until the backfill is complete."""
         asked = loaded(self._state.state(CONTROL))
-        return cast("float | None", asked.get("rate", self._throttle.rate))
+        return cast("float | None", asked.get("rate", self._runs.rate))
 
     @max_gets_per_second.setter
     def max_gets_per_second(self, per_second: float | None) -> None:

@@ -1,98 +1,52 @@
-"""A worker's own backfill, beside its looks."""
+"""What a worker does beside its looks: its backfill, and its audit."""
 
 from __future__ import annotations
 
-import contextlib
-import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from change_events._consumer.backoff import MAX_PAUSE, pause_after
-from change_events._consumer.log import log
-from change_events._operations.filling import fill, is_filled
-from change_events._operations.state import stateful
-from change_events._operations.throttle import Stopped, Throttle
-from change_events._source.listing import listing_of
-from change_events._text import printable
-from change_events.exceptions import AlreadyRunningError, MassDeletionError
+from change_events._operations.own_audit import OwnAudit
+from change_events._operations.own_backfill import OwnBackfill
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Callable, Sequence
 
+    from change_events._consumer.health import Health
     from change_events._consumer.looks import Looks
     from change_events._consumer.settings import Settings
+    from change_events._consumer.stats import Tally
 
 T = TypeVar("T")
-
-SHARE = 4
-"""A backfill has as many threads as a fourth of the worker's."""
 
 
 class Beside(Generic[T]):
     """
-    Fills a worker's cache once, whichever of its processes does it.
-
-    Args:
-        settings: The worker's.
-
-    Attributes:
-        known: True once this process knows that the backfill is complete. Nobody waits for the sink
-            to learn it.
+    What a worker's settings ask for beside its looks.
 
     Raises:
-        ConfigurationError: The sink keeps no state, or the listing is not one.
+        ConfigurationError: The sink can't do that, or the listing is not one.
     """
 
-    def __init__(self, settings: Settings[T]) -> None:
-        self._settings = settings
-        self._listing = listing_of(settings.backfill)
-        self._state = stateful(settings.sink)
-        self.known = False
+    def __init__(self, settings: Settings[T], tally: Tally) -> None:
+        self._backfill = None if settings.backfill is None else OwnBackfill(settings)
+        self._audit = None
+        if settings.audit_per_minute is not None:
+            self._audit = OwnAudit(settings, tally, self._backfill)
+
+    def work(self) -> Sequence[Callable[[Looks[T], threading.Event], None]]:
+        """Return what to do, each in a thread of its own, until the event is set."""
+        return [each.work for each in (self._backfill, self._audit) if each is not None]
 
     @property
     def synced(self) -> bool:
-        """True once the backfill is complete. What the sink raises counts as "not yet"."""
-        if not self.known:
-            with contextlib.suppress(Exception):  # the sink is down
-                self.known = is_filled(self._state, self._listing)
-        return self.known
+        """False until the backfill is complete, as the sink says; without one, True."""
+        return self._backfill is None or self._backfill.synced
 
-    def work(self, looks: Looks[T], stopping: threading.Event) -> None:
-        """Fill the cache, unless that was done. Try again until it is done, or `stopping`."""
-
-        def may_begin(waited: float) -> float:
-            with looks.consumer as desk:
-                return desk.begin_aside(time.monotonic(), waited)
-
-        failures = 0
-        while not stopping.is_set() and not self.synced:
-            throttle = Throttle(may_begin=may_begin, stopping=stopping)
-            try:
-                report = fill(
-                    self._listing,
-                    fetcher=self._settings.fetcher,
-                    sink=self._settings.sink,
-                    deletions=looks.deletions,
-                    throttle=throttle,
-                    threads=max(1, self._settings.threads // SHARE),
-                )
-            except Stopped:
-                return
-            except AlreadyRunningError as error:
-                log.debug("%s", printable(error), extra={"action": "backfill"})
-                stopping.wait(MAX_PAUSE / 10)
-            except MassDeletionError:  # logged; once it may go on, the next look finds out
-                with looks.consumer as desk:
-                    desk.changed()
-                stopping.wait(1.0)
-            except Exception as error:  # a wrong listing must not end the worker
-                failures += 1
-                pause = pause_after(failures, MAX_PAUSE)
-                log.error(  # the error says what to do
-                    "the backfill failed, and will be tried again in %.0f s: %s",
-                    pause,
-                    printable(error),
-                    extra={"action": "backfill"},
-                )
-                stopping.wait(pause)
-            else:
-                log.info("the cache is filled: %s", printable(report), extra={"action": "filled"})
+    def health(self, health: Health) -> Health:
+        """Add what is known to a worker's health. The sink is not asked."""
+        health = replace(health, synced=self._backfill is None or self._backfill.known)
+        if self._audit is None:
+            return health
+        stale, since_clean = self._audit.stale, self._audit.since_clean
+        return replace(health, audit_stale=stale, last_clean_audit=since_clean)

@@ -29,7 +29,7 @@ from change_events._consumer.settings import (
 from change_events._event import DEFAULT_SETTLE
 from change_events._operations.letter_looks import LetterLooks, due_of
 from change_events._operations.letters import CALLERS, WAIT, Hand, Letter
-from change_events._operations.team import StoppedError, in_threads
+from change_events._operations.pool import StoppedError, in_threads
 from change_events._text import printable
 from change_events.exceptions import ConfigurationError, DecodeError, FetchError
 

@@ -12,38 +12,31 @@ page that it had not finished.
 
 from __future__ import annotations
 
-import contextlib
-import math
 from collections import Counter
-from concurrent.futures import wait
-from functools import partial
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from change_events._consumer.log import log
 from change_events._event import Found, Gone, Outcome
-from change_events._operations.listed import Listed
-from change_events._operations.pages import checked_page, digest_of, insert_many, with_digest
-from change_events._operations.pool import Pool
-from change_events._operations.progress import Teller
+from change_events._operations.listed import Listed, is_in
+from change_events._operations.pages import digest_of, insert_many, with_digest
+from change_events._operations.patience import patiently
+from change_events._operations.progress import BackfillReport, Count, Teller
+from change_events._operations.reading import Pages
+from change_events._operations.rounds import Rounds
 from change_events._operations.state import Kept, stateful
 from change_events._operations.sweep import Sweep
-from change_events._operations.throttle import LISTING, SINK, SOURCE, TICK, Asked, Stopped
+from change_events._operations.throttle import SINK, SOURCE, Asked, Stopped
 from change_events._text import printable
-from change_events.exceptions import (
-    AlreadyRunningError,
-    ConfigurationError,
-    FetchError,
-    ListingError,
-)
+from change_events.exceptions import ListingError
 from change_events.typing import EnumerableSink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from concurrent.futures import Future
 
     from change_events._consumer.deletions import Deletions
     from change_events._event import Page
-    from change_events._operations.progress import BackfillReport, Progress
+    from change_events._operations.progress import Progress
     from change_events._operations.throttle import Throttle
     from change_events.typing import Fetcher, Listing, Sink, StatefulSink
 
@@ -65,9 +58,6 @@ SAMPLE = 3
 UNKNOWN = 20
 """Listed ids that the source must not know, and more than half, until the listing is refused."""
 
-TRIES = 5
-"""Failures after which an error of the listing is raised that is not a `FetchError`."""
-
 UNLISTED_PAGE = 1000
 """Cached ids that are read from the sink at once."""
 
@@ -82,6 +72,7 @@ class Filling(Generic[T]):
         sink: The cache.
         sweep: Looks at ids.
         throttle: When to wait, and to stop.
+        threads: How many looks run at once.
         kept: What was done, and is kept in the sink.
         on_progress: Called about once a second.
     """
@@ -94,6 +85,7 @@ class Filling(Generic[T]):
         sink: Sink[T],
         sweep: Sweep[T],
         throttle: Throttle,
+        threads: int,
         kept: Kept,
         on_progress: Callable[[Progress], object] | None,
     ) -> None:
@@ -104,15 +96,13 @@ class Filling(Generic[T]):
         self._throttle = throttle
         self._kept = kept
         self._listed = Listed(kept)
-        self._told = Teller(throttle, kept, on_progress)
+        self._told = Teller("backfill", throttle, self._count, on_progress)
         self._control = Asked(throttle, kept.sink)
-        self._reader = Pool(2, "listing")  # a sample must not wait for the next page
-        self._cursors: set[str] = set()
+        self._rounds = Rounds(throttle, threads=threads, sink=sink, on_tick=self.tick)
 
     def close(self) -> None:
         """End the threads, once what is under way is over. It does not wait for that."""
-        self._reader.close()
-        self._sweep.close()
+        self._rounds.close()
 
     def work(self) -> BackfillReport:
         """Do what is left."""
@@ -122,67 +112,55 @@ class Filling(Generic[T]):
         if isinstance(self._sink, EnumerableSink):
             self._look_at_unlisted(self._sink)
         self._save(phase="done")
-        self._patiently(self._control.clear, SINK)
+        self._patiently(self._control.clear)
         self._told.tell(last=True)
-        return self._told.report()
+        values = self._kept.values
+        return BackfillReport(
+            pages=values["pages"],
+            listed=values["listed"],
+            stored=values["stored"],
+            outcomes={Outcome(name): number for name, number in values["outcomes"].items()},
+            unlisted=values["unlisted"],
+            failed=values["failed"],
+            failed_ids=values["failed_ids"],
+        )
+
+    def _count(self) -> Count:
+        values = self._kept.values
+        phase, done = values["phase"], values["listed"] + (values["unlisted"] or 0)
+        return Count(phase, done, {"listing": values["total"], "unlisted": None}.get(phase, done))
 
     def tick(self) -> None:
         """Tell how far it is, show that the work goes on, and learn what somebody asks for."""
         if self._throttle.stopping.is_set():
             raise Stopped
         self._control.ask()
-        self._told.tell(problem=self._sweep.problem)
+        self._told.tell()
         self._kept.beat(BEAT)
 
     # Listed ids
 
     def _list(self) -> None:
-        values = self._kept.values
-        reading = self._read_ahead(values["cursor"])
-        while True:
-            page = self._awaited(reading)
-            more = page.cursor is not None
-            if more:
-                reading = self._read_ahead(page.cursor)  # while this one is stored
-            if not values["pages"]:
-                self._check_sample(page)
-            stored = self._store(page)
-            self._look([id for id in page.ids if id not in stored])
-            self._listed.add(page.ids)
-            self._save(
-                phase="listing" if more else "unlisted",
-                cursor=page.cursor,
-                pages=values["pages"] + 1,
-                listed=values["listed"] + len(page.ids),
-                stored=values["stored"] + len(stored),
-                total=page.total,
-            )
-            self.tick()
-            if not more:
-                return
-
-    def _read_ahead(self, cursor: str | None) -> Future[Page[T]]:
-        if cursor is not None:
-            if cursor in self._cursors:
-                raise ListingError(
-                    f"{self._listing!r} loops: the page {printable(cursor, 200)!r} comes again"
+        values, throttle = self._kept.values, self._throttle
+        awaited, start = self._rounds.awaited, values["cursor"]
+        with closing(
+            Pages(self._listing, throttle=throttle, awaited=awaited, start=start)
+        ) as pages:
+            for page in pages:
+                if not values["pages"]:
+                    self._check_sample(page)
+                stored = self._store(page)
+                self._look([id for id in page.ids if id not in stored])
+                self._listed.add(page.ids)
+                self._save(
+                    phase="unlisted" if page.cursor is None else "listing",
+                    cursor=page.cursor,
+                    pages=values["pages"] + 1,
+                    listed=values["listed"] + len(page.ids),
+                    stored=values["stored"] + len(stored),
+                    total=page.total,
                 )
-            self._cursors.add(cursor)
-        return self._reader.submit(self._read, cursor)
-
-    def _read(self, cursor: str | None) -> Page[T]:
-        """Read a page; try again while the listing is down."""
-
-        def read() -> Page[T]:
-            return checked_page(self._listing.page(cursor), cursor, self._listing)
-
-        return self._patiently(read, LISTING, before=self._throttle.before_get, tries=TRIES)
-
-    def _awaited(self, future: Future[R]) -> R:
-        while not future.done():
-            wait([future], timeout=TICK)
-            self.tick()
-        return future.result()
+                self.tick()
 
     def _store(self, page: Page[T]) -> set[str]:
         """Store what no look has ever touched; return its ids."""
@@ -210,12 +188,10 @@ class Filling(Generic[T]):
         """
         sample = dict(list((page.found or {}).items())[:SAMPLE])
         gone, other = [], []
-        for id, listed in sample.items():
-            # Not in this thread, which must learn meanwhile that a pause is over.
-            fetched = self._awaited(self._reader.submit(self._fetched, id))
+        for id, fetched in self._rounds.work(list(sample), self._fetched).items():
             if isinstance(fetched, Gone):
                 gone.append(id)
-            elif isinstance(fetched, Found) and digest_of(fetched) != digest_of(listed):
+            elif isinstance(fetched, Found) and digest_of(fetched) != digest_of(sample[id]):
                 other.append(id)
         if sample and len(gone) == len(sample):
             raise ListingError(
@@ -228,29 +204,20 @@ class Filling(Generic[T]):
                 "not list whole entities, use entities=False; if they have just changed, run again"
             )
 
-    def _fetched(self, id: str) -> object:
-        fetch = partial(self._fetcher.fetch, id)
-        return self._patiently(fetch, SOURCE, before=self._throttle.before_get, tries=TRIES)
-
-    def _wait_after(self, failures: int, error: Exception, what: str) -> None:
-        """Wait after a failure, and say once why."""
-        if failures == 1:
-            log.warning(
-                "%s does not answer; it is asked again: %s",
-                printable(what),
-                printable(error),
-                extra={"action": "backfill"},
-            )
-        self._told.problem = printable(error, 300)
-        self._throttle.wait(self._throttle.pause_after(failures, error), what)
-        self._told.problem = None
+    def _fetched(self, ids: Sequence[str]) -> dict[str, object]:
+        (id,) = ids
+        self._throttle.before_get()
+        with self._throttle.spent_on(SOURCE):
+            return {id: self._fetcher.fetch(id)}
 
     # Looks
 
     def _look(self, ids: Sequence[str]) -> None:
         values = self._kept.values
         outcomes = Counter(values["outcomes"])
-        for id, done in self._sweep.look(ids, on_tick=self.tick).items():
+        for id, done in self._rounds.work(
+            list(dict.fromkeys(ids)), self._sweep.look, size=self._sweep.bulk_size
+        ).items():
             if isinstance(done, Exception):
                 values["failed"] += 1
                 if len(values["failed_ids"]) < SHOWN:
@@ -269,48 +236,23 @@ class Filling(Generic[T]):
     def _look_at_unlisted(self, sink: EnumerableSink) -> None:
         """Look at each id that is cached, and was not listed."""
         values = self._kept.values
-        was_listed = self._patiently(self._listed.lookup, SINK)
+        listed = self._patiently(self._listed.ordered)
 
         def more_ids() -> list[str]:
             return sink.ids(after=values["after"], limit=UNLISTED_PAGE)
 
-        while ids := self._patiently(more_ids, SINK):
-            unlisted = [id for id in ids if not was_listed(id)]
+        while ids := self._patiently(more_ids):
+            unlisted = [id for id in ids if not is_in(listed, id)]
             self._look(unlisted)
             self._save(after=ids[-1], unlisted=(values["unlisted"] or 0) + len(unlisted))
             self.tick()
         self._save(unlisted=values["unlisted"] or 0)
 
     def _save(self, **changes: object) -> None:
-        self._patiently(lambda: self._kept.save(**changes), SINK)
+        self._patiently(lambda: self._kept.save(**changes))
 
-    def _patiently(
-        self,
-        call: Callable[[], R],
-        what: str,
-        *,
-        before: Callable[[], object] = lambda: None,
-        tries: float = math.inf,
-    ) -> R:
-        """
-        Return what a call returns; call again after a failure, without end if it is a `FetchError`.
-
-        `before` is called before each call; it does not count as time that is spent on `what`.
-        `tries`: Failures after which another error is raised.
-        """
-        failures = 0
-        while True:
-            before()
-            try:
-                with self._throttle.spent_on(what):
-                    return call()
-            except (AlreadyRunningError, ConfigurationError, ListingError, Stopped):
-                raise
-            except Exception as error:
-                failures += 1
-                if failures >= tries and not isinstance(error, FetchError):
-                    raise
-                self._wait_after(failures, error, what)
+    def _patiently(self, call: Callable[[], R]) -> R:
+        return patiently(call, throttle=self._throttle, what=SINK)
 
 
 def fill(
@@ -333,13 +275,14 @@ def fill(
     """
     kept = Kept(stateful(sink), STATE)
     kept.take(lambda seconds: throttle.wait(seconds, SINK))
-    sweep = Sweep(fetcher, sink, deletions=deletions, throttle=throttle, threads=threads)
+    sweep = Sweep(fetcher, sink, deletions=deletions, throttle=throttle)
     filling = Filling(
         listing,
         fetcher=fetcher,
         sink=sink,
         sweep=sweep,
         throttle=throttle,
+        threads=threads,
         kept=kept,
         on_progress=on_progress,
     )
@@ -349,22 +292,22 @@ def fill(
         return filling.work()
     finally:
         filling.close()
-        with contextlib.suppress(Exception):  # then the next one waits for a minute
+        with suppress(Exception):  # then the next one waits for a minute
             kept.release()
 
 
 def is_filled(sink: StatefulSink, listing: object) -> bool:
     """Return True if the cache was filled from that listing, by any process."""
     values = Kept(sink, STATE).read()
-    return values.get("phase") == "done" and values.get("listing") == _name(listing)
+    return values.get("phase") == "done" and values.get("listing") == name_of(listing)
 
 
 def _is_unfinished(kept: Kept, listing: object) -> bool:
     values = kept.values
-    return values.get("phase") in {"listing", "unlisted"} and values["listing"] == _name(listing)
+    return values.get("phase") in {"listing", "unlisted"} and values["listing"] == name_of(listing)
 
 
-def _name(listing: object) -> str:
+def name_of(listing: object) -> str:
     """Return a name that the listing has after a restart, too."""
     return str(getattr(listing, "url", type(listing).__qualname__))
 
@@ -372,7 +315,7 @@ def _name(listing: object) -> str:
 def _begin(kept: Kept, listing: object) -> None:
     kept.values.clear()
     kept.values.update(
-        listing=_name(listing),
+        listing=name_of(listing),
         phase="listing",
         cursor=None,
         pages=0,

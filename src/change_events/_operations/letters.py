@@ -12,7 +12,7 @@ from change_events._consumer.backoff import pause_after
 from change_events._consumer.intake import window_of
 from change_events._consumer.log import ThrottledLog
 from change_events._consumer.queue import BATCH_SIZE, CLOCK_SLACK, Queue, batches
-from change_events._operations.team import StoppedError, in_threads
+from change_events._operations.pool import StoppedError, in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

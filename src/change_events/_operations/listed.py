@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from change_events._operations.state import change_state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from change_events._operations.state import Kept
 
@@ -32,7 +32,7 @@ class Listed:
         """Add ids; what is saved next keeps them."""
         values = self._kept.values
         recent = _hashes(values["recent"])
-        recent.extend(map(_hash, ids))
+        recent.extend(map(hash_of, ids))
         if len(recent) >= CHUNK:
             name = self._name(values["chunks"])
             text = _text(recent)
@@ -41,28 +41,29 @@ class Listed:
             recent = array("Q")
         values["recent"] = _text(recent)
 
-    def lookup(self) -> Callable[[str], bool]:
-        """Return a function that says whether an id was listed."""
+    def ordered(self) -> array[int]:
+        """Return the hashes of all of them, sorted."""
         values = self._kept.values
         listed = _hashes(values["recent"])
         for number in range(values["chunks"]):
             listed.extend(_hashes(self._kept.sink.state(self._name(number)) or ""))
-        ordered = array("Q", sorted(listed))
-
-        def was_listed(id: str) -> bool:
-            hashed = _hash(id)
-            at = bisect_left(ordered, hashed)
-            return at < len(ordered) and ordered[at] == hashed
-
-        return was_listed
+        return array("Q", sorted(listed))
 
     @staticmethod
     def _name(number: int) -> str:
         return f"{LISTED} {number}"
 
 
-def _hash(id: str) -> int:
-    return int.from_bytes(blake2b(id.encode(), digest_size=8).digest(), "big")
+def hash_of(id: str, salt: bytes = b"") -> int:
+    """Return a hash of eight bytes. `salt`: Up to 16 bytes; others make another hash."""
+    return int.from_bytes(blake2b(id.encode(), digest_size=8, salt=salt).digest(), "big")
+
+
+def is_in(ordered: array[int], id: str) -> bool:
+    """Return True if the id's hash is among these, which are sorted."""
+    hashed = hash_of(id)
+    at = bisect_left(ordered, hashed)
+    return at < len(ordered) and ordered[at] == hashed
 
 
 def _hashes(text: str) -> array[int]:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
 R = TypeVar("R")
+T = TypeVar("T")
+
+MOMENT = 0.5
+"""Seconds between two calls of `meanwhile`, at most."""
+
+LAST_WORDS = 10.0
+"""Seconds that an interrupted caller waits for what is under way: a GET's longest, by default."""
 
 
 class Pool:
@@ -43,6 +50,7 @@ class Pool:
         """Cancel what has not begun, and end the threads. It does not wait for them."""
         while (call := self._next()) is not None:
             call[0].cancel()
+            call[0].set_running_or_notify_cancel()  # what waits for it is told
         for _ in range(self._threads):
             self._calls.put(None)
 
@@ -60,3 +68,65 @@ class Pool:
                     future.set_result(function())
                 except BaseException as error:
                     future.set_exception(error)
+
+
+def results_of(calls: Iterable[Future[R]], meanwhile: Callable[[], object]) -> Iterator[R]:
+    """
+    Iterate over the results, in the order in which they come.
+
+    What a call raises is raised at once; so is what `meanwhile` raises, which is called now and
+    then.
+    """
+    pending = set(calls)
+    while pending:
+        finished, pending = wait(pending, MOMENT, FIRST_EXCEPTION)
+        for each in finished:
+            yield each.result()
+        meanwhile()
+
+
+class StoppedError(Exception):
+    """One of the things to do has failed, so the others were not begun. `cause`: Its error."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+def in_threads(
+    do: Callable[[T, threading.Event], object],
+    items: Iterable[T],
+    threads: int,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> None:
+    """
+    Call `do` with each item, in several threads, and wait until all are done.
+
+    Args:
+        do: Gets an item, and an event that is set once no more is to be done. What it raises stops
+            the others, each after the item that it has.
+        items: What there is to do, in this order.
+        threads: The most threads.
+        meanwhile: Called now and then in the caller's thread. What it raises stops the threads.
+
+    Raises:
+        StoppedError: `do` raised something.
+    """
+    stop, pool = threading.Event(), Pool(threads, "operation")
+
+    def step(item: T) -> None:
+        if not stop.is_set():
+            try:
+                do(item, stop)
+            except Exception as error:
+                stop.set()
+                raise StoppedError(error) from error
+
+    calls = [pool.submit(step, item) for item in items]
+    try:
+        for _ in results_of(calls, meanwhile):
+            pass
+    finally:
+        stop.set()
+        pool.close()
+        wait(calls, LAST_WORDS)

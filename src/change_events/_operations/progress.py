@@ -1,4 +1,4 @@
-"""How far a backfill is, and what it has done."""
+"""How far a backfill or an audit is, and what a backfill has done."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from change_events._consumer.log import log
-from change_events._event import Outcome
 from change_events._operations.throttle import LISTING
 from change_events._text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from change_events._operations.state import Kept
+    from change_events._event import Outcome
     from change_events._operations.throttle import Throttle
 
 TELL_EVERY = 1.0
@@ -29,7 +28,7 @@ LATELY = 10.0
 
 WHAT = {
     "listing": "ids",
-    "unlisted": "ids that are not listed",
+    "unlisted": "ids, now those that are not listed",
     "suspects": "ids, some of them read again",
     "done": "ids",
 }
@@ -44,8 +43,8 @@ class Progress:
     Attributes:
         phase: `listing`; `unlisted` while it looks at what is cached and was not listed; `suspects`
             while an audit reads again what differed.
-        done: How many listed ids, or unlisted ones, are done.
-        total: How many there are; None: not known.
+        done: How many ids are done; in the phase `unlisted` all of the listing's, and some more.
+        total: How many there are; None: not known, as in the phase `unlisted`.
         per_second: How many ids were done in each second, lately.
         seconds_left: None: not known.
         slow: What most of the time is spent on: `the source`, `the listing`, `the sink`,
@@ -124,59 +123,68 @@ class Speed:
         return (after - before) / (ended - began) if ended > began else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Count:
+    """The part of `Progress` that the work itself knows."""
+
+    phase: str
+    done: int
+    total: int | None
+
+
 class Teller:
-    """What is told of the progress."""
+    """
+    Tells the progress.
+
+    Args:
+        name: What makes the progress.
+        throttle: Knows where the time goes.
+        count: Returns how far it is.
+        on_progress: Called about once a second; None: the progress is logged.
+    """
 
     def __init__(
-        self, throttle: Throttle, kept: Kept, on_progress: Callable[[Progress], object] | None
+        self,
+        name: str,
+        throttle: Throttle,
+        count: Callable[[], Count],
+        on_progress: Callable[[Progress], object] | None,
     ) -> None:
-        self.problem: str | None = None
+        self._name = name
         self._throttle = throttle
-        self._kept = kept
+        self._count = count
         self._on_progress = on_progress
         self._every = LOG_EVERY if on_progress is None else TELL_EVERY
         self._next = time.monotonic() + self._every
         self._speed = Speed()
 
-    def tell(self, *, problem: str | None = None, last: bool = False) -> None:
+    def tell(self, *, last: bool = False) -> None:
         """Tell it, if it is time."""
         now = time.monotonic()
         if now < self._next and not last:
             return
         self._next = now + self._every
-        progress = self._progress(now, problem or self.problem)
-        if self._on_progress is not None:
-            try:
-                self._on_progress(progress)
-            except Exception:  # the user's; the backfill goes on
-                log.exception("on_progress failed", extra={"action": "backfill"})
-        else:
-            log.info("backfill: %s", printable(progress), extra={"action": "backfill"})
+        progress = self._progress(now)
+        if self._on_progress is None:
+            log.info("%s: %s", self._name, printable(progress), extra={"action": "progress"})
+            return
+        try:
+            self._on_progress(progress)
+        except Exception:  # the user's; the work goes on
+            log.exception("on_progress failed", extra={"action": "progress"})
 
-    def report(self) -> BackfillReport:
-        """Return what was done."""
-        values = self._kept.values
-        return BackfillReport(
-            pages=values["pages"],
-            listed=values["listed"],
-            stored=values["stored"],
-            outcomes={Outcome(name): number for name, number in values["outcomes"].items()},
-            unlisted=values["unlisted"],
-            failed=values["failed"],
-            failed_ids=values["failed_ids"],
-        )
-
-    def _progress(self, now: float, problem: str | None) -> Progress:
-        values, spent = self._kept.values, self._throttle.take_spent()
-        done, total = values["listed"], values["total"]
-        speed = self._speed.at(now, done)
-        left = None if total is None or not speed else max(0.0, (total - done) / speed)
-        slow = max(spent, key=lambda what: spent[what], default=LISTING)
+    def _progress(self, now: float) -> Progress:
+        count, spent = self._count(), self._throttle.take_spent()
+        speed = self._speed.at(now, count.done)
+        left = None
+        if count.total is not None and speed and count.phase == "listing":
+            left = max(0.0, (count.total - count.done) / speed)
         return Progress(
-            phase=values["phase"],
-            done=done,
-            total=total,
+            phase=count.phase,
+            done=count.done,
+            total=count.total,
             per_second=speed,
             seconds_left=left,
-            slow=problem or slow,
+            slow=self._throttle.problem
+            or max(spent, key=lambda what: spent[what], default=LISTING),
         )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from change_events._operations.pages import checked_page
+from change_events._operations.patience import patiently
 from change_events._operations.pool import Pool
-from change_events._operations.rounds import TRIES, patiently
 from change_events._operations.throttle import LISTING
 from change_events._text import printable
 from change_events.exceptions import ListingError
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+TRIES = 5
+"""Failures after which an error that is not a `FetchError` is raised: the listing's own code."""
+
 
 class Pages(Generic[T]):
     """
@@ -30,6 +33,7 @@ class Pages(Generic[T]):
         listing: The listing. While it is down it is asked again.
         throttle: When a page can be read.
         awaited: Waits for a future; called in the thread that iterates.
+        start: The cursor of the first page to read; None: the listing's first.
     """
 
     def __init__(
@@ -38,10 +42,12 @@ class Pages(Generic[T]):
         *,
         throttle: Throttle,
         awaited: Callable[[Future[Page[T]]], Page[T]],
+        start: str | None = None,
     ) -> None:
         self._listing = listing
         self._throttle = throttle
         self._awaited = awaited
+        self._start = start
         self._reader = Pool(1, "listing")
 
     def close(self) -> None:
@@ -55,8 +61,8 @@ class Pages(Generic[T]):
         Raises:
             ListingError: The listing loops, or returns something else.
         """
-        cursors: set[str] = set()
-        reading = self._reader.submit(self._read, None)
+        cursors = {self._start}
+        reading = self._reader.submit(self._read, self._start)
         while True:
             page = self._awaited(reading)
             cursor = page.cursor
@@ -73,7 +79,7 @@ class Pages(Generic[T]):
 
     def _read(self, cursor: str | None) -> Page[T]:
         def page() -> Page[T]:
-            self._throttle.before_get()
             return checked_page(self._listing.page(cursor), cursor, self._listing)
 
-        return patiently(page, throttle=self._throttle, what=LISTING, tries=TRIES)
+        before, throttle = self._throttle.before_get, self._throttle
+        return patiently(page, throttle=throttle, what=LISTING, before=before, tries=TRIES)

@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import FIRST_EXCEPTION, wait
+from concurrent.futures import wait
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from change_events._consumer.backoff import is_own
 from change_events._consumer.log import log
-from change_events._operations.pool import Pool
+from change_events._operations.pool import Pool, results_of
 from change_events._operations.throttle import SOURCE, TICK, Stopped
 from change_events._text import printable
-from change_events.exceptions import (
-    ConfigurationError,
-    FetchError,
-    ListingError,
-    MassDeletionError,
-)
+from change_events.exceptions import ConfigurationError, MassDeletionError
+from change_events.typing import EnumerableSink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
 
     from change_events._operations.throttle import Throttle
 
 R = TypeVar("R")
 
-TRIES = 5
-"""Failures after which an id's own error is believed, or an error of a listing's own code."""
+TRIES = 3
+"""Failures after which an id's own error is believed, if the source and the sink are up."""
 
-OTHER_TRIES = 12
-"""The same if no answer came, or one that tells of the source: four minutes or so."""
+OTHER_TRIES = 5
+"""The same if no answer came, or one that tells of the source."""
+
+
+CONTROLS = 3
+"""Cached ids that are tried before the source or the sink counts as down."""
 
 
 class Rounds:
@@ -40,19 +41,20 @@ class Rounds:
     Args:
         throttle: When to pause, and to stop.
         threads: How many calls run at once.
-        on_tick: Called every half a second or more often, with the error that it waits for to end,
-            or None.
+        sink: If it can name its ids, some of them show whether the source and the sink are up,
+            beside the last id that was fine.
+        on_tick: Called every half a second or more often.
     """
 
     def __init__(
-        self, throttle: Throttle, *, threads: int, on_tick: Callable[[str | None], object]
+        self, throttle: Throttle, *, threads: int, sink: object, on_tick: Callable[[], object]
     ) -> None:
-        self._throttle = throttle
-        self._on_tick = on_tick
-        self._pool = Pool(threads, "audit")
-        self._good: str | None = None
         self.threads = threads
-        self._problem: str | None = None
+        self.tick = on_tick
+        self._throttle = throttle
+        self._sink = sink
+        self._pool = Pool(threads, "ids")
+        self._good: str | None = None
 
     def close(self) -> None:
         """End the threads, once the calls under way are over. It does not wait for them."""
@@ -67,7 +69,7 @@ class Rounds:
         tries: int = TRIES,
     ) -> dict[str, R | Exception]:
         """
-        Work on each of the ids.
+        Work on each of the ids. While another id that should be fine fails, too, it tries again.
 
         Args:
             ids: The ids, all different.
@@ -80,7 +82,7 @@ class Rounds:
             By id, the result, or the error.
 
         Raises:
-            MassDeletionError: `work` raised it.
+            ConfigurationError, MassDeletionError: `work` raised it.
             Stopped: Somebody asked to stop.
         """
         done: dict[str, R | Exception] = {}
@@ -97,34 +99,44 @@ class Rounds:
                 for id, error in failed.items()
                 if failures >= (tries if tries == 1 or is_own(error) else OTHER_TRIES)
             }
-            if enough and (succeeded or self._is_up(work, failures)):
+            if enough and self._is_up(work, failed):
                 # They can have failed just before an outage ended, unless they fail again.
                 done |= enough if tries == 1 else self._round(list(enough), work, 1)
             left = [id for id in left if id not in done]
-            if left:
+            if left and (failures > 1 or size == 1):  # not before each was tried alone
                 self._pause(failures, [failed[id] for id in left])
-        self._problem = None
+        self._throttle.waits_for(SOURCE, None)
         return done
 
     def _is_up(
-        self, work: Callable[[Sequence[str]], Mapping[str, R | Exception]], failures: int
+        self,
+        work: Callable[[Sequence[str]], Mapping[str, R | Exception]],
+        failed: Mapping[str, Exception],
     ) -> bool:
-        """Work on an id that was fine before. Without one, many failures decide."""
-        good = self._good
-        if good is None:
-            return failures >= OTHER_TRIES
-        return not isinstance(self._round([good], work, 1)[good], Exception)
+        """Work on ids that should be fine, until one is. They can be broken themselves."""
+        return any(
+            not isinstance(self._round([id], work, 1)[id], Exception)
+            for id in self._controls(failed)
+        )
+
+    def _controls(self, failed: Mapping[str, Exception]) -> Iterator[str]:
+        if self._good is not None and self._good not in failed:
+            yield self._good
+        cached: list[str] = []
+        if isinstance(self._sink, EnumerableSink):
+            with suppress(Exception):  # then the sink is down
+                cached = self._sink.ids(limit=CONTROLS + len(failed))
+        yield from [id for id in cached if id not in failed][:CONTROLS]
 
     def _pause(self, failures: int, errors: Sequence[Exception]) -> None:
         pause = max(self._throttle.pause_after(failures, error) for error in errors)
-        if self._problem is None:
+        if self._throttle.waits_for(SOURCE, errors[0]):
             log.warning(
-                "%d ids could not be read, and will be tried again: %s",
+                "%d ids failed, and will be tried again: %s",
                 len(errors),
                 printable(errors[0]),
-                extra={"action": "audit"},
+                extra={"action": "sweep", "failed": len(errors)},
             )
-        self._problem = printable(errors[0], 300)
         self.wait(pause, SOURCE)
 
     def _round(
@@ -134,17 +146,13 @@ class Rounds:
         size: int,
     ) -> dict[str, R | Exception]:
         chunks = [ids[at : at + size] for at in range(0, len(ids), size)]
-        pending: set[Future[Mapping[str, R | Exception]]]
-        pending = {self._pool.submit(_worked, work, chunk) for chunk in chunks}
+        calls = [self._pool.submit(_worked, work, chunk) for chunk in chunks]
         results: dict[str, R | Exception] = {}
         try:
-            while pending:
-                finished, pending = wait(pending, TICK, FIRST_EXCEPTION)
-                for each in finished:
-                    results |= each.result()
-                self.tick()
+            for some in results_of(calls, self.tick):
+                results |= some
         finally:
-            for each in pending:
+            for each in calls:
                 each.cancel()
         return results
 
@@ -160,10 +168,6 @@ class Rounds:
             self._throttle.wait(min(left, TICK), what)
             self.tick()
 
-    def tick(self) -> None:
-        """Call `on_tick`."""
-        self._on_tick(self._problem)
-
     def awaited(self, future: Future[R]) -> R:
         """Return what the future brings."""
         while not future.done():
@@ -177,44 +181,7 @@ def _worked(
 ) -> Mapping[str, R | Exception]:
     try:
         return work(ids)
-    except (MassDeletionError, Stopped):
+    except (ConfigurationError, MassDeletionError, Stopped):
         raise
     except Exception as error:
         return dict.fromkeys(ids, error)
-
-
-def patiently(
-    call: Callable[[], R], *, throttle: Throttle, what: str, tries: float = float("inf")
-) -> R:
-    """
-    Call it until it returns.
-
-    Args:
-        call: What to call.
-        throttle: How long to pause after a failure, and when to stop.
-        what: What it asks.
-        tries: Failures after which another error than a `FetchError` is raised.
-
-    Raises:
-        ConfigurationError, ListingError: It raised this.
-        Stopped: Somebody asked to stop.
-    """
-    failures = 0
-    while True:
-        try:
-            with throttle.spent_on(what):
-                return call()
-        except (ConfigurationError, ListingError, Stopped):
-            raise
-        except Exception as error:
-            failures += 1
-            if failures >= tries and not isinstance(error, FetchError):
-                raise
-            if failures == 1:
-                log.warning(
-                    "%s does not answer; it is asked again: %s",
-                    printable(what),
-                    printable(error),
-                    extra={"action": "audit"},
-                )
-            throttle.wait(throttle.pause_after(failures, error), what)

@@ -220,7 +220,7 @@ class Sides(Generic[T]):
             return error
         if isinstance(fetched, (Found, Gone)):
             return fetched
-        return TypeError(
+        raise ConfigurationError(
             f"{type(self._fetcher).__name__}.fetch({id!r}) must return Found or Gone, because it "
             f"was given no etag; not {fetched!r:.200}"
         )

@@ -181,8 +181,10 @@ class Kept:
             self.save()
 
     def release(self) -> None:
-        """Be no longer the owner."""
+        """Be no longer the owner. It leaves another process that has taken over alone."""
         _working.discard(self.me.token)
+        if (self.values.get("owner") or {}).get("token") != self.me.token:
+            return
         self.values["owner"] = None
         self._save(owned=False)
 

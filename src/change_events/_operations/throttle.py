@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 from change_events._consumer.backoff import MAX_PROBE_PAUSE, asked_pause, pause_after
 from change_events._consumer.breaker import Pace
 from change_events._operations.state import change_state, loaded
+from change_events._text import printable
 from change_events.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Throttle:
         self._may_begin = may_begin
         self._lock = threading.Lock()
         self._spent: Counter[str] = Counter()
+        self._waits_for: dict[str, str] = {}
         self._pace = Pace(rate)
         self.rate = rate
         self.stopping = stopping or threading.Event()
@@ -95,6 +97,24 @@ class Throttle:
         with self._lock:
             spent, self._spent = self._spent, Counter()
         return spent
+
+    def waits_for(self, what: str, error: Exception | None) -> bool:
+        """
+        Note that it waits for an error of that to end, or no longer waits for it (None).
+
+        Return False if it did so before.
+        """
+        with self._lock:
+            before = self._waits_for.pop(what, None)
+            if error is not None:
+                self._waits_for[what] = printable(error, 300)
+        return before is None
+
+    @property
+    def problem(self) -> str | None:
+        """The error that it waits for to end; None: it waits for none."""
+        with self._lock:
+            return next(reversed(self._waits_for.values()), None)
 
     def wait(self, seconds: float, what: str) -> None:
         """
@@ -161,6 +181,18 @@ class Asked:
     def clear(self) -> None:
         """Forget what was asked for: it was for this backfill."""
         change_state(self._state, CONTROL, lambda _: "{}")
+
+
+def checked_threads(threads: int) -> int:
+    """
+    Return a number of threads.
+
+    Raises:
+        ConfigurationError: It is out of its range.
+    """
+    if 1 <= threads <= 256:
+        return threads
+    raise ConfigurationError(f"threads must be from 1 to 256, not {threads!r}")
 
 
 def checked_rate(per_second: float | None) -> float | None:

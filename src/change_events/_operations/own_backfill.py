@@ -1,0 +1,78 @@
+"""A worker's own backfill, beside its looks."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from change_events._consumer.log import log
+from change_events._operations.aside import keep_trying, throttle_beside
+from change_events._operations.filling import fill, is_filled
+from change_events._operations.state import stateful
+from change_events._source.listing import listing_of
+from change_events._text import printable
+from change_events.exceptions import MassDeletionError
+
+if TYPE_CHECKING:
+    import threading
+
+    from change_events._consumer.looks import Looks
+    from change_events._consumer.settings import Settings
+
+T = TypeVar("T")
+
+SHARE = 4
+"""A backfill has as many threads as a fourth of the worker's."""
+
+
+class OwnBackfill(Generic[T]):
+    """
+    Fills a worker's cache once, whichever of its processes does it.
+
+    Args:
+        settings: The worker's.
+
+    Attributes:
+        listing: Names what the source has.
+        known: True once this process knows that the backfill is complete. Nobody waits for the sink
+            to learn it.
+
+    Raises:
+        ConfigurationError: The sink keeps no state, or the listing is not one.
+    """
+
+    def __init__(self, settings: Settings[T]) -> None:
+        self._settings = settings
+        self.listing = listing_of(settings.backfill)
+        self._state = stateful(settings.sink)
+        self.known = False
+
+    @property
+    def synced(self) -> bool:
+        """True once the backfill is complete. What the sink raises counts as "not yet"."""
+        if not self.known:
+            with contextlib.suppress(Exception):  # the sink is down
+                self.known = is_filled(self._state, self.listing)
+        return self.known
+
+    def work(self, looks: Looks[T], stopping: threading.Event) -> None:
+        """Fill the cache, unless that was done. Try again until it is done, or `stopping`."""
+        keep_trying("backfill", lambda: self._fill(looks, stopping), stopping)
+
+    def _fill(self, looks: Looks[T], stopping: threading.Event) -> None:
+        while not stopping.is_set() and not self.synced:
+            try:
+                report = fill(
+                    self.listing,
+                    fetcher=self._settings.fetcher,
+                    sink=self._settings.sink,
+                    deletions=looks.deletions,
+                    throttle=throttle_beside(looks, stopping),
+                    threads=max(1, self._settings.threads // SHARE),
+                )
+            except MassDeletionError:  # logged; once it may go on, the next look finds out
+                with looks.consumer as desk:
+                    desk.changed()
+                stopping.wait(1.0)
+            else:
+                log.info("the cache is filled: %s", printable(report), extra={"action": "filled"})
