@@ -52,21 +52,24 @@ class Environment:
     Args:
         kernel: The clock.
         ghost: Is told everything.
-        chance: Draws everything random.
+        seed: Of everything random.
         setup: How the world is set up.
 
     Attributes:
+        chance: Draws everything random but outages.
         random: `chance.random`.
+        outages: Draws when outages come and how long they last.
         setup: How the world is set up.
         durations: Draw how long something lasts.
         faults: What goes wrong now. `NO_FAULTS` after the last save.
     """
 
-    def __init__(self, kernel: Kernel, ghost: Ghost, chance: random.Random, setup: Setup) -> None:
+    def __init__(self, kernel: Kernel, ghost: Ghost, seed: int, setup: Setup) -> None:
         self.setup = setup
         self.kernel = kernel
         self.ghost = ghost
-        self.chance = chance
+        self.chance = chance = random.Random(seed)
+        self.outages = random.Random(f"outages {seed}") if setup.same_outages else chance
         self.random = chance.random
         self.durations = Durations.of(setup.latencies, chance)
         self.faults = setup.faults

@@ -68,10 +68,7 @@ class World:
             checks -= {"patient"}
         hold = max(0.0, max(setup.settle, setup.worker_settle) - setup.queue_delay)
         ghost = Ghost(kernel, settle=setup.settle, hold=hold, checks=checks, traced=traced)
-        self.environment = environment = Environment(kernel, ghost, random.Random(seed), setup)
-        self._chance_of_outages = (
-            random.Random(f"outages {seed}") if setup.same_outages else environment.chance
-        )
+        self.environment = environment = Environment(kernel, ghost, seed, setup)
         self.source = Source(environment, etags=setup.etags, bulk=setup.bulk)
         self.queue = Queue(environment, delay=setup.queue_delay, most_receives=setup.most_receives)
         self.topic = Topic(environment, self.queue, raw=setup.raw)
@@ -157,7 +154,7 @@ class World:
         if setup.guard:
             self.mistake.await_it(within=setup.writes / setup.rate)
         faults = setup.faults
-        outages = partial(Outages, self.environment, chance=self._chance_of_outages)
+        outages = partial(Outages, self.environment, chance=self.environment.outages)
         self._outages = [
             outages(self.source, faults.outages_per_second, stops_looks=True),
             outages(self.database, faults.cache_outages_per_second, stops_looks=True),
