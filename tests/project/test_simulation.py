@@ -7,9 +7,12 @@ For each property, a rule of the production code is switched off, and the simula
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 from collections import deque
 from dataclasses import replace
 
+import psutil
 import pytest
 
 from change_events import FetchError, Found, Gone, MemorySink, SNSPublisher, SQLiteSink, Unchanged
@@ -24,6 +27,8 @@ from change_events._consumer.looks import Looks, _Done
 from change_events._consumer.queue import batches
 from change_events._producer.renewals import Renewals
 from change_events.sinks import memory
+from verification.harness import ROOT
+from verification.harness.processes import wait_until
 from verification.proof.simulation import CHECKS, play
 from verification.proof.simulation.__main__ import command
 from verification.proof.simulation._setups import FAULTS, drawn
@@ -468,3 +473,23 @@ def test_the_help_lists_every_property(capsys):
 
     printed = capsys.readouterr().out
     assert all(check in printed for check in CHECKS)
+
+
+def test_a_run_that_is_ended_leaves_no_process():
+    command = [sys.executable, "-m", "verification.proof.simulation", "--world", "500"]
+    run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    children = []
+    try:
+        wait_until(lambda: len(psutil.Process(run.pid).children(recursive=True)) >= 2, 60)
+        children = psutil.Process(run.pid).children(recursive=True)
+        run.terminate()
+        status = run.wait(60)
+        left = psutil.wait_procs(children, timeout=10)[1]
+    finally:
+        run.kill()
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+
+    assert status == 130
+    assert left == []

@@ -16,8 +16,10 @@ def status_of(work: Callable[[], int]) -> int:
     Do a command's work; return its exit status, or 130 after Ctrl-C, as shells do.
 
     SIGINT is heeded even if it was ignored at the start, as it is in a shell's background job.
+    SIGTERM does the same, because children would outlive a command that it ended at once.
     """
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in signal.SIGINT, signal.SIGTERM:
+        signal.signal(number, signal.default_int_handler)
     try:
         return work()
     except KeyboardInterrupt:
