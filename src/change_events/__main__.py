@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 MISSING = "change-events: the command needs click and rich: pip install 'change-events[cli]'"
@@ -17,6 +18,8 @@ def main() -> None:
         sys.exit(2)
     from change_events._cli.group import group
 
+    if isinstance(sys.stdout, io.TextIOWrapper):  # its encoding can lack characters of an entity
+        sys.stdout.reconfigure(errors="backslashreplace")
     group.main(prog_name="change-events")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import logging
 import os
 import runpy
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import click
 import pytest
@@ -220,9 +222,34 @@ def test_ctrl_c_while_app_is_imported_ends_the_command(write):
     assert run("status", "slow_cache:worker").exit_code == 130
 
 
+@pytest.mark.parametrize("sink", ["MemorySink()", 'SQLiteSink(":memory:")'])
+@pytest.mark.parametrize("command", ["backfill", "audit", "look", "resume"])
+def test_a_cache_in_the_memory_of_another_process_is_refused(write, command, sink):
+    """The command would fill, check or look at an empty one of its own."""
+    text = WORKER.replace("MemorySink()", sink).replace("MemorySink, ", "MemorySink, SQLiteSink, ")
+    write("here_cache", text)
+    ids = ["p1"] if command == "look" else []
+
+    result = run(command, "here_cache:worker", *ids)
+
+    assert result.exit_code == 2
+    assert "the cache of here_cache:worker is in memory" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_what_app_prints_is_not_among_the_results(write):
+    write("loud_cache", WORKER + "print('loaded')")
+
+    result = run("status", "loud_cache:worker", "--json")
+
+    assert json.loads(result.stdout)["processes"] == []
+    assert result.stderr == "loaded\n"
+
+
 def test_app_and_ids_are_told_apart(write, monkeypatch):
     """With a variable, an id must not be read as APP, nor APP as an id."""
-    write("here_cache", WORKER.replace("https://products.example.com", "http://127.0.0.1:1"))
+    text = WORKER.replace("https://products.example.com", "http://127.0.0.1:1")
+    write("here_cache", text.replace("MemorySink", "SQLiteSink").replace("()", "('cache.db')"))
     assert "Missing argument 'APP'" in run("look").stderr
     assert "Missing argument 'ID'" in run("look", "here_cache:worker").stderr
     assert "APP must be module:attribute" in run("look", "p1", "p2").stderr
@@ -315,6 +342,7 @@ class OperationalError(Exception):
         (NoCredentialsError(), 2, "AWS: Unable to locate credentials"),
         (EndpointConnectionError(endpoint_url="http://x"), 3, "AWS: Could not connect"),
         (OperationalError("no route"), 3, "the sink's database: no route"),
+        (OSError(errno.ENOSPC, "No space left on device"), 3, "[Errno 28] No space left on device"),
     ],
 )
 def test_errors_that_are_no_bugs_are_one_line(error, status, says):
@@ -339,6 +367,22 @@ def test_a_reader_that_has_read_enough_is_not_a_bug():
     result = invoke(BrokenPipeError(errno.EPIPE, "Broken pipe"))
 
     assert (result.exit_code, result.stderr) == (1, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
+def test_a_full_disk_behind_stdout_is_told_in_a_sentence():
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "change_events", "template", "topic"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    assert ran.stderr.startswith("Error: [Errno 28] No space left on device")
+    assert "Traceback" not in ran.stderr
+    assert ran.returncode == 3
 
 
 @pytest.mark.parametrize(

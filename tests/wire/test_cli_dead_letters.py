@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import boto3
 import pytest
@@ -114,6 +115,32 @@ def test_a_redrive_looks_and_deletes_what_it_settles(app, dead, letters, source,
     assert "1 looks, 2 letters deleted, 0 kept" in result.output
     assert sink.get("p1") == {"id": "p1"}
     assert dead.count() == {}
+
+
+def test_no_letter_is_deleted_for_a_cache_in_memory(
+    dead, letters, channel, source, tmp_path, monkeypatch
+):
+    """The look would be stored in a cache that ends with the command, and the worker's stay old."""
+    letters("p1")
+    source.entities = {"p1": {"id": "p1"}}
+    (tmp_path / "forgetful_cache.py").write_text(
+        "from change_events import HTTPFetcher, MemorySink, Worker\n"
+        f"fetcher = HTTPFetcher('{source.url}/products/{{id}}')\n"
+        f"worker = Worker('{channel.queue_url}', fetcher=fetcher, sink=MemorySink())\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    listed = run("dead-letters", "list", "forgetful_cache:worker")
+    monkeypatch.delitem(sys.modules, "forgetful_cache")
+
+    result = run("dead-letters", "redrive", "forgetful_cache:worker", "--yes")
+
+    monkeypatch.delitem(sys.modules, "forgetful_cache")
+    assert listed.stdout.startswith("p1: 1\n")
+    assert result.exit_code == 2
+    assert "is in memory" in result.stderr
+    assert dead.count() == {"visible": 1}
+    assert source.asked == []
 
 
 def test_letters_that_are_kept_are_status_1(app, dead, letters, source):

@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,13 @@ NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """How APP is written."""
 
 
-def load_app(name: str, *, level: int = logging.WARNING) -> Worker[Any]:
+def load_app(
+    name: str,
+    *,
+    level: int = logging.WARNING,
+    in_memory: bool = False,
+    prints: bool = False,
+) -> Worker[Any]:
     """
     Import the worker that `module:attribute` names.
 
@@ -38,25 +44,39 @@ def load_app(name: str, *, level: int = logging.WARNING) -> Worker[Any]:
         name: The name.
         level: What the library logs from this level on is shown on stderr, unless the module sets
             up logging itself.
+        in_memory: Accept a cache in memory, although this process has just made it, and it ends
+            with this process.
+        prints: The module's stdout is the command's. Otherwise it is stderr, because stdout is for
+            the result.
 
     Raises:
-        Mistake: There is no such worker.
+        Mistake: There is no such worker, or its cache is not that of any other process.
     """
     from change_events._worker import Worker
 
-    worker = load(name, level=level)
+    is_new = name.partition(":")[0] not in sys.modules
+    worker = load(name, level=level, prints=prints)
     if isinstance(worker, Worker):
+        if is_new and not in_memory and _is_in_memory(worker.sink):
+            raise Mistake(
+                f"the cache of {name} is in memory, so each process has its own, and this command "
+                "would work on an empty one. Use a sink that keeps it, like "
+                'SQLiteSink("products.db")'
+            )
         return worker
     what = f"the class {worker.__name__}" if isinstance(worker, type) else type(worker).__name__
     raise Mistake(f"{name} must be a change_events.Worker, and is {_article(what)}")
 
 
-def load(name: str, *, what: str = "APP", level: int = logging.WARNING) -> object:
+def load(
+    name: str, *, what: str = "APP", level: int = logging.WARNING, prints: bool = False
+) -> object:
     """Import what `module:attribute` names; see `load_app`. `what`: The argument's name."""
     module_name, colon, attribute = name.partition(":")
     if not (colon and module_name and attribute):
         raise Mistake(f"{what} must be module:attribute, {LIKE}, not {name!r}")
-    module = _imported(module_name)
+    with nullcontext() if prints else redirect_stdout(sys.stderr):
+        module = _imported(module_name)
     show_logs(level)
     if not hasattr(module, attribute):
         raise Mistake(f"{module_name} has no {attribute!r}{_near(module, attribute)}")
@@ -136,6 +156,13 @@ def _place(error: BaseException) -> str:
             place = f" ({os.path.relpath(file)}, line {traceback.tb_lineno})"
         traceback = traceback.tb_next
     return place
+
+
+def _is_in_memory(sink: object) -> bool:
+    from change_events.sinks.memory import MemorySink
+    from change_events.sinks.sqlite import SQLiteSink
+
+    return isinstance(sink, MemorySink) or (isinstance(sink, SQLiteSink) and sink.in_memory)
 
 
 def _near(module: ModuleType, attribute: str) -> str:

@@ -71,7 +71,7 @@ def list_letters(
 
     Exit status: 1 if there are letters.
     """
-    worker = load_app(app)
+    worker = load_app(app, in_memory=True)
     report = _redrive(worker, queue, dry_run=True, limit=limit)
     _show(ctx, report, as_json=as_json)
 
@@ -168,7 +168,7 @@ def drop_letters(
     app, ids = split_app(ctx, app_and_ids, least=0)
     if everything and ids:
         raise click.UsageError("Give ids or --all, not both.", ctx)
-    worker = load_app(app)
+    worker = load_app(app, in_memory=True)
     report = drop(
         dead_letter_queue(worker, queue),
         settings=worker,

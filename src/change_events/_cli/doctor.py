@@ -78,7 +78,7 @@ def command(
     if not any((queue_url, url, sink)):
         if app is None:
             raise click.UsageError("Name APP, or --queue-url, --url or --sink.", ctx)
-        case = Case.of(load_app(app), topic_arn=topic_arn, known_id=known_id)
+        case = Case.of(load_app(app, in_memory=True), topic_arn=topic_arn, known_id=known_id)
     elif app is not None and ctx.get_parameter_source("app") is ParameterSource.COMMANDLINE:
         raise click.UsageError("APP has a queue, a URL and a sink already.", ctx)
     else:

@@ -102,6 +102,8 @@ def problem_of(error: Exception) -> click.ClickException | None:
     if is_aws(error):
         kind = Mistake if could_be_credentials(error) else Unfinished
         return kind(f"AWS: {printable(error)}")
+    if isinstance(error, OSError):  # a full disk, behind stdout, for example
+        return Unfinished(printable(error))
     return None
 
 

@@ -30,7 +30,7 @@ def dead_letter_queue(worker: Worker[Any], named: str | None) -> str:
         Mistake: There is none, or the one that is named is another one's.
         ConfigurationError: A queue can't be read.
     """
-    client, attributes = _opened(worker.queue_url, worker.client)
+    attributes = _attributes(worker.queue_url, worker.client)
     target = _target(attributes)
     if named is None:
         if target is None:
@@ -38,10 +38,9 @@ def dead_letter_queue(worker: Worker[Any], named: str | None) -> str:
                 f"{worker.queue_url} has no redrive policy, so it has no dead-letter queue; if its "
                 "subscription has one, name it: --queue URL"
             )
-        *_, account, name = target.split(":")
-        url = client.get_queue_url(QueueName=name, QueueOwnerAWSAccountId=account)["QueueUrl"]
-        return str(url)
-    arn = _opened(named, worker.client)[1]["QueueArn"]
+        # It is in the Region and account of the queue.
+        return f"{worker.queue_url.rpartition('/')[0]}/{target.rpartition(':')[2]}"
+    arn = _attributes(named, worker.client)["QueueArn"]
     own = attributes["QueueArn"]
     if arn == own:
         raise Mistake(f"{named} is the worker's own queue, not a dead-letter queue")
@@ -54,14 +53,15 @@ def dead_letter_queue(worker: Worker[Any], named: str | None) -> str:
     return named
 
 
-def _opened(url: str, client: Any) -> tuple[Any, Mapping[str, str]]:
-    """Return a client for the queue, and the queue's attributes."""
+def _attributes(url: str, client: Any) -> Mapping[str, str]:
+    """Return what the queue says of itself and its dead-letter queue."""
     queue = Queue(url, client)
     queue.open(wait=WAIT)
     answer = queue.client.get_queue_attributes(
         QueueUrl=url, AttributeNames=["QueueArn", "RedrivePolicy"]
     )
-    return queue.client, answer["Attributes"]
+    found: Mapping[str, str] = answer["Attributes"]
+    return found
 
 
 def _target(attributes: Mapping[str, str]) -> str | None:

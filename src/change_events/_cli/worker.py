@@ -66,7 +66,8 @@ def command(
         from change_events._cli.child import follow_parent
 
         following = follow_parent()
-        worker = load_app(app, level=_level(log_level))
+        # Of several, each would have a cache of its own, and get a part of the events.
+        worker = load_app(app, level=_level(log_level), prints=True)
         _move_port(worker, child)
         following.worker = worker
     elif processes > 1:
@@ -80,7 +81,7 @@ def command(
             ).run()
         )
     else:
-        worker = load_app(app, level=_level(log_level))
+        worker = load_app(app, level=_level(log_level), in_memory=True, prints=True)
     if drain:
         click.echo(f"{worker.drain():,} messages acknowledged")
     else:

@@ -95,6 +95,11 @@ class SQLiteSink:
         self._clock = clock
         self._file = File(path, timeout, self._prepare)
 
+    @property
+    def in_memory(self) -> bool:
+        """True if the table is in this process's memory."""
+        return self._file.in_memory
+
     def _prepare(self, connection: sqlite3.Connection) -> None:
         execute = connection.execute
         later = "".join(f"{name} {kind}, " for name, kind in LATER_COLUMNS.items())
