@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -25,6 +27,32 @@ def test_ids_come_from_stdin_one_a_line(channel):
 
     assert json.loads(result.stdout) == {"topic_arn": channel.topic_arn, "published": 3}
     assert sorted(channel.ids()) == ["p1", "p3", "product é 2"]
+
+
+def test_a_byte_order_mark_is_not_part_of_the_first_id(channel):
+    assert run("publish", channel.topic_arn, input=b"\xef\xbb\xbfp1\np2\n").exit_code == 0
+
+    assert sorted(channel.ids()) == ["p1", "p2"]
+
+
+def test_a_closed_stdin_does_not_matter_if_ids_are_given(channel, monkeypatch):
+    """Python's stdin is None then."""
+
+    def publish(*ids):
+        words = [sys.executable, "-m", "change_events", "publish", channel.topic_arn, *ids]
+        return subprocess.run(
+            ["/bin/sh", "-c", 'exec "$@" <&-', "sh", *words],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    given, none = publish("p1"), publish()
+
+    assert (given.returncode, given.stdout) == (0, "1 ids published\n"), given.stderr
+    assert channel.ids() == ["p1"]
+    assert none.returncode == 2
+    assert "Name ids, or send them through stdin" in none.stderr
 
 
 def test_nothing_from_stdin_is_nothing(channel):

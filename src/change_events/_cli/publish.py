@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from codecs import BOM_UTF8
 from dataclasses import dataclass
 from itertools import islice
 from typing import IO, TYPE_CHECKING
@@ -73,13 +74,12 @@ def command(ctx: click.Context, /, *, topic_and_ids: Sequence[str], as_json: boo
 
     topic_arn, ids = _split(ctx, topic_and_ids)
     publisher = SNSPublisher(topic_arn)
-    stdin = sys.stdin.buffer
     if ids:
         portions = _given(ids)
-    elif stdin.isatty():
+    elif sys.stdin is None or sys.stdin.buffer.isatty():  # None: it was closed
         raise click.UsageError("Name ids, or send them through stdin, one a line.", ctx)
     else:
-        portions = _read(stdin)
+        portions = _read(sys.stdin.buffer)
     published = _publish(publisher, portions)
     if as_json:
         click.echo(json.dumps({"topic_arn": topic_arn, "published": published}))
@@ -164,7 +164,7 @@ def _read(stream: IO[bytes]) -> Iterator[Portion]:
         start = number + 1
         for line in islice(iter(lambda: stream.readline(MAX_LINE), b""), PORTION):
             number += 1
-            id, problem = _id_of(line)
+            id, problem = _id_of(line.removeprefix(BOM_UTF8) if number == 1 else line)
             if problem is not None:
                 problem = f"line {number}: {problem}"
                 number -= 1
