@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -14,6 +17,7 @@ import pytest
 from change_events import HTTPListing, MemorySink, SQLiteSink
 from change_events._cli import status
 from change_events._event import Entry, Found
+from change_events._operations.pages import with_digest
 from change_events._operations.state import Owner
 from command_line import run
 from conftest import running, signalled, wait_until
@@ -116,6 +120,63 @@ def test_a_row_that_was_changed_by_hand_is_pointed_out(make_worker, name_app, so
     assert result.exit_code == 0
     assert "p1: unchanged" in result.output
     assert "changed it by hand" in result.output
+
+
+def test_what_a_worker_stores_meanwhile_is_not_called_a_change_by_hand(app, source, sink):
+    """Its look can come between the command's reading of the cache and the command's own look."""
+    new = {"id": "p1", "price": 2}
+    sink.apply("p1", Found({"id": "p1", "price": 1}), if_version=0)
+    source.entities = {"p1": new}
+
+    def answer(id):
+        if sink.get("p1") != new:
+            sink.apply("p1", with_digest(Found(new)), if_version=sink.entry("p1").version)
+
+    source.answer = answer
+
+    result = run("look", app, "p1")
+
+    assert '+  "price": 2' in result.output
+    assert "p1: unchanged" in result.output
+    assert "by hand" not in result.output
+
+
+SHOP = """
+import os
+from change_events import HTTPFetcher, SQLiteSink, Worker
+fetcher = HTTPFetcher(os.environ["SOURCE_URL"] + "/products/{id}")
+worker = Worker(os.environ["QUEUE_URL"], fetcher=fetcher, sink=SQLiteSink("cache.db"))
+"""
+
+
+def in_a_shell(line, tmp_path, channel, source, **environment):
+    """Run a command line of a shell that has the command, and a worker as APP."""
+    (tmp_path / "shop_app.py").write_text(SHOP)
+    given = {"SOURCE_URL": source.url, "QUEUE_URL": channel.queue_url}
+    paths = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHON": sys.executable}
+    return subprocess.run(
+        ["/bin/sh", "-c", line.replace("change-events", '"$PYTHON" -m change_events')],
+        cwd=tmp_path,
+        env={**os.environ, **paths, **given, "CHANGE_EVENTS_APP": "shop_app:worker", **environment},
+        capture_output=True,
+        check=False,
+    )
+
+
+def test_a_terminal_that_lacks_a_character_shows_its_escape(tmp_path, channel, source):
+    source.entities = {"p1": {"id": "p1", "name": "5 €"}}
+
+    ran = in_a_shell("change-events look p1", tmp_path, channel, source, PYTHONIOENCODING="latin-1")
+
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert b'"name": "5 \\u20ac"' in ran.stdout
+    assert b"p1: created" in ran.stdout
+
+
+def test_a_closed_stdout_does_not_matter(tmp_path, channel, source):
+    ran = in_a_shell("change-events status >&-", tmp_path, channel, source)
+
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, b"", b"")
 
 
 def test_looks_are_json(app, source):
@@ -429,7 +490,33 @@ def test_a_backfill_in_another_process_is_paused_slowed_and_resumed(app, source,
     assert "at most 10 GETs a second" in run("status", app).output
     assert run("backfill", app, "--resume").output == "resumed\n"
     assert json.loads(sink.state("backfill control")) == {"paused": False, "rate": 10.0}
+    assert json.loads(run("backfill", app, "--resume", "--json").stdout) == {"said": "resumed"}
     assert source.asked == []
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        {"owner": {"host": 1, "pid": [], "token": {}}},
+        {"owner": "somebody", "phase": "listing"},
+        {"phase": "listing", "listing": "{url}", "cursor": None, "listed": 5},
+        {"phase": ["done"]},
+    ],
+)
+def test_a_backfill_whose_state_cannot_be_used_begins_at_the_first_page(
+    app, source, sink, list_products, kept
+):
+    """Another version of the library can have kept other things."""
+    source.entities = products(1, 2)
+    text = json.dumps(kept).replace("{url}", list_products)
+    sink.set_state("backfill", text, if_state=None)
+    sink.set_state("backfill control", '{"rate": "fast", "paused": 1}', if_state=None)
+
+    result = run("backfill", app, "--listing", list_products)
+
+    assert result.exit_code == 0, result.output
+    assert "2 ids listed on 1 pages" in result.output
+    assert dict(sink.items()) == source.entities
 
 
 # audit
@@ -579,7 +666,7 @@ def test_status_is_json(make_worker, name_app, free_port, sink):
 
     (process,) = told.pop("processes")
     assert (process["address"], process["health"]["ready"]) == (f"127.0.0.1:{free_port}", True)
-    assert told == {"backfill": None, "audit": None, "guard": None}
+    assert told == {"backfill": None, "audit": None, "worker_audit": None, "guard": None}
 
 
 def test_the_state_of_a_backfill_is_told(app, sink):
@@ -595,6 +682,31 @@ def test_the_state_of_a_backfill_is_told(app, sink):
         "listing: 1,200 of 5,000 ids listed, 1,000 stored, 2 failed; nobody works on it"
     )
     assert shown(owner=owner).endswith("2 failed; process 17 on worker-1")
+
+
+def test_a_workers_own_audit_is_told(make_worker, name_app, sink, monkeypatch):
+    monkeypatch.setattr("change_events._cli.status.time.time", lambda: 1e9)
+    app = name_app(make_worker(audit_per_minute=10))
+
+    def shown(state):
+        sink.set_state("worker audit", json.dumps(state), if_state=sink.state("worker audit"))
+        (line,) = [each for each in run("status", app).output.splitlines() if "own audit" in each]
+        return line.removeprefix("own audit").strip()
+
+    state = {"stale": {"p1": {"kind": "missing"}}, "compared": 1200, "last_clean": None}
+    assert shown({}) == "not begun"
+    assert shown(state) == "1 stale; 1,200 compared in this pass; last clean pass: never"
+    assert shown(state | {"last_clean": 1e9 - 300}).endswith("last clean pass: 5 minutes ago")
+
+
+@pytest.mark.parametrize("name", ["backfill", "audit", "worker audit"])
+def test_a_state_that_cannot_be_read_is_told(app, sink, name):
+    sink.set_state(name, '{"phase": "listing", "ended": "yesterday"}', if_state=None)
+
+    result = run("status", app)
+
+    assert result.exit_code == 0
+    assert result.output.count("can't be read: another version has stored it") == 1
 
 
 def test_times_are_told_in_a_unit_that_people_use(app, sink, monkeypatch):

@@ -77,7 +77,8 @@ def command(
         raise click.UsageError("Give one of --pause, --resume and --set-rate.", ctx)
     worker = load_app(app)
     if pause or resume or set_rate is not None:
-        _control(_backfill(worker, ()), pause=pause, rate=set_rate)
+        said = _control(_backfill(worker, ()), pause=pause, rate=set_rate)
+        click.echo(json.dumps({"said": said}) if as_json else said)
         return
     with Bar("backfill") as bar:
         backfill = _backfill(
@@ -102,16 +103,16 @@ def _backfill(worker: Worker[Any], listing: Any, **settings: Any) -> Backfill[An
     )
 
 
-def _control(backfill: Backfill[Any], *, pause: bool, rate: float | None) -> None:
+def _control(backfill: Backfill[Any], *, pause: bool, rate: float | None) -> str:
+    """Tell the backfill that runs; return what it was told."""
     if rate is not None:
         backfill.max_gets_per_second = rate
-        click.echo(f"at most {rate:g} GETs a second, until the backfill is complete")
-    elif pause:
+        return f"at most {rate:g} GETs a second, until the backfill is complete"
+    if pause:
         backfill.pause()
-        click.echo("paused: no backfill of this cache sends GETs, until --resume")
-    else:
-        backfill.resume()
-        click.echo("resumed")
+        return "paused: no backfill of this cache sends GETs, until --resume"
+    backfill.resume()
+    return "resumed"
 
 
 def _as_dict(report: BackfillReport) -> dict[str, Any]:

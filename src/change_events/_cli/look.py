@@ -81,22 +81,25 @@ def command(ctx: click.Context, /, *, app_and_ids: Sequence[str], as_json: bool)
 
 
 def _look(worker: Worker[Any], id: str) -> Looked:
-    from change_events._operations.sides import bodies_of
+    from change_events._operations.sides import bodies_of, equal
 
     try:
         bodies = bodies_of(worker.sink, None)
         cached = bodies and bodies.read([id]).get(id)
         fetched = worker.fetcher.fetch(id)
         outcome = worker.refresh(id).value
+        left = bodies and bodies.read([id]).get(id)
     except Exception as error:  # of the fetcher, or of the sink
         return Looked(id=id, error=printable(error))
     diff = None if bodies is None else _diff(cached, fetched)
+    # Unless a worker's look has stored it meanwhile.
+    is_by_hand = outcome == "unchanged" and bool(diff) and equal(left, cached)
     return Looked(
         id=id,
         outcome=outcome,
         gone=_is_gone(fetched),
         diff=diff,
-        hint=BY_HAND if diff and outcome == "unchanged" else None,
+        hint=BY_HAND if is_by_hand else None,
     )
 
 

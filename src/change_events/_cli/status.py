@@ -20,7 +20,7 @@ from change_events._cli.problems import FOUND, Unfinished
 from change_events._text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from change_events._worker import Worker
 
@@ -30,7 +30,18 @@ TIMEOUT = 5.0
 ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # not listened on
 """Hosts that listen everywhere, and where to ask them."""
 
-ROWS = ("alive", "ready", "paused", "last_poll", "oldest_held", "held", "in_flight", "synced")
+ROWS = (
+    "alive",
+    "ready",
+    "paused",
+    "last_poll",
+    "oldest_held",
+    "held",
+    "in_flight",
+    "synced",
+    "audit_stale",
+    "last_clean_audit",
+)
 """The fields of `Health`, in the table's order."""
 
 
@@ -75,11 +86,11 @@ def command(ctx: click.Context, /, *, app: str, processes: int, as_json: bool) -
       change-events status shop.cache:worker
 
     Asks the worker's health_address on this machine, and reads the sink's state: the backfill, the
-    last audit, and the guard against mass deletion.
+    last audit, the worker's own audit, and the guard against mass deletion.
 
     Exit status: 1 if a process does not answer, or is not ready.
     """
-    worker = load_app(app)
+    worker = load_app(app, in_memory=True)
     asked = ask(worker, processes)
     state = state_of(worker.sink)
     if as_json:
@@ -135,21 +146,23 @@ def state_of(sink: object) -> dict[str, Any] | None:
     if not isinstance(sink, StatefulSink):
         return None
     try:
-        backfill, control, audit, guard = (
-            loaded(sink.state(name)) for name in ("backfill", "backfill control", "audit", "guard")
+        backfill, control, audit, own, guard = (
+            loaded(sink.state(name))
+            for name in ("backfill", "backfill control", "audit", "worker audit", "guard")
         )
     except Exception as error:  # of the database's driver, whichever it is
         raise Unfinished(f"{type(sink).__name__} does not answer: {printable(error)}") from error
     return {
         "backfill": {**backfill, **control} or None,
         "audit": audit or None,
+        "worker_audit": own or None,
         "guard": guard or None,
     }
 
 
 def _print(worker: Worker[Any], asked: list[Asked], state: Mapping[str, Any] | None) -> None:
     rows = list(_rows(worker, asked, state))
-    if not sys.stdout.isatty():  # a row must stay one line, however long
+    if sys.stdout is None or not sys.stdout.isatty():  # a row must stay one line, however long
         for name, value in rows:
             click.echo(f"{name:10}{value}")
         return
@@ -171,9 +184,18 @@ def _rows(
     if state is None:
         yield "state", "the sink keeps none: no backfill, no audit, and a guard of each process"
         return
-    yield "backfill", _backfill(state["backfill"])
-    yield "audit", _audit(state["audit"])
+    yield "backfill", _told(_backfill, state["backfill"])
+    yield "audit", _told(_audit, state["audit"])
+    if state["worker_audit"] or worker.audit_per_minute is not None:
+        yield "own audit", _told(_own_audit, state["worker_audit"])
     yield "guard", _guard(state["guard"], worker)
+
+
+def _told(tell: Callable[[Mapping[str, Any] | None], str], state: Mapping[str, Any] | None) -> str:
+    try:
+        return tell(state)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return "can't be read: another version has stored it, or somebody has changed it"
 
 
 def _health(asked: Asked) -> str:
@@ -223,6 +245,16 @@ def _audit(state: Mapping[str, Any] | None) -> str:
     return (
         f"{_ago(state['ended'])}: {state['compared']:,} compared, {state['stale']:,} stale, "
         f"{state['undecided']:,} undecided; last clean: {_ago(clean) if clean else 'never'}"
+    )
+
+
+def _own_audit(state: Mapping[str, Any] | None) -> str:
+    if not state:
+        return "not begun"
+    clean = state["last_clean"]
+    return (
+        f"{len(state['stale']):,} stale; {state['compared']:,} compared in this pass; last clean "
+        f"pass: {_ago(clean) if clean else 'never'}"
     )
 
 

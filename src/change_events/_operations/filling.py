@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from change_events._consumer.log import log
 from change_events._event import Found, Gone, Outcome
@@ -288,7 +288,8 @@ def fill(
     )
     try:
         if restart or not _is_unfinished(kept, listing):
-            _begin(kept, listing)
+            kept.values.clear()
+            kept.values.update(_first(listing))
         return filling.work()
     finally:
         filling.close()
@@ -303,8 +304,12 @@ def is_filled(sink: StatefulSink, listing: object) -> bool:
 
 
 def _is_unfinished(kept: Kept, listing: object) -> bool:
-    values = kept.values
-    return values.get("phase") in {"listing", "unlisted"} and values["listing"] == name_of(listing)
+    values, first = kept.values, _first(listing)
+    return (
+        first.keys() <= values.keys()  # another version's can have others
+        and values["phase"] in ("listing", "unlisted")
+        and values["listing"] == first["listing"]
+    )
 
 
 def name_of(listing: object) -> str:
@@ -312,21 +317,21 @@ def name_of(listing: object) -> str:
     return str(getattr(listing, "url", type(listing).__qualname__))
 
 
-def _begin(kept: Kept, listing: object) -> None:
-    kept.values.clear()
-    kept.values.update(
-        listing=name_of(listing),
-        phase="listing",
-        cursor=None,
-        pages=0,
-        listed=0,
-        stored=0,
-        total=None,
-        outcomes={},
-        unlisted=None,
-        failed=0,
-        failed_ids={},
-        chunks=0,
-        recent="",
-        after=None,
-    )
+def _first(listing: object) -> dict[str, Any]:
+    """Return what is kept at the beginning."""
+    return {
+        "listing": name_of(listing),
+        "phase": "listing",
+        "cursor": None,
+        "pages": 0,
+        "listed": 0,
+        "stored": 0,
+        "total": None,
+        "outcomes": {},
+        "unlisted": None,
+        "failed": 0,
+        "failed_ids": {},
+        "chunks": 0,
+        "recent": "",
+        "after": None,
+    }

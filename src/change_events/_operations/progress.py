@@ -104,7 +104,7 @@ class BackfillReport:
         ]
         if self.failed:
             lines.append(f"{self.failed:,} could not be looked at:")
-            lines += [f"  {id}: {why}" for id, why in self.failed_ids.items()]
+            lines += [f"  {printable(id)}: {why}" for id, why in self.failed_ids.items()]
         return "\n".join(lines)
 
 

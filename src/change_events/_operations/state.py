@@ -150,12 +150,11 @@ class Kept:
         return self.values
 
     def _owner(self) -> Owner | None:
-        owner: Any = self.values.get("owner")
-        try:
-            other = Owner(**owner)
-        except TypeError:
-            return None
-        return None if self.me.is_dead(other) else other
+        match self.values.get("owner"):
+            case {"host": str(host), "pid": int(pid), "token": str(token)}:
+                other = Owner(host, pid, token)
+                return None if self.me.is_dead(other) else other
+        return None
 
     def _taken(self) -> AlreadyRunningError:
         owner = self._owner()

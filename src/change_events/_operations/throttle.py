@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from change_events._consumer.backoff import MAX_PROBE_PAUSE, asked_pause, pause_after
 from change_events._consumer.breaker import Pace
@@ -170,9 +170,10 @@ class Asked:
         self._next = now + CONTROL_EVERY
         try:
             asked = loaded(self._state.state(CONTROL))
+            rate = checked_rate(asked.get("rate", self._rate))
         except Exception:  # the sink is down: then the next time
             return
-        self._throttle.set_rate(cast("float | None", asked.get("rate", self._rate)))
+        self._throttle.set_rate(rate)
         if asked.get("paused") is True:
             self._throttle.running.clear()
         else:
