@@ -546,7 +546,7 @@ def test_a_process_of_another_host_that_says_nothing_is_replaced_after_the_lease
     owner = {"host": "other", "pid": 7, "token": "other"}
     assert sink.set_state("backfill", json.dumps({"owner": owner, "beat": 3}), if_state=None)
     waited = []
-    kept = Kept(sink, "backfill", clock=lambda: sum(waited))
+    kept = Kept(sink, "backfill", types={}, clock=lambda: sum(waited))
 
     kept.take(waited.append)
 
@@ -564,7 +564,7 @@ def test_a_process_of_another_host_that_works_is_not_replaced():
             text = json.dumps({"owner": owner, "beat": 4})
             assert sink.set_state("backfill", text, if_state=sink.state("backfill"))
 
-    kept = Kept(sink, "backfill")
+    kept = Kept(sink, "backfill", types={})
     with pytest.raises(AlreadyRunningError, match="process 7 on other"):
         kept.take(wait)
 
@@ -578,7 +578,7 @@ def test_a_process_of_this_host_that_is_dead_is_replaced_at_once():
         owner = {"host": socket.gethostname(), "pid": pid, "token": "killed"}
         text = json.dumps({"owner": owner, "beat": 3})
         assert sink.set_state("backfill", text, if_state=sink.state("backfill"))
-        kept = Kept(sink, "backfill")
+        kept = Kept(sink, "backfill", types={})
         kept.take(pytest.fail)
         kept.release()
 
@@ -865,7 +865,7 @@ def test_of_two_that_begin_at_once_one_wins():
             return super().set_state(name, text, if_state=if_state)
 
     with pytest.raises(AlreadyRunningError, match="process 7 on other"):
-        Kept(Contended(), "backfill").take(lambda seconds: None)
+        Kept(Contended(), "backfill", types={}).take(lambda seconds: None)
 
 
 def test_a_process_of_this_host_that_lives_is_not_replaced_before_the_lease():
@@ -873,7 +873,7 @@ def test_a_process_of_this_host_that_lives_is_not_replaced_before_the_lease():
     owner = {"host": socket.gethostname(), "pid": os.getppid(), "token": "other"}
     assert sink.set_state("backfill", json.dumps({"owner": owner}), if_state=None)
 
-    Kept(sink, "backfill", clock=lambda: sum(waited)).take(waited.append)
+    Kept(sink, "backfill", types={}, clock=lambda: sum(waited)).take(waited.append)
 
     assert sum(waited) == LEASE
 
@@ -1035,7 +1035,7 @@ def test_what_is_asked_for_is_asked_again_after_an_outage_of_the_sink():
 
 def test_the_work_that_takes_long_is_shown_to_go_on():
     sink, now = MemorySink(), [0.0]
-    kept = Kept(sink, "backfill", clock=lambda: now[0])
+    kept = Kept(sink, "backfill", types={}, clock=lambda: now[0])
     kept.take(lambda seconds: None)
     before = sink.state("backfill")
     now[0] = 9.9

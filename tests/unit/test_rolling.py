@@ -45,7 +45,7 @@ def filled(source):
 def rolling(source, sink, *, listing=None, pauses=None, min_age=0.0):
     """Return an audit without pauses, what it keeps, and what stops it."""
     throttle = Throttle(pause=lambda failures, most: 0.0)
-    kept = Kept(sink, STATE)
+    kept = Kept(sink, STATE, types={})
     kept.take(lambda seconds: None)
     begun(kept.values, "listing")
     audit = Rolling(

@@ -363,4 +363,31 @@ def test_the_owner_shows_that_it_works_while_it_waits(make_worker, source, monke
     sink = filled(source, 1)
     with running(make_worker(sink=sink, audit_per_minute=0.01)):
         wait_until(lambda: kept(sink).get("beat", 0) > 3)
-    assert Kept(sink, "worker audit").read()["owner"] is None
+    assert Kept(sink, "worker audit", types={}).read()["owner"] is None
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        {"stale": 5, "last_clean": "yesterday"},
+        {"stale": ["p1"], "suspects": 1, "undecided": [], "compared": "many", "beat": "x"},
+        {"began": [], "at": None, "phase": ["cached"], "listing": {}},
+    ],
+)
+def test_a_state_that_cannot_be_used_stops_neither_the_audit_nor_the_health(
+    make_worker, source, garbage
+):
+    """Another version of the library can have kept it."""
+    sink = filled(source, 1)
+    elsewhere = {"owner": {"host": "elsewhere", "pid": 1, "token": "t"}}
+    sink.set_state("worker audit", json.dumps(garbage | elsewhere), if_state=None)
+    waiting = make_worker(sink=sink, **FAST)
+    with running(waiting):
+        wait_until(lambda: waiting._beside._audit._kept.values)
+        assert waiting.health().audit_stale is None
+        assert waiting.health().last_clean_audit is None
+    sink.set_state("worker audit", json.dumps(garbage), if_state=sink.state("worker audit"))
+    auditing = make_worker(sink=sink, **FAST)
+    with running(auditing):
+        wait_until(lambda: kept(sink).get("last_clean") not in {None, "yesterday"})
+        assert auditing.health().audit_stale == 0

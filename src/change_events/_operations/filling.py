@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from change_events._consumer.log import log
 from change_events._event import Found, Gone, Outcome
@@ -24,7 +24,7 @@ from change_events._operations.patience import patiently
 from change_events._operations.progress import BackfillReport, Count, Teller
 from change_events._operations.reading import Pages
 from change_events._operations.rounds import Rounds
-from change_events._operations.state import Kept, stateful
+from change_events._operations.state import NUMBER_OR_NONE, TEXT_OR_NONE, Kept, stateful
 from change_events._operations.sweep import Sweep
 from change_events._operations.throttle import SINK, SOURCE, Asked, Stopped
 from change_events._text import printable
@@ -45,6 +45,24 @@ R = TypeVar("R")
 
 STATE = "backfill"
 """The name of a backfill's state in the sink."""
+
+TYPES: dict[str, type | tuple[type, ...]] = {
+    "listing": str,
+    "phase": str,
+    "cursor": TEXT_OR_NONE,
+    "pages": int,
+    "listed": int,
+    "stored": int,
+    "total": NUMBER_OR_NONE,
+    "outcomes": dict,
+    "unlisted": NUMBER_OR_NONE,
+    "failed": int,
+    "failed_ids": dict,
+    "chunks": int,
+    "recent": str,
+    "after": TEXT_OR_NONE,
+}
+"""What is kept, and the types."""
 
 BEAT = 10.0
 """Seconds after which the state is stored again: other processes see that the work goes on."""
@@ -273,7 +291,7 @@ def fill(
         Stopped: Somebody asked to stop.
         Exception: See `Backfill.run`.
     """
-    kept = Kept(stateful(sink), STATE)
+    kept = Kept(stateful(sink), STATE, types=TYPES)
     kept.take(lambda seconds: throttle.wait(seconds, SINK))
     sweep = Sweep(fetcher, sink, deletions=deletions, throttle=throttle)
     filling = Filling(
@@ -288,8 +306,7 @@ def fill(
     )
     try:
         if restart or not _is_unfinished(kept, listing):
-            kept.values.clear()
-            kept.values.update(_first(listing))
+            _begin(kept, listing)
         return filling.work()
     finally:
         filling.close()
@@ -299,16 +316,16 @@ def fill(
 
 def is_filled(sink: StatefulSink, listing: object) -> bool:
     """Return True if the cache was filled from that listing, by any process."""
-    values = Kept(sink, STATE).read()
+    values = Kept(sink, STATE, types=TYPES).read()
     return values.get("phase") == "done" and values.get("listing") == name_of(listing)
 
 
 def _is_unfinished(kept: Kept, listing: object) -> bool:
-    values, first = kept.values, _first(listing)
+    values = kept.values
     return (
-        first.keys() <= values.keys()  # another version's can have others
-        and values["phase"] in ("listing", "unlisted")
-        and values["listing"] == first["listing"]
+        TYPES.keys() <= values.keys()
+        and values["phase"] in {"listing", "unlisted"}
+        and values["listing"] == name_of(listing)
     )
 
 
@@ -317,21 +334,21 @@ def name_of(listing: object) -> str:
     return str(getattr(listing, "url", type(listing).__qualname__))
 
 
-def _first(listing: object) -> dict[str, Any]:
-    """Return what is kept at the beginning."""
-    return {
-        "listing": name_of(listing),
-        "phase": "listing",
-        "cursor": None,
-        "pages": 0,
-        "listed": 0,
-        "stored": 0,
-        "total": None,
-        "outcomes": {},
-        "unlisted": None,
-        "failed": 0,
-        "failed_ids": {},
-        "chunks": 0,
-        "recent": "",
-        "after": None,
-    }
+def _begin(kept: Kept, listing: object) -> None:
+    kept.values.clear()
+    kept.values.update(
+        listing=name_of(listing),
+        phase="listing",
+        cursor=None,
+        pages=0,
+        listed=0,
+        stored=0,
+        total=None,
+        outcomes={},
+        unlisted=None,
+        failed=0,
+        failed_ids={},
+        chunks=0,
+        recent="",
+        after=None,
+    )

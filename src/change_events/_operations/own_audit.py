@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from change_events._operations.aside import keep_trying, throttle_beside
 from change_events._operations.filling import name_of
-from change_events._operations.rolling import Rolling, begun
+from change_events._operations.rolling import TYPES, Rolling, begun
 from change_events._operations.state import Kept, stateful
 from change_events._operations.throttle import LISTING, SINK
 from change_events.exceptions import ConfigurationError
@@ -58,7 +58,7 @@ class OwnAudit(Generic[T]):
         self._tally = tally
         self._backfill = backfill
         self._state = stateful(settings.sink)
-        self._kept = Kept(self._state, STATE)
+        self._kept = Kept(self._state, STATE, types=TYPES)
         tally.watch("audit_stale", lambda: self.stale)
         tally.watch("last_clean_audit_seconds", lambda: self.since_clean)
 
@@ -86,7 +86,7 @@ class OwnAudit(Generic[T]):
             listing = self._backfill.listing
             while not self._backfill.synced:
                 throttle.wait(SHORTLY, LISTING)
-        self._kept = kept = Kept(self._state, STATE)
+        self._kept = kept = Kept(self._state, STATE, types=TYPES)
         kept.take(lambda seconds: throttle.wait(seconds, SINK))
         try:
             begun(kept.values, None if listing is None else name_of(listing))

@@ -19,6 +19,7 @@ from change_events._operations.patience import patiently
 from change_events._operations.reading import Pages
 from change_events._operations.rounds import TRIES, Rounds
 from change_events._operations.sides import Sides, bodies_of
+from change_events._operations.state import NUMBER_OR_NONE, TEXT_OR_NONE
 from change_events._operations.throttle import RATE_LIMIT, SINK, TICK, Stopped
 from change_events._text import printable
 from change_events.exceptions import ListingError
@@ -56,6 +57,21 @@ FIRST: dict[str, Any] = {
     "undecided": {},
 }
 """Where a pass begins."""
+
+TYPES: dict[str, type | tuple[type, ...]] = {
+    "listing": TEXT_OR_NONE,
+    "phase": str,
+    "after": TEXT_OR_NONE,
+    "cursor": TEXT_OR_NONE,
+    "at": int,
+    "compared": int,
+    "undecided": dict,
+    "stale": dict,
+    "suspects": list,
+    "began": NUMBER_OR_NONE,
+    "last_clean": NUMBER_OR_NONE,
+}
+"""What is kept, and the types."""
 
 AGAIN = 5
 """Each so many comparisons, one is of an id that is known to be wrong."""

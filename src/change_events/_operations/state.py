@@ -14,7 +14,9 @@ from change_events.exceptions import AlreadyRunningError, ConfigurationError
 from change_events.typing import StatefulSink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+
+TEXT_OR_NONE, NUMBER_OR_NONE = (str, type(None)), (int, float, type(None))
 
 LEASE = 60.0
 """Seconds without a word after which another process takes over."""
@@ -78,7 +80,7 @@ def loaded(text: str | None) -> dict[str, Any]:
     """Return what was stored; an empty mapping if nothing was, or nothing that can be read."""
     try:
         kept = json.loads(text or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return kept if isinstance(kept, dict) else {}
 
@@ -103,13 +105,25 @@ class Kept:
 
     Two processes that change it at once would only do the work twice. So it is enough that the
     second one sees that the first is at work: what is stored changes every few seconds.
+
+    Args:
+        sink: The sink.
+        name: The name.
+        types: The types of the values. Others are left out: another version can have stored them.
+        clock: Tells the time, in seconds.
     """
 
     def __init__(
-        self, sink: StatefulSink, name: str, *, clock: Callable[[], float] = time.monotonic
+        self,
+        sink: StatefulSink,
+        name: str,
+        *,
+        types: Mapping[str, type | tuple[type, ...]],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.sink = sink
         self._name = name
+        self._types = {**types, "beat": int}
         self._text: str | None = None
         self._clock = clock
         self._saved_at = clock()
@@ -119,7 +133,11 @@ class Kept:
     def read(self) -> dict[str, Any]:
         """Return what is stored now."""
         self._text = self.sink.state(self._name)
-        self.values = loaded(self._text)
+        self.values = {
+            name: value
+            for name, value in loaded(self._text).items()
+            if isinstance(value, self._types.get(name, object))
+        }
         return self.values
 
     def take(self, wait: Callable[[float], object]) -> dict[str, Any]:
