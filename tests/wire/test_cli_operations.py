@@ -406,6 +406,21 @@ def test_a_second_backfill_is_told_who_runs(app, source, sink, list_products):
     assert dict(sink.items()) == source.entities
 
 
+def test_who_has_worked_elsewhere_is_told_before_the_wait(
+    app, source, list_products, sink, monkeypatch
+):
+    """Only a minute without a word tells that a process of another machine was killed."""
+    monkeypatch.setattr("change_events._operations.state.LEASE", 0.0)
+    owner = {"host": "elsewhere\x1b", "pid": 5, "token": "t"}
+    sink.set_state("backfill", json.dumps({"owner": owner}), if_state=None)
+
+    result = run("backfill", app, "--listing", list_products)
+
+    assert result.exit_code == 0
+    assert result.stderr.startswith("process 5 on elsewhere\\x1b fills this cache, or was killed")
+    assert json.loads(sink.state("backfill"))["phase"] == "done"
+
+
 def _here():
     return str(Owner.me())
 

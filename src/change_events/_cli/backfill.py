@@ -21,6 +21,7 @@ from change_events._cli.options import (
 )
 from change_events._cli.problems import FOUND
 from change_events._cli.progress import Bar
+from change_events._text import printable
 
 if TYPE_CHECKING:
     from change_events._operations.backfill import Backfill
@@ -88,6 +89,7 @@ def command(
             allow_mass_deletion=allow_mass_deletion or worker.allow_mass_deletion,
             on_progress=lambda now: bar.show(now.done, now.total, str(now)),
         )
+        _tell_owner(worker)
         with stopping(backfill.stop, then="What was done is kept: the next run goes on there."):
             report = backfill.run(restart=restart)
     click.echo(json.dumps(_as_dict(report), indent=2) if as_json else report)
@@ -101,6 +103,20 @@ def _backfill(worker: Worker[Any], listing: Any, **settings: Any) -> Backfill[An
     return Backfill(
         listing, fetcher=worker.fetcher, sink=worker.sink, threads=worker.threads, **settings
     )
+
+
+def _tell_owner(worker: Worker[Any]) -> None:
+    from change_events._operations.filling import STATE, TYPES
+    from change_events._operations.state import LEASE, Kept, stateful
+
+    kept = Kept(stateful(worker.sink), STATE, types=TYPES)
+    kept.read()
+    if kept.owner is not None:
+        click.echo(
+            f"{printable(kept.owner)} fills this cache, or was killed: this shows within "
+            f"{LEASE:.0f} s",
+            err=True,
+        )
 
 
 def _control(backfill: Backfill[Any], *, pause: bool, rate: float | None) -> str:

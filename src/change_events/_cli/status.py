@@ -40,7 +40,6 @@ ROWS = (
     "in_flight",
     "synced",
     "audit_stale",
-    "last_clean_audit",
 )
 """The fields of `Health`, in the table's order."""
 

@@ -152,7 +152,7 @@ class Kept:
         """
         began = self._clock()
         before = dict(self.read())
-        while (owner := self._owner()) is not None and self._clock() - began < LEASE:
+        while (owner := self.owner) is not None and self._clock() - began < LEASE:
             if owner.token not in _working:
                 wait(SHORTLY)
             if owner.token in _working or self.read() != before:
@@ -167,7 +167,9 @@ class Kept:
             raise
         return self.values
 
-    def _owner(self) -> Owner | None:
+    @property
+    def owner(self) -> Owner | None:
+        """Another process that works on it, or did when it stored something last."""
         match self.values.get("owner"):
             case {"host": str(host), "pid": int(pid), "token": str(token)}:
                 other = Owner(host, pid, token)
@@ -175,7 +177,7 @@ class Kept:
         return None
 
     def _taken(self) -> AlreadyRunningError:
-        owner = self._owner()
+        owner = self.owner
         return AlreadyRunningError(
             f"another {self._name} works on this cache: {owner or 'another process'}"
         )
