@@ -17,6 +17,7 @@ import pytest
 from change_events import HTTPListing, MemorySink, SQLiteSink
 from change_events._cli import status
 from change_events._event import Entry, Found
+from change_events._operations import audit as audit_module
 from change_events._operations.pages import with_digest
 from change_events._operations.state import Owner
 from command_line import run
@@ -555,6 +556,19 @@ def test_a_stale_cache_is_status_1_and_stays_as_it_is(app, source, sink, list_pr
     assert result.exit_code == 1
     assert "missing: p1, p2" in result.output
     assert dict(sink.items()) == {}
+
+
+def test_an_audit_waits_for_as_long_as_the_workers_own(
+    make_worker, name_app, source, list_products, monkeypatch
+):
+    """A queue can be allowed to be behind for longer than a minute."""
+    asked = []
+    monkeypatch.setattr(audit_module, "Audit", lambda *_, **given: asked.append(given) or 1 / 0)
+
+    for settings in ({"audit_min_age": 300.0}, {"settle": 5.0}):
+        run("audit", name_app(make_worker(**settings)), "--listing", list_products)
+
+    assert [each["min_age"] for each in asked] == [300.0, 65.0]
 
 
 def test_a_stale_cache_that_is_repaired_is_status_0(app, source, sink, list_products):

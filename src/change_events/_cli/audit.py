@@ -24,9 +24,6 @@ from change_events._cli.progress import Bar
 if TYPE_CHECKING:
     from change_events._operations.audit_report import AuditReport, RepairReport
 
-PATIENCE = 60.0
-"""Seconds that a worker has after the settle window, until what it has not followed is stale."""
-
 
 @click.command()
 @app_argument
@@ -38,7 +35,7 @@ PATIENCE = 60.0
     "--min-age",
     type=click.FloatRange(0),
     metavar="SECONDS",
-    help="Seconds for which an entry must be wrong.  [default: the settle window and 60]",
+    help="Seconds for which an entry must be wrong.  [default: the worker's audit_min_age]",
 )
 @rate_option
 @option("--repair", is_flag=True, help="Look at what is wrong again, and store what comes.")
@@ -73,6 +70,7 @@ def command(
     is still so; what was found and repaired is in the report.
     """
     from change_events._operations.audit import Audit
+    from change_events._operations.own_audit import min_age_of
 
     worker = load_app(app)
     with Bar("audit") as bar:
@@ -80,7 +78,7 @@ def command(
             listing_for(worker, **listing),
             fetcher=worker.fetcher,
             sink=worker.sink,
-            min_age=worker.settle + PATIENCE if min_age is None else min_age,
+            min_age=min_age_of(worker) if min_age is None else min_age,
             threads=worker.threads,
             max_gets_per_second=rate or worker.max_gets_per_second,
             on_progress=lambda now: bar.show(now.done, now.total, str(now)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from change_events._operations.aside import keep_trying, throttle_beside
 from change_events._operations.filling import name_of
@@ -99,10 +99,15 @@ class OwnAudit(Generic[T]):
                 kept=kept,
                 tally=self._tally,
                 per_minute=settings.audit_per_minute or 0.0,
-                min_age=settings.settle + MINUTE
-                if settings.audit_min_age is None
-                else settings.audit_min_age,
+                min_age=min_age_of(settings),
             ).work()
         finally:
             with suppress(Exception):  # then the next one waits for a minute
                 kept.release()
+
+
+def min_age_of(settings: Settings[Any]) -> float:
+    """Return the seconds for which an entry of a worker's cache must be wrong to count."""
+    if settings.audit_min_age is None:
+        return settings.settle + MINUTE
+    return settings.audit_min_age
