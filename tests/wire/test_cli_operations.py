@@ -608,6 +608,7 @@ def test_a_repair_that_would_delete_too_much_shows_the_report_and_is_status_3(
     assert refused.exit_code == 3
     assert "30 extra" in refused.stdout
     assert "saw them gone" in refused.stderr
+    assert refused.stderr.endswith("The command for that is `change-events resume`\n")
     assert left > 0
     assert allowed.exit_code == 0
     assert len(sink) == 0

@@ -94,7 +94,9 @@ def status_of(interrupt: KeyboardInterrupt) -> int:
 def problem_of(error: Exception) -> click.ClickException | None:
     """Return what to tell the user; None: the error is a bug."""
     if isinstance(error, (AlreadyRunningError, FetchError, MassDeletionError)):
-        return Unfinished(printable(error))
+        is_refusal = isinstance(error, MassDeletionError)
+        hint = ". The command for that is `change-events resume`" if is_refusal else ""
+        return Unfinished(f"{printable(error)}{hint}")
     if isinstance(error, ChangeEventsError):
         return Mistake(printable(error))
     if type(error).__module__.partition(".")[0] in DATABASES:
