@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 
 MISSING = "change-events: the command needs click and rich: pip install 'change-events[cli]'"
@@ -20,7 +21,8 @@ def main() -> None:
 
     if isinstance(sys.stdout, io.TextIOWrapper):  # its encoding can lack characters of an entity
         sys.stdout.reconfigure(errors="backslashreplace")
-    group.main(prog_name="change-events")
+    # See no-color.org. click does not look.
+    group.main(prog_name="change-events", color=False if os.environ.get("NO_COLOR") else None)
 
 
 if __name__ == "__main__":

@@ -150,7 +150,7 @@ worker = Worker(os.environ["QUEUE_URL"], fetcher=fetcher, sink=SQLiteSink("cache
 """
 
 
-def in_a_shell(line, tmp_path, channel, source, **environment):
+def in_a_shell(line, tmp_path, channel, source, stdout=subprocess.PIPE, **environment):
     """Run a command line of a shell that has the command, and a worker as APP."""
     (tmp_path / "shop_app.py").write_text(SHOP)
     given = {"SOURCE_URL": source.url, "QUEUE_URL": channel.queue_url}
@@ -159,9 +159,27 @@ def in_a_shell(line, tmp_path, channel, source, **environment):
         ["/bin/sh", "-c", line.replace("change-events", '"$PYTHON" -m change_events')],
         cwd=tmp_path,
         env={**os.environ, **paths, **given, "CHANGE_EVENTS_APP": "shop_app:worker", **environment},
-        capture_output=True,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         check=False,
     )
+
+
+@pytest.mark.parametrize(("value", "has_color"), [("1", False), ("", True)])
+def test_a_terminal_has_colors_unless_somebody_wants_none(
+    tmp_path, channel, source, value, has_color
+):
+    source.entities = {"p1": {"id": "p1"}}
+    ours, terminal = os.openpty()
+
+    ran = in_a_shell("change-events look p1", tmp_path, channel, source, terminal, NO_COLOR=value)
+
+    os.close(terminal)
+    text = os.read(ours, 10_000)
+    os.close(ours)
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert b"p1: created" in text
+    assert (b"\x1b[" in text) == has_color
 
 
 def test_a_terminal_that_lacks_a_character_shows_its_escape(tmp_path, channel, source):
