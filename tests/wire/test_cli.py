@@ -125,6 +125,17 @@ def test_the_module_is_the_command(monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("change-events 0.")
 
 
+def test_the_command_works_without_a_stdout(monkeypatch):
+    """A process can be started with it closed."""
+    monkeypatch.setattr(sys, "argv", ["change-events", "--version"])
+    monkeypatch.setattr(sys, "stdout", None)
+
+    with pytest.raises(SystemExit) as exit_:
+        entry.main()
+
+    assert exit_.value.code == 0
+
+
 # APP
 
 

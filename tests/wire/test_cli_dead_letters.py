@@ -255,8 +255,11 @@ def test_a_letter_whose_signature_cannot_be_verified_now_is_kept(
     dead.send(json.dumps({"Type": "Notification", "Message": '{"id": "p1"}', "TopicArn": "x"}))
 
     result = run("dead-letters", "drop", name_app(make_worker()), "--yes")
+    everything = run("dead-letters", "drop", name_app(make_worker()), "--all")
 
     assert result.output == "1 letters: 0 dropped\n"
+    assert everything.output.startswith("message ")
+    assert ": its signature can't be verified now\n1 letters: 1 would be" in everything.output
     assert dead.count() == {"visible": 1}
 
 

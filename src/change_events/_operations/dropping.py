@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from change_events._consumer.queue import Message
     from change_events._consumer.settings import Settings
 
+UNVERIFIED = "its signature can't be verified now"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DropReport:
@@ -31,7 +33,7 @@ class DropReport:
         chosen: Letters to drop.
         dropped: Letters deleted; 0 in a dry run.
         ids: How many letters to drop each id has.
-        reasons: By message id, why a letter to drop is not a change event.
+        reasons: By message id, why a letter to drop is not a change event, or can't be read now.
         dry_run: Nothing was deleted.
     """
 
@@ -81,10 +83,10 @@ def drop(
                 id, reason = _read(message, settings, verify)
                 if not (everything or (id in ids if ids else reason is not None)):
                     continue
-                if reason is None:
-                    found[str(id)] += 1
+                if id is not None:
+                    found[id] += 1
                 else:
-                    reasons[message.message_id] = reason
+                    reasons[message.message_id] = reason or UNVERIFIED
                 if not dry_run:
                     hand.settle([message.message_id])
         hand.settle([], flush=True)
