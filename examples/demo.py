@@ -22,17 +22,20 @@ Starts, on loopback and free ports, each as a process of its own:
 
   - an emulator of AWS (moto), and in it the topic and the queues of this
     package's CloudFormation templates;
-  - a product service, which broadcasts a product's id before it saves;
-  - two downstream services, each with a cache of the products that its worker
-    keeps in step. 'early look' has a queue without delay: it looks at a product
-    as soon as an event arrives, and again when the save must be over. 'one look'
-    has a queue with a delay, and looks only then.
+  - a product service, which broadcasts a product's id before it saves. It has
+    products already: their events were sent before anybody had a queue;
+  - two downstream services, each with a cache of the products. Its worker fills
+    the cache from the service's list of products, and keeps it in step.
+    'early look' has a queue without delay: it looks at a product as soon as an
+    event arrives, and again when the save must be over. 'one look' has a queue
+    with a delay, and looks only then.
 
-Then it changes products from several threads at once. Some changes are invalid:
-they must broadcast nothing. Some saves fail after their broadcast. Some take so
-long that an early look still finds the old state. The caches must come out right.
+At once it changes products from several threads. Some changes are invalid: they
+must broadcast nothing. Some saves fail after their broadcast. Some take so long
+that an early look still finds the old state. The caches must come out right.
 
-In the end it compares both caches with the source, product by product.
+In the end it audits both caches: it compares them with the source, product by
+product.
 """
 
 EPILOG = """\

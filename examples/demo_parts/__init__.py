@@ -6,6 +6,6 @@ The parts of examples/demo.py:
     emulator.py     AWS, on loopback
     stacks.py       deploys the package's CloudFormation templates
     changes.py      draws and makes the changes
-    evidence.py     measures staleness, and compares a cache with the source
+    evidence.py     measures staleness
     screen.py       what you see
 """

@@ -9,11 +9,14 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import urllib3
 
 from product_service.demo_faults import HEADER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class Kind(Enum):
@@ -119,19 +122,22 @@ class Change:
         return {201 if self.kind is Kind.CREATE else 200, 409, 410}
 
 
-def plan(seed: int, count: int, *, products: int, slowest: float) -> list[Change]:
+def stock(count: int) -> list[Change]:
+    """Return changes that make so many products."""
+    return [Change(number, Kind.CREATE, Fault.NONE, 0.0, 0.0) for number in range(count)]
+
+
+def plan(seed: int, count: int, *, slowest: float) -> list[Change]:
     """
-    Draw the changes: first some that make products, then a mix.
+    Draw a mix of changes.
 
     Args:
         seed: The same seed draws the same changes.
         count: How many changes to draw.
-        products: How many products to make first.
         slowest: How long the slowest save takes, in seconds.
     """
     rng = random.Random(seed)  # noqa: S311  # no secret
-    sorts = [(Kind.CREATE, Fault.NONE)] * min(products, count)
-    sorts += rng.choices(list(MIX), weights=list(MIX.values()), k=count - len(sorts))
+    sorts = rng.choices(list(MIX), weights=list(MIX.values()), k=count)
     return [
         Change(number, kind, fault, rng.uniform(slowest / 3, slowest), rng.random())
         for number, (kind, fault) in enumerate(sorts)
@@ -163,19 +169,22 @@ class Driver:
         tally: How many were `saved`, and how many of these were `slow`; how many `failed` or met a
             `conflict` after their broadcast, and how many were `rejected` before it.
         saved: The changes that were committed.
+        ids: The products that exist.
         longest: Seconds that the slowest request took.
     """
 
-    def __init__(self, url: str, changes: list[Change], *, threads: int) -> None:
+    def __init__(
+        self, url: str, changes: list[Change], *, ids: Iterable[str] = (), threads: int
+    ) -> None:
         self.total = len(changes)
         self.tally: Counter[str] = Counter()
         self.saved: list[Saved] = []
+        self.ids = list(ids)
         self.longest = 0.0
         self._url = url
         self._threads = threads
         self._pool = urllib3.PoolManager(maxsize=threads, retries=False, timeout=30)
         self._changes = iter(changes)
-        self._ids: list[str] = []  # of the products that exist
         self._errors: list[Exception] = []
         self._lock = threading.Lock()
 
@@ -218,10 +227,10 @@ class Driver:
             change = next(self._changes, None)
             if change is None:
                 return None
-            if not self._ids:
+            if not self.ids:
                 return change, "nobody"
-            index = int(change.pick * len(self._ids))
-            return change, self._ids.pop(index) if change.kind is Kind.DELETE else self._ids[index]
+            index = int(change.pick * len(self.ids))
+            return change, self.ids.pop(index) if change.kind is Kind.DELETE else self.ids[index]
 
     def _make(self, change: Change, id: str) -> None:
         method, path, body = change.request(id)
@@ -246,6 +255,6 @@ class Driver:
         else:
             self.tally[{500: "failed", 409: "conflict"}.get(status, "rejected")] += 1
         if status == 201:
-            self._ids.append(body["id"])
+            self.ids.append(body["id"])
         elif change.kind is Kind.DELETE and status in {409, 500}:
-            self._ids.append(id)  # it is still there
+            self.ids.append(id)  # it is still there

@@ -1,13 +1,11 @@
-"""Measure how long a cache was stale, and whether it equals the source in the end."""
+"""Measure how long a cache was stale."""
 
 from __future__ import annotations
 
 import json
 import math
-import sqlite3
 import statistics
 from collections import defaultdict
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -16,11 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    import urllib3
-
     from demo_parts.changes import Saved
-
-Bodies = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,38 +70,3 @@ def _delay(change: Saved, looks: list[dict[str, Any]], deleted_at: float) -> flo
 
 def _seconds(last_modified: str) -> float:
     return datetime.fromisoformat(last_modified).timestamp()
-
-
-def source_bodies(pool: urllib3.PoolManager, url: str) -> Bodies:
-    """Read all products from the service, page by page."""
-    bodies: Bodies = {}
-    following: str | None = f"{url}/products"
-    while following:
-        response = pool.request("GET", following)
-        bodies.update({product["id"]: product for product in response.json()})
-        following = _next_page(response.headers.get("Link", ""))
-    return bodies
-
-
-def cached_bodies(cache: Path) -> Bodies:
-    """Read all products from a cache's table, with plain SQL."""
-    with closing(sqlite3.connect(cache)) as database:
-        return {
-            id: json.loads(body)
-            for id, body in database.execute("SELECT id, body FROM entities WHERE body IS NOT NULL")
-        }
-
-
-def difference(source: Bodies, cached: Bodies) -> str:
-    """Say how a cache differs from the source; empty if it doesn't."""
-    counts = {
-        "missing": len(source.keys() - cached.keys()),
-        "too many": len(cached.keys() - source.keys()),
-        "out of date": sum(source[id] != cached[id] for id in source.keys() & cached.keys()),
-    }
-    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-
-
-def _next_page(link: str) -> str | None:
-    target, _, parameters = link.partition(">")
-    return target.removeprefix("<") if 'rel="next"' in parameters else None

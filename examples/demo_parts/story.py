@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import urllib3
 
-from demo_parts.changes import Driver, plan
-from demo_parts.evidence import Staleness, cached_bodies, difference, source_bodies, staleness
+from change_events import Audit, AuditReport, HTTPFetcher, HTTPListing, SQLiteSink
+from demo_parts.changes import Driver, plan, stock
+from demo_parts.evidence import Staleness, staleness
 from demo_parts.stacks import Outputs, deploy, deploy_queue, waiting
 
 if TYPE_CHECKING:
@@ -35,12 +36,17 @@ CREDENTIALS = {
 """The emulator wants some. The user's own are neither needed nor read."""
 
 THREADS = 4
-PRODUCTS = 40
+PRODUCTS = 30
+"""How many products there are first: more than a page of the list."""
+
 SLOWEST_SAVE = 0.2
 """As a share of the settle window: later than an early look, and well within the promise."""
 
 QUIET_PATIENCE = 60.0
-"""Seconds to wait, after the last change, for the queues to be empty."""
+"""Seconds to wait, after the last change, for empty queues and filled caches."""
+
+CATCH_UP = 1.0
+"""Seconds, beside the settle window, that an audit gives a cache to follow a change."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +102,17 @@ class Downstream:
             *(word for option in options.items() for word in option),
         )
 
+    def audit(self, source: str, settle: int) -> AuditReport:
+        """Compare its cache with the source."""
+        products = f"{source}/products"
+        with SQLiteSink(self.cache) as cache:
+            return Audit(
+                HTTPListing(products, entities=True),
+                fetcher=HTTPFetcher(f"{products}/{{id}}"),
+                sink=cache,
+                min_age=settle + CATCH_UP,
+            ).run()
+
     def queue_urls(self) -> list[str]:
         """Return the URLs of its queue and of both dead-letter queues."""
         return [url for output, url in self.queue.items() if output.endswith("QueueUrl")]
@@ -133,6 +150,7 @@ class Story:
         self._pool = urllib3.PoolManager(maxsize=4, retries=False, timeout=10)
         self._session: Any = None
         self._source = ""
+        self._first: list[str] = []  # the products that there are before the changes
 
     def run(self) -> None:
         """Tell the story. Don't raise: put an error into `error`."""
@@ -152,84 +170,82 @@ class Story:
         self.steps.append(f"an emulator of AWS (moto) on {endpoint}")
         self._children.set_environment(**CREDENTIALS, AWS_ENDPOINT_URL=endpoint)
         self._session = _Session(endpoint)
-        topic_arn, early, delayed = self._deploy()
+        topic_arn = deploy(self._session, "products", "topic.yaml")["TopicArn"]
+        self.steps.append("a topic, from a template in change_events/cloudformation/")
         self._children.set_environment(PRODUCT_EVENTS_TOPIC_ARN=topic_arn)
         options = ["--create-table", "--demo-faults", "--port", "0", "--log-level", "warning"]
         self._source = self._children.start("products", "product_service", *options).url()
         self.steps.append(f"the product service on {self._source}: broadcasts, then saves")
+        first = Driver(self._source, stock(PRODUCTS), threads=THREADS)
+        first.run()
+        self._first = first.ids
+        self.steps.append(f"it has {PRODUCTS} products, announced before anybody had a queue")
+        early, delayed = self._deploy(topic_arn)
         children = [
             downstream.start(self._children, self._source, self.settings.settle)
             for downstream in (early, delayed)
         ]
         early.url, delayed.url = (child.url() for child in children)
         self.steps.append(
-            f"{early.name!r} on {early.url}: looks at once, and {self.settings.settle} s later"
+            f"{early.name!r} on {early.url}: fills its cache from the list of products; "
+            f"looks at an event at once, and {self.settings.settle} s later"
         )
         self.steps.append(
-            f"{delayed.name!r} on {delayed.url}: looks {self.settings.settle} s later only"
+            f"{delayed.name!r} on {delayed.url}: the same, but looks {self.settings.settle} s "
+            "later only"
         )
         self.downstreams = [early, delayed]
 
-    def _deploy(self) -> tuple[str, Downstream, Downstream]:
-        topic_arn = deploy(self._session, "products", "topic.yaml")["TopicArn"]
+    def _deploy(self, topic_arn: str) -> tuple[Downstream, Downstream]:
         settle = self.settings.settle
         early = deploy_queue(self._session, "early-look", topic_arn=topic_arn, delay=0, raw=True)
         delayed = deploy_queue(
             self._session, "one-look", topic_arn=topic_arn, delay=settle, raw=False
         )
-        self.steps.append(
-            "a topic and two queues, from the templates in change_events/cloudformation/"
-        )
+        self.steps.append("two queues, subscribed to it, from another template there")
         return (
-            topic_arn,
             Downstream("early look", early, self._directory),
             Downstream("one look", delayed, self._directory),
         )
 
     def _drive(self) -> Driver:
         settings = self.settings
-        products = min(PRODUCTS, settings.changes // 4)
-        changes = plan(
-            settings.seed,
-            settings.changes,
-            products=products,
-            slowest=SLOWEST_SAVE * settings.settle,
-        )
-        self.driver = Driver(self._source, changes, threads=THREADS)
+        changes = plan(settings.seed, settings.changes, slowest=SLOWEST_SAVE * settings.settle)
+        self.driver = Driver(self._source, changes, ids=self._first, threads=THREADS)
         self.driver.run()
         return self.driver
 
     def _wait_until_quiet(self) -> None:
         deadline = time.monotonic() + QUIET_PATIENCE
-        while waiting(
-            self._session, [downstream.queue["QueueUrl"] for downstream in self.downstreams]
-        ):
+        while not self._is_quiet():
             self._check_children()
             if time.monotonic() > deadline:
                 break  # the verdict says it
             time.sleep(0.2)
 
+    def _is_quiet(self) -> bool:
+        queues = [downstream.queue["QueueUrl"] for downstream in self.downstreams]
+        return not waiting(self._session, queues) and all(
+            self._get(f"{downstream.url}/stats")["synced"] for downstream in self.downstreams
+        )
+
     def _judge(self, driver: Driver) -> None:
         self._check_children()
-        source = source_bodies(self._pool, self._source)
-        differences = {
-            downstream.name: difference(source, cached_bodies(downstream.cache))
-            for downstream in self.downstreams
-        }
         for downstream in self.downstreams:
             downstream.stats = self._get(f"{downstream.url}/stats")
             downstream.staleness = staleness(driver.saved, downstream.outcome_log)
         self.summary = self._get(f"{self.downstreams[0].url}/summary")
-        self.findings = [self._all_announced(driver), self._all_empty()]
-        self.equal = not any(differences.values())
+        self.findings = [self._all_announced(driver), self._all_empty(), self._all_filled()]
+        audits = [each.audit(self._source, self.settings.settle) for each in self.downstreams]
+        for downstream, audit in zip(self.downstreams, audits, strict=True):
+            self.findings.append((audit.clean, f"audit of {downstream.name!r}: {found(audit)}"))
+        self.equal = all(audit.clean for audit in audits)
         self.verdict = (
-            f"Both caches equal the source: {len(source)} products, the same ids, the same bodies."
+            f"Both caches equal the source: {audits[0].compared} products, the same ids, "
+            "the same bodies."
+            if self.equal
+            else "NOT equal to the source: see the audits."
         )
-        if not self.equal:
-            which = "; ".join(
-                f"{name!r}: {difference}" for name, difference in differences.items() if difference
-            )
-            self.verdict = f"NOT equal to the source ({len(source)} products): {which}."
 
     def _all_announced(self, driver: Driver) -> tuple[bool, str]:
         events = {downstream.stats["acknowledged"] for downstream in self.downstreams}
@@ -250,6 +266,13 @@ class Story:
             "dead-letter queues included"
         )
 
+    def _all_filled(self) -> tuple[bool, str]:
+        filled = all(downstream.stats["synced"] for downstream in self.downstreams)
+        return filled, (
+            f"both caches were {'' if filled else 'NOT '}filled from the list of products, "
+            "beside the changes"
+        )
+
     def _watch(self) -> None:
         """Keep the counts up to date for the screen."""
         # After an error this thread stops; the story's own thread meets the error, too.
@@ -264,6 +287,16 @@ class Story:
 
     def _get(self, url: str) -> Any:
         return self._pool.request("GET", url).json()
+
+
+def found(audit: AuditReport) -> str:
+    """Say in a line what an audit has found, and in more what is wrong."""
+    if not audit.clean:
+        return str(audit)
+    return (
+        f"{audit.compared} compared, {audit.missing} missing, {audit.extra} extra, "
+        f"{audit.different} different"
+    )
 
 
 class _Session:

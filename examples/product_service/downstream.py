@@ -1,8 +1,8 @@
 """
 A service downstream. It counts the products by image host and month.
 
-A worker keeps a cache of all products in step with the product service. The counts are one SQL
-query on that cache.
+A worker fills a cache with all products of the product service, and keeps it in step. The counts
+are one SQL query on that cache.
 """
 
 import argparse
@@ -23,7 +23,14 @@ from typing import Any
 import anyio.to_thread
 from fastapi import FastAPI
 
-from change_events import ConfigurationError, HTTPFetcher, Outcome, SQLiteSink, Worker
+from change_events import (
+    ConfigurationError,
+    HTTPFetcher,
+    HTTPListing,
+    Outcome,
+    SQLiteSink,
+    Worker,
+)
 from product_service.serving import add_serving_arguments, serve
 
 log = logging.getLogger(__name__)
@@ -105,8 +112,8 @@ def create_app(worker: Worker[dict[str, Any]], cache: str, lifespan: Any = None)
 
     @app.get("/stats")
     def stats() -> dict[str, int]:
-        """Return the worker's counts."""
-        return asdict(worker.stats())
+        """Return the worker's counts, and 1 as `synced` once the cache was filled."""
+        return {**asdict(worker.stats()), "synced": worker.synced}
 
     return app
 
@@ -153,6 +160,7 @@ def _serve(arguments: argparse.Namespace, cache: SQLiteSink) -> int:
         arguments.queue_url,
         fetcher=HTTPFetcher(f"{products}/{{id}}", bulk_url=products),
         sink=cache,
+        backfill=HTTPListing(products, entities=True),
         settle=arguments.settle,
         wait_time=2,  # after Ctrl-C the worker waits for the poll under way
         on_outcome=OutcomeLog(arguments.outcome_log, cache).write

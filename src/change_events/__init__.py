@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         Listing,
         Metrics,
         Publisher,
+        ReadableSink,
         Sink,
         StatefulSink,
     )
@@ -92,6 +93,7 @@ __all__ = [
     "Progress",
     "PublishError",
     "Publisher",
+    "ReadableSink",
     "RedriveProgress",
     "RedriveReport",
     "SNSPublisher",
@@ -141,6 +143,7 @@ _NAMES = {
         "Listing",
         "Metrics",
         "Publisher",
+        "ReadableSink",
         "Sink",
         "StatefulSink",
     ],

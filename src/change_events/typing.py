@@ -235,6 +235,28 @@ class BulkSink(Protocol[T_contra]):
         ...
 
 
+@runtime_checkable
+class ReadableSink(Protocol[T_co]):
+    """
+    A sink that can return many entities at once: those of a page of a listing, in an audit. Without
+    this an audit calls `get(id)` for each of them.
+    """
+
+    def get_many(self, ids: Sequence[str], /) -> Mapping[str, T_co]:
+        """
+        Return those of these entities that are cached, by id. Read them after the call began, from
+        where commits go: not from a replica that lags.
+
+        Args:
+            ids: Ids of entities, all different, in any number.
+
+        Raises:
+            ConfigurationError: The sink can't read what it has stored. An audit then compares
+                digests.
+        """
+        ...
+
+
 class Metrics(Protocol):
     """
     Receives measurements. Called from many threads, some within the work that is measured: be

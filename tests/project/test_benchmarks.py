@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from change_events._event import DEFAULT_SETTLE
-from verification.benchmarks import contenders, cost, fresh, results
+from verification.benchmarks import beside, contenders, cost, fresh, results
 from verification.benchmarks.__main__ import command
 from verification.benchmarks.bench import OLD, Bench, distinct
 from verification.benchmarks.floor import floor
@@ -131,6 +131,26 @@ def test_a_redrive_looks_once_at_each_id(bench):
 
     assert all(figure.met for figure in report.figures)
     assert report.data["gets"] == report.data["number"] / 20 == 10
+
+
+def test_an_audit_beside_changes_reports_nothing_falsely(bench):
+    report = WORKLOADS["L"](bench)
+
+    figures = {figure.what: figure for figure in report.figures}
+    assert all(figures[what].met for what in figures if what.startswith("beside changes"))
+    assert figures["beside changes, differed at first"].value > 0
+    assert figures["SQLite, share of reading's speed"].value > 0
+    assert figures["PostgreSQL, CPU"].value > 0
+
+
+def test_staleness_is_measured_beside_both_kinds_of_backfill(bench):
+    report = WORKLOADS["M"](bench)
+
+    assert [row[0] for row in report.table[1:]] == ["without a backfill", *beside.BESIDE]
+    assert all(pages > 0 for pages in report.data["pages"].values())
+    assert all(
+        len(lags) == 20 for rounds in report.data["milliseconds"].values() for lags in rounds
+    )
 
 
 def test_the_bill_multiplies_requests_by_the_consumers():

@@ -606,7 +606,8 @@ def test_the_workers_have_their_queues_policy_and_may_use_their_table(cloud, fle
 
     assert properties["ManagedPolicyArns"] == [{"Ref": "WorkerPolicyArn"}]
     assert (condition, nothing) == ("HasTable", {"Ref": "AWS::NoValue"})
-    assert statement["Action"] == ["dynamodb:GetItem", "dynamodb:UpdateItem", "dynamodb:Scan"]
+    actions = ("BatchGetItem", "GetItem", "UpdateItem", "Scan")
+    assert statement["Action"] == [f"dynamodb:{action}" for action in actions]
     role = fleet.resources["TaskRole"]
     assert cloud.iam.list_role_policies(RoleName=role)["PolicyNames"] == ["cache"]
 

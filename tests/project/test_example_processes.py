@@ -13,15 +13,18 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import urllib3
 from test_example import serving_app
 
-from change_events import HTTPFetcher, SQLiteSink, Worker
+from change_events import Audit, HTTPFetcher, MemorySink, SQLiteSink, Worker, refresh
+from change_events.testing import FakeSource
 from demo_parts.changes import Saved, plan
-from demo_parts.evidence import difference, staleness
+from demo_parts.evidence import staleness
 from demo_parts.processes import ChildError, Children
+from demo_parts.story import found
 from product_service.downstream import Follower, OutcomeLog, create_app
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -186,8 +189,8 @@ def test_no_child_starts_after_all_were_stopped(service_processes):
 
 
 def test_the_same_seed_draws_the_same_changes():
-    assert plan(1, 50, products=10, slowest=1.0) == plan(1, 50, products=10, slowest=1.0)
-    assert plan(1, 50, products=10, slowest=1.0) != plan(2, 50, products=10, slowest=1.0)
+    assert plan(1, 50, slowest=1.0) == plan(1, 50, slowest=1.0)
+    assert plan(1, 50, slowest=1.0) != plan(2, 50, slowest=1.0)
 
 
 def at(second: float) -> str:
@@ -223,14 +226,14 @@ def test_a_deletion_is_in_the_cache_once_a_look_has_found_nothing(tmp_path):
     assert (found.p50, found.p99) == pytest.approx((0.875, 1.2425))
 
 
-def test_a_difference_between_cache_and_source_is_named():
-    source = {"a": {"name": "a"}, "b": {"name": "b"}}
+def test_an_audit_that_finds_something_is_shown_whole():
+    source = FakeSource({"a": {"id": "a"}})
+    cache: MemorySink[Any] = MemorySink()
 
-    assert difference(source, dict(source)) == ""
-    assert (
-        difference(source, {"b": {"name": "old"}, "c": {}})
-        == "1 missing, 1 too many, 1 out of date"
-    )
+    assert "1 missing" in found(Audit(["a"], fetcher=source, sink=cache, min_age=0).run())
+    refresh("a", fetcher=source, sink=cache)
+    clean = Audit(["a"], fetcher=source, sink=cache).run()
+    assert found(clean) == "1 compared, 0 missing, 0 extra, 0 different"
 
 
 # The demo
@@ -258,7 +261,7 @@ def marked_processes(mark: str) -> list[str]:
     return found
 
 
-def test_the_demo_ends_with_equal_caches():
+def test_the_demo_begins_with_products_and_ends_with_a_clean_audit_of_both_caches():
     with run_demo("--changes", "60", "--settle", "2", "--seed", "1") as demo:
         output, _ = demo.communicate(timeout=100)
 
@@ -268,6 +271,14 @@ def test_the_demo_ends_with_equal_caches():
     assert re.fullmatch(
         r"Both caches equal the source: \d+ products, the same ids, the same bodies\.", lines[-1]
     )
+    assert "it has 30 products, announced before anybody had a queue" in output
+    assert "filled from the list of products, beside the changes" in output
+    audits = re.findall(
+        r"^ok  audit of '(.*)': \d+ compared, 0 missing, 0 extra, 0 different$",
+        output,
+        re.MULTILINE,
+    )
+    assert audits == ["early look", "one look"]
     for measure in (
         "events",
         "GETs",

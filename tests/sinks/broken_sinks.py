@@ -408,6 +408,37 @@ class BelievesAPageThatFailed(MemorySink):
         return super().insert_many(new)
 
 
+class ReadsTombstones(MemorySink):
+    def get_many(self, ids, /):
+        return {id: self.get(id) for id in ids if self.entry(id).version}
+
+
+class ReadsAtMost100(MemorySink):
+    def get_many(self, ids, /):
+        return super().get_many(ids[:100])
+
+
+class ReadsWhatWasFirst(MemorySink):
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self._first = {}
+
+    def get_many(self, ids, /):
+        self._first = super().get_many(ids) | self._first
+        return {id: self._first[id] for id in ids if id in self._first}
+
+
+class ReadsIdsWithoutSpaces(MemorySink):
+    def get_many(self, ids, /):
+        return super().get_many([id.strip() for id in ids])
+
+
+class NeedsSomethingToRead(MemorySink):
+    def get_many(self, ids, /):
+        min(ids)
+        return super().get_many(ids)
+
+
 class RefusesAll(MemorySink):
     def apply(self, id, change, /, *, if_version):
         return False

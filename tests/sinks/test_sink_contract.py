@@ -124,6 +124,11 @@ def run_contract(pytester):
         ("ChecksThenInserts", "test_of_insert_many_and_looks_at_once_one_wins"),
         ("NeedsSomethingToInsert", "test_insert_many_of_nothing_stores_nothing"),
         ("BelievesAPageThatFailed", "test_insert_many_that_raised_can_be_repeated"),
+        ("ReadsTombstones", "test_get_many_returns_only_what_is_present"),
+        ("ReadsAtMost100", "test_get_many_returns_hundreds_at_once"),
+        ("ReadsWhatWasFirst", "test_get_many_returns_what_the_last_look_stored"),
+        ("ReadsIdsWithoutSpaces", "test_get_many_keeps_ids_apart"),
+        ("NeedsSomethingToRead", "test_get_many_of_nothing_returns_nothing"),
     ],
 )
 def test_a_sink_that_breaks_a_rule_fails_its_test(run_contract, name, rule):
@@ -191,6 +196,7 @@ def test_for_the_smallest_sink_only_tests_of_missing_methods_are_skipped(run_con
             "*no ids()*",
             "*no set_state()*",
             "*no insert_many()*",
+            "*no get_many()*",
             "*the fixture 'open_again' is missing*",
         ]
     )

@@ -8,6 +8,7 @@ import re
 import threading
 import uuid
 from functools import partial
+from types import SimpleNamespace
 
 import boto3
 import pytest
@@ -126,6 +127,36 @@ def test_all_pages_are_read(table):
     assert len(sink) == 8
     now = 15 * DAY
     assert sink.purge() == 8
+
+
+def test_entities_that_an_answer_has_no_room_for_are_asked_for_again(table):
+    calls = []
+    client = boto3.client("dynamodb")
+    client.meta.events.register(
+        "provide-client-params.dynamodb.BatchGetItem",
+        lambda params, **_: calls.append(params["RequestItems"][table]),
+    )
+    sink = DynamoDBSink(table, client=client)
+    large = {"text": "x" * 390_000}  # an answer has at most 16 MB
+    ids = [f"p{n}" for n in range(44)]
+    sink.insert_many({id: Found(large) for id in ids})
+
+    assert sink.get_many([*ids, "never seen"]) == dict.fromkeys(ids, large)
+    assert len(calls) == 2
+    assert all(each["ConsistentRead"] for each in calls)
+
+
+def test_a_table_that_reads_nothing_is_an_error(table):
+    def busy(params, **_):
+        asked = json.loads(params["body"])["RequestItems"]
+        return SimpleNamespace(status_code=200), {"Responses": {}, "UnprocessedKeys": asked}
+
+    client = boto3.client("dynamodb")
+    # The emulator itself is never busy.
+    client.meta.events.register("before-call.dynamodb.BatchGetItem", busy)
+
+    with pytest.raises(RuntimeError, match="too busy"):
+        DynamoDBSink(table, client=client).get_many(["p1", "p2"])
 
 
 def test_ids_are_named_beyond_many_tombstones_and_after_an_id_that_was_purged(table):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from typing_extensions import assert_type
@@ -13,6 +14,7 @@ from change_events import (
     Gone,
     MemorySink,
     PostgresSink,
+    ReadableSink,
     Sink,
     SQLiteSink,
 )
@@ -33,3 +35,20 @@ def bulk_sinks() -> None:
 def bulk_sink_or_not(sink: Sink[Any]) -> None:
     if isinstance(sink, BulkSink):
         assert_type(sink.insert_many({}), set[str])
+
+
+def readable_sinks() -> None:
+    sinks: list[ReadableSink[dict[str, Any]]] = [
+        MemorySink(),
+        SQLiteSink("cache.db"),
+        PostgresSink(""),
+        DynamoDBSink("products"),
+    ]
+    assert_type(sinks[0].get_many(["p1"]), Mapping[str, dict[str, Any]])
+    assert_type(SQLiteSink("cache.db").get_many(["p1"]), dict[str, dict[str, Any]])
+    sinks[0].get_many([1])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]  # no id
+
+
+def readable_sink_or_not(sink: Sink[Any]) -> None:
+    if isinstance(sink, ReadableSink):
+        assert_type(sink.get_many([]), Mapping[str, Any])

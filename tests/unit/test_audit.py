@@ -199,7 +199,7 @@ def test_a_sink_that_reads_many_at_once_is_asked_for_a_page_with_one_call():
 
     report = audit([*source.items(), ("p1", {"id": "p1"})], source, sink).run()
 
-    assert [len(ids) for ids in sink.asked] == [100, 50, 1, 1]
+    assert [len(ids) for ids in sink.asked] == [1, 100, 50, 1, 1]  # the first asks if it can read
     assert report.extra_ids == ["p1"]
 
 

@@ -42,6 +42,8 @@ class Way:
         save: Seconds from the end of the broadcast to the commit.
         delay: The queue's delay in seconds.
         confirm: Saves are confirmed by a second broadcast.
+        backfill: What the worker's own backfill lists beside them, `ids` or whole `entities`;
+            empty: it has none.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Way:
     save: float
     delay: int = 0
     confirm: bool = False
+    backfill: str = ""
 
     @property
     def title(self) -> str:
@@ -131,7 +134,7 @@ def play(stage: Stage, way: Way, number: int) -> list[float]:
         "source": stage.source,
         "path": str(path),
         "threads": 10,
-        "more": {"ids": ids},
+        "more": {"ids": ids, "backfill": way.backfill},
     }
     stage.tell(stage.source, "begin", latency=GET, still=True)
     command = [

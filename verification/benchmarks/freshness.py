@@ -13,7 +13,15 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from change_events import Found, Gone, HTTPFetcher, SQLiteSink, Unchanged, Worker
+from change_events import (
+    Found,
+    Gone,
+    HTTPFetcher,
+    HTTPListing,
+    SQLiteSink,
+    Unchanged,
+    Worker,
+)
 from change_events._consumer.look import look
 from verification.benchmarks.contenders import plain
 from verification.benchmarks.contenders.work import Cache, Work
@@ -22,8 +30,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+ENDLESS = 10**9
+"""Products of a listing that is never read to its end."""
+
+
 def tell(id: str, product: Mapping[str, Any]) -> None:
-    """Print that an edition is in the cache now."""
+    """Print that an edition is in the cache now, if it is not what was there at first."""
+    if not product["edition"]:
+        return
     line = {"id": id, "edition": product["edition"], "at": time.monotonic()}
     sys.stdout.write(json.dumps(line) + "\n")  # in one piece: several threads print
     sys.stdout.flush()
@@ -59,7 +73,20 @@ def ours(work: Work) -> None:
     sink = TellingSink(work.path)
     for id in work.more["ids"]:
         look(id, fetcher=fetcher, sink=sink)
-    Worker(work.queue_url, fetcher=fetcher, sink=sink, threads=work.threads).run()
+    kind = work.more["backfill"]
+    listing = HTTPListing(
+        f"{work.source}/listing?first=0&end={ENDLESS}",
+        items="products",
+        next="next",
+        entities=kind == "entities",
+    )
+    Worker(
+        work.queue_url,
+        fetcher=fetcher,
+        sink=sink,
+        threads=work.threads,
+        backfill=listing if kind else None,
+    ).run()
 
 
 if __name__ == "__main__":

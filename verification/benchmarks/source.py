@@ -36,10 +36,11 @@ class Source:
     Attributes:
         gets: Requests for one product.
         bulk_gets: Requests for many.
+        pages: Requests for a page of the listing.
     """
 
     def __init__(self) -> None:
-        self.gets = self.bulk_gets = 0
+        self.gets = self.bulk_gets = self.pages = 0
         self._latency = 0.0
         self._still = False
         self._saved: dict[str, int] = {}
@@ -54,6 +55,7 @@ class Source:
             self.bulk_gets += 1
             found: Any = [self._product(id) for id in parse_qs(path.query)["id"]]
         elif method == "GET" and path.path == "/listing":
+            self.pages += 1
             found = self._page(
                 **{name: int(each) for name, (each,) in parse_qs(path.query).items()}
             )
@@ -92,13 +94,14 @@ class Source:
         if path == "/_bench/begin":
             self._latency = body["latency"]
             self._still = body.get("still", False)
-            self.gets = self.bulk_gets = 0
+            self.gets = self.bulk_gets = self.pages = 0
         elif path == "/_bench/save":
             self._saved |= body
             return response(json.dumps({"at": time.monotonic()}).encode())
         elif path != "/_bench/state":
             return response(b"{}", status=b"404 Not Found")
-        return response(json.dumps({"gets": self.gets, "bulk_gets": self.bulk_gets}).encode())
+        counts = {"gets": self.gets, "bulk_gets": self.bulk_gets, "pages": self.pages}
+        return response(json.dumps(counts).encode())
 
 
 if __name__ == "__main__":

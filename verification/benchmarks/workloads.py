@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from verification.benchmarks import contenders
+from verification.benchmarks.auditing import auditing
 from verification.benchmarks.backfilling import backfilling
 from verification.benchmarks.bench import AGED, LATENCY, OLD, Bench, distinct
+from verification.benchmarks.beside import beside_backfills
 from verification.benchmarks.contest import Report, Rounds, Spread, spread, table, times
 from verification.benchmarks.cost import cost
 from verification.benchmarks.floor import floor, floor_apart
@@ -348,4 +350,6 @@ WORKLOADS: dict[str, Callable[[Bench], Report]] = {
     "I": cost,
     "J": redriving,
     "K": backfilling,
+    "L": auditing,
+    "M": beside_backfills,
 }

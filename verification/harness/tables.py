@@ -15,6 +15,7 @@ CONSUMER = ("src/change_events/_consumer", "src/change_events/_event.py")
 PRODUCER = ("src/change_events/_producer",)
 WORKER = (*CONSUMER, "src/change_events/_source", "src/change_events/sinks")
 BOTH = (*CONSUMER, *PRODUCER)
+OPERATIONS = (*WORKER, "src/change_events/_operations")
 
 SPEAKS_OF: dict[str, dict[str, tuple[str, ...]]] = {
     "correctness.md": {
@@ -35,6 +36,8 @@ SPEAKS_OF: dict[str, dict[str, tuple[str, ...]]] = {
         "G": (*BOTH, "verification/benchmarks/freshness.py", "verification/benchmarks/fresh.py"),
         "H": (*CONSUMER, "verification/benchmarks/hold.py"),
         "I": ("verification/benchmarks/capacity.py",),
+        "L": (*OPERATIONS, "verification/benchmarks/auditing.py"),
+        "M": (*OPERATIONS, "verification/benchmarks/beside.py"),
         "": (*WORKER, "verification/benchmarks/contenders"),
     },
 }

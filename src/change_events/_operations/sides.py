@@ -21,7 +21,7 @@ from change_events._consumer.look import digest, entry_of
 from change_events._event import Entry, Found, Gone
 from change_events._operations.throttle import SINK, SOURCE
 from change_events.exceptions import ConfigurationError
-from change_events.typing import BulkFetcher
+from change_events.typing import BulkFetcher, ReadableSink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -236,14 +236,17 @@ def bodies_of(sink: Sink[T], read: Callable[[str], T | None] | None) -> Bodies |
     if read is not None:
         return _one_by_one(read)
     get: Any = getattr(sink, "get", None)
-    if get is None:
+    if isinstance(sink, ReadableSink):
+        bodies = Bodies(sink.get_many, many=True)
+    elif get is not None:
+        bodies = _one_by_one(get)
+    else:
         return None
     try:
-        get(NO_ID)
+        bodies.read([NO_ID])
     except ConfigurationError:
         return None
-    many: Any = getattr(sink, "get_many", None)
-    return _one_by_one(get) if many is None else Bodies(many, many=True)
+    return bodies
 
 
 def _one_by_one(get: Callable[[str], Any]) -> Bodies:

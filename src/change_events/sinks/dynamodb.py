@@ -22,13 +22,16 @@ from change_events.sinks import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 MAX_BODY = 400 * 1024 - 8192
 """
 Bytes. An item has at most 400 KB (Amazon DynamoDB Developer Guide, Quotas). An id takes at most 2
 KB of it; the attributes' names, the numbers and an `ETag` take less than the rest.
 """
+
+READ_AT_ONCE = 100
+"""The most items of one `BatchGetItem` (Amazon DynamoDB API Reference)."""
 
 WRITERS = 10
 """Writes of one `insert_many` at a time: as many connections as boto3 keeps by default."""
@@ -53,9 +56,9 @@ class DynamoDBSink:
 
     and any attributes that you add: the sink keeps them. A few items are a worker's own: they have
     only an `id` that no entity can have, and a `state_text`. Reads are consistent. The sink needs
-    the permissions `dynamodb:GetItem` and `UpdateItem`; `items()`, `ids()` and `len()` need `Scan`,
-    too, and `purge()` needs `Scan` and `DeleteItem`. Don't set a time to live: it would delete
-    tombstones while their events are still in a queue.
+    the permissions `dynamodb:GetItem` and `UpdateItem`; `get_many()` needs `BatchGetItem`, too,
+    `items()`, `ids()` and `len()` need `Scan`, and `purge()` needs `Scan` and `DeleteItem`. Don't
+    set a time to live: it would delete tombstones while their events are still in a queue.
 
     A fork can't use the sink of its parent: it gets a `ConfigurationError`. Make a sink in each
     process.
@@ -164,6 +167,22 @@ class DynamoDBSink:
         """Return the cached entity, or None."""
         item = self._items.read(id, "body")
         return json.loads(item["body"]["S"]) if item else None
+
+    def get_many(self, ids: Sequence[str], /) -> dict[str, dict[str, Any]]:
+        """
+        Return those of these entities that are cached, by id, with a call for each hundred. The
+        ids must be different.
+
+        Raises:
+            botocore.exceptions.BotoCoreError, ClientError: DynamoDB can't be reached, or refuses.
+            RuntimeError: DynamoDB is too busy to read any of them.
+        """
+        return {
+            item["id"]["S"]: json.loads(item["body"]["S"])
+            for at in range(0, len(ids), READ_AT_ONCE)
+            for item in self._items.read_many(ids[at : at + READ_AT_ONCE], "id, body")
+            if "body" in item
+        }
 
     def items(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """
@@ -283,6 +302,20 @@ class _Items:
         )
         item: dict[str, Any] = answer.get("Item", {})
         return item
+
+    def read_many(self, ids: Sequence[str], attributes: str) -> Iterator[dict[str, Any]]:
+        """Read up to a hundred items; yield the attributes of those that exist."""
+        keys = [{"id": {"S": id}} for id in ids]
+        while keys:
+            asked = {"Keys": keys, "ConsistentRead": True, "ProjectionExpression": attributes}
+            answer = self._client.batch_get_item(RequestItems={self._table: asked})
+            for items in answer["Responses"].values():
+                yield from items
+            # An answer has at most 16 MB, and less if the table is busy.
+            left = [key for each in answer["UnprocessedKeys"].values() for key in each["Keys"]]
+            if len(left) == len(keys):
+                raise RuntimeError(f"the table {self._table!r} is too busy to read from it")
+            keys = left
 
     def update(
         self, id: str, item: Mapping[str, Any], condition: str, values: dict[str, Any]

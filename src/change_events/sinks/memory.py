@@ -12,7 +12,7 @@ from change_events._event import Entry, Found, Gone, Unchanged
 from change_events.sinks import MAX_EVENT_AGE, check_purge_age, first_version
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 T = TypeVar("T")
 
@@ -88,6 +88,11 @@ class MemorySink(Generic[T]):
     def get(self, id: str, /) -> T | None:
         """Return the cached entity itself, which you must not change, or None."""
         return self._rows.get(id, _UNTOUCHED).value
+
+    def get_many(self, ids: Sequence[str], /) -> dict[str, T]:
+        """Return those of these entities that are cached, by id."""
+        rows = ((id, self._rows.get(id, _UNTOUCHED)) for id in ids)
+        return {id: row.value for id, row in rows if row.entry.present}  # type: ignore[misc]  # what is present has a value
 
     def items(self) -> Iterator[tuple[str, T]]:
         """Iterate over a snapshot of the cached entities, with their ids."""

@@ -1,4 +1,4 @@
-"""The contract of what sinks need not have: names of ids, state, and many inserts at once."""
+"""The contract of what sinks need not have: names of ids, state, many inserts or reads at once."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from change_events._event import Entry, Found
+from change_events.exceptions import ConfigurationError
 from change_events.testing._contention import aborting, opened, threads_that_switch_often
 from change_events.testing._sink_under_test import AWKWARD_IDS, DAY, Clock, SinkUnderTest, require
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 NO_IDS = "the sink can't name what it holds"
 NO_STATE = "the sink keeps no state"
 NO_BULK = "the sink stores one entity at a time"
+NO_MANY = "the sink reads one entity at a time"
 
 TOUCHED = {
     "found": "found",
@@ -261,6 +263,54 @@ class BulkRules(SinkUnderTest):
         winners = dict(wins)
         assert len(wins) == len(winners) == 100, "an id was stored twice, or never"
         assert {id: sinks[0].entry(id).etag for id in winners} == winners
+
+
+class ReadingRules(SinkUnderTest):
+    """What `get_many()` returns: a `ReadableSink`."""
+
+    @pytest.fixture
+    def readable(self, sink: Any) -> Any:
+        """The sink, if it can read what it stores."""
+        require(sink, "get_many", NO_MANY)
+        try:
+            sink.get_many(["p1"])
+        except ConfigurationError as error:
+            pytest.skip(f"the sink can't read what it has stored: {error}")
+        return sink
+
+    def test_get_many_returns_only_what_is_present(self, readable: Any) -> None:
+        self.keep_two_of_four(readable)
+        both = {id: self.stored(readable, id) for id in ("p1", "p2")}
+
+        assert dict(readable.get_many(["p4", "p2", "never seen", "p1", "p3"])) == both
+        assert dict(readable.get_many(["p3", "p4"])) == {}
+
+    def test_get_many_of_nothing_returns_nothing(self, readable: Any) -> None:
+        self.look(readable, "found", 1)
+
+        assert dict(readable.get_many([])) == {}
+
+    def test_get_many_keeps_ids_apart(self, readable: Any) -> None:
+        for n, id in enumerate(AWKWARD_IDS):
+            self.look(readable, "found", n, id=id)
+
+        assert dict(readable.get_many(AWKWARD_IDS)) == {
+            id: self.entity(n) for n, id in enumerate(AWKWARD_IDS)
+        }
+
+    def test_get_many_returns_hundreds_at_once(self, readable: Any) -> None:
+        for n in range(250):
+            self.look(readable, "found", n, id=f"p{n}")
+
+        found = readable.get_many([f"p{n}" for n in range(1500)])
+
+        assert dict(found) == {f"p{n}": self.entity(n) for n in range(250)}
+
+    def test_get_many_returns_what_the_last_look_stored(self, readable: Any) -> None:
+        for n, change in enumerate(("found", "found", "unchanged", "gone", "found")):
+            self.look(readable, change, n)
+            stored = self.stored(readable, "p1")
+            assert readable.get_many(["p1"]).get("p1") == stored
 
 
 def _store(sink: Any, found: dict[str, Found[Any]], number: int) -> set[str]:

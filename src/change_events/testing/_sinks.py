@@ -9,7 +9,12 @@ import pytest
 
 from change_events._event import Entry, Found, Gone
 from change_events.testing._contention import contend_in_processes, contend_in_threads, opened
-from change_events.testing._sink_extras import BulkRules, NamingRules, StateRules
+from change_events.testing._sink_extras import (
+    BulkRules,
+    NamingRules,
+    ReadingRules,
+    StateRules,
+)
 from change_events.testing._sink_under_test import AWKWARD_IDS, DAY, Clock, SinkUnderTest, require
 
 if TYPE_CHECKING:
@@ -227,7 +232,9 @@ class _PurgeRules(SinkUnderTest):
                 assert sink.apply("p1", Gone(), if_version=version) is False
 
 
-class SinkContract(_LookRules, _SharingRules, _PurgeRules, NamingRules, StateRules, BulkRules):
+class SinkContract(
+    _LookRules, _SharingRules, _PurgeRules, NamingRules, StateRules, BulkRules, ReadingRules
+):
     """
     The tests that a sink must pass for the promise to hold. Inherit from it, and say how to make
     your sink:
@@ -245,6 +252,6 @@ class SinkContract(_LookRules, _SharingRules, _PurgeRules, NamingRules, StateRul
     Make a new, empty sink for each test. If your sink lacks something, the tests that need it are
     skipped and say so: other processes need `open_again`, entities need `get()` and `items()` (or
     `stored` and `listed`), old tombstones need `purge(older_than=seconds)`, and `ids()`, `state()`
-    and `set_state()`, and `insert_many()` are tested if the sink has them. Override `entity` if the
-    sink does not store JSON objects.
+    and `set_state()`, `insert_many()`, and `get_many()` are tested if the sink has them. Override
+    `entity` if the sink does not store JSON objects.
     """

@@ -20,7 +20,7 @@ from change_events.sinks.sqlite.file import File
 if TYPE_CHECKING:
     import os
     import sqlite3
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from typing_extensions import Self
 
@@ -191,6 +191,15 @@ class SQLiteSink:
         """Return the cached entity, or None."""
         row = self._row("SELECT body FROM {table} WHERE id = ? AND body IS NOT NULL", id)
         return json.loads(row[0]) if row else None
+
+    def get_many(self, ids: Sequence[str], /) -> dict[str, dict[str, Any]]:
+        """Return those of these entities that are cached, by id. All are read at one moment."""
+        rows = self._read(
+            "SELECT id, body FROM {table} "
+            "WHERE id IN (SELECT value FROM json_each(?)) AND body IS NOT NULL",
+            json.dumps(list(ids)),  # one parameter, because SQLite limits their number
+        )
+        return {id: json.loads(body) for id, body in rows}
 
     def items(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Iterate over a snapshot of the cached entities, with their ids, in order of the ids."""
