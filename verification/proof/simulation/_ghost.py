@@ -42,7 +42,7 @@ CHECKS = {
     "evidence": "nothing but a 404 or a 410 deletes",
     "guarded": (
         "a wrong URL has no more entities deleted than half of the hundred looks that count: if "
-        "all workers have it, however often they start; if one worker has it, each time it starts"
+        "nobody has the right one, however often workers start; otherwise, each time one starts"
     ),
     "look": (
         "a worker acknowledges a message only after a look of its own whose GET started late "
