@@ -7,9 +7,10 @@ For each property, a rule of the production code is switched off, and the simula
 from __future__ import annotations
 
 import contextlib
+import math
 import subprocess
 import sys
-from collections import deque
+from collections import Counter, deque
 from dataclasses import replace
 
 import psutil
@@ -25,13 +26,19 @@ from change_events._consumer.inbox import Inbox
 from change_events._consumer.intake import Intake, MessageReader
 from change_events._consumer.looks import Looks, _Done
 from change_events._consumer.queue import batches
+from change_events._operations import auditor
+from change_events._operations.comparing import Findings
+from change_events._operations.dead_letters import Redrive
+from change_events._operations.filling import Filling
+from change_events._operations.letters import Letter
 from change_events._producer.renewals import Renewals
 from change_events.sinks import memory
 from verification.harness import ROOT
 from verification.harness.processes import wait_until
 from verification.proof.simulation import CHECKS, play
 from verification.proof.simulation.__main__ import command
-from verification.proof.simulation._setups import FAULTS, drawn
+from verification.proof.simulation._chance import latency
+from verification.proof.simulation._setups import FAULTS, LATENCIES, drawn
 
 # Coverage would trace the production code, which runs here millions of times.
 pytestmark = pytest.mark.usefixtures("untraced")
@@ -44,6 +51,32 @@ def test_the_promise_holds_in_a_random_world(seed):
     assert played.broken is None, "\n".join([played.broken.text, *played.broken.story])
     assert played.counts["commits"] > 0
     assert played.counts["applies"] > 0
+
+
+DONE = {
+    "filled",
+    "stored by pages",
+    "rows changed by hand",
+    "audited",
+    "reported as wrong",
+    "repaired",
+    "letters settled in place",
+    "operations killed",
+}
+
+
+def test_the_promise_holds_beside_backfills_audits_with_repair_and_redrives():
+    counts = Counter()
+    for seed in range(2, 8):
+        played = play(seed, writes=800, operations=True)
+        assert played.broken is None, "\n".join([played.broken.text, *played.broken.story])
+        counts += played.counts
+
+    assert counts.keys() >= DONE
+
+
+def test_half_of_the_worlds_have_backfills_audits_and_redrives():
+    assert 40 < sum(drawn(seed).operations for seed in range(100)) < 60
 
 
 @pytest.fixture(params=["sqlite", "postgres", "dynamodb"])
@@ -78,8 +111,11 @@ def test_some_worlds_have_gets_of_many():
     assert sum(play(seed, writes=300).counts["gets of many"] > 0 for seed in range(8)) >= 2
 
 
-def test_a_seed_repeats_its_world():
-    assert play(3, writes=600).counts == play(3, writes=600).counts
+@pytest.mark.parametrize("operations", [False, True])
+def test_a_seed_repeats_its_world(operations):
+    first, again = (play(3, writes=600, operations=operations) for _ in range(2))
+
+    assert first.counts == again.counts
 
 
 # Each of these switches one rule of the production code off.
@@ -346,7 +382,79 @@ def nothing_is_acknowledged(patch):
     patch.setattr(Acknowledgements, "delete", lambda *_: [])
 
 
-USUAL = {"writes": 800, "sink": "memory"}
+def a_page_is_stored_at_a_version_read_after_it(patch):
+    def store(self, page):
+        return {
+            id
+            for id, each in (page.found or {}).items()
+            if self._sink.apply(id, each, if_version=self._sink.entry(id).version)
+        }
+
+    patch.setattr(Filling, "_store", store)
+
+
+def the_cursor_is_saved_before_its_page_is_stored(patch):
+    store = Filling._store
+
+    def hasty(self, page):
+        self._save(
+            phase="unlisted" if page.cursor is None else "listing",
+            cursor=page.cursor,
+            pages=self._kept.values["pages"] + 1,
+        )
+        return store(self, page)
+
+    patch.setattr(Filling, "_store", hasty)
+
+
+def what_is_not_listed_is_deleted_without_a_look(patch):
+    look = Filling._look
+
+    def hasty(self, ids):
+        if self._kept.values["phase"] == "listing":
+            look(self, ids)
+            return
+        for id in ids:
+            self._sink.apply(id, Gone(), if_version=self._sink.entry(id).version)
+
+    patch.setattr(Filling, "_look", hasty)
+
+
+def an_audit_without_its_second_reading(patch):
+    judge = Findings.judge
+    patch.setattr(Findings, "judge", lambda self, id, first, _: judge(self, id, first, first))
+
+
+def a_repair_trusts_the_digest(patch):
+    look = auditor.guarded_look
+
+    def trusting(id, *, force, **rest):
+        return look(id, **rest)
+
+    patch.setattr(auditor, "guarded_look", trusting)
+
+
+def a_letter_is_deleted_before_its_look(patch):
+    settle = Redrive._settle
+
+    def hasty(self, letters, stop):
+        self.hand.settle([each.message_id for each in letters], flush=True)
+        settle(self, letters, stop)
+
+    patch.setattr(Redrive, "_settle", hasty)
+
+
+def every_look_settles_a_letter(patch):
+    of = Letter.of
+
+    def hasty(message, event, *, settle, received):
+        letter = of(message, event, settle=settle, received=received)
+        return replace(letter, due=received, old_from=-math.inf)
+
+    patch.setattr(Letter, "of", hasty)
+
+
+USUAL = {"writes": 800, "sink": "memory", "operations": False}
 
 LIKELY = {
     "guarded": {
@@ -385,6 +493,43 @@ LIKELY = {
     "the_guard_forgets_at_each_start": {"seed": 109},
     "equal": {"seed": 122},
     "quiet": {"writes": 60, "seed": 115},  # it shows only after hours of virtual time
+    "a_page_is_stored_at_a_version_read_after_it": {
+        "operations": True,
+        "writes": 1000,
+        "ids": 300,
+        "zipf": 0.6,
+        "rate": 150.0,
+        "early_look": True,
+        "unique_states": True,
+        "guard": False,
+        "workers": 3,
+        "threads": 10,
+        "seed": 106,
+    },
+    "the_cursor_is_saved_before_its_page_is_stored": {
+        "operations": True,
+        "writes": 300,
+        "ids": 300,
+        "rate": 10.0,
+        "latencies": replace(LATENCIES, sink=latency(0.3)),
+        "guard": False,
+        "seed": 190,
+    },
+    "what_is_not_listed_is_deleted_without_a_look": {"operations": True, "seed": 100},
+    "an_audit_without_its_second_reading": {"operations": True, "seed": 101},
+    "a_repair_trusts_the_digest": {"operations": True, "seed": 107},
+    "a_letter_is_deleted_before_its_look": {"operations": True, "seed": 122},
+    "every_look_settles_a_letter": {
+        "operations": True,
+        "writes": 600,
+        "ids": 30,
+        "rate": 10.0,
+        "settle": 12.0,
+        "queue_delay": 0.0,
+        "guard": False,
+        "faults": replace(FAULTS, undelivered=0.2),
+        "seed": 111,
+    },
 }
 """Worlds in which a property, or a rule that is switched off, is soon missed, and their seed."""
 
@@ -417,6 +562,14 @@ CAUGHT = [
     ("guarded", the_guard_forgets_at_each_start),
     ("guarded", what_was_found_hides_what_others_have_deleted),
     ("guarded", an_id_counts_once_however_often_it_is_deleted),
+    ("forward", a_page_is_stored_at_a_version_read_after_it),
+    ("filled", the_cursor_is_saved_before_its_page_is_stored),
+    ("evidence", what_is_not_listed_is_deleted_without_a_look),
+    ("audited", an_audit_without_its_second_reading),
+    ("audited", a_repair_trusts_the_digest),
+    ("look", a_letter_is_deleted_before_its_look),
+    ("pending", a_letter_is_deleted_before_its_look),
+    ("look", every_look_settles_a_letter),
     ("quiet", nothing_is_acknowledged),
     ("equal", no_broadcast),
     ("equal", acknowledged_on_receipt),

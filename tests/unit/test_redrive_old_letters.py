@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from change_events import ChangeEvent, MemorySink, redrive
+from change_events._consumer.crew import Threads
 from change_events._consumer.queue import Message, Queue
 from change_events._consumer.settings import Settings
 from change_events._operations.dead_letters import Redrive
@@ -143,9 +144,16 @@ class Clock:
         return self.now
 
 
+def at(clock):
+    """Return threads whose time the clock tells."""
+    threads = Threads()
+    threads.clock = clock
+    return threads
+
+
 def test_letters_in_hand_stay_invisible_beat_by_beat(queue):
     clock = Clock()
-    hand = Hand(Queue(queue.url, queue.client), clock=clock)
+    hand = Hand(Queue(queue.url, queue.client), threads=at(clock))
     queue.publish([ChangeEvent("p1")])
     new, some = hand.receive(10)
     assert (len(new), some) == (1, True)
@@ -182,7 +190,7 @@ def test_a_redrive_keeps_its_letters_invisible_while_a_look_lasts(queue):
             return super().fetch(id, etag=etag)
 
     settings = Settings(queue.url, fetcher=Source(), sink=MemorySink())
-    hand = Hand(Queue(queue.url, Client()), clock=clock)
+    hand = Hand(Queue(queue.url, Client()), threads=at(clock))
     queue.publish([ChangeEvent("p1")])
     queue.advance(60)
 

@@ -6,7 +6,10 @@ The proof: `make prove`, in minutes, or `make prove-all`, in an hour or two.
    (`python -m verification.proof.exhaustive`)
 2. mutants: with any rule switched off that the promise rests on, 1 finds a violation
    (`python -m verification.proof.mutants`)
-3. random: many entities, bursts, heavy tails, crashes, in worlds drawn by seed
+3. operations: with any of five rules of a backfill, an audit or a redrive switched off, a test
+   fails
+   (`python -m verification.proof.operations`)
+4. random: many entities, bursts, heavy tails, crashes, in worlds drawn by seed
    (`python -m verification.proof.simulation`)
 
 Two other commands: `python -m verification.proof.field` plays other protocols under the same
@@ -21,8 +24,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from verification.harness.commands import add_processes
-from verification.proof import exhaustive, mutants
+from verification.harness.commands import add_processes, status_of
+from verification.proof import exhaustive, mutants, operations
 from verification.proof.simulation import __main__ as simulation
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def main() -> int:
-    """Run all three; return 1 if one has found a violation or missed a mutant."""
+    """Run all of them; return 1 if one has found a violation or missed a mutant."""
     parser = argparse.ArgumentParser(
         prog="python -m verification.proof",
         description=__doc__,
@@ -51,6 +54,7 @@ def main() -> int:
             ["--processes", processes, *(["--all"] if given.all else [])]
         ),
         "mutants": lambda: mutants.command(["--processes", processes]),
+        "operations": lambda: status_of(operations.main),
         "random": lambda: simulation.command(["--processes", processes, "--writes", writes]),
     }
     statuses = {}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from concurrent.futures import wait
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from change_events._consumer.log import log
@@ -15,13 +17,18 @@ if TYPE_CHECKING:
 
 
 class Threads:
-    """Time and threads, as a run needs them. The proof has its own, in virtual time."""
+    """
+    Time and threads, as a run or an operation needs them. The proof has its own, in virtual time.
+    """
 
     clock = staticmethod(time.monotonic)
     wall_clock = staticmethod(time.time)
     condition = threading.Condition
     event = threading.Event
     semaphore = threading.Semaphore
+    queue = SimpleQueue
+    sleep = staticmethod(time.sleep)
+    wait = staticmethod(wait)
 
     def start(self, role: str, target: Callable[[], None]) -> threading.Thread:
         """Start a thread. Daemons: after a second signal nothing can keep the process alive."""

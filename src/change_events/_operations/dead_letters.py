@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from change_events._codec import decode
+from change_events._consumer.crew import Threads
 from change_events._consumer.queue import BATCH_SIZE, Queue
 from change_events._consumer.settings import (
     Settings,
@@ -236,6 +236,7 @@ class Redrive:
     drop_malformed: bool
     on_progress: Callable[[RedriveProgress], object] | None
     most_held: int = MOST_HELD
+    threads: Threads = field(default_factory=Threads)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _letters: int = 0
     _room: int = 0  # letters that can still be received in this round
@@ -243,7 +244,10 @@ class Redrive:
     _waiting: dict[str, list[Letter]] = field(default_factory=dict)
     _malformed: int = 0
     _reasons: dict[str, str] = field(default_factory=dict)
-    _told: float = field(default_factory=time.monotonic)
+    _told: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._told = self.threads.clock()
 
     @property
     def _fifo(self) -> bool:
@@ -290,7 +294,7 @@ class Redrive:
         self._room = self.most_held if self.dry_run else ROUND
         if self.limit is not None:
             self._room = min(self._room, self.limit - before)
-        in_threads(self._receive_some, range(CALLERS), CALLERS, self._meanwhile)
+        in_threads(self._receive_some, range(CALLERS), CALLERS, self._meanwhile, using=self.threads)
         return self._letters > before
 
     def _receive_some(self, _: int, stop: threading.Event) -> None:
@@ -310,7 +314,7 @@ class Redrive:
                 self._read(message)
 
     def _read(self, message: Message) -> None:
-        received = time.monotonic()
+        received = self.threads.clock()
         try:
             event = decode(
                 message.body,
@@ -345,6 +349,7 @@ class Redrive:
             sorted(waiting.values(), key=due_of),
             self.settings.threads,
             self._meanwhile,
+            using=self.threads,
         )
         try:
             self.hand.settle([], flush=True)
@@ -361,7 +366,7 @@ class Redrive:
 
     def _meanwhile(self) -> None:
         self.hand.beat()
-        now = time.monotonic()
+        now = self.threads.clock()
         if self.on_progress is not None and now - self._told >= TELL_EVERY:
             self._told = now
             self.on_progress(

@@ -115,7 +115,7 @@ class Filling(Generic[T]):
         self._kept = kept
         self._listed = Listed(kept)
         self._told = Teller("backfill", throttle, self._count, on_progress)
-        self._control = Asked(throttle, kept.sink)
+        self._control = Asked(throttle, kept.sink, clock=throttle.threads.clock)
         self._rounds = Rounds(throttle, threads=threads, sink=sink, on_tick=self.tick)
 
     def close(self) -> None:
@@ -291,7 +291,7 @@ def fill(
         Stopped: Somebody asked to stop.
         Exception: See `Backfill.run`.
     """
-    kept = Kept(stateful(sink), STATE, types=TYPES)
+    kept = Kept(stateful(sink), STATE, types=TYPES, clock=throttle.threads.clock)
     kept.take(lambda seconds: throttle.wait(seconds, SINK))
     sweep = Sweep(fetcher, sink, deletions=deletions, throttle=throttle)
     filling = Filling(

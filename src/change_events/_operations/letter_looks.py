@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 from change_events._consumer.backoff import is_own
 from change_events._consumer.breaker import FAILURES, Pace
 from change_events._consumer.by_hand import guarded_look
+from change_events._consumer.crew import Threads
 from change_events._consumer.deletions import Deletions
 from change_events._consumer.guard import Guard
 from change_events._consumer.look import entry_of
@@ -38,13 +38,23 @@ class LetterLooks:
         failed: The ids whose look failed, and why.
     """
 
-    def __init__(self, settings: Settings[Any], hand: Hand) -> None:
+    def __init__(
+        self, settings: Settings[Any], hand: Hand, *, threads: Threads | None = None
+    ) -> None:
         self.stored = 0
         self.failed: dict[str, str] = {}
         self._settings = settings
         self._hand = hand
         guard = Guard(on=not settings.allow_mass_deletion)
-        self._deletions = Deletions(guard, settings.sink, settings.fetcher, lock=threading.Lock())
+        threads = threads or Threads()
+        self._clock = threads.clock
+        self._deletions = Deletions(
+            guard,
+            settings.sink,
+            settings.fetcher,
+            lock=threading.Lock(),
+            one_at_a_time=threads.semaphore(1),
+        )
         self._lock = threading.Lock()
         self._pace = Pace(settings.max_gets_per_second)
         self._last: dict[str, Look] = {}
@@ -69,7 +79,7 @@ class LetterLooks:
         ):
             return None
         # Both before the GET.
-        look = Look(started=time.monotonic(), since=self._hand.since)
+        look = Look(started=self._clock(), since=self._hand.since)
         try:
             guarded_look(
                 id,
@@ -95,14 +105,14 @@ class LetterLooks:
 
     def _next_get(self) -> float:
         with self._lock:
-            now = time.monotonic()
+            now = self._clock()
             at = max(now, self._pace.look_at)
             self._pace.begin(now)
             return at
 
     def _wait_until(self, at: float, stop: threading.Event) -> bool:
         """Return False if `stop` is set before."""
-        while (left := at - time.monotonic()) > 0 and not stop.wait(left):
+        while (left := at - self._clock()) > 0 and not stop.wait(left):
             pass
         return not stop.is_set()
 

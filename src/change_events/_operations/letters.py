@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from change_events._consumer.backoff import pause_after
+from change_events._consumer.crew import Threads
 from change_events._consumer.intake import window_of
 from change_events._consumer.log import ThrottledLog
 from change_events._consumer.queue import BATCH_SIZE, CLOCK_SLACK, Queue, batches
@@ -97,16 +97,16 @@ class Hand:
         oldest: The age of the oldest letter in seconds, at its receipt.
     """
 
-    def __init__(self, queue: Queue, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, queue: Queue, *, threads: Threads | None = None) -> None:
         self.deleted = 0
         self.since = -math.inf
         self.oldest = 0.0
         self._queue = queue
-        self._clock = clock
+        self._threads = threads or Threads()
         self._lock = threading.Lock()
         self._handles: dict[str, str] = {}  # the latest receipt handle of each letter
         self._settled: list[str] = []
-        self._next_beat = clock() + BEAT
+        self._next_beat = self._threads.clock() + BEAT
         self._log = ThrottledLog()
 
     def __len__(self) -> int:
@@ -138,8 +138,8 @@ class Hand:
 
     def beat(self) -> None:
         """Keep the letters in hand invisible, if it is time. Without that, they come again."""
-        if self._clock() >= self._next_beat:
-            self._next_beat = self._clock() + BEAT
+        if self._threads.clock() >= self._next_beat:
+            self._next_beat = self._threads.clock() + BEAT
             self._change(VISIBILITY)
 
     def hand_back(self) -> None:
@@ -151,7 +151,10 @@ class Hand:
             deliveries = [(handle, seconds) for handle in self._handles.values()]
         try:
             in_threads(
-                lambda batch, _: self._queue.change_visibility(batch), batches(deliveries), CALLERS
+                lambda batch, _: self._queue.change_visibility(batch),
+                batches(deliveries),
+                CALLERS,
+                using=self._threads,
             )
         except StoppedError as error:
             self._log.warn(
@@ -177,7 +180,7 @@ class Hand:
             message_ids = [by_handle[handle] for handle in again]
             if not message_ids:
                 return
-            time.sleep(pause_after(attempt, 1.0))
+            self._threads.sleep(pause_after(attempt, 1.0))
 
     def _tried(self, call: Callable[[], T]) -> T:
         """Call SQS; after an error again, perhaps with new credentials."""
@@ -186,5 +189,5 @@ class Hand:
                 return call()
             except Exception as error:
                 self._queue.renew(error)
-            time.sleep(pause_after(attempt, 1.0))
+            self._threads.sleep(pause_after(attempt, 1.0))
         return call()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from concurrent.futures import FIRST_EXCEPTION, Future
 from functools import partial
-from queue import Empty, SimpleQueue
+from queue import Empty
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from change_events._consumer.crew import Threads
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    import threading
+    from collections.abc import Callable, Collection, Iterable, Iterator
+    from queue import SimpleQueue
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -28,21 +31,22 @@ class Pool:
     Args:
         threads: The most threads.
         name: What the threads' names begin with.
+        using: Starts them.
     """
 
-    def __init__(self, threads: int, name: str) -> None:
+    def __init__(self, threads: int, name: str, *, using: Threads | None = None) -> None:
         self._most = threads
         self._name = name
         self._threads = 0
-        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._using = using or Threads()
+        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = self._using.queue()
 
     def submit(self, function: Callable[..., R], *arguments: object) -> Future[R]:
         """Call the function in a thread. All calls of `submit` come from one thread."""
         future: Future[R] = Future()
         if self._threads < self._most:
             self._threads += 1
-            name = f"change-events-{self._name}-{self._threads}"
-            threading.Thread(target=self._work, name=name, daemon=True).start()
+            self._using.start(f"{self._name}-{self._threads}", self._work)
         self._calls.put((future, partial(function, *arguments)))
         return future
 
@@ -70,14 +74,20 @@ class Pool:
                     future.set_exception(error)
 
 
-def results_of(calls: Iterable[Future[R]], meanwhile: Callable[[], object]) -> Iterator[R]:
+def results_of(
+    calls: Iterable[Future[R]],
+    meanwhile: Callable[[], object],
+    *,
+    using: Threads | None = None,
+) -> Iterator[R]:
     """
     Iterate over the results, in the order in which they come.
 
     What a call raises is raised at once; so is what `meanwhile` raises, which is called now and
     then.
     """
-    pending = set(calls)
+    pending: Collection[Future[R]] = list(calls)
+    wait = (using or Threads()).wait
     while pending:
         finished, pending = wait(pending, MOMENT, FIRST_EXCEPTION)
         for each in finished:
@@ -98,6 +108,8 @@ def in_threads(
     items: Iterable[T],
     threads: int,
     meanwhile: Callable[[], object] = lambda: None,
+    *,
+    using: Threads | None = None,
 ) -> None:
     """
     Call `do` with each item, in several threads, and wait until all are done.
@@ -108,11 +120,13 @@ def in_threads(
         items: What there is to do, in this order.
         threads: The most threads.
         meanwhile: Called now and then in the caller's thread. What it raises stops the threads.
+        using: Starts them.
 
     Raises:
         StoppedError: `do` raised something.
     """
-    stop, pool = threading.Event(), Pool(threads, "operation")
+    using = using or Threads()
+    stop, pool = using.event(), Pool(threads, "operation", using=using)
 
     def step(item: T) -> None:
         if not stop.is_set():
@@ -124,9 +138,9 @@ def in_threads(
 
     calls = [pool.submit(step, item) for item in items]
     try:
-        for _ in results_of(calls, meanwhile):
+        for _ in results_of(calls, meanwhile, using=using):
             pass
     finally:
         stop.set()
         pool.close()
-        wait(calls, LAST_WORDS)
+        using.wait(calls, LAST_WORDS)

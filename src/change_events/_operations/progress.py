@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -155,12 +154,12 @@ class Teller:
         self._count = count
         self._on_progress = on_progress
         self._every = LOG_EVERY if on_progress is None else TELL_EVERY
-        self._next = time.monotonic() + self._every
+        self._next = throttle.threads.clock() + self._every
         self._speed = Speed()
 
     def tell(self, *, last: bool = False) -> None:
         """Tell it, if it is time."""
-        now = time.monotonic()
+        now = self._throttle.threads.clock()
         if now < self._next and not last:
             return
         self._next = now + self._every

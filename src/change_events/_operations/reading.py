@@ -48,7 +48,7 @@ class Pages(Generic[T]):
         self._throttle = throttle
         self._awaited = awaited
         self._start = start
-        self._reader = Pool(1, "listing")
+        self._reader = Pool(1, "listing", using=throttle.threads)
 
     def close(self) -> None:
         """End the thread, once the page under way is read. It does not wait for that."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from concurrent.futures import wait
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
@@ -53,7 +51,7 @@ class Rounds:
         self.tick = on_tick
         self._throttle = throttle
         self._sink = sink
-        self._pool = Pool(threads, "ids")
+        self._pool = Pool(threads, "ids", using=throttle.threads)
         self._good: str | None = None
 
     def close(self) -> None:
@@ -149,7 +147,7 @@ class Rounds:
         calls = [self._pool.submit(_worked, work, chunk) for chunk in chunks]
         results: dict[str, R | Exception] = {}
         try:
-            for some in results_of(calls, self.tick):
+            for some in results_of(calls, self.tick, using=self._throttle.threads):
                 results |= some
         finally:
             for each in calls:
@@ -163,15 +161,16 @@ class Rounds:
         Raises:
             Stopped: Somebody asked to stop.
         """
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
+        clock = self._throttle.threads.clock
+        until = clock() + seconds
+        while (left := until - clock()) > 0:
             self._throttle.wait(min(left, TICK), what)
             self.tick()
 
     def awaited(self, future: Future[R]) -> R:
         """Return what the future brings."""
         while not future.done():
-            wait([future], timeout=TICK)
+            self._throttle.threads.wait([future], TICK)
             self.tick()
         return future.result()
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from change_events._consumer.backoff import MAX_PROBE_PAUSE, asked_pause, pause_after
 from change_events._consumer.breaker import Pace
+from change_events._consumer.crew import Threads
 from change_events._operations.state import change_state, loaded
 from change_events._text import printable
 from change_events.exceptions import ConfigurationError
@@ -54,6 +55,7 @@ class Throttle:
         may_begin: Returns 0 if a GET can begin beside live events, after it has waited for so many
             seconds; otherwise the seconds after which to ask again.
         stopping: An event that somebody sets to stop.
+        threads: Time and threads, of the whole operation.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Throttle:
         pause: Callable[[int, float], float] = pause_after,
         may_begin: Callable[[float], float] = lambda waited: 0.0,  # noqa: ARG005
         stopping: threading.Event | None = None,
+        threads: Threads | None = None,
     ) -> None:
         self._pause = pause
         self._may_begin = may_begin
@@ -71,8 +74,9 @@ class Throttle:
         self._waits_for: dict[str, str] = {}
         self._pace = Pace(rate)
         self.rate = rate
-        self.stopping = stopping or threading.Event()
-        self.running = threading.Event()  # cleared while paused
+        self.threads = threads or Threads()
+        self.stopping = stopping or self.threads.event()
+        self.running = self.threads.event()  # cleared while paused
         self.running.set()
 
     def set_rate(self, per_second: float | None) -> None:
@@ -85,12 +89,12 @@ class Throttle:
     @contextmanager
     def spent_on(self, what: str) -> Iterator[None]:
         """Count the time of the block as spent on that."""
-        began = time.monotonic()
+        began = self.threads.clock()
         try:
             yield
         finally:
             with self._lock:
-                self._spent[what] += time.monotonic() - began  # type: ignore[assignment]
+                self._spent[what] += self.threads.clock() - began  # type: ignore[assignment]
 
     def take_spent(self) -> Mapping[str, float]:
         """Return the seconds since the last such call, over all threads."""
@@ -140,7 +144,7 @@ class Throttle:
             self.wait(pause, LIVE_EVENTS)
             waited += pause
         with self._lock:
-            now = time.monotonic()
+            now = self.threads.clock()
             at = max(now, self._pace.look_at)
             self._pace.begin(at)
         self.wait(at - now, RATE_LIMIT)

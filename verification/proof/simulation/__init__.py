@@ -5,7 +5,8 @@ A *world* is drawn from a seed: a set-up (settle window, queue delay, early look
 workers, ...), a workload and everything that goes wrong. Services save within the production
 `broadcasting`, renewed by the production `Renewals`, through the production `SNSPublisher`.
 Workers are the production `Run` and `Queue`, with tasks for threads. The cache is a production
-sink: in memory or in a SQLite file; with `--sink`, also in PostgreSQL or DynamoDB. Stand-ins
+sink: in memory or in a SQLite file; with `--sink`, also in PostgreSQL or DynamoDB. In half of the
+worlds the production backfill, audit with its repair, and redrive run at random times. Stand-ins
 replace what lies beyond the wire: SNS, SQS, the source, the clock. A *ghost* watches the wires and
 checks every step against the promise.
 

@@ -6,21 +6,23 @@ They deliver what they accept: at least once, in any order, at any time.
 
 from __future__ import annotations
 
-import heapq
 import json
+import math
 from contextvars import ContextVar
+from email.utils import formatdate
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from verification.proof.simulation._books import Message, Save
-from verification.proof.simulation._kernel import NEVER, Killed, Task
+from verification.proof.simulation._kernel import Killed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from verification.proof.simulation._environment import Environment
     from verification.proof.simulation._kernel import Process
+    from verification.proof.simulation._queue import Queue
 
 TOPIC_ARN = "arn:aws:sns:eu-west-1:123456789012:products"
 QUEUE_URL = "https://sqs.eu-west-1.amazonaws.com/123456789012/products"
@@ -34,6 +36,9 @@ Renewals and confirmations keep their save's context, also if saves share a call
 
 JSON = dict[str, Any]
 
+EPOCH = 1_700_000_000
+"""When a world begins, in seconds since the epoch."""
+
 
 class Refused(Exception):  # noqa: N818
     """A call failed, or its answer was lost."""
@@ -42,6 +47,10 @@ class Refused(Exception):  # noqa: N818
 def entity_of(body: str) -> str:
     """Return the id of a body that starts with it, without parsing the rest."""
     return body[8 : body.index('"', 8)]
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(math.floor((EPOCH + seconds) * 1000))
 
 
 class Cloud(Protocol):
@@ -122,15 +131,20 @@ class Topic:
         environment: What the world's parts share.
         queue: The queue that is subscribed.
         raw: Raw delivery: without an envelope.
+        dead_letters: The subscription's dead-letter queue.
 
     Attributes:
+        dead_letters: The subscription's dead-letter queue.
         is_down: SNS refuses everything.
     """
 
-    def __init__(self, environment: Environment, queue: Queue, *, raw: bool) -> None:
+    def __init__(
+        self, environment: Environment, queue: Queue, *, raw: bool, dead_letters: Queue
+    ) -> None:
         self._environment = environment
         self._queue = queue
         self._raw = raw
+        self.dead_letters = dead_letters
         self.is_down = False
 
     def accept(self, save: Save | None, started: float, messages: list[tuple[str, JSON]]) -> None:
@@ -144,7 +158,11 @@ class Topic:
                 if not self._raw:
                     message.body, message.attributes = _enveloped(body, attributes), {}
                 arrival = kernel.now + environment.durations.deliver()
-                kernel.at(arrival, partial(self._queue.arrive, message))
+                queue = self._queue
+                if environment.setup.operations and environment.random() < faults.undelivered:
+                    queue = self.dead_letters
+                    environment.ghost.counts["dead letters"] += 1
+                kernel.at(arrival, partial(queue.arrive, message))
 
 
 def _enveloped(body: str, attributes: JSON) -> str:
@@ -162,136 +180,6 @@ def _enveloped(body: str, attributes: JSON) -> str:
     )
 
 
-class Queue:
-    """
-    The queue and its dead-letter queue.
-
-    Args:
-        environment: What the world's parts share.
-        delay: The queue's delay in seconds.
-        most_receives: The queue's `maxReceiveCount`.
-
-    Attributes:
-        delay: The queue's delay in seconds.
-        dead: The dead letters.
-    """
-
-    def __init__(self, environment: Environment, *, delay: float, most_receives: int) -> None:
-        self._environment = environment
-        self._kernel = environment.kernel
-        self.delay = delay
-        self._most_receives = most_receives
-        self._messages: dict[str, Message] = {}
-        # A heap. Entries whose time is not their message's are skipped.
-        self._hidden: list[tuple[float, int, Message]] = []
-        self._visible: list[Message] = []
-        self._number = 0
-        self._polls: dict[Task, float] = {}
-        self.dead: list[Message] = []
-
-    def arrive(self, message: Message, delay: float | None = None) -> None:
-        self._number += 1
-        message.message_id = f"m{self._number}"
-        message.receive_count = 0
-        self._messages[message.message_id] = message
-        self.show(message, self._kernel.now + (self.delay if delay is None else delay))
-
-    def show(self, message: Message, time: float) -> None:
-        """Make a message visible at this time."""
-        self._number += 1
-        message.visible_at = time
-        heapq.heappush(self._hidden, (time, self._number, message))
-        for task, wakes in self._polls.items():
-            if time < wakes:
-                self._polls[task] = time
-                self._kernel.wake(task, max(time, self._kernel.now))
-                break
-
-    def redrive(self) -> None:
-        """Move the dead letters back as `StartMessageMoveTask` does: with new ids, no receives."""
-        dead, self.dead = self.dead, []
-        for message in dead:
-            self._environment.ghost.tell(message.entity, f"{message.message_id} is redriven")
-            del self._messages[message.message_id]
-            self.arrive(message, 0.0)
-
-    def poll(self, most: int, wait: float, visibility: float) -> list[Message]:
-        kernel, task = self._kernel, self._kernel.current
-        deadline = kernel.now + wait
-        while not (taken := self._take(most, visibility)) and kernel.now < deadline:
-            wakes = self._polls[task] = min(deadline, self._hidden[0][0] if self._hidden else NEVER)
-            try:
-                kernel.pause(max(wakes - kernel.now, 0.0))
-            finally:
-                del self._polls[task]
-        return taken
-
-    def _take(self, most: int, visibility: float) -> list[Message]:
-        environment, now = self._environment, self._kernel.now
-        hidden, visible = self._hidden, self._visible
-        while hidden and hidden[0][0] <= now:
-            time, _, message = heapq.heappop(hidden)
-            if message.visible_at == time and not message.deleted:
-                visible.append(message)
-        taken: list[Message] = []
-        while visible and len(taken) < most:
-            # Any message: a standard queue has no order.
-            position = int(environment.random() * len(visible))
-            message, visible[position] = visible[position], visible[-1]
-            visible.pop()
-            if message.deleted or message.visible_at > now:
-                continue
-            message.receive_count += 1
-            if message.receive_count > self._most_receives:
-                message.visible_at = NEVER
-                self.dead.append(message)
-                environment.ghost.counts["dead letters"] += 1
-                environment.ghost.tell(
-                    message.entity, f"{message.message_id} goes to the dead-letter queue"
-                )
-                continue
-            again = environment.random() < environment.faults.redelivered
-            self.show(message, now + (environment.random() * visibility if again else visibility))
-            taken.append(message)
-        return taken
-
-    def delete(self, handle: str) -> None:
-        """
-        Delete a message, or pretend to.
-
-        SQS may ignore an old handle, and it may bring back what it has deleted.
-        """
-        message_id, _, count = handle.partition("/")
-        message = self._messages.get(message_id)
-        random = self._environment.random
-        if message is None or (int(count) != message.receive_count and random() < 0.5):
-            return
-        if random() < self._environment.faults.redelivered:
-            self.show(message, self._kernel.now + 10 * random())
-            return
-        if message.visible_at == NEVER:
-            self.dead.remove(message)
-        del self._messages[message_id]
-        message.deleted = True
-        self._environment.ghost.deleted(message)
-
-    def hide(self, handle: str, seconds: float) -> bool:
-        """Change a message's visibility; return False if the message is not in flight."""
-        message_id, _, count = handle.partition("/")
-        message = self._messages.get(message_id)
-        now = self._kernel.now
-        if message is None or message.visible_at <= now or message.visible_at == NEVER:
-            return False
-        if int(count) != message.receive_count and self._environment.random() < 0.5:
-            return False
-        self.show(message, now + seconds)
-        return True
-
-    def of(self, handle: str) -> Message | None:
-        """Return a handle's message."""
-        return self._messages.get(handle.partition("/")[0])
-
-
 class SQSClient:
     """
     boto3's SQS client, in one process.
@@ -300,16 +188,20 @@ class SQSClient:
         cloud: The world's AWS.
         strict: The ghost checks what this process acknowledges, because it is one of ours.
         beat: For how many seconds its heartbeat keeps messages invisible.
+        aged: It tells when a message was sent, and what time it is, by the clocks of SQS's hosts.
     """
 
     meta = SimpleNamespace(config=SimpleNamespace(read_timeout=30))
 
-    def __init__(self, cloud: Cloud, *, strict: bool, beat: float = 0.0) -> None:
+    def __init__(
+        self, cloud: Cloud, *, strict: bool, beat: float = 0.0, aged: bool = False
+    ) -> None:
         self._environment = cloud.environment
         self._queue = cloud.queue
         self._delivered = cloud.delivered
         self._strict = strict
         self._beat = beat
+        self._aged = aged
 
     def get_queue_attributes(self, *, QueueUrl: str, AttributeNames: list[str]) -> JSON:  # noqa: ARG002
         return {"Attributes": {"DelaySeconds": str(int(self._queue.delay))}}
@@ -340,12 +232,22 @@ class SQSClient:
                     "MessageId": message.message_id,
                     "ReceiptHandle": f"{message.message_id}/{message.receive_count}",
                     "Body": message.body,
-                    "Attributes": {"ApproximateReceiveCount": str(message.receive_count)},
+                    "Attributes": {
+                        "ApproximateReceiveCount": str(message.receive_count),
+                        **({"SentTimestamp": _milliseconds(message.sent_at)} if self._aged else {}),
+                    },
                     "MessageAttributes": message.attributes,
                 }
                 for message in messages
-            ]
+            ],
+            **({"ResponseMetadata": {"HTTPHeaders": {"date": self._date()}}} if self._aged else {}),
         }
+
+    def _date(self) -> str:
+        """Return the time by the clock of one of SQS's hosts: they differ by less than a second."""
+        environment = self._environment
+        ahead = 0.99 * environment.random()
+        return formatdate(EPOCH + math.floor(environment.kernel.now + ahead), usegmt=True)
 
     def delete_message_batch(self, *, QueueUrl: str, Entries: list[JSON]) -> JSON:  # noqa: ARG002
         queue, ghost = self._queue, self._environment.ghost
@@ -354,7 +256,7 @@ class SQSClient:
             for entry in Entries:
                 message = queue.of(entry["ReceiptHandle"])
                 if message is not None:
-                    ghost.acknowledging(process, message)
+                    ghost.acknowledging(process, message, aged=self._aged)
 
         def delete(entry: JSON) -> bool:
             queue.delete(entry["ReceiptHandle"])

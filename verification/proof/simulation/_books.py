@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from verification.proof.simulation._kernel import Kernel
+    from verification.proof.simulation._outside import Outside
 
 State = int | None
 """The content of an entity; None: the entity is absent."""
@@ -67,6 +68,7 @@ class Message:
         "phase",
         "receive_count",
         "save",
+        "sent_at",
         "visible_at",
     )
 
@@ -78,6 +80,7 @@ class Message:
         self.save = attributes["save"]["StringValue"] if "save" in attributes else None
         self.message_id = ""
         self.receive_count = 0
+        self.sent_at = math.inf
         self.visible_at = math.inf
         self.deleted = False
 
@@ -158,9 +161,11 @@ class CacheBook:
         versions: By id, how many looks were applied.
         uncommitted: Ids whose state is not a commit: not yet, or never.
         forsaken: Ids that are stale, although nothing is on its way.
+        outside: What no broadcast has told.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, outside: Outside) -> None:
+        self.outside = outside
         self.states: dict[str, State] = {}
         self.commits: dict[str, int] = {}
         self.versions: Counter[str] = Counter()

@@ -87,6 +87,8 @@ class Faults:
             still, too. Per message or save.
         heartbeat_stalls: The heartbeat misses beats. Per beat.
         duplicated: SNS delivers a message twice.
+        undelivered: SNS gives up a delivery; the message goes to the subscription's dead-letter
+            queue. Only where somebody redrives that.
         redelivered: SQS delivers a message that is in flight, or was deleted.
         get_fails: A GET is answered by an error, or its answer is lost.
         sink_fails: The sink raises, applied or not.
@@ -108,6 +110,7 @@ class Faults:
     stalls: float = 0.0
     heartbeat_stalls: float = 0.0
     duplicated: float = 0.0
+    undelivered: float = 0.0
     redelivered: float = 0.0
     get_fails: float = 0.0
     sink_fails: float = 0.0

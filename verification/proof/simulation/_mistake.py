@@ -65,7 +65,7 @@ class Mistake:
         self._workers.append(worker)
         if self._lasts and (self._for_all or not self._misleads_one()):
             self._source.misled.add(worker.process)
-            if not self._for_all:
+            if not self._is_shared:
                 self._environment.ghost.mistakes.allowed += MOST_DELETED
 
     def await_it(self, *, within: float) -> None:
@@ -84,9 +84,14 @@ class Mistake:
             return
         self._lasts, self._for_all = True, environment.random() < 0.5
         ghost.counts["mistakes"] += 1
-        if self._for_all:
+        if self._is_shared:
             ghost.mistakes.allowed = MOST_DELETED
         self._deploy(None if self._for_all else 1)
+
+    @property
+    def _is_shared(self) -> bool:
+        """True if nobody has the right URL. Backfills, audits and redrives always have it."""
+        return self._for_all and not self._environment.setup.operations
 
     def _misleads_one(self) -> bool:
         return any(process.alive for process in self._source.misled)

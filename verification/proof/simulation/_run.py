@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from verification.proof.simulation._ghost import CHECKS
 from verification.proof.simulation._kernel import Violation
+from verification.proof.simulation._operations import Operations
 from verification.proof.simulation._setups import WRITES, Ours, drawn
 from verification.proof.simulation._sinks import opened
 from verification.proof.simulation._world import World
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from verification.proof.simulation._environment import Setup
     from verification.proof.simulation._ghost import Ghost
+    from verification.proof.simulation._sinks import AnySink
     from verification.proof.simulation._world import Protagonists
 
 ALL_CHECKS = frozenset(CHECKS)
@@ -123,16 +125,29 @@ def run(
         return World(seed, setup, protagonists, checks=checks, traced=trace).run()
 
 
+def _world(
+    seed: int, setup: Setup, sink: AnySink, *, checks: frozenset[str], trace: str | None
+) -> World:
+    return World(
+        seed,
+        setup,
+        Ours(sink),
+        operations=lambda world: Operations(world, sink),
+        checks=checks,
+        traced=trace,
+    )
+
+
 def _run_ours(
     seed: int, setup: Setup, *, checks: frozenset[str], trace: str | None = None
 ) -> Ghost:
-    with opened(setup.sink) as sink:
-        return run(seed, setup, Ours(sink), checks=checks, trace=trace)
+    with opened(setup.sink) as sink, undisturbed():
+        return _world(seed, setup, sink, checks=checks, trace=trace).run()
 
 
 def _told(seed: int, setup: Setup, violation: Violation, checks: frozenset[str], id: str) -> Broken:
     with opened(setup.sink) as sink:
-        world = World(seed, setup, Ours(sink), checks=checks, traced=id)
+        world = _world(seed, setup, sink, checks=checks, trace=id)
         with undisturbed(), contextlib.suppress(Violation):
             world.run()
     return Broken(seed, violation.check, id, str(violation), tuple(world.ghost.story.lines))

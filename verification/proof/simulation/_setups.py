@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 WRITES = 10_000
 """The default number of writes in a world."""
 
+OPERATIONS = 0.5
+"""The share of worlds with backfills, audits and redrives."""
+
 LATENCIES = Latencies(
     publish=latency(0.012, tail=0.003, worst=(0.3, 9.0)),  # some longer than the settle window
     save=latency(0.015, tail=0.01, worst=(0.3, 40.0)),  # some much longer
@@ -41,6 +44,7 @@ FAULTS = Faults(
     stalls=1e-4,
     heartbeat_stalls=0.05,
     duplicated=0.005,
+    undelivered=0.01,
     redelivered=0.002,
     get_fails=0.01,
     sink_fails=0.001,
@@ -93,4 +97,5 @@ def drawn(seed: int, *, writes: int = WRITES) -> Setup:
         bulk=choose([1, 1, 5, 50]),
         guard=choose([True, False]),
         sink=choose([*7 * ["memory"], "sqlite"]),
+        operations=random.Random(f"operations {seed}").random() < OPERATIONS,
     )

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from change_events import DynamoDBSink, MemorySink, PostgresSink, SQLiteSink
-from change_events.typing import EnumerableSink, Sink, StatefulSink
+from change_events.sinks.memory import _Row
+from change_events.typing import BulkSink, EnumerableSink, Sink, StatefulSink
 from verification.harness.emulators import client, make_table, postgres_server, start_emulator
 
 if TYPE_CHECKING:
@@ -18,10 +19,21 @@ if TYPE_CHECKING:
 SINKS = ("memory", "sqlite", "postgres", "dynamodb")
 
 
-class AnySink(Sink[Any], EnumerableSink, StatefulSink, Protocol):
-    """What the worker calls, and `get`."""
+class AnySink(Sink[Any], BulkSink[Any], EnumerableSink, StatefulSink, Protocol):
+    """What the worker and the operations call, and `get`."""
 
     def get(self, id: str, /) -> Any: ...
+
+
+def change_by_hand(sink: AnySink, id: str, value: int) -> bool:
+    """Change the row of an entity, and nothing else; return False for a sink in a server."""
+    if isinstance(sink, MemorySink):
+        row = sink._rows[id]
+        sink._rows[id] = _Row(row.entry, value, row.applied_at)
+        return True
+    if isinstance(sink, SQLiteSink):
+        return sink._write("UPDATE {table} SET body = ? WHERE id = ?", (str(value), id))
+    return False
 
 
 @contextmanager

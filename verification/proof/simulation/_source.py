@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import heapq
+from typing import TYPE_CHECKING, Any
 
 from change_events import Entry, FetchError, Found, Gone, Unchanged
 from verification.proof.simulation._kernel import Killed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from verification.proof.simulation._books import State
     from verification.proof.simulation._environment import Environment, HasEnvironment
@@ -20,6 +21,18 @@ STATUSES = (None, 200, 302, 401, 403, 429, 500, 500, 503)
 
 LEAVES_OUT = 10
 """How many times as often as a GET fails, a GET of many leaves out one of its entities."""
+
+
+class Listed(int):
+    """A state on a page. `commit`: the commit that the page shows."""
+
+    commit: int
+
+    @classmethod
+    def of(cls, state: int, commit: int) -> Listed:
+        listed = cls(state)
+        listed.commit = commit
+        return listed
 
 
 class Source:
@@ -71,6 +84,27 @@ class Source:
         self._answer()
         return found
 
+    def page(self, after: str | None, size: int) -> tuple[list[str], dict[str, tuple[int, State]]]:
+        """Read a page of the ids that exist, and each entity's commit and state at a moment."""
+        self._ask("pages", [])
+        environment = self._environment
+        history = environment.ghost.history
+        exist = [id for id, states in history.items() if states[-1] is not None]
+        ids = heapq.nlargest(size, (id for id in exist if after is None or id < after))
+        states: dict[str, tuple[int, State]] = {}
+        for id in ids:
+            states[id] = (len(history[id]) - 1, history[id][-1])
+            environment.ghost.tell(id, f"is listed with {states[id]}")
+            if environment.random() < 0.02:
+                environment.kernel.pause(environment.durations.get())
+        self._answer()
+        return ids, states
+
+    @property
+    def random(self) -> Callable[[], float]:
+        """Draws a number from 0 to 1."""
+        return self._environment.random
+
     def _ask(self, what: str, ids: Sequence[str]) -> None:
         environment = self._environment
         kernel, ghost, task = environment.kernel, environment.ghost, environment.kernel.current
@@ -101,6 +135,14 @@ class Source:
             environment.kernel.pause(environment.durations.get())
         if environment.random() < environment.faults.get_fails:
             raise FetchError("connection lost")
+
+
+class GoneAwayError(RuntimeError):
+    """The database has gone away."""
+
+
+class NoAnswerError(ConnectionError):
+    """The database is down."""
 
 
 class Outage:
@@ -163,7 +205,40 @@ class WatchedSink:
         self._may_fail()
         return applied
 
+    def insert_many(self, found: Mapping[str, Found[int]], /) -> set[str]:
+        try:
+            self._pause()
+        except Killed:
+            if self._environment.random() < 0.5:
+                self._insert(found)
+            raise
+        self._require_database()
+        self._may_fail()
+        stored = self._insert(found)
+        self._pause()
+        self._may_fail()
+        return stored
+
+    def get(self, id: str, /) -> Any:
+        self._pause()
+        self._require_database()
+        return self._sink.get(id)
+
+    def _insert(self, found: Mapping[str, Found[int]]) -> set[str]:
+        before = {id: self._sink.entry(id) for id in found}
+        stored = self._sink.insert_many(found)
+        ghost = self._environment.ghost
+        for id, each in found.items():
+            after = self._sink.entry(id)
+            if id not in stored:
+                ghost.refused(id, before=before[id], after=after)
+                continue
+            self._note_listed(id, each)
+            ghost.looked(id, before=before[id], after=after, value=self._sink.get(id))
+        return stored
+
     def _apply(self, id: str, change: Found[int] | Unchanged | Gone, if_version: int) -> bool:
+        self._note_listed(id, change)
         before = self._sink.entry(id)
         applied = self._sink.apply(id, change, if_version=if_version)
         after = self._sink.entry(id)
@@ -174,14 +249,19 @@ class WatchedSink:
             ghost.refused(id, before=before, after=after)
         return applied
 
+    def _note_listed(self, id: str, change: Found[int] | Unchanged | Gone) -> None:
+        """What this task stores can be from a page, and not from its own GET."""
+        if isinstance(change, Found) and isinstance(change.value, Listed):
+            self._environment.kernel.current.commits[id] = change.value.commit
+
     def _may_fail(self) -> None:
         environment = self._environment
         if environment.random() < environment.faults.sink_fails:
-            raise RuntimeError("the database has gone away")
+            raise GoneAwayError
 
     def _require_database(self) -> None:
         if self._outage.is_down:
-            raise ConnectionError("the database does not answer")
+            raise NoAnswerError
 
     def _pause(self) -> None:
         environment = self._environment

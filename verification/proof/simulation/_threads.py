@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import random
+from collections import deque
+from concurrent.futures import ALL_COMPLETED, FIRST_EXCEPTION, Future
+from queue import Empty
 from typing import TYPE_CHECKING, Any, cast
 
 from change_events._consumer.crew import Threads
@@ -11,7 +14,7 @@ from verification.proof.simulation._kernel import NEVER
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from types import TracebackType
 
     from verification.proof.simulation._kernel import Kernel, Process, Task
@@ -88,12 +91,45 @@ class Event:
         self._is_set = True
         self._condition.notify_all()
 
+    def clear(self) -> None:
+        """Let tasks wait again."""
+        self._is_set = False
+
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it is set; return False if it is not after `timeout` seconds, or a stall."""
         self._condition.wait_for(self.is_set, timeout)
         if (stall := self._stall()) > 0:
             self._kernel.pause(stall)
         return self._is_set
+
+
+class Queue:
+    """A `queue.SimpleQueue`."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._condition = Condition(kernel)
+        self._items: deque[Any] = deque()
+
+    def put(self, item: object) -> None:
+        """Put it in, and wake a task that waits."""
+        self._items.append(item)
+        self._condition.notify()
+
+    def get(self) -> Any:
+        """Take an item out, once there is one."""
+        self._condition.wait_for(lambda: self._items)
+        return self._items.popleft()
+
+    def get_nowait(self) -> Any:
+        """
+        Take an item out.
+
+        Raises:
+            Empty: There is none.
+        """
+        if not self._items:
+            raise Empty
+        return self._items.popleft()
 
 
 class Semaphore:
@@ -146,7 +182,7 @@ class Thread:
 
 class VirtualThreads(Threads):
     """
-    What a run of the production worker is given for its threads.
+    What a run of the production worker, or an operation, is given for its threads.
 
     Args:
         kernel: The only clock there is.
@@ -162,8 +198,8 @@ class VirtualThreads(Threads):
         process: Process,
         *,
         offset: float,
-        period: float,
-        stalls: Callable[[], bool],
+        period: float = 0.0,
+        stalls: Callable[[], bool] = lambda: False,
     ) -> None:
         self._kernel = kernel
         self._process = process
@@ -175,6 +211,9 @@ class VirtualThreads(Threads):
         here.condition = lambda lock: Condition(kernel, lock)
         here.event = lambda: Event(kernel, self._stall)
         here.semaphore = lambda value: Semaphore(kernel, value)
+        here.queue = lambda: Queue(kernel)
+        here.sleep = kernel.pause
+        here.wait = self._wait
 
     def start(self, role: str, target: Callable[[], None]) -> threading.Thread:
         """Start a task."""
@@ -182,6 +221,28 @@ class VirtualThreads(Threads):
         if role == "heartbeat":
             self._heartbeat = thread.task
         return cast("threading.Thread", thread)
+
+    def _wait(
+        self,
+        futures: Collection[Future[Any]],
+        timeout: float | None = None,
+        return_when: str = ALL_COMPLETED,
+    ) -> tuple[Collection[Future[Any]], Collection[Future[Any]]]:
+        """Do what `concurrent.futures.wait` does; keep the order, so that a run can be repeated."""
+        condition, left, raised = Condition(self._kernel), len(futures), False
+
+        def count(future: Future[Any]) -> None:
+            nonlocal left, raised
+            left -= 1
+            raised = raised or future.cancelled() or future.exception() is not None
+            condition.notify_all()
+
+        for each in futures:
+            each.add_done_callback(count)
+        condition.wait_for(lambda: not left or (raised and return_when == FIRST_EXCEPTION), timeout)
+        return [each for each in futures if each.done()], [
+            each for each in futures if not each.done()
+        ]
 
     def _stall(self) -> float:
         if self._kernel.current is not self._heartbeat or not self._stalls():

@@ -10,7 +10,7 @@ import random
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from verification.proof.simulation._aws import Queue, Topic
+from verification.proof.simulation._aws import Topic
 from verification.proof.simulation._books import Save
 from verification.proof.simulation._chance import NO_FAULTS, Faults
 from verification.proof.simulation._database import Database, SaveFailed
@@ -21,6 +21,7 @@ from verification.proof.simulation._kernel import Kernel, Process
 from verification.proof.simulation._mistake import Mistake
 from verification.proof.simulation._operator import Operator
 from verification.proof.simulation._outages import Outages
+from verification.proof.simulation._queue import Queue
 from verification.proof.simulation._source import Outage, Source
 from verification.proof.simulation._workload import Workload
 
@@ -41,6 +42,13 @@ class Protagonists(Protocol):
     def worker(self, world: World, name: str) -> Worker: ...
 
 
+class Beside(Protocol):
+    """What runs beside the workers."""
+
+    def start(self) -> None: ...
+    def ended(self) -> bool: ...
+
+
 class World:
     """
     A world.
@@ -49,6 +57,7 @@ class World:
         seed: The seed of everything random.
         setup: How the world is set up.
         protagonists: The protocol that is played.
+        operations: Makes what runs beside the workers; None: nothing does.
         checks: The properties of `CHECKS` that end the run.
         traced: The id whose story is kept.
     """
@@ -59,6 +68,7 @@ class World:
         setup: Setup,
         protagonists: Protagonists,
         *,
+        operations: Callable[[World], Beside] | None = None,
         checks: frozenset[str] = frozenset(CHECKS),
         traced: str | None = None,
     ) -> None:
@@ -67,11 +77,19 @@ class World:
         if setup.ids < MANY_IDS:
             checks -= {"patient"}
         hold = max(0.0, max(setup.settle, setup.worker_settle) - setup.queue_delay)
-        ghost = Ghost(kernel, settle=setup.settle, hold=hold, checks=checks, traced=traced)
+        ghost = Ghost(
+            kernel,
+            settle=setup.settle,
+            hold=hold,
+            outside=setup.operations,
+            checks=checks,
+            traced=traced,
+        )
         self.environment = environment = Environment(kernel, ghost, seed, setup)
         self.source = Source(environment, etags=setup.etags, bulk=setup.bulk)
         self.queue = Queue(environment, delay=setup.queue_delay, most_receives=setup.most_receives)
-        self.topic = Topic(environment, self.queue, raw=setup.raw)
+        dead_letters = Queue(environment, delay=0.0, most_receives=10**9)
+        self.topic = Topic(environment, self.queue, raw=setup.raw, dead_letters=dead_letters)
         self.database = Outage()  # of the cache
         self._database = Database(environment, settle=setup.settle)
         self._workload = Workload(environment, setup)
@@ -83,8 +101,8 @@ class World:
             make_worker=partial(protagonists.worker, self),
         )
         self.mistake = Mistake(environment, self.source, self._fleet.restart_workers)
+        self._beside = operations(self) if operations and setup.operations else None
         self._outages: list[Outages] = []
-        self._quiet_since = 0.0
 
     # What services and workers use
 
@@ -151,6 +169,8 @@ class World:
         kernel.at(0.0, self._write)
         kernel.at(0.0, self._workload.change_rate)
         self._operator.start()
+        if self._beside is not None:
+            self._beside.start()
         if setup.guard:
             self.mistake.await_it(within=setup.writes / setup.rate)
         faults = setup.faults
@@ -171,7 +191,7 @@ class World:
         workload = self._workload
         if workload.done:
             self._end_faults()
-            self._await_quiet()
+            self._await_quiet(self.kernel.now)
             return
         states = workload.next()
         service = self._fleet.any_service()
@@ -182,20 +202,20 @@ class World:
         self.environment.faults = NO_FAULTS
         for outage in self._outages:
             outage.end()
-        self._quiet_since = self.kernel.now
 
-    def _await_quiet(self) -> None:
+    def _await_quiet(self, since: float) -> None:
         kernel, pending = self.kernel, self.ghost.pending
-        if not (pending.all_events or pending.all_saves or self._database.late):
-            self.ghost.check_equal()
+        quiet = not (pending.all_events or pending.all_saves or self._database.late)
+        if quiet and (self._beside is None or self._beside.ended()):
+            self.ghost.check_equal(repaired=self._beside is not None)
             kernel.stop()
-        elif kernel.now > self._quiet_since + QUIET_LIMIT:
+        elif kernel.now > since + QUIET_LIMIT:
             id = next((id for id, events in pending.events.items() if events), "?")
             left = f"{pending.all_events} events are left {QUIET_LIMIT:.0f} s after the last save"
             self.ghost.fail("quiet", id, left)
             kernel.stop()
         else:
-            kernel.at(kernel.now + 5.0, self._await_quiet)
+            kernel.at(kernel.now + 5.0, partial(self._await_quiet, since))
 
 
 __all__ = ["Protagonists", "SaveFailed", "Service", "Worker", "World"]
