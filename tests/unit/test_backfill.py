@@ -915,6 +915,21 @@ def test_a_backfill_that_was_stopped_can_run_again():
     assert cached(sink) == dict(source)
 
 
+def test_a_sink_that_is_down_at_the_beginning_only_delays():
+    class Down(MemorySink):
+        def state(self, name):
+            if name == "backfill" and refused:
+                raise refused.pop()
+            return super().state(name)
+
+    refused = [OSError("the sink is down")]
+    sink = Down()
+    report = backfill(["p1"], FakeSource(products(1)), sink).run()
+
+    assert (report.listed, refused) == (1, [])
+    assert len(sink) == 1
+
+
 def test_a_sink_that_is_down_while_it_names_its_ids_only_delays():
     class Down(MemorySink):
         failed = False

@@ -292,6 +292,7 @@ def fill(
         Exception: See `Backfill.run`.
     """
     kept = Kept(stateful(sink), STATE, types=TYPES, clock=throttle.threads.clock)
+    patiently(kept.read, throttle=throttle, what=SINK)
     kept.take(lambda seconds: throttle.wait(seconds, SINK))
     sweep = Sweep(fetcher, sink, deletions=deletions, throttle=throttle)
     filling = Filling(
