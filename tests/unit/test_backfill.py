@@ -1054,10 +1054,10 @@ def test_the_work_that_takes_long_is_shown_to_go_on():
     kept.take(lambda seconds: None)
     before = sink.state("backfill")
     now[0] = 9.9
-    kept.beat(10.0)
+    kept.beat()
     assert sink.state("backfill") == before
     now[0] = 10.0
-    kept.beat(10.0)
+    kept.beat()
     assert sink.state("backfill") != before
 
 

@@ -359,7 +359,7 @@ def test_many_wrong_ids_are_kept_up_to_a_hundred(make_worker, source):
 
 
 def test_the_owner_shows_that_it_works_while_it_waits(make_worker, source, monkeypatch):
-    monkeypatch.setattr("change_events._operations.rolling.BEAT", 0.0)
+    monkeypatch.setattr("change_events._operations.state.BEAT", 0.0)
     sink = filled(source, 1)
     with running(make_worker(sink=sink, audit_per_minute=0.01)):
         wait_until(lambda: kept(sink).get("beat", 0) > 3)

@@ -753,6 +753,13 @@ def test_on_a_standard_queue_a_failed_look_does_not_send_its_group_back(make, so
 # Time and permissions
 
 
+class TenSeconds:
+    """A context of Lambda."""
+
+    def get_remaining_time_in_millis(self):
+        return 10_000
+
+
 def test_no_look_begins_in_the_second_half_of_the_time(sink, client, caplog):
     seconds = 0.0
 
@@ -761,10 +768,6 @@ def test_no_look_begins_in_the_second_half_of_the_time(sink, client, caplog):
             nonlocal seconds
             seconds += 2.0
             raise FetchError("too slow")
-
-    class TenSeconds:
-        def get_remaining_time_in_millis(self):
-            return 10_000
 
     function = _Function(
         Slow(), sink, SETTLE, Guard(), early_look=True, client=client, clock=lambda: seconds
@@ -787,10 +790,6 @@ def test_sqs_is_not_called_in_the_last_quarter_of_the_time(sink, client):
             nonlocal seconds
             seconds += 8.0
             raise FetchError("too slow")
-
-    class TenSeconds:
-        def get_remaining_time_in_millis(self):
-            return 10_000
 
     function = _Function(
         Slow(), sink, SETTLE, Guard(), early_look=True, client=client, clock=lambda: seconds
@@ -1004,10 +1003,6 @@ def test_no_look_begins_at_just_half_of_the_time(sink, client):
         world, sink, SETTLE, Guard(), early_look=True, client=client, clock=lambda: world.now
     )
 
-    class TenSeconds:
-        def get_remaining_time_in_millis(self):
-            return 10_000
-
     records = [record(f"p{n}", age=60) for n in range(2)]
     assert back(function.handle, *records, context=TenSeconds()) == ["message of p1"]
     assert world.gets == [0.0]
@@ -1019,10 +1014,6 @@ def test_visibility_is_not_changed_at_just_three_quarters_of_the_time(sink, clie
     function = _Function(
         world, sink, SETTLE, Guard(), early_look=True, client=client, clock=lambda: world.now
     )
-
-    class TenSeconds:
-        def get_remaining_time_in_millis(self):
-            return 10_000
 
     records = [record(f"p{n}", age=60) for n in range(2)]
     assert back(function.handle, *records, context=TenSeconds()) == ["message of p1"]
@@ -1120,10 +1111,6 @@ def test_a_look_begins_until_just_half_of_the_time(sink, client):
     function = _Function(
         world, sink, SETTLE, Guard(), early_look=True, client=client, clock=lambda: world.now
     )
-
-    class TenSeconds:
-        def get_remaining_time_in_millis(self):
-            return 10_000
 
     records = [record(f"p{n}", age=60) for n in range(2)]
     assert back(function.handle, *records, context=TenSeconds()) == []

@@ -63,8 +63,7 @@ def command(
       change-events audit shop.cache:worker --sample 1000 --repair
 
     What differs is read again after --min-age, because a cache is always a little late. Workers can
-    run meanwhile. The result is kept in the
-    sink's state, for `status`.
+    run meanwhile. The result is kept in the sink's state, for `status`.
 
     Exit status: 1 if something is stale or could not be compared. With --repair, 1 if something
     is still so; what was found and repaired is in the report.

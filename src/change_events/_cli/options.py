@@ -29,6 +29,19 @@ json_option = option(
     help="Print the result as JSON, to stdout.",
 )
 
+
+def processes_option(text: str) -> Callable[[F], F]:
+    """Return the option `--processes`, with its help."""
+    return option(
+        "--processes",
+        type=click.IntRange(1, 256),
+        metavar="N",
+        default=1,
+        envvar="CHANGE_EVENTS_PROCESSES",
+        help=text,
+    )
+
+
 rate_option = option(
     "--rate",
     type=click.FloatRange(0.01, 10_000),

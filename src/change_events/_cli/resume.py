@@ -4,33 +4,21 @@ from __future__ import annotations
 
 import json
 import threading
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from change_events._cli.app import load_app
-from change_events._cli.options import app_argument, json_option, option
+from change_events._cli.options import app_argument, json_option, option, processes_option
 from change_events._cli.problems import FOUND, Mistake
 from change_events._cli.status import ask, state_of
 from change_events._consumer.deletions import Deletions
-from change_events._consumer.guard import MIN_DELETED_OF_FEW
 from change_events._consumer.health import MASS_DELETION
 from change_events._consumer.settings import make_guard
-
-if TYPE_CHECKING:
-    from change_events._worker import Worker
 
 
 @click.command()
 @app_argument
-@option(
-    "--processes",
-    type=click.IntRange(1, 256),
-    metavar="N",
-    default=1,
-    envvar="CHANGE_EVENTS_PROCESSES",
-    help="How many processes the worker has, to ask them whether they refuse deletions.",
-)
+@processes_option("How many processes the worker has, to ask them whether they refuse deletions.")
 @option("--force", is_flag=True, help="Allow deletions although none is known to be refused.")
 @json_option
 @click.pass_context
@@ -48,20 +36,22 @@ def command(ctx: click.Context, /, *, app: str, processes: int, force: bool, as_
     Exit status: 1 if nothing was refused.
     """
     worker = load_app(app)
-    state = state_of(worker.sink)
-    if state is None:
+    if state_of(worker.sink) is None:
         raise Mistake(
             f"{type(worker.sink).__name__} keeps no state, so other processes can't be told there. "
             "Send SIGUSR1 to each worker process, or call Worker.resume() in it"
         )
     if worker.allow_mass_deletion:
         raise Mistake("this worker refuses no deletion: it has allow_mass_deletion=True")
-    gone = str((state["guard"] or {}).get("gone", "")).count("1")
+    guard = make_guard(worker)
+    deletions = Deletions(guard, worker.sink, worker.fetcher, lock=threading.Lock())
+    deletions.learn()
+    gone = guard.gone
     paused = [each.health.get("paused") for each in ask(worker, processes) if each.health]
-    refused = gone >= min(MIN_DELETED_OF_FEW, worker.min_deleted)
-    resumed = force or refused or any(MASS_DELETION in str(each) for each in paused)
+    resumed = force or guard.can_have_refused or any(MASS_DELETION in str(each) for each in paused)
     if resumed:
-        _allow(worker)
+        guard.allow()
+        deletions.keep()
     if as_json:
         click.echo(json.dumps({"resumed": resumed, "gone": gone}))
     elif resumed:
@@ -70,9 +60,3 @@ def command(ctx: click.Context, /, *, app: str, processes: int, force: bool, as_
         click.echo("nothing was refused, so nothing is changed (--force allows deletions)")
     if not resumed:
         ctx.exit(FOUND)
-
-
-def _allow(worker: Worker[Any]) -> None:
-    guard = make_guard(worker)
-    guard.allow()
-    Deletions(guard, worker.sink, worker.fetcher, lock=threading.Lock()).keep()

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from change_events._cli.app import load_app
-from change_events._cli.options import app_argument, json_option, option
+from change_events._cli.options import app_argument, json_option, processes_option
 from change_events._cli.problems import FOUND, Unfinished
 from change_events._text import printable
 
@@ -67,19 +67,12 @@ class Asked:
 
 @click.command()
 @app_argument
-@option(
-    "--processes",
-    type=click.IntRange(1, 256),
-    metavar="N",
-    default=1,
-    envvar="CHANGE_EVENTS_PROCESSES",
-    help="How many processes the worker has. Each has a port of its own.",
-)
+@processes_option("How many processes the worker has. Each has a port of its own.")
 @json_option
 @click.pass_context
 def command(ctx: click.Context, /, *, app: str, processes: int, as_json: bool) -> None:
     """
-    Show how a worker and its cache are.
+    Show whether a worker is alive and ready, and what was done to its cache.
 
     \b
       change-events status shop.cache:worker

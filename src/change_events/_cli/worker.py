@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from change_events._cli.app import load_app
-from change_events._cli.options import app_argument, option
+from change_events._cli.options import app_argument, option, processes_option
 
 if TYPE_CHECKING:
     from change_events._worker import Worker
@@ -19,14 +19,7 @@ LEVELS = ("debug", "info", "warning", "error")
 
 @click.command()
 @app_argument
-@option(
-    "--processes",
-    type=click.IntRange(1, 256),
-    metavar="N",
-    default=1,
-    envvar="CHANGE_EVENTS_PROCESSES",
-    help="How many processes to run.",
-)
+@processes_option("How many processes to run.")
 @option("--drain", is_flag=True, help="End once the queue is empty and nothing is held.")
 @option(
     "--log-level",

@@ -89,6 +89,16 @@ class Guard:
         return len(self._unknown or ())
 
     @property
+    def gone(self) -> int:
+        """How many of the last looks at cached entities saw them gone."""
+        return self._window.gone
+
+    @property
+    def can_have_refused(self) -> bool:
+        """True if another process of the cache can refuse deletions, after what was seen gone."""
+        return self.gone >= min(MIN_DELETED_OF_FEW, self._min_deleted)
+
+    @property
     def few(self) -> int:
         """
         The number of cached entities from which on a cache is not small. 0: its size does not
@@ -156,14 +166,14 @@ class Guard:
         nothing to delete: the guard only stops doubting the source.
         """
         if self.tripped:
-            self._state = _State.WATCHES if self._unknown else _State.BELIEVES
-            self._unknown = None
-            self._mine.clear()
-            self._resumed = True
+            self._go_on(_State.WATCHES if self._unknown else _State.BELIEVES)
 
     def allow(self) -> None:
         """Allow deletions as `resume` does, although this process has refused none."""
-        self._state = _State.BELIEVES
+        self._go_on(_State.BELIEVES)
+
+    def _go_on(self, state: _State) -> None:
+        self._state = state
         self._unknown = None
         self._mine.clear()
         self._resumed = True

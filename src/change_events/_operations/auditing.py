@@ -137,7 +137,7 @@ class Auditing(Generic[T]):
         sink, after = self._ids, None
         while sink is not None:
             ids = patiently(
-                lambda after=after: sink.ids(after=after, limit=CHUNK),  # type: ignore[misc]
+                lambda after=after: sink.ids(after=after, limit=CHUNK),  # type: ignore[misc]  # mypy infers no lambda with a default
                 throttle=self._throttle,
                 what=SINK,
             )

@@ -16,7 +16,7 @@ from change_events._consumer.deletions import Deletions
 from change_events._consumer.guard import Guard
 from change_events._operations.audit_report import SHOWN, AuditReport, RepairReport, rates
 from change_events._operations.auditing import SUSPECTS, Auditing, Sample
-from change_events._operations.comparing import KINDS, Findings
+from change_events._operations.comparing import KEPT, KINDS, Findings
 from change_events._operations.patience import patiently
 from change_events._operations.progress import Teller
 from change_events._operations.reading import Pages
@@ -39,9 +39,6 @@ T = TypeVar("T")
 
 STATE = "audit"
 """The name of the last result in the sink's state."""
-
-KEPT = 100
-"""How many ids of each kind are kept there."""
 
 
 class Auditor(Generic[T]):

@@ -64,9 +64,6 @@ TYPES: dict[str, type | tuple[type, ...]] = {
 }
 """What is kept, and the types."""
 
-BEAT = 10.0
-"""Seconds after which the state is stored again: other processes see that the work goes on."""
-
 SHOWN = 100
 """How many ids of broken entities are kept."""
 
@@ -154,7 +151,7 @@ class Filling(Generic[T]):
             raise Stopped
         self._control.ask()
         self._told.tell()
-        self._kept.beat(BEAT)
+        self._kept.beat()
 
     # Listed ids
 

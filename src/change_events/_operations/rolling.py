@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 from change_events._consumer.health import FULL
 from change_events._consumer.log import log
 from change_events._consumer.look import entry_of
-from change_events._operations.comparing import Comparing, Findings
+from change_events._operations.comparing import KEPT, Comparing, Findings
 from change_events._operations.patience import patiently
 from change_events._operations.reading import Pages
 from change_events._operations.rounds import TRIES, Rounds
@@ -39,14 +39,8 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 T = TypeVar("T")
 
-BEAT = 10.0
-"""Seconds after which the state is stored again: other processes see that the work goes on."""
-
 PAGE = 100
 """Cached ids that are read from the sink at once."""
-
-KEPT = 100
-"""How many ids of each kind are kept in the state."""
 
 FIRST: dict[str, Any] = {
     "phase": "cached",
@@ -265,7 +259,7 @@ class Rolling(Generic[T]):
         if self._throttle.stopping.is_set():
             raise Stopped
         self._late = self._late or self._is_late()
-        self._patiently(lambda: self._kept.beat(BEAT))
+        self._patiently(self._kept.beat)
 
     def _patiently(self, call: Callable[[], R]) -> R:
         return patiently(call, throttle=self._throttle, what=SINK)

@@ -21,6 +21,9 @@ TEXT_OR_NONE, NUMBER_OR_NONE = (str, type(None)), (int, float, type(None))
 LEASE = 60.0
 """Seconds without a word after which another process takes over."""
 
+BEAT = 10.0
+"""Seconds after which the state is stored again: other processes see that the work goes on."""
+
 SHORTLY = 1.0
 """Seconds between two looks at whether another process still works."""
 
@@ -194,9 +197,9 @@ class Kept:
             self.read()
             raise self._taken()
 
-    def beat(self, every: float) -> None:
-        """Store again, if nothing was stored for so many seconds, to show that the work goes on."""
-        if self._clock() - self._saved_at >= every:
+    def beat(self) -> None:
+        """Store again, if nothing was stored for `BEAT` seconds, to show that the work goes on."""
+        if self._clock() - self._saved_at >= BEAT:
             self.save()
 
     def release(self) -> None:

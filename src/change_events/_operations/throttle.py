@@ -94,7 +94,7 @@ class Throttle:
             yield
         finally:
             with self._lock:
-                self._spent[what] += self.threads.clock() - began  # type: ignore[assignment]
+                self._spent[what] += self.threads.clock() - began  # type: ignore[assignment]  # Counter's values are int
 
     def take_spent(self) -> Mapping[str, float]:
         """Return the seconds since the last such call, over all threads."""

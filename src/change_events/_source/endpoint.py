@@ -130,14 +130,9 @@ def require_bulk_url(url: str) -> str:
     Raises:
         ConfigurationError: No ids can be added to it.
     """
-    parts = _split(url)
-    _require_no_password(parts.netloc, "HTTPFetcher(bulk_url=)")
-    if parts.scheme not in {"http", "https"} or not parts.hostname or "#" in url or "{id}" in url:
-        raise ConfigurationError(
-            f"{url!r} is not an http(s) URL that ?id=a&id=b can be added to; "
-            "write bulk_url like https://products.example.com/products"
-        )
-    return url
+    return _require_many(
+        url, "HTTPFetcher(bulk_url=)", "that ?id=a&id=b can be added to; write bulk_url"
+    )
 
 
 def require_list_url(url: str) -> str:
@@ -147,12 +142,15 @@ def require_list_url(url: str) -> str:
     Raises:
         ConfigurationError: No pages can be asked for by it.
     """
+    return _require_many(url, "HTTPListing(url)", "of a list; write it")
+
+
+def _require_many(url: str, setting: str, what: str) -> str:
     parts = _split(url)
-    _require_no_password(parts.netloc, "HTTPListing(url)")
+    _require_no_password(parts.netloc, setting)
     if parts.scheme not in {"http", "https"} or not parts.hostname or "#" in url or "{id}" in url:
         raise ConfigurationError(
-            f"{url!r} is not an http(s) URL of a list; "
-            "write it like https://products.example.com/products"
+            f"{url!r} is not an http(s) URL {what} like https://products.example.com/products"
         )
     return url
 
