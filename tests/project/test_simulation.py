@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import multiprocessing
+import signal
 import subprocess
 import sys
 from collections import Counter, deque
@@ -34,6 +36,7 @@ from change_events._operations.letters import Letter
 from change_events._producer.renewals import Renewals
 from change_events.sinks import memory
 from verification.harness import ROOT
+from verification.harness.parallel import results
 from verification.harness.processes import wait_until
 from verification.proof.simulation import CHECKS, play
 from verification.proof.simulation.__main__ import command
@@ -646,3 +649,18 @@ def test_a_run_that_is_ended_leaves_no_process():
 
     assert status == 130
     assert left == []
+
+
+def test_ctrl_c_while_processes_start_ends_them(monkeypatch):
+    start = multiprocessing.context.SpawnProcess.start
+
+    def start_and_interrupt(process):
+        start(process)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(multiprocessing.context.SpawnProcess, "start", start_and_interrupt)
+
+    with pytest.raises(KeyboardInterrupt):
+        next(results(abs, [-1, -2], processes=2))
+
+    assert multiprocessing.active_children() == []
