@@ -13,13 +13,12 @@ from typing import Any
 import boto3
 import pytest
 import yaml
-from cfnlint.api import ManualArgs, lint
-from cfnlint.decode import decode_str
 
 from change_events import ChangeEvent, SNSPublisher
 from change_events._consumer.queue import Queue
 from change_events._operations.checkup import Case
 from change_events._operations.doctor import OF_A_QUEUE, doctor
+from verification.harness.templates import findings, parsed
 
 # moto warns about the resources that `Cloud` adds. An error would end its server's request.
 pytestmark = pytest.mark.filterwarnings("ignore:Tried to parse AWS")
@@ -42,16 +41,7 @@ def text(file: str) -> str:
 
 
 def template(file: str) -> dict[str, Any]:
-    parsed, errors = decode_str(text(file))
-    assert errors == []
-    return parsed
-
-
-def lint_findings(body: str) -> list[str]:
-    return [
-        f"{match.linenumber}: {match.rule.id} {match.message}"
-        for match in lint(body, config=ManualArgs(regions=[REGION]))
-    ]
+    return parsed(text(file))
 
 
 @dataclass(frozen=True)
@@ -238,13 +228,13 @@ def consumer(cloud, owner):
 
 @pytest.mark.parametrize("file", FILES)
 def test_cfn_lint_finds_nothing(file):
-    assert lint_findings(text(file)) == []
+    assert findings(text(file), REGION) == []
 
 
 def test_cfn_lint_finds_the_wrong_redrive_policy_key_of_the_article():
     body = text("queue.yaml").replace("deadLetterTargetArn", "DeadLetterTargetArn")
 
-    assert any("DeadLetterTargetArn" in finding for finding in lint_findings(body))
+    assert any("DeadLetterTargetArn" in finding for finding in findings(body, REGION))
 
 
 @pytest.mark.parametrize("file", ["queue.yaml", "topic.yaml"])

@@ -11,8 +11,6 @@ from pathlib import Path
 import prometheus_client
 import pytest
 import yaml
-from cfnlint.api import ManualArgs, lint
-from cfnlint.decode import decode_str
 from click.testing import CliRunner
 from pytest_examples import EvalExample, find_examples
 
@@ -22,6 +20,7 @@ from change_events._cli.template import FILES
 from change_events._consumer import health as health_module
 from conftest import Source, make_schema, make_table
 from lambda_records import record
+from verification.harness.templates import findings, parsed
 
 pytest_plugins = ["pytester"]
 
@@ -112,7 +111,7 @@ def test_every_block_is_of_a_kind_that_is_tested(document):
 def test_cfn_lint_accepts_every_template(document):
     for block in yaml_blocks(document):
         if "AWSTemplateFormatVersion" in block:
-            assert lint(block, config=ManualArgs(regions=["eu-west-1"])) == []
+            assert findings(block, "eu-west-1") == []
         else:  # the tests below say more about each
             assert yaml.safe_load(block).keys() & {"apiVersion", "groups"}
 
@@ -126,7 +125,7 @@ def test_platforms_give_a_worker_time_to_stop_and_probe_it_where_it_listens():
     kubernetes, ecs = yaml_blocks(page)
     pod = yaml.safe_load(kubernetes)["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    template, _ = decode_str(ecs)
+    template = parsed(ecs)
     (definition,) = template["Resources"]["Task"]["Properties"]["ContainerDefinitions"]
     timeout = inspect.signature(Worker).parameters["shutdown_timeout"].default
     (address,) = re.findall(r"health_address=\((.+), (\d+)\)", page.read_text())
@@ -156,7 +155,7 @@ def test_the_commands_of_the_how_to_deploy_every_template():
     files = {path.name: path for path in (PACKAGE / "cloudformation").iterdir()}
 
     for name, given in deployments():
-        template, _ = decode_str(files.pop(name).read_text())
+        template = parsed(files.pop(name).read_text())
         parameters = template.get("Parameters", {})
         needed = {name for name, each in parameters.items() if "Default" not in each}
         assert needed <= set(given) <= set(parameters), name
@@ -238,8 +237,8 @@ def test_the_lambda_function_reports_failures_of_single_messages():
         (ROOT / "docs/howto/run-on-lambda.md").read_text(),
         re.MULTILINE | re.DOTALL,
     )
-    template, _ = decode_str(text)
-    queue, _ = decode_str((ROOT / "src/change_events/cloudformation/queue.yaml").read_text())
+    template = parsed(text)
+    queue = parsed((ROOT / "src/change_events/cloudformation/queue.yaml").read_text())
     function = template["Resources"]["Cache"]["Properties"]
 
     assert function["Events"]["Changes"]["Properties"]["FunctionResponseTypes"] == [

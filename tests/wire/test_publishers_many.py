@@ -97,15 +97,15 @@ def start(job):
 def test_twenty_calls_are_under_way_at_the_same_time_and_never_more(channel, slow_sns):
     slow_sns.gate.clear()
     publisher = patient_publisher(channel)
-    thread, raised = start(lambda: publisher.publish(numbered(305)))
+    thread, raised = start(lambda: publisher.publish(numbered(215)))
     slow_sns.wait_for(AT_ONCE)
     slow_sns.gate.set()
     thread.join()
 
     assert raised == []
     assert slow_sns.most == AT_ONCE
-    assert len(slow_sns.batches) == 31
-    assert sorted(channel.ids()) == sorted(event.id for event in numbered(305))
+    assert len(slow_sns.batches) == 22
+    assert sorted(channel.ids()) == sorted(event.id for event in numbered(215))
 
 
 def canned_client():
@@ -202,7 +202,7 @@ def test_no_call_is_under_way_when_a_failure_is_raised(channel, slow_sns):
     slow_sns.gate.clear()
     slow_sns.refuse = lambda ids: "p30" in ids
     publisher = patient_publisher(channel)
-    thread, raised = start(lambda: publisher.publish(numbered(300)))
+    thread, raised = start(lambda: publisher.publish(numbered(220)))
     slow_sns.wait_for(AT_ONCE)
     slow_sns.gate.set()
     thread.join()
@@ -211,7 +211,7 @@ def test_no_call_is_under_way_when_a_failure_is_raised(channel, slow_sns):
     assert [each.name for each in threading.enumerate() if "publish" in each.name] == []
     (error,) = raised
     accepted = set(channel.ids())
-    assert error.ids == tuple(e.id for e in numbered(300) if e.id not in accepted)
+    assert error.ids == tuple(e.id for e in numbered(220) if e.id not in accepted)
     assert len(accepted) == (len(slow_sns.batches) - 1) * BATCH_SIZE
     assert "not allowed" in str(error)
     assert type(error.__cause__).__name__ == "AuthorizationErrorException"

@@ -156,14 +156,16 @@ def _samples(
     started = time.monotonic()
     send_at, sample_at = started, started + every
     while (now := time.monotonic()) < started + seconds:
-        if now >= send_at:
-            load.send()
-            send_at += 10 / per_second
-        elif now >= sample_at:
+        if (
+            now >= sample_at
+        ):  # first, because a busy machine can be behind with sending all the time
             samples.append(_sample(process, stage.waiting()))
             stage.source.asked.clear()  # it grows, and is not read here
             progress.add(round(every))
             sample_at += every
+        elif now >= send_at:
+            load.send()
+            send_at += 10 / per_second
         else:
             time.sleep(min(send_at, sample_at) - now)
     return samples
