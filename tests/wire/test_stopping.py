@@ -16,6 +16,7 @@ import pytest
 from change_events import Found, HTTPFetcher, MemorySink
 from change_events._consumer.health import GAVE_UP, NOT_RUNNING, STOPPED
 from change_events._consumer.inbox import Inbox
+from change_events._consumer.visibility import Visibility
 from conftest import running, signalled, spied, spy, wait_until
 
 
@@ -222,6 +223,16 @@ def test_a_thread_that_dies_stops_the_worker_with_its_error(
         make_worker().run()
 
     assert "the look thread died" in caplog.text
+
+
+def test_a_thread_that_dies_while_the_worker_stops_is_raised_too(make_worker, monkeypatch):
+    def die(_):
+        raise SystemError("out of luck")
+
+    monkeypatch.setattr(Visibility, "hand_back_all", die)
+
+    with pytest.raises(SystemError, match="out of luck"), running(make_worker()) as thread:
+        assert thread.is_alive()
 
 
 # Signals

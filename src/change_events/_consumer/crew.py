@@ -47,7 +47,7 @@ class Crew:
 
     Attributes:
         working: True once the threads work.
-        died: True once a thread has died.
+        death: What the first thread died of, perhaps while the run stops. None: all are well.
     """
 
     def __init__(self, threads: Threads, *, on_death: Callable[[BaseException], object]) -> None:
@@ -56,7 +56,7 @@ class Crew:
         self._gate = threads.event()
         self._by_role: dict[str, list[threading.Thread]] = {}
         self.working = False
-        self.died = False
+        self.death: BaseException | None = None
 
     def start(self, roles: Mapping[str, Sequence[Callable[[], None]]]) -> None:
         """
@@ -116,7 +116,7 @@ class Crew:
         try:
             work()
         except BaseException as error:  # without one of its threads a worker would limp
-            self.died = True
+            self.death = self.death or error
             log.critical(
                 "the %s thread died", role, exc_info=True, extra={"action": "die", "role": role}
             )

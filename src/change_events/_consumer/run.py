@@ -137,8 +137,8 @@ class Run(Generic[T]):
                         self.resume()
             finally:
                 self._shut_down(signals=int(why is Notice.SIGNAL))
-        if isinstance(why, BaseException):
-            raise why
+        if error := why if isinstance(why, BaseException) else self._crew.death:
+            raise error
 
     def ask_delay(self) -> None:
         """Ask the queue for its delay, which shows that it can be read."""
@@ -155,7 +155,7 @@ class Run(Generic[T]):
         """Return the run's health now."""
         events, in_flight = self.consumer.events()
         now, last_poll, paused = self.looks.clock(), self.intake.last_poll, self._why_paused()
-        alive = not self._crew.died
+        alive = self._crew.death is None
         return Health(
             alive=alive,
             ready=alive and is_ready(paused, last_poll),
