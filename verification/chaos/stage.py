@@ -231,7 +231,14 @@ class Stage:
 
     def wait_until_empty(self, seconds: float = PATIENCE) -> float:
         """Wait until the queue has no message left; return the seconds that this took."""
-        return wait_until(lambda: not self.waiting(), seconds)
+        try:
+            return wait_until(lambda: not self.waiting(), seconds)
+        except TimeoutError as error:
+            logs = sorted(self._directory.glob("worker-*.log"), key=lambda log: log.stat().st_mtime)
+            words = "\n".join(f"{log.name}: {log.read_text()[-300:]}" for log in logs[-3:])
+            raise TimeoutError(
+                f"{self.waiting()} messages are left after {seconds:.0f} s; workers said:\n{words}"
+            ) from error
 
     def wait_until_cached(self, ids: Iterable[str]) -> float:
         """Wait until these ids are cached; return the seconds that this took."""

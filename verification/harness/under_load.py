@@ -20,7 +20,7 @@ from verification.harness.commands import status_of
 BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
 """A loop that ends with this process, however that ends."""
 
-TESTS = [sys.executable, "-m", "pytest", "-q", "--numprocesses", "6", "--dist", "worksteal"]
+TESTS = [sys.executable, "-m", "pytest", "-q", "--numprocesses", "8", "--dist", "worksteal"]
 
 FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 
