@@ -71,11 +71,11 @@ def _run(prover: str, data: Path) -> Coverage:
     return coverage
 
 
-def _print(runs: dict[str, Coverage]) -> None:
+def _print(runs: dict[str, Coverage], package: Path = PACKAGE) -> None:
     print(f"{'module':36} {'lines':>5} {'walk':>6} {'worlds':>6} {'either':>6}")
     total = 0
     hit: dict[str, int] = dict.fromkeys((*PROVERS, "either"), 0)
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path in sorted(package.rglob("*.py")):
         lines = {name: _lines(run, path) for name, run in runs.items()}
         every = set.union(*(every for every, _ in lines.values()))
         ran = {name: len(ran) for name, (_, ran) in lines.items()}
@@ -83,7 +83,7 @@ def _print(runs: dict[str, Coverage]) -> None:
         total += len(every)
         hit = {name: number + ran[name] for name, number in hit.items()}
         if ran["either"]:
-            _print_row(str(path.relative_to(PACKAGE)), len(every), ran)
+            _print_row(str(path.relative_to(package)), len(every), ran)
     _print_row("all modules, the others too", total, hit)
 
 
