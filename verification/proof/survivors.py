@@ -180,9 +180,9 @@ SURVIVORS = {
     ],
     "a letter is never encoded": [
         (
-            "_source.fetcher.HTTPFetcher.fetch",
-            'target = self._single.target.replace(ID, quote(checked_id(id), safe=""))',
-            'target = self._single.target.replace(ID, quote(checked_id(id), safe="XXXX"))',
+            "_source.fetcher.HTTPFetcher._target",
+            'return self._single.target.replace(ID, quote(checked_id(id), safe=""))',
+            'return self._single.target.replace(ID, quote(checked_id(id), safe="XXXX"))',
         ),
         (
             "_source.endpoint.Endpoint.targets",
@@ -269,8 +269,8 @@ SURVIVORS = {
     "there is a count for each write": [
         (
             "sinks.sqlite.file._commit",
-            "for write, count in zip(writes, counts, strict=True):",
-            f"for write, count in zip(writes, counts, {strict}):",
+            "for write, of_write in zip(writes, counts, strict=True):",
+            f"for write, of_write in zip(writes, counts, {strict}):",
         )
         for strict in ("", "strict=False", "strict=None")
     ],
