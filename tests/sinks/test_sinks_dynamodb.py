@@ -88,6 +88,40 @@ def test_an_item_is_as_documented(table, dynamodb):
     assert [(name, *value) for name, value in sorted(items["p1"].items())] == sorted(documented)
 
 
+def test_an_item_of_a_page_is_the_same_until_its_entity_is_gone(table, dynamodb):
+    client, names = boto3.client("dynamodb"), []
+    sink = DynamoDBSink(table, client=client, revision="r1", clock=lambda: 7.5)
+    client.meta.events.register(
+        "before-call.dynamodb.UpdateItem",
+        lambda **_: names.append(threading.current_thread().name.rpartition("_")[0]),
+    )
+    assert sink.insert_many({"p1": Found({"n": 1}, '"one"', "d1")}) == {"p1"}
+
+    assert dynamodb.scan(TableName=table)["Items"] == [
+        {
+            "id": {"S": "p1"},
+            "version": {"N": "7500000"},
+            "present": {"BOOL": True},
+            "body": {"S": '{"n": 1}'},
+            "etag": {"S": '"one"'},
+            "digest": {"S": "d1"},
+            "revision": {"S": "r1"},
+            "applied_at": {"N": "7.5"},
+        }
+    ]
+    assert names == ["change-events insert"]
+
+    assert sink.apply("p1", Gone(), if_version=7500000)
+    assert dynamodb.scan(TableName=table)["Items"] == [
+        {
+            "id": {"S": "p1"},
+            "version": {"N": "7500001"},
+            "present": {"BOOL": False},
+            "applied_at": {"N": "7.5"},
+        }
+    ]
+
+
 def test_attributes_of_the_user_are_kept(table, dynamodb):
     sink = DynamoDBSink(table)
     sink.apply("p1", FOUND, if_version=0)
@@ -216,6 +250,24 @@ def test_reads_are_consistent(table):
     assert all(call["ConsistentRead"] is True for call in calls)
 
 
+def test_a_scan_reads_and_transfers_no_more_than_it_needs(table):
+    client = boto3.client("dynamodb")
+    limits, answers = [], []
+    events = client.meta.events
+    events.register(
+        "provide-client-params.dynamodb.Scan",
+        lambda params, **_: limits.append(params.get("Limit")),
+    )
+    events.register("after-call.dynamodb.Scan", lambda parsed, **_: answers.append(parsed))
+    sink = DynamoDBSink(table, client=client)
+    sink.apply("p1", FOUND, if_version=0)
+
+    assert sink.ids(limit=1) == sink.ids(limit=101) == sink.ids() == ["p1"]
+    assert limits == [100, 101, 1000]
+    assert len(sink) == 1
+    assert [answer.get("Items") for answer in answers] == [[{"id": {"S": "p1"}}]] * 3 + [None]
+
+
 def test_a_purge_keeps_a_tombstone_that_gets_a_look_meanwhile(table):
     now = 0.0
     sink = DynamoDBSink(table, clock=lambda: now)
@@ -328,6 +380,11 @@ def test_an_entity_that_json_can_not_hold_is_not_written(table, value):
         sink.apply("p1", Found({"value": value}), if_version=0)
 
     assert sink.entry("p1") == Entry()
+
+
+def test_of_a_page_the_entity_that_is_too_large_is_named(table):
+    with pytest.raises(ValueError, match=r"^'large' has .*, or choose another sink$"):
+        DynamoDBSink(table).insert_many({"large": Found({"n": "x" * dynamodb_sink.MAX_BODY})})
 
 
 def test_an_entity_can_be_as_large_as_an_item_but_not_larger(table):

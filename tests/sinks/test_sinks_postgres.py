@@ -26,6 +26,9 @@ from fetching import talking
 
 FOUND = Found({"id": "p1", "name": "Anvil"}, '"one"')
 
+NOT_OURS = "the entities are where upsert= put them, in tables of your own; query those"
+ONE_HOOK = "tables of your own need both upsert= and delete= to follow the source"
+
 
 @pytest.fixture
 def database(postgres):
@@ -378,13 +381,13 @@ def test_an_entity_that_the_sink_never_saw_is_deleted_from_the_users_tables(sink
 
 def test_entities_in_the_users_tables_can_not_be_read_through_the_sink(sink):
     for read in (sink.items, partial(sink.get, "p1")):
-        with pytest.raises(ConfigurationError, match="in tables of your own; query those"):
+        with pytest.raises(ConfigurationError, match=f"^{NOT_OURS}$"):
             read()
 
 
 @pytest.mark.parametrize("hooks", [{"upsert": upsert}, {"delete": delete}])
 def test_one_hook_without_the_other_is_refused(hooks):
-    with pytest.raises(ConfigurationError, match="both upsert= and delete="):
+    with pytest.raises(ConfigurationError, match=f"^{ONE_HOOK}$"):
         PostgresSink("", **hooks)
 
 
@@ -416,10 +419,31 @@ def test_an_error_of_the_database_that_a_hook_catches_fails_the_look(
 ):
     sql("INSERT INTO products VALUES ('p1', 'Anvil', 1)")
     with PostgresSink(database, upsert=catch, delete=catch) as sink:
-        with pytest.raises(RuntimeError, match=rf"{hook} caught .*with connection.transaction\(\)"):
+        with pytest.raises(RuntimeError) as caught:
             sink.apply("p1", change, if_version=0)
 
         assert sink.entry("p1") == Entry()
+    assert str(caught.value) == (
+        f"{hook} caught an error of PostgreSQL, which undoes the whole transaction after one: "
+        "nothing was stored. Put a savepoint around what can fail, inside the try: "
+        "with connection.transaction(): ..."
+    )
+
+
+@CHANGES
+def test_the_error_says_which_hook_has_ended_the_transaction(database, change, hook):
+    def end(connection, *_):
+        connection.execute("ROLLBACK")
+
+    with PostgresSink(database, upsert=end, delete=end) as sink:
+        with pytest.raises(RuntimeError) as caught:
+            sink.apply("p1", change, if_version=0)
+
+        assert sink.entry("p1") == Entry()
+    assert str(caught.value) == (
+        f"{hook} must leave its transaction and the connection open: it is IDLE now. "
+        "Don't commit, roll back or close there"
+    )
 
 
 @CHANGES
@@ -525,7 +549,7 @@ def test_many_entities_are_read_at_once(database):
 
     with (
         PostgresSink(database, upsert=upsert, delete=delete) as sink,
-        pytest.raises(ConfigurationError, match="in tables of your own; query those"),
+        pytest.raises(ConfigurationError, match=f"^{NOT_OURS}$"),
     ):
         sink.get_many(["p1"])
 
@@ -583,6 +607,38 @@ def test_timeouts_in_the_connection_string_are_kept(given, kept):
     assert f"connect_timeout={kept} " in postgres_pool._conninfo(given, 0.5) + " "
 
 
+def test_a_server_that_is_gone_is_noticed_within_the_timeout_and_three_questions():
+    def given(timeout):
+        return psycopg.conninfo.conninfo_to_dict(postgres_pool._conninfo("host=a", timeout))
+
+    assert given(2.5) == {
+        "host": "a",
+        "connect_timeout": "3",
+        "keepalives_idle": "3",
+        "keepalives_interval": "3",
+        "keepalives_count": "3",
+        "tcp_user_timeout": "12000",
+    }
+    assert given(0.1)["connect_timeout"] == "2"
+
+
+def test_a_pool_of_ours_begins_with_one_connection_of_ten_and_waits_for_five_seconds(database):
+    with PostgresSink(database) as sink:
+        pool = sink._table._pool
+        assert (pool.min_size, pool.max_size) == (1, 10)
+        assert (pool.timeout, pool.reconnect_timeout) == (5.0, 5.0)
+
+
+def test_a_call_names_a_thousand_ids_unless_it_is_told_another_number(database, sql):
+    with PostgresSink(database) as sink:
+        sql(
+            "INSERT INTO entities (id, version, present, applied_at) "
+            "SELECT 'p' || n, 1, true, now() FROM generate_series(1, 1001) AS n"
+        )
+        assert len(sink.ids()) == 1000
+        assert len(sink.ids(limit=1001)) == len(sink) == 1001
+
+
 def test_many_sinks_can_start_at_once(database):
     start = Barrier(8)
 
@@ -609,7 +665,11 @@ def test_a_role_that_can_not_create_a_table_can_use_an_existing_one(database, sq
 def test_a_missing_table_that_the_role_can_not_create_is_an_error_at_the_start(role):
     with pytest.raises(
         ConfigurationError,
-        match=r"(?s)'entities' can't be used: permission denied.*role can create the table",
+        match=(
+            r"(?s)'entities' can't be used: permission denied.* Check the connection string, and "
+            r"that the role can create the table; or else that the table is as PostgresSink's "
+            r"documentation shows it, and that the role can read and write it$"
+        ),
     ):
         PostgresSink(role[0])
 
