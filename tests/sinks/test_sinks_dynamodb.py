@@ -122,6 +122,21 @@ def test_an_item_of_a_page_is_the_same_until_its_entity_is_gone(table, dynamodb)
     ]
 
 
+def test_without_a_revision_an_item_has_none(table, dynamodb):
+    DynamoDBSink(table).apply("p1", FOUND, if_version=0)
+
+    (item,) = dynamodb.scan(TableName=table)["Items"]
+    assert "revision" not in item
+
+
+def test_a_client_of_the_sink_gives_up_after_three_short_attempts(table):
+    config = DynamoDBSink(table)._items._client.meta.config
+
+    assert (config.connect_timeout, config.read_timeout) == (2, 5)
+    assert (config.retries["mode"], config.retries["total_max_attempts"]) == ("standard", 3)
+    assert config.max_pool_connections == 100
+
+
 def test_attributes_of_the_user_are_kept(table, dynamodb):
     sink = DynamoDBSink(table)
     sink.apply("p1", FOUND, if_version=0)
@@ -409,6 +424,16 @@ def test_a_missing_table_is_an_error_at_the_start(aws):
         match=r"'nowhere' can't be used: .*not found.*dynamodb:GetItem and UpdateItem",
     ):
         DynamoDBSink("nowhere")
+
+
+def test_the_error_at_the_start_says_what_to_check(aws):
+    with pytest.raises(ConfigurationError) as caught:
+        DynamoDBSink("nowhere")
+
+    assert str(caught.value).endswith(
+        ". Check that it exists, that its key is 'id', a string, alone, and that the credentials "
+        "and region that boto3 finds allow dynamodb:GetItem and UpdateItem on it"
+    )
 
 
 @pytest.mark.parametrize(
