@@ -343,18 +343,18 @@ def end_at_p2(connection, id, value):
 
 
 @pytest.mark.parametrize(
-    ("hook", "error"),
+    ("hook", "error", "text"),
     [
-        (fail_at_p2, LookupError),
-        (insert_without_savepoint, RuntimeError),
-        (end_at_p2, RuntimeError),
+        (fail_at_p2, LookupError, "no such shelf"),
+        (insert_without_savepoint, RuntimeError, "upsert caught"),
+        (end_at_p2, RuntimeError, "upsert must leave its transaction"),
     ],
 )
 def test_if_upsert_fails_for_one_entity_nothing_of_the_page_is_stored(
-    database, products, hook, error
+    database, products, hook, error, text
 ):
     with PostgresSink(database, upsert=hook, delete=delete) as sink:
-        with pytest.raises(error):
+        with pytest.raises(error, match=f"^{text}"):
             sink.insert_many(PAGE)
 
         assert (len(sink), products()) == (0, [])

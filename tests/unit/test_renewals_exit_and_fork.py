@@ -247,3 +247,17 @@ def test_a_pool_has_at_most_so_many_threads_and_uses_idle_ones_again():
         pool.submit(ran.release)
     assert all(ran.acquire(timeout=20) for _ in range(5))
     assert pool._threads == 10
+
+
+def test_an_idle_thread_stands_for_one_job_and_the_next_one_starts_a_thread():
+    pool = Renewals().senders.late
+    go_on, ran = threading.Event(), threading.Event()
+    pool.submit(lambda: None)
+    wait_until(lambda: pool._idle)
+
+    pool.submit(lambda: go_on.wait(20))
+    pool.submit(ran.set)
+
+    assert ran.wait(10)
+    go_on.set()
+    assert pool._threads == 2

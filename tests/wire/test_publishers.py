@@ -86,25 +86,51 @@ def test_attributes_can_come_from_the_context_of_the_save(channel):
     assert channel.messages()[0]["MessageAttributes"]["traceparent"]["StringValue"] == "00-abc-01"
 
 
+def test_seven_attributes_arrive_as_text(channel):
+    attributes = {f"a{number}": "x" for number in range(7)}
+
+    SNSPublisher(channel.topic_arn, attributes=attributes).publish(events("p1"))
+
+    (message,) = channel.messages()
+    assert {
+        name: (attribute["DataType"], attribute["StringValue"])
+        for name, attribute in message["MessageAttributes"].items()
+    } == dict.fromkeys(attributes, ("String", "x"))
+
+
+OWN = "the message attribute {!r} is the protocol's own; use another name"
+NOT_TEXT = "the message attribute 'source' must be text that is not empty, not {!r}"
+
+
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ({f"a{number}": "x" for number in range(8)}, "8 message attributes; at most 7"),
-        ({"settle": "5"}, "'settle' is the protocol's own"),
-        ({"phase": "x"}, "'phase' is the protocol's own"),
-        ({"save": "x"}, "'save' is the protocol's own"),
-        ({"source": ""}, "'source' must be text that is not empty, not ''"),
-        ({"source": 5}, "not 5"),
+        (
+            {f"a{number}": "x" for number in range(8)},
+            "8 message attributes; at most 7 reach every queue",
+        ),
+        ({"settle": "5"}, OWN.format("settle")),
+        ({"phase": "x"}, OWN.format("phase")),
+        ({"save": "x"}, OWN.format("save")),
+        ({"source": ""}, NOT_TEXT.format("")),
+        ({"source": 5}, NOT_TEXT.format(5)),
     ],
 )
 def test_attributes_that_would_not_arrive_are_refused(attributes, message):
-    with pytest.raises(ConfigurationError, match=message):
+    with pytest.raises(ConfigurationError) as caught:
         SNSPublisher(TOPIC, attributes=attributes)
+
+    assert str(caught.value) == message
 
 
 def test_none_in_place_of_a_topic_is_refused_and_the_error_says_what_to_use():
-    with pytest.raises(ConfigurationError, match=r"from_env\(name\).*NullPublisher\(\)"):
+    with pytest.raises(ConfigurationError) as caught:
         SNSPublisher(None)
+
+    assert str(caught.value) == (
+        "topic_arn is None. If it comes from the environment, use SNSPublisher.from_env(name); "
+        "to broadcast nothing, use NullPublisher()"
+    )
 
 
 @pytest.mark.parametrize("arn", [5, b"arn", ["arn"], TOPIC.encode()])
@@ -267,10 +293,10 @@ def test_attributes_that_fail_at_the_call_prevent_the_save(channel):
 def test_many_ids_are_named_by_the_first_three(publisher, channel, sns):
     sns.delete_topic(TopicArn=channel.topic_arn)
 
-    error = must_not_save(publisher, ["p1", "p2", "p3", "p4", "p5"])
+    error = must_not_save(publisher, ["p1", "p2", "p3", "p4"])
 
-    assert "'p1', 'p2', 'p3' and 2 more" in str(error)
-    assert error.ids == ("p1", "p2", "p3", "p4", "p5")
+    assert "'p1', 'p2', 'p3' and 1 more" in str(error)
+    assert error.ids == ("p1", "p2", "p3", "p4")
 
 
 # From the environment
@@ -317,6 +343,22 @@ def test_the_variable_is_read_at_each_broadcast(monkeypatch, make_channel):
         assert channel.ids() == [id]
 
 
+def test_a_publisher_from_the_environment_has_the_client_and_the_attributes_that_it_is_given(
+    monkeypatch, channel
+):
+    monkeypatch.setenv("PRODUCT_EVENTS_TOPIC_ARN", channel.topic_arn)
+    client, calls = boto3.client("sns"), []
+    client.meta.events.register("before-send.sns.Publish", lambda **_: calls.append(1))
+
+    SNSPublisher.from_env(
+        "PRODUCT_EVENTS_TOPIC_ARN", client=client, attributes={"source": "products"}
+    ).publish(events("p1"))
+
+    (message,) = channel.messages()
+    assert message["MessageAttributes"]["source"]["StringValue"] == "products"
+    assert calls == [1]
+
+
 @pytest.mark.parametrize("value", ["", "products"])
 def test_a_required_variable_that_is_missing_or_wrong_prevents_the_save(monkeypatch, value):
     monkeypatch.setenv("PRODUCT_EVENTS_TOPIC_ARN", value)
@@ -327,7 +369,10 @@ def test_a_required_variable_that_is_missing_or_wrong_prevents_the_save(monkeypa
 
     with pytest.raises(
         ConfigurationError,
-        match=r"PRODUCT_EVENTS_TOPIC_ARN is not set|'products' is not a topic's ARN",
+        match=(
+            r"^PRODUCT_EVENTS_TOPIC_ARN is not set: put the ARN of the topic to broadcast to "
+            r"into it$|'products' is not a topic's ARN"
+        ),
     ):
         save({"id": "p1"})
 
@@ -355,6 +400,7 @@ def test_the_default_client_has_the_topics_region_and_short_timeouts(sns):
     }
     config = clients["us-west-2"].meta.config
     assert (config.connect_timeout, config.read_timeout) == (2, 3)
+    assert config.max_pool_connections == 100
     assert (config.retries["mode"], config.retries["total_max_attempts"]) == ("standard", 3)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import signal
 import threading
+from unittest.mock import Mock
 from urllib.parse import parse_qsl
 
 import boto3
@@ -171,6 +172,15 @@ def test_a_client_that_does_not_say_its_connections_is_asked_by_one_thread():
     assert double.threads == [threading.current_thread()] * 5
 
 
+def test_up_to_ten_events_need_no_more_of_a_double_than_the_call():
+    double = Mock()
+    double.publish_batch.return_value = {}
+
+    SNSPublisher(TOPIC, client=double).publish(numbered(10))
+
+    double.publish_batch.assert_called_once()
+
+
 def test_calls_run_in_the_context_of_the_save(channel):
     trace = contextvars.ContextVar("trace")
     seen = []
@@ -282,14 +292,16 @@ def test_more_than_half_of_the_window_has_room_for_are_refused_before_anything_i
     publisher = SNSPublisher(TOPIC, client=client)
     events = numbered(most + 1, settle=settle)
 
-    with pytest.raises(
-        PublishError, match=r"Nothing was sent or saved.*in_portions\(ids\)"
-    ) as caught:
+    with pytest.raises(PublishError) as caught:
         publisher.publish(events)
 
     assert client.calls == 0
     assert caught.value.ids == tuple(event.id for event in events)
-    assert f"at most {most} " in str(caught.value)
+    assert str(caught.value) == (
+        f"{most + 1} ids are too many for one save with settle={settle or 5:g}: at most {most} can "
+        "be broadcast in half of that. Nothing was sent or saved. Save in portions, each with its "
+        "own commit: `for portion in in_portions(ids)`"
+    )
     publisher.publish(events[:most])
     assert client.calls == most // BATCH_SIZE
 
@@ -297,6 +309,7 @@ def test_more_than_half_of_the_window_has_room_for_are_refused_before_anything_i
 def test_portions_hold_all_items_once_and_in_order():
     assert list(in_portions("abcdefgh", 3)) == [["a", "b", "c"], ["d", "e", "f"], ["g", "h"]]
     assert list(in_portions(range(2000))) == [list(range(1000)), list(range(1000, 2000))]
+    assert list(in_portions("ab", 1)) == [["a"], ["b"]]
     assert list(in_portions([])) == []
 
 
