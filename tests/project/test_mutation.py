@@ -5,8 +5,11 @@ from __future__ import annotations
 import ast
 import sys
 
+import pytest
+
 from verification.harness import ROOT
-from verification.proof.mutation import ELSEWHERE, SOURCE, TESTS
+from verification.proof import mutation
+from verification.proof.mutation import ELSEWHERE, SOURCE, TESTS, Change, Mutant
 from verification.proof.survivors import SURVIVORS
 
 if sys.version_info >= (3, 11):
@@ -66,3 +69,29 @@ def test_tests_are_chosen_for_modules_that_are_mutated_and_are_there():
     assert [
         name for name in names if not any(f"{each}.".startswith(name) for each in MUTATED)
     ] == []
+
+
+def alive(line, mutant):
+    """Return a mutant that lives."""
+    made = Mutant("change_events._event.x_f__mutmut_1", SOURCE / "_event.py", "survived")
+    made.__dict__["change"] = Change("_event.f", line, mutant)
+    return made
+
+
+ZIP = "for a, b in zip(some, others, strict=True):"
+
+
+@pytest.mark.parametrize(
+    ("line", "mutant", "explained"),
+    [
+        ("work(late=False)", "work(late=None)", True),
+        ("work(late=False)", "work(late=True)", False),
+        *((ZIP, ZIP.replace("strict=True", strict), True) for strict in ("", "strict=False")),
+        (ZIP, ZIP.replace("others", "None"), False),
+        ("work(1, strict=True)", "work(1, )", False),
+    ],
+)
+def test_a_mutant_that_lives_must_be_explained(capsys, line, mutant, explained):
+    assert mutation._print_survivors([alive(line, mutant)]) is explained
+
+    assert ("NOT EXPLAINED" in capsys.readouterr().out) is not explained
