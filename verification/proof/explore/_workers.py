@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable, Iterator
-from functools import lru_cache
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from change_events import Entry, Found, Gone, MemorySink, Unchanged
-from change_events.sinks import memory
-from verification.proof.effects import GETS, ID, Effect, Violation
+from verification.proof.explore._looks import Looker, LookSteps
 from verification.proof.explore._state import (
-    FAILING_GETS,
     HELD,
     SPENT,
     Queued,
-    Row,
     State,
     Step,
     WorkerState,
@@ -23,15 +18,10 @@ from verification.proof.explore._state import (
     replaced,
     shown,
 )
-from verification.proof.stand_ins import digest_of
 
 if TYPE_CHECKING:
+    from verification.proof.effects import Effect
     from verification.proof.explore._scenario import Scenario
-
-ABSENT = 206
-"""
-Stands for the status of an entity that the answer to a GET of many leaves out. It never deletes.
-"""
 
 
 class WorkerSteps:
@@ -40,6 +30,7 @@ class WorkerSteps:
     def __init__(self, scenario: Scenario) -> None:
         self._scenario = scenario
         self._worker = scenario.worker
+        self._looks = LookSteps(scenario)
 
     def of(self, state: State) -> Iterator[tuple[Step, State]]:
         """Yield each step, and the state after it."""
@@ -137,71 +128,27 @@ class WorkerSteps:
 
     def look(self, state: State, index: int) -> Iterator[tuple[Step, State]]:
         """Yield the steps that give a worker's look what it waits for."""
-        worker = _name(index)
         number, read = state.workers[index]
-        effect = dict(self._worker.known[number].wants)["look"]
-
-        def after(answer: Any, version: int | None = None) -> State:
-            moved = self._worker.go_on(number, "look", answer)
-            return self._scenario.moved(state, index, moved, version)
-
-        wanted = effect[0]
-        if wanted == "entry":
-            row = state.row
-            entry = (min(row.version, 1), row.present, row.etag, row.number)
-            yield (worker, f"reads the entry: version {row.version}"), after(entry, row.version)
-        elif wanted in GETS:
-            for what, answer, fault in self._answers(state, effect):
-                yield (worker, what), after(answer)._replace(fault=fault)
-        elif wanted == "arrive":
-            yield (worker, "gets the answer"), after(None)
-        elif wanted == "apply":
-            saw = self._worker.known[number].facts.saw
-            applied, row = _apply(state, saw, effect, read, self._scenario.setup.body)
-            if self._worker.known[number].facts.refuses and row.present < state.row.present:
-                raise Violation("it deletes, although the guard refuses deletions")
-            what = "applies" if applied else "lost the compare-and-set of"
-            yield (
-                (worker, f"{what} {_shown_change(effect)}, if version is {read}"),
-                after(applied)._replace(row=row),
-            )
-        elif wanted == "delete":  # only a mutant deletes within a look
+        known = self._worker.known[number]
+        effect = dict(known.wants)["look"]
+        if effect[0] == "delete":  # only a mutant deletes within a look
             yield from self._deletes(state, index)
-        else:
+            return
+
+        def after(world: State, answer: Any, version: int | None = None) -> State:
+            moved = self._worker.go_on(number, "look", answer)
+            return self._scenario.moved(world, index, moved, version)
+
+        if effect[0] == "visibility":
             places = _places(effect)
-            state = state._replace(queue=shown(state.queue, index, places))
-            yield (worker, f"hands back {names_of(state, index, places)}"), after(None)
-
-    def _answers(
-        self, state: State, effect: Effect
-    ) -> Iterator[tuple[str, tuple[int, int], str | None]]:
-        """
-        Yield what the source can answer.
-
-        It is in words; as status and commit; and with the fault that the schedule then has had.
-        """
-        scenario = self._scenario
-        if effect[0] == "get":
-            answer = self._answer(state, effect[1])
-            yield f"GETs commit {state.commits}: {answer[0]}", answer, state.fault
+            shown_again = state._replace(queue=shown(state.queue, index, places))
+            yield (
+                (_name(index), f"hands back {names_of(state, index, places)}"),
+                after(shown_again, None),
+            )
         else:
-            status, there = (200, "there") if state.present else (ABSENT, "not there")
-            what = f"GETs many at commit {state.commits}: it is {there}"
-            yield what, (status, state.commits), state.fault
-            if state.present and scenario.may(state, "left out of many"):
-                yield "GETs many: it is left out", (ABSENT, state.commits), SPENT
-        for fault, code in FAILING_GETS.items():
-            if scenario.may(state, fault):
-                what = "GETs" if effect[0] == "get" else "GETs many"
-                yield f"{what}: {code}", (code, -1), SPENT
-        if failure := scenario.next_failure(state):
-            yield "GETs: the source is down", (503, -1), failure
-
-    def _answer(self, state: State, known_etag: Hashable) -> tuple[int, int]:
-        if state.present:
-            same = known_etag == self._scenario.setup.etag(state.commits)
-            return (304 if same else 200, state.commits)
-        return (410 if state.commits else 404, state.commits)
+            looker = Looker(_name(index), known.facts, read, after)
+            yield from self._looks.of(state, effect, looker)
 
     def acknowledgement(self, state: State, index: int) -> Iterator[tuple[Step, State]]:
         """Yield the steps by which a worker acknowledges."""
@@ -241,45 +188,6 @@ class WorkerSteps:
                 )
 
 
-def _apply(
-    state: State, seen: tuple[int, int], effect: Effect, read: int, body: Callable[[int], int]
-) -> tuple[bool, Row]:
-    """Apply what a look has found; check that it is right."""
-    _, kind, number, etag, if_version = effect
-    assert if_version == min(read, 1), "a look applies with the version it has read"
-    status, saw = seen
-    row = state.row
-    applied, after = _applied(row, kind, number, etag, read)
-    if not applied:
-        return False, row
-    after = after._replace(saw=max(saw, row.saw))
-    if row.present and not after.present and status not in {404, 410}:
-        raise Violation(f"the answer {status} deletes")
-    if saw < row.saw and (row.present or after.present):
-        raise Violation(f"the cache goes back from commit {row.saw} to commit {saw}")
-    if after.present and after.number not in {body(saw), row.number}:
-        raise Violation(f"{after.number} is stored, and the look saw commit {saw}")
-    return True, after
-
-
-@lru_cache(None)
-def _applied(
-    row: Row, kind: str, number: int | None, etag: str | None, if_version: int
-) -> tuple[bool, Row]:
-    """Let the production sink apply a change to a row."""
-    sink: MemorySink[Any] = MemorySink(clock=lambda: 0.0)
-    if row.version:
-        entry = Entry(row.version, row.present, row.etag, digest_of(row.number))
-        sink._rows[ID] = memory._Row(entry, row.number, 0.0)
-    change: Found[Any] | Unchanged | Gone = Found(number, etag, digest_of(number))
-    if kind != "Found":
-        change = Gone() if kind == "Gone" else Unchanged(etag)
-    applied = sink.apply(ID, change, if_version=if_version)
-    after, value = sink.entry(ID), sink.get(ID)
-    assert after.digest == digest_of(value)
-    return applied, Row(after.version, after.present, value, after.etag, row.saw)
-
-
 def _places(effect: Effect) -> tuple[int, ...]:
     """Return the places of the messages that a worker wants to delete or to hand back."""
     places: tuple[int, ...] = effect[1]
@@ -288,7 +196,3 @@ def _places(effect: Effect) -> tuple[int, ...]:
 
 def _name(index: int) -> str:
     return f"worker {index + 1}"
-
-
-def _shown_change(effect: Effect) -> str:
-    return f"commit {effect[2]}" if effect[1] == "Found" else str(effect[1]).lower()
