@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -22,6 +23,8 @@ from verification.harness.docs import EXPLANATION
 from verification.proof import exhaustive
 from verification.proof.effects import ID, SETTLE, Setup, Violation
 from verification.proof.exhaustive import (
+    BACKFILL,
+    BACKFILL_SAMPLE,
     BULK,
     BULK_DELAYED,
     LATE,
@@ -34,6 +37,7 @@ from verification.proof.exhaustive import (
 )
 from verification.proof.explore import FAULTS, History, World, explore, shortest_violation
 from verification.proof.explore._automaton import automaton
+from verification.proof.filler import Filler
 from verification.proof.mutants import MUTANTS
 from verification.proof.spec import Spec
 from verification.proof.worker import Worker
@@ -119,8 +123,9 @@ def test_merging_equal_states_changes_only_their_number(setup, faults):
         (PAIRS, FAULTS),
         (TROUBLE_ONCE, FAULTS),
         (Setup(reverts=True), ()),
+        (BACKFILL, ("left out of a page", "sink fails")),
     ],
-    ids=["early", "confirmed", "bulk", "pairs", "trouble", "reverts"],
+    ids=["early", "confirmed", "bulk", "pairs", "trouble", "reverts", "backfill"],
 )
 def test_a_walk_that_looks_nothing_up_finds_the_same(setup, faults):
     found = exhaustive.computed_each_time(setup, faults)
@@ -186,6 +191,68 @@ def test_no_schedule_of_a_renewal_that_takes_time_or_a_save_that_raises_breaks_t
 
     assert result.violation is None
     assert result.schedules > 1000
+
+
+@pytest.mark.parametrize("cached", [False, True], ids=["not cached", "long cached"])
+@pytest.mark.parametrize("present", [True, False], ids=["present", "absent"])
+def test_no_schedule_of_a_backfill_a_save_and_a_fault_breaks_the_promise(present, cached):
+    history = History(present, (True,), cached)
+
+    result = explore(World(BACKFILL, history, faults=FAULTS, workers=1, failing=False))
+
+    assert result.violation is None
+    assert result.schedules > 1000
+
+
+def test_merging_equal_states_of_a_backfill_changes_only_their_number():
+    history, faults = History(True, (True,), cached=True), ("backfill crashes",)
+
+    alike, apart = (
+        explore(World(BACKFILL, history, faults=faults, workers=1, failing=False, alike=alike))
+        for alike in (True, False)
+    )
+
+    assert alike.violation is apart.violation is None
+    assert alike.states < apart.states
+
+
+def answered(filler, answers):
+    """Give a backfill's threads these answers, by what they want; return what each wanted."""
+    wanted = []
+    for name, answer in answers:
+        ((actor, effect),) = (
+            (actor, effect) for actor, effect in filler.wants.items() if effect[0] == name
+        )
+        wanted.append(effect)
+        filler.go_on(actor, answer)
+    return wanted
+
+
+def test_a_backfill_that_dies_before_it_keeps_its_place_reads_the_page_again():
+    with closing(Filler(BACKFILL)) as filler:
+        answered(filler, [("save", None), ("page", (200, 0)), ("insert", True)])
+
+        filler.crash()
+
+        assert filler.wants == {"listing-1": ("page",)}
+
+
+def test_a_backfill_that_dies_after_that_does_not():
+    with closing(Filler(BACKFILL)) as filler:
+        answered(filler, [("save", None), ("page", (200, 0)), ("insert", True), ("save", None)])
+
+        filler.crash()
+
+        assert answered(filler, [("save", None)]) == [("save", "unlisted", 3)]
+
+
+def test_a_page_is_read_again_if_its_sample_changed_meanwhile():
+    with closing(Filler(BACKFILL_SAMPLE)) as filler:
+        answered(filler, [("page", (200, 0)), ("get", (200, 1))])
+
+        again = answered(filler, [("page", (200, 1)), ("get", (200, 1)), ("insert", True)])
+
+        assert again[-1] == ("insert", "Found", 1, None)
 
 
 def test_a_look_settles_no_message_that_came_after_its_get_under_the_name_of_another():

@@ -53,6 +53,8 @@ class Setup:
         guarded: The guard refuses the first deletion of each worker, until an operator resumes.
         heartbeats: A heartbeat can find that the worker no longer has a message: its visibility
             timeout is over, or another worker has acknowledged it.
+        page: A backfill fills the cache, from a listing of three pages of whole entities. This one
+            of them names the entity, if the source has it. 0: there is no backfill.
     """
 
     early_look: bool = True
@@ -74,6 +76,7 @@ class Setup:
     outage: bool = False
     guarded: bool = False
     heartbeats: bool = False
+    page: int = 0
 
     @property
     def slow_actors(self) -> tuple[str, ...]:
@@ -110,7 +113,7 @@ CANCELLED = "cancelled"
 """The answer to a save that is cancelled while it commits."""
 
 RAISES = "raises"
-"""The answer to a save that raises when it has committed."""
+"""The answer to a save that raises when it has committed, or to a sink's client."""
 
 CLOSED = object()
 """The answer that ends a process."""

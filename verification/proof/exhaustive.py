@@ -4,11 +4,14 @@ worst.
 
 Each row is a set-up. It walks every history of so many saves of one entity: puts and deletes, with
 the entity present or absent at first, one after the other and at the same time, with two workers.
-A row can have one more saver, whose save raises (and can be committed even so). It can have one
-fault at any step, of eight kinds. With bulk GETs there is one more: the answer leaves out an entity
-that is present. With late saves there are two more: a save is cancelled and commits later, or a
-publisher stands still for a window while its monotonic clock does. With trouble there is one more:
-the source is down for up to three GETs. `Setup` says what the set-ups are.
+With a backfill there is one worker, and the cache has either nothing at first, or the entity from
+before the queue existed. A row can have one more saver, whose save raises (and can be committed
+even so). It can have one fault at any step, of eight kinds. With bulk GETs there is one more: the
+answer leaves out an entity that is present. With late saves there are two more: a save is cancelled
+and commits later, or a publisher stands still for a window while its monotonic clock does. With
+trouble there is one more: the source is down for up to three GETs. With a backfill there are three
+more: it dies, and another one goes on; its listing leaves out an entity that is present; or the
+sink fails to store a page, or to answer. `Setup` says what the set-ups are.
 
 Schedules count as one if they differ only in the names of workers, savers and messages, or in the
 moment of a step that no other process can see. Only late saves can outlast the settle window.
@@ -56,6 +59,7 @@ class Walk:
         saves: How many saves there are.
         failing: There is one more save, which raises.
         fault: One fault can happen.
+        workers: How many workers there are.
         long: Walked only with `--all`.
     """
 
@@ -64,12 +68,18 @@ class Walk:
     saves: int
     failing: bool = False
     fault: bool = False
+    workers: int = 2
     long: bool = False
 
     def histories(self) -> list[History]:
-        """Return every history, without those that differ only in the order of the saves."""
+        """
+        Return every history, without those that differ only in the order of the saves.
+
+        A backfill finds a cache without the entity, or with one from before the queue existed.
+        """
         puts = itertools.combinations_with_replacement((True, False), self.saves)
-        return [History(present, each) for each in puts for present in (True, False)]
+        cached = (False, True) if self.setup.page else (None,)
+        return [History(*each) for each in itertools.product((True, False), puts, cached)]
 
 
 LATE = Setup(renewals=True, early_look=False)
@@ -81,6 +91,9 @@ RAISES = Setup(renewals=True, raises=True, early_look=False)
 PAIRS = Setup(pairs=True, early_look=False)
 TROUBLE = Setup(outage=True, guarded=True, heartbeats=True)
 SLOW = Setup(renewals=True, slow_publish=True, early_look=False)
+BACKFILL = Setup(page=2, early_look=False)
+BACKFILL_EARLY = Setup(page=2)
+BACKFILL_SAMPLE = Setup(page=1, early_look=False)
 WALKS = (
     Walk("early look", Setup(), 2, fault=True),
     Walk("early look", Setup(), 2, failing=True),
@@ -116,6 +129,10 @@ WALKS = (
     Walk("aging", Setup(aging=True), 2),
     Walk("aging", Setup(aging=True), 1, fault=True),
     Walk("aging, delay", Setup(aging=True, delay=1), 1, fault=True),
+    Walk("backfill", BACKFILL, 2, fault=True, workers=1),
+    Walk("backfill", BACKFILL, 2, failing=True, workers=1),
+    Walk("fill, early", BACKFILL_EARLY, 1, fault=True, workers=1),
+    Walk("fill, sample", BACKFILL_SAMPLE, 1, fault=True, workers=1),
     Walk("early look", Setup(), 2, failing=True, fault=True, long=True),
     Walk("early look", Setup(), 3, long=True),
     Walk("one look", Setup(early_look=False), 3, fault=True, long=True),
@@ -123,6 +140,8 @@ WALKS = (
     Walk("confirm", Setup(confirm=True), 2, fault=True, long=True),
     Walk("confirm", Setup(confirm=True), 2, failing=True, long=True),
     Walk("late saves", LATE, 1, failing=True, long=True),
+    Walk("backfill", BACKFILL, 1, failing=True, fault=True, workers=1, long=True),
+    Walk("fill, early", BACKFILL_EARLY, 1, failing=True, workers=1, long=True),
 )
 
 COMPUTED = {
@@ -133,10 +152,11 @@ COMPUTED = {
     "trouble once": (replace(TROUBLE, early_look=False), FAULTS),
     "confirm": (Setup(confirm=True), ("worker crashes",)),
     "late saves": (LATE, ()),
+    "backfill": (BACKFILL, ("backfill crashes", "left out of a page", "sink fails")),
 }
 """
 Set-ups in which one walk looks nothing up, and the faults. With more of them, the walks of the last
-two would be too long.
+three would be too long.
 """
 
 
@@ -175,14 +195,21 @@ def walk_one(job: tuple[Walk, History]) -> Walked:
     """Walk one history."""
     walk, history = job
     started = time.process_time()
-    world = World(walk.setup, history, faults=FAULTS if walk.fault else (), failing=walk.failing)
-    found = explore(world)
+
+    def world(*, alike: bool) -> World:
+        return World(
+            walk.setup,
+            history,
+            faults=FAULTS if walk.fault else (),
+            workers=walk.workers,
+            failing=walk.failing,
+            alike=alike,
+        )
+
+    found = explore(world(alike=True))
     violations: tuple[str, ...] = ()
     if found.violation is not None:
-        faults = FAULTS if walk.fault else ()
-        shortest = shortest_violation(
-            World(walk.setup, history, faults=faults, failing=walk.failing, alike=False)
-        )
+        shortest = shortest_violation(world(alike=False))
         steps = "\n".join(f"      {process:9} {step}" for process, step in shortest.schedule)
         violations = (f"{walk.name}, {history}: {shortest.violation}\n{steps}",)
     seconds = time.process_time() - started
@@ -241,7 +268,7 @@ def computed_each_time(setup: Setup, faults: tuple[str, ...] = FAULTS) -> Result
     for merging in (True, False):
         world = World(
             setup,
-            History(True, (True,)),
+            History(True, (True,), cached=True if setup.page else None),
             faults=faults,
             failing=False,
             workers=1,

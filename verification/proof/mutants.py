@@ -19,10 +19,14 @@ from typing import TYPE_CHECKING
 
 from verification.harness.commands import status_of
 from verification.harness.parallel import ignore_ctrl_c
-from verification.proof.rules import MUTANTS, Mutant
+from verification.proof import filling_rules, rules
 
 if TYPE_CHECKING:
     from importlib.abc import InspectLoader
+
+    from verification.proof.rules import Mutant
+
+MUTANTS = (*rules.MUTANTS, *filling_rules.MUTANTS)
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def catch(name: str) -> Caught:
     found = shortest_violation(
         World(
             Setup(**dict(mutant.setup)),
-            History(mutant.present, mutant.puts),
+            History(mutant.present, mutant.puts, mutant.cached),
             faults=mutant.faults,
             failing=mutant.failing,
             alike=False,

@@ -104,10 +104,12 @@ class Facts:
             a renewal was under way, which SNS has not accepted since.
         saving: Of a saver: the ticks since its save began, or since it was cancelled.
         frozen: Of a saver: it stood still during its save.
-        over: Of a saver: it is done.
-        saw: Of a worker: status and commit of its last GET.
+        over: Of a saver or a backfill: it is done.
+        saw: Of a worker: status and commit of its last GET. Of a backfill: of what it is about to
+            store.
         polling: Of a worker: the ticks since its receive began, at most a window.
         refuses: Of a worker: it refuses deletions.
+        named: Of a backfill: its listing has named the entity.
     """
 
     rely_on: float = 0.0
@@ -121,3 +123,4 @@ class Facts:
     saw: tuple[int, int] = (0, 0)
     polling: float = 0.0
     refuses: bool = False
+    named: bool = False

@@ -21,6 +21,7 @@ class Mutant:
         present: Whether it is.
         faults: What else may happen.
         failing: Whether there is one more saver, whose save raises.
+        cached: What the cache has at first; see `History`.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Mutant:
     present: bool = True
     faults: tuple[str, ...] = ()
     failing: bool = False
+    cached: bool | None = None
 
 
 VERSION = "version = if_version + 1 if if_version else first_version(now)"

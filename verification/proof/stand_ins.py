@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from email.utils import formatdate
 from typing import Any
 
@@ -12,13 +12,18 @@ import urllib3
 
 from change_events import Entry, Found, Gone, Unchanged
 from change_events._consumer.look import digest
-from verification.proof.effects import ID, Message, Setup, ask
+from verification.proof.effects import ID, RAISES, Message, Setup, ask
 
 SQS_CLOCK = -1_000_000
 """
 The time at each receive by the clock of the host that keeps the message: far behind all others. The
 clock of the host that answers, and writes the `Date`, is a second ahead of it.
 """
+
+PAGES = 3
+"""The pages of a listing. Which of them can name the entity is in the set-up."""
+
+FIRST_PAGE = "http://source/pages/1"
 
 
 class Sns:
@@ -107,7 +112,10 @@ class Pool:
     def request(
         self, method: str, url: str, *, headers: dict[str, str], **_: Any
     ) -> urllib3.HTTPResponse:
-        assert (method, url) in {("GET", f"http://source/{ID}"), ("GET", f"http://source/?id={ID}")}
+        assert method == "GET"
+        if url.startswith("http://source/pages/"):
+            return self._page(int(url.rpartition("/")[2]))
+        assert url in {f"http://source/{ID}", f"http://source/?id={ID}"}
         many = url.endswith(f"?id={ID}")
         status, number = ask("get many") if many else ask("get", headers.get("If-None-Match"))
         if self._setup.slow_get:
@@ -115,8 +123,18 @@ class Pool:
         body: Any = entity(self._setup.body(number)) if status == 200 else {"detail": "no product"}
         if many and status < 500:
             status, body = 200, [body] if status == 200 else []
+        return self._response(status, b"" if status == 304 else json.dumps(body).encode(), number)
+
+    def _page(self, page: int) -> urllib3.HTTPResponse:
+        status, number = ask("page") if page == self._setup.page else (404, 0)
+        items = [entity(self._setup.body(number))] if status == 200 else []
+        following = f"/pages/{page + 1}" if page < PAGES else None
+        body = {"items": items, "next": following}
+        return self._response(200, json.dumps(body).encode(), number)
+
+    def _response(self, status: int, body: bytes, number: int) -> urllib3.HTTPResponse:
         return urllib3.HTTPResponse(
-            io.BytesIO(b"" if status == 304 else json.dumps(body).encode()),
+            io.BytesIO(body),
             headers={"Content-Type": "application/json", "ETag": self._setup.etag(number)},
             status=status,
             preload_content=False,
@@ -135,6 +153,40 @@ class Cache:
         assert id == ID
         answer: bool = ask("apply", *described(change), if_version)
         return answer
+
+
+class FilledCache(Cache):
+    """
+    A sink that can be filled: it stores pages, names its ids, and keeps state.
+
+    Args:
+        kept: The state.
+        keep: Stores a text under a name of the state.
+    """
+
+    def __init__(self, kept: Mapping[str, str], *, keep: Callable[[str, str], object]) -> None:
+        self._kept = kept
+        self._keep = keep
+
+    def insert_many(self, found: Mapping[str, Found[dict[str, Any]]], /) -> set[str]:
+        (change,) = found.values()
+        answer = ask("insert", *described(change))
+        if answer == RAISES:
+            raise ConnectionError("the sink does not answer")
+        return {ID} if answer else set()
+
+    def ids(self, *, after: str | None = None, limit: int = 1000) -> list[str]:
+        del limit
+        return [ID] if after is None and ask("ids") else []
+
+    def state(self, name: str, /) -> str | None:
+        return self._kept.get(name)
+
+    def set_state(self, name: str, text: str, /, *, if_state: str | None) -> bool:
+        if self._kept.get(name) != if_state:
+            return False
+        self._keep(name, text)
+        return True
 
 
 def entity(number: int) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 """
-Every schedule of a few saves of one entity, on two workers.
+Every schedule of a few saves of one entity, on two workers, or on one beside a backfill.
 
 `World` says how many saves there are, whether one more raises, and which faults can happen.
 `exhaustive.WALKS` lists what is walked: not every set-up has two saves, one that raises *and* a
@@ -18,7 +18,7 @@ reach is continued once. Four things keep the states few, and lose no schedule t
 - What no other process can see is done at once. Once no fault can come any more, these steps are:
   the acknowledgement of a message that no other process holds (the sooner it is gone, the sooner a
   cache that it leaves stale is found); a GET when nothing will be saved any more; and the end of a
-  save that raises.
+  save that raises. A backfill keeps its place at once, or dies before.
 """
 
 from __future__ import annotations

@@ -104,6 +104,10 @@ class Automaton:
         """Tell a worker to go on after a mass deletion was refused."""
         return self._after(number, "resume")
 
+    def crash(self, number: int) -> Moved:
+        """Let a backfill die, and another one go on."""
+        return self._after(number, "crash")
+
     def give_up(self, number: int) -> Moved:
         """Let a worker stop trying to acknowledge."""
         return self._after(number, "give_up")

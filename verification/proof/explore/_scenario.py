@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from verification.proof.explore._automaton import Moved, automaton
 from verification.proof.explore._state import DOWN, State, WorkerState, replaced, with_places
+from verification.proof.filler import Filler
 from verification.proof.saver import Saver
 from verification.proof.worker import Worker
 
@@ -31,14 +32,18 @@ class History:
     Attributes:
         present: The entity is present at first.
         puts: For each saver, True for a put and False for a delete.
+        cached: What the cache has of the entity at first. True: the entity, as it was before the
+            queue existed; False: nothing; None: what the source has.
     """
 
     present: bool
     puts: tuple[bool, ...]
+    cached: bool | None = None
 
     def __str__(self) -> str:
         saves = ", ".join("put" if put else "delete" for put in self.puts)
-        return f"{'present' if self.present else 'absent'}: {saves}"
+        cached = {None: "", True: ", long cached", False: ", not cached"}[self.cached]
+        return f"{'present' if self.present else 'absent'}{cached}: {saves}"
 
 
 class Scenario:
@@ -58,6 +63,7 @@ class Scenario:
         failing: The index of the saver whose save raises, or None.
         saver: The savers' automaton.
         worker: The workers' automaton.
+        filler: The backfill's automaton.
     """
 
     def __init__(
@@ -77,6 +83,7 @@ class Scenario:
         self.alike = alike
         self.saver = automaton(Saver, setup, merging=merging)
         self.worker = automaton(Worker, setup, merging=merging)
+        self.filler = automaton(Filler, setup, merging=merging)
 
     def may(self, state: State, fault: str) -> bool:
         """Return whether a fault can still happen."""

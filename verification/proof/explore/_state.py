@@ -33,6 +33,9 @@ FAULTS = (
     "left out of many",
     "save is cancelled",
     "publisher freezes",
+    "backfill crashes",
+    "left out of a page",
+    "sink fails",
 )
 
 
@@ -82,7 +85,7 @@ NO_ROW = Row(0, False, None, None, 0)
 
 class WorkerState(NamedTuple):
     """
-    A worker.
+    A worker, or a backfill.
 
     Attributes:
         number: Its state in its automaton.
@@ -119,6 +122,7 @@ class State(NamedTuple):
         row: The cache's row.
         fault: The fault that the schedule has had, or `SPENT`.
         orphans: Commits that can still come.
+        filler: The backfill, if there is one.
     """
 
     savers: tuple[int | None, ...]
@@ -129,6 +133,7 @@ class State(NamedTuple):
     row: Row
     fault: str | None
     orphans: tuple[Orphan, ...]
+    filler: WorkerState | None = None
 
 
 Step: TypeAlias = tuple[str, str]

@@ -25,8 +25,13 @@ class Symmetry:
         if fault == "SNS refuses" and not setup.renewals:
             fault = SPENT
         savers = state.savers if setup.confirm else self._sorted_savers(state.savers)
-        version, *versions = _renumbered(
-            (state.row.version, *(worker.version for worker in state.workers))
+        filler = state.filler
+        version, filled, *versions = _renumbered(
+            (
+                state.row.version,
+                filler.version if filler else 0,
+                *(worker.version for worker in state.workers),
+            )
         )
         row = state.row if version == state.row.version else state.row._replace(version=version)
         unsorted = [
@@ -46,6 +51,7 @@ class Symmetry:
             row,
             fault,
             tuple(sorted(state.orphans)),
+            filler and filler._replace(version=filled),
         )
 
     def _sorted_savers(self, savers: tuple[int | None, ...]) -> tuple[int | None, ...]:

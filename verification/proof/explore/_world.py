@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterator
 
 from verification.proof.effects import GETS, Setup
 from verification.proof.explore._checks import Checks
+from verification.proof.explore._filler import FillerSteps
 from verification.proof.explore._savers import SaverSteps
 from verification.proof.explore._scenario import History, Scenario
 from verification.proof.explore._state import (
@@ -23,6 +24,9 @@ from verification.proof.explore._state import (
 from verification.proof.explore._symmetry import Symmetry
 from verification.proof.explore._time import Time
 from verification.proof.explore._workers import WorkerSteps
+
+BEFORE = -1
+"""Stands for the commit that the cache has, if it has the entity from before the queue existed."""
 
 
 class World:
@@ -59,19 +63,24 @@ class World:
         self._scenario = scenario
         self._savers = SaverSteps(scenario)
         self._workers = WorkerSteps(scenario)
+        self._filler = FillerSteps(scenario)
         self._time = Time(scenario)
         self._checks = Checks(scenario)
         self._symmetry = Symmetry(scenario)
 
     def start(self) -> State:
-        """Return the state from which all schedules begin: the cache equals the source."""
-        present = self._history.present
+        """Return the state from which all schedules begin."""
+        present, cached = self._history.present, self._history.cached
         setup = self._scenario.setup
         row = Row(1, False, None, None, 0) if setup.tombstone else NO_ROW
-        row = Row(1, True, 0, setup.etag(0), 0) if present else row
+        if cached:
+            row = Row(1, True, BEFORE, setup.etag(BEFORE), BEFORE)
+        elif present and cached is None:
+            row = Row(1, True, 0, setup.etag(0), 0)
         savers = (0,) * len(self._scenario.puts)
         workers = (WorkerState(0, 0),) * self._number_of_workers
-        return State(savers, workers, (), 0, present, row, None, ())
+        filler = WorkerState(0, 0) if setup.page else None
+        return State(savers, workers, (), 0, present, row, None, (), filler)
 
     def steps(self, state: State) -> Iterator[tuple[Step, State]]:
         """Yield each step that can come next, and the state after it."""
@@ -81,7 +90,7 @@ class World:
     def situation(self, state: State) -> Hashable:
         """Return the state with what each process says of itself, instead of numbers and places."""
         saver, worker = self._scenario.saver, self._scenario.worker
-        savers, workers, queue, *rest = state
+        savers, workers, queue, *rest, filler = state
         return (
             tuple(None if number is None else saver.states[number] for number in savers),
             tuple((worker.states[number], version) for number, version in workers),
@@ -96,6 +105,7 @@ class World:
                 for queued in queue
             ),
             *rest,
+            filler and (self._scenario.filler.states[filler.number], filler.version),
         )
 
     def check(self, state: State) -> None:
@@ -112,6 +122,7 @@ class World:
             return
         yield from self._savers.of(state)
         yield from self._workers.of(state)
+        yield from self._filler.of(state)
         if self._scenario.may(state, "visibility expires"):
             for position, queued in enumerate(state.queue):
                 if queued.visible_in == HELD:
@@ -137,7 +148,10 @@ class World:
         raising = None if failing is None or scenario.setup.renewals else state.savers[failing]
         if raising is not None and scenario.saver.known[raising].wants == (("save", ("commit",)),):
             return self._savers.effect(state, failing or 0, raising, "save", ("commit",))
-        if self._is_still(state):
+        still = self._is_still(state)
+        if unseen := self._filler.unseen(state, still=still):
+            return unseen
+        if still and self._answers_always(state):
             for index, worker in enumerate(state.workers):
                 wants = dict(scenario.worker.known[worker.number].wants)
                 if wants.get("look", ("",))[0] in GETS:
@@ -152,16 +166,16 @@ class World:
         return not any(queued.places[index] and queued.visible_in != HELD for queued in state.queue)
 
     def _is_still(self, state: State) -> bool:
-        """Return whether the source will neither change nor fail any more."""
+        """Return whether the source will not change any more."""
+        return not state.orphans and all(
+            number is None or self._scenario.saver.known[number].facts.over
+            for number in state.savers
+        )
+
+    def _answers_always(self, state: State) -> bool:
+        """Return whether no GET of a worker can fail any more, and no worker die in it."""
         scenario = self._scenario
-        return (
-            not scenario.next_failure(state)
-            and not any(
-                scenario.may(state, fault)
-                for fault in (*FAILING_GETS, "left out of many", "worker crashes")
-            )
-            and not state.orphans
-            and all(
-                number is None or scenario.saver.known[number].facts.over for number in state.savers
-            )
+        return not scenario.next_failure(state) and not any(
+            scenario.may(state, fault)
+            for fault in (*FAILING_GETS, "left out of many", "worker crashes")
         )
