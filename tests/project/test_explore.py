@@ -18,10 +18,11 @@ from dataclasses import replace
 import pytest
 
 from change_events import ChangeEvent
+from change_events._consumer import inbox
 from verification.harness import ROOT
 from verification.harness.docs import EXPLANATION
 from verification.proof import exhaustive
-from verification.proof.effects import ID, SETTLE, Setup, Violation
+from verification.proof.effects import ID, SETTLE, Message, Setup, Violation
 from verification.proof.exhaustive import (
     BACKFILL,
     BACKFILL_SAMPLE,
@@ -153,6 +154,22 @@ def test_a_walk_that_takes_different_situations_for_one_is_found_out(monkeypatch
         assert exhaustive.computed_each_time(ONCE) is None
     finally:
         automaton.cache_clear()
+
+
+def test_a_worker_whose_last_look_failed_is_in_a_situation_of_its_own(monkeypatch):
+    monkeypatch.setattr(inbox, "SLACK", 0.0)  # as in a walk
+    with closing(Worker(ONCE)) as failed, closing(Worker(ONCE)) as fresh:
+        for worker in (failed, fresh):
+            worker.receive((Message('{"id": "p1"}', ()),), ("",))
+            worker.tick()
+            worker.tick()
+        for answer in (None, (0, False, None, None), (503, -1)):
+            failed.go_on("look", answer)
+        for worker in (failed, fresh):
+            worker.tick()
+
+        assert failed.ready_in() == fresh.ready_in() == {"poll": 0, "look": 0}
+        assert failed.state() != fresh.state()
 
 
 def test_the_comparison_is_printed_and_a_difference_makes_it_fail(capsys, monkeypatch):

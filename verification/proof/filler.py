@@ -55,8 +55,12 @@ class Filler(Process):
         wanted = self.wants[actor][0]
         if wanted == "page":
             self._named = answer[0] == 200
-        if wanted == "apply":  # that look is over, or begins again
-            self._answers = [each for each in self._answers if each[1] not in {"entry", *GETS}]
+        if wanted == "apply":  # that look is over, or begins again; failures are counted
+            self._answers = [
+                (who, what, was)
+                for who, what, was in self._answers
+                if what not in {"entry", *GETS} or (what in GETS and was[1] < 0)
+            ]
         elif wanted != "save":
             self._answers.append((actor, wanted, answer))
         self._switch(actor, answer)

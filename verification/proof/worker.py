@@ -184,7 +184,7 @@ class Worker(Process):
             tuple((actor, numbered(effect, names)) for actor, effect in self.wants.items()),
             self.facts().polling,
             self._rest() if self._setup.pairs else None,
-            self._outage() if self._setup.outage else None,
+            self._outage() if self._setup.outage or self._desk.breaker._in_a_row else None,
             (self._desk.guard._state, self._desk._refused) if self._setup.guarded else None,
         )
 
