@@ -10,10 +10,18 @@ import time
 
 import pytest
 
-from change_events import Found, HTTPFetcher, HTTPListing, MemorySink, SQLiteSink
+from change_events import (
+    DynamoDBSink,
+    Found,
+    HTTPFetcher,
+    HTTPListing,
+    MemorySink,
+    SQLiteSink,
+)
 from change_events._operations.checkup import Case, Finding, SkippedError
 from change_events._operations.doctor import OF_A_CACHE, Check, doctor
 from change_events._operations.source_checks import stranger
+from conftest import make_table
 from verification.harness.source import answer_of
 from verification.harness.wire import Answer
 
@@ -275,6 +283,20 @@ def test_a_file_that_can_not_be_written_is_a_problem(case, tmp_path):
 
     assert checks["state"].status == "problem"
     assert "locked" in checks["state"].seen
+
+
+def test_a_table_whose_entities_can_not_be_read_is_a_problem(case, line):
+    case.sink = DynamoDBSink(make_table())
+    body, headers = b'{"message": "no"}', {"x-amzn-ErrorType": "AccessDeniedException"}
+    line.fault = lambda asked: (
+        Answer(400, body, headers)
+        if asked.headers["X-Amz-Target"].endswith("BatchGetItem")
+        else None
+    )
+
+    (check,) = (each for each in doctor(case) if each.name == "sink")
+
+    assert (check.status, "BatchGetItem" in check.seen) == ("problem", True)
 
 
 class Plain:

@@ -17,6 +17,7 @@ from change_events._operations.checkup import (
     problem,
     warning,
 )
+from change_events._operations.sides import bodies_of
 from change_events._source.fetcher import HTTPFetcher
 from change_events._source.listing import listing_of
 from change_events._text import printable
@@ -42,10 +43,11 @@ _HASH = re.compile(r'"(?:[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64}|[0-9a-f-]{36})"'
 
 
 def cache(case: Case) -> Finding:
-    """Read an entry, and ask the sink for a few ids."""
+    """Read an entry, and entities as an audit does; ask the sink for a few ids."""
     sink = _sink(case)
     name = type(sink).__name__
     sink.entry(case.known_id or STATE)
+    bodies_of(sink, None)  # in DynamoDB it needs a permission of its own
     if not isinstance(sink, EnumerableSink):
         return warning(
             f"{name} can't name its ids",
