@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from verification.chaos.__main__ import PLAYS, command
+from verification.harness.docs import EXPLANATION
 from verification.harness.figures import Figure, exactly
 from verification.harness.judge import violations
 from verification.harness.wire import RESET, Server
@@ -26,6 +27,13 @@ def test_every_figure_of_a_play_reaches_its_goal(name):
 
     assert [f"{each.what}: {each}" for each in figures if not each.met] == []
     assert sum(bool(figure.goal) for figure in figures) >= 3
+
+
+def test_the_page_has_markers_for_every_play():
+    page = (EXPLANATION / "chaos.md").read_text(encoding="utf-8")
+
+    for name in PLAYS:
+        assert page.count(f"<!-- {name}: start -->") == page.count(f"<!-- {name}: end -->") == 1
 
 
 def test_the_server_resets_a_connection():

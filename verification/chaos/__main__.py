@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from verification import chaos
-from verification.chaos import beliefs, failures, filling, hung, plays, publishers
+from verification.chaos import auditing, beliefs, failures, filling, hung, plays, publishers
 from verification.chaos.fuzz import fuzz
 from verification.chaos.soak import soak
 from verification.harness.commands import status_of, story_of
@@ -78,6 +78,12 @@ PLAYS = {
         filling.filled,
         {"entities": 20_000, "kills": 20, "lives": (0.0, 0.3), "down": 5.0},
         {"entities": 500, "kills": 2, "lives": (0.0, 0.05), "down": 1.0},
+    ),
+    "audited": Play(
+        auditing.audited,
+        {"entities": 500, "kills": 30, "lives": (0.5, 4.0), "min_age": 30.0, "per_second": 8.0},
+        # Nobody saves: on a busy machine a cache can be late for longer than so short an age.
+        {"entities": 50, "kills": 1, "lives": (0.0, 0.5), "min_age": 1.0, "per_second": 0.0},
     ),
     "wrong-url": Play(beliefs.wrong_url, {"events": 200}, {"events": 40}),
     "coarse-etags": Play(beliefs.coarse_etags, {"saves": 20}, {"saves": 2}),

@@ -56,7 +56,7 @@ def filled(
         time.sleep(down)
         stage.before_source.fault = lambda _: None
         # Not by the log: a worker that was killed can have completed it.
-        wait_until(lambda: _is_filled(stage), PATIENCE)
+        wait_until(lambda: is_filled(stage), PATIENCE)
         worker.require_alive()
         exits.close()
         stage.wait_until_empty()
@@ -74,7 +74,8 @@ def filled(
         ]
 
 
-def _is_filled(stage: Stage) -> bool:
+def is_filled(stage: Stage) -> bool:
+    """Tell whether the cache of the stage has all that was listed."""
     with SQLiteSink(stage.cache.path) as sink:
         kept: dict[str, object] = json.loads(sink.state("backfill") or "{}")
         return kept.get("phase") == "done"
