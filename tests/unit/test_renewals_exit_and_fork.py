@@ -92,15 +92,15 @@ def test_the_exit_waits_for_the_broadcast_after_a_late_save(channel, line):
 
     def fault(asked):
         if begun.is_set():
-            time.sleep(0.5)  # meanwhile the process has nothing else to do
+            time.sleep(1.5)  # meanwhile the process has nothing else to do
         begun.set()
 
     line.fault = fault
     run_script(
         """
 async def save():
-    async with broadcasting(topic, "p1", settle=0.2):
-        time.sleep(0.3)
+    async with broadcasting(topic, "p1", settle=1.0):
+        time.sleep(1.2)
 
 async def main():
     task = asyncio.create_task(save())

@@ -419,10 +419,23 @@ def test_an_empty_queue_is_reported_as_such(dead, run):
 def test_an_interrupt_hands_back_at_once_what_is_not_settled(dead, source, run):
     letters(dead, "p1", "p2", "p3")
     source.gate.clear()
-    signaller = signalled(signal.SIGINT, when=source.arrived.acquire, then=source.gate.set)
+    interrupted = threading.Event()
 
-    with pytest.raises(KeyboardInterrupt):
-        run(threads=1)
+    def interrupt(*_):
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    def end_the_look():
+        assert interrupted.wait(30)  # a signal that was sent has not arrived yet
+        source.gate.set()
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    signaller = signalled(signal.SIGINT, when=source.arrived.acquire, then=end_the_look)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(threads=1)
+    finally:
+        signal.signal(signal.SIGINT, before)
     signaller.join()
 
     assert dead.count() == {"visible": 2}  # the look under way has settled one

@@ -9,6 +9,7 @@ A test that fails once in ten runs fails for everybody, now and then. What fails
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -22,7 +23,7 @@ BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
 
 TESTS = [sys.executable, "-m", "pytest", "-q", "--numprocesses", "8", "--dist", "worksteal"]
 
-FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
+FAILED = re.compile(r"^(?:FAILED|ERROR) .*", re.MULTILINE)
 
 
 def main() -> int:
@@ -50,7 +51,14 @@ def main() -> int:
 
 def _passes(number: int, tests: list[str]) -> bool:
     started = time.monotonic()
-    run = subprocess.run([*TESTS, *tests], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603  # our own
+    run = subprocess.run(  # noqa: S603  # our own
+        [*TESTS, *tests],
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "400"},  # a failure's reason is cut off at the line's end
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     lines = (run.stdout or run.stderr).strip().splitlines()
     print(
         f"{number}: {lines[-1] if lines else ''} ({time.monotonic() - started:.0f} s)", flush=True
