@@ -355,9 +355,10 @@ def the_guard_forgets_at_each_start(patch):
 def what_was_found_hides_what_others_have_deleted(patch):
     load = _Window.load
 
-    def later(self, gone, looks):
-        load(self, gone, looks)
-        self._all = deque([*(each == "1" for each in gone), *self._own], maxlen=100)
+    def later(self, stored):
+        stored = list(stored)
+        load(self, stored)
+        self._all = deque([*stored, *self._own], maxlen=100)
 
     patch.setattr(_Window, "load", later)
     no_look_of_its_own_counts(patch)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from collections import deque
+from functools import partial
+from itertools import count
 
 import pytest
 from hypothesis import given
@@ -412,11 +415,40 @@ def test_what_is_found_after_others_were_heard_counts_as_later():
     assert see(guard, gone=10) == 10
 
 
+@pytest.mark.parametrize("ahead", [0.0, 86_400.0], ids=["clocks agree", "one is a day ahead"])
+def test_processes_that_share_a_small_cache_do_not_take_usual_deletions_for_a_mass_deletion(ahead):
+    chance, now = random.Random(1), 0.0
+    clocks = [lambda: now, lambda: now, lambda: now + ahead]
+    guards, kept = [Guard(clock=clock) for clock in clocks], ""
+    cached = set(range(20))
+    for version in range(2000):
+        now += 0.1
+        id, guard = chance.randrange(20), chance.choice(guards)
+        if chance.random() < 0.15 and id in cached:
+            guard.load(kept)
+            assert guard.allows_deletion(len(cached), entry=(str(id), version))
+            kept = stored(guard)
+            cached.remove(id)
+        else:
+            guard.found(cached=id in cached)
+            cached.add(id)
+
+
+def test_a_process_whose_clock_is_late_is_noticed():
+    right, wrong = Guard(clock=lambda: 1e6), Guard(clock=lambda: 0.0)
+    see(right, found=100)
+    wrong.load(stored(right))
+
+    allowed = sum(wrong.allows_deletion(20 - n, entry=(f"p{n}", 1)) for n in range(20))
+    assert allowed == 10
+
+
 def test_what_was_found_hides_no_deletion_however_often_the_state_has_changed_meanwhile():
-    guard, other = Guard(), Guard()
+    clock = partial(next, count())
+    guard, other = Guard(clock=clock), Guard(clock=clock)
     see(guard, found=100)
     for gone in (50, 1):
-        other = again(other)
+        other = again(other, clock=clock)
         assert see(other, gone=gone) == (0 if gone == 1 else 19)
         guard.load(stored(other))
 
@@ -424,7 +456,8 @@ def test_what_was_found_hides_no_deletion_however_often_the_state_has_changed_me
 
 
 def test_what_was_found_hides_no_deletion_after_the_state_was_lost():
-    guard, other = Guard(), Guard()
+    clock = partial(next, count())
+    guard, other = Guard(clock=clock), Guard(clock=clock)
     see(guard, found=50)
     stored(guard)
     see(guard, found=100)

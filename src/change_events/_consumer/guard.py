@@ -1,5 +1,5 @@
 """
-Refuses a mass deletion. Pure: no clock, no thread, no I/O.
+Refuses a mass deletion. Pure: no thread, no I/O.
 
 A wrong base URL, or a service with an empty database, answers a plausible 404 to everything, and
 look by look the cache would be deleted. So the guard counts looks at cached entities. When too many
@@ -13,9 +13,14 @@ until it has found its first entity: a wrong URL would acknowledge every event a
 from __future__ import annotations
 
 import json
+import time
 from collections import deque
 from enum import Enum
-from itertools import islice
+from itertools import accumulate, islice, pairwise
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 WINDOW = 100
 """How many of the last looks at cached entities count."""
@@ -50,16 +55,23 @@ class Guard:
             is small. Also the number of ids, three or more, that the source of an empty cache must
             not know until nothing more is believed.
         on: Refuse at all.
+        clock: Returns the time in seconds since 1970. By it, looks of several processes are put in
+            order.
     """
 
     def __init__(
-        self, *, max_share: float = MAX_SHARE, min_deleted: int = MIN_DELETED, on: bool = True
+        self,
+        *,
+        max_share: float = MAX_SHARE,
+        min_deleted: int = MIN_DELETED,
+        on: bool = True,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._min_deleted = min_deleted
         self._max_share = max_share
         self._most_few = int(min_deleted / max(max_share, 0.02))
         self._on = on
-        self._window = _Window()
+        self._window = _Window(clock)
         self._mine: deque[bool] = deque(maxlen=WINDOW)  # only this process may have a wrong URL
         self._gone: dict[tuple[str, int], None] = {}  # so that what is tried again counts once
         self._unknown: set[str] | None = set()  # None: the source has known an id
@@ -191,10 +203,18 @@ class Guard:
         Not that deletions are refused: a process that starts can have the right URL. If it has not,
         it refuses its first deletion, because the looks are known.
         """
-        gone, looks = self._window.dump()
+        looks = self._window.dump()
         self._dumped = self._state
-        believes = self._state is _State.BELIEVES
-        return json.dumps({"believes": believes, "gone": gone, "looks": looks})
+        return json.dumps(
+            {
+                "believes": self._state is _State.BELIEVES,
+                "gone": "".join(str(int(gone)) for _, gone in looks),
+                # Milliseconds: the first look's, and then the differences.
+                "at": [
+                    later - earlier for earlier, later in pairwise([0, *(at for at, _ in looks)])
+                ],
+            }
+        )
 
     def dumped(self) -> None:
         """Note that the last dump is stored."""
@@ -213,7 +233,8 @@ class Guard:
             return
         try:
             kept = json.loads(text)
-            believes, gone, looks = kept["believes"] is True, str(kept["gone"]), int(kept["looks"])
+            believes, times = kept["believes"] is True, accumulate(map(int, kept["at"]))
+            looks = list(zip(times, (each == "1" for each in kept["gone"]), strict=True))
         except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
             return
         if believes and self._state is not _State.BELIEVES:
@@ -223,7 +244,7 @@ class Guard:
         elif not (believes or self._resumed) and self._state is _State.BELIEVES:
             self._state = _State.WATCHES
             self._mine.clear()
-        self._window.load(gone, looks)
+        self._window.load(looks)
 
     def __str__(self) -> str:
         """Return why deletions are refused."""
@@ -253,17 +274,18 @@ class Guard:
 
 
 class _Window:
-    """The last looks at cached entities, of all processes that share the cache."""
+    """
+    The last looks at cached entities, of all processes that share the cache, in their order.
 
-    def __init__(self) -> None:
-        # True for an entity that was gone: of all processes; of this one, and not stored; of this
-        # one, and dumped, so perhaps stored.
-        self._all: deque[bool] = deque(maxlen=WINDOW)
-        self._own: deque[bool] = deque(maxlen=WINDOW)
-        self._dumped: deque[bool] = deque()
-        # How many looks all processes had stored when this one last read that, and when all of its
-        # own were stored.
-        self._loaded = self._synced = 0
+    A look is a time in milliseconds, and True for an entity that was gone.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        # Of all processes; of this one, and not stored; of this one, and dumped, so perhaps stored.
+        self._all: deque[tuple[int, bool]] = deque(maxlen=WINDOW)
+        self._own: deque[tuple[int, bool]] = deque(maxlen=WINDOW)
+        self._dumped: deque[tuple[int, bool]] = deque()
 
     @property
     def looks(self) -> int:
@@ -273,7 +295,7 @@ class _Window:
     @property
     def gone(self) -> int:
         """How many of them saw the entity gone."""
-        return sum(self._all)
+        return sum(gone for _, gone in self._all)
 
     @property
     def unkept(self) -> int:
@@ -282,44 +304,29 @@ class _Window:
 
     def gone_of_last(self, number: int) -> int:
         """Return how many of the last so many looks saw the entity gone."""
-        return sum(islice(reversed(self._all), max(0, number)))
+        return sum(gone for _, gone in islice(reversed(self._all), max(0, number)))
 
     def add(self, *, gone: bool) -> None:
         """Add a look of this process."""
-        self._all.append(gone)
-        self._own.append(gone)
+        at = round(self._clock() * 1000)
+        if self._all:  # later than all that is known: the clocks of two machines differ
+            at = max(at, self._all[-1][0] + 1)
+        self._all.append((at, gone))
+        self._own.append((at, gone))
 
-    def load(self, gone: str, looks: int) -> None:
-        """
-        Add what is stored: all looks that count, and how many there ever were.
-
-        Those that other processes have added count as later than what this one has found and not
-        stored: their deletions must not be forgotten for that. Deletions that this one could not
-        store count as the latest.
-        """
+    def load(self, stored: Iterable[tuple[int, bool]]) -> None:
+        """Add what is stored: the looks that count."""
         self._take_back()
-        stored = [each == "1" for each in gone]
-        theirs = looks - self._synced if looks >= self._synced else WINDOW
-        known = max(0, len(stored) - theirs)
-        gone_here = sum(self._own)
-        found = [False] * (len(self._own) - gone_here)
-        merged = [*stored[:known], *found, *stored[known:], *[True] * gone_here]
-        self._all = deque(merged, maxlen=WINDOW)
-        self._loaded = looks
-        if not self._own:
-            self._synced = looks
+        self._all = deque(sorted([*stored, *self._own]), maxlen=WINDOW)
 
-    def dump(self) -> tuple[str, int]:
+    def dump(self) -> list[tuple[int, bool]]:
         """Return what is to be stored."""
         self._take_back()
         self._dumped, self._own = self._own, deque(maxlen=WINDOW)
-        gone = "".join(str(int(each)) for each in self._all)
-        return gone, self._loaded + len(self._dumped)
+        return list(self._all)
 
     def dumped(self) -> None:
         """Note that it is stored."""
-        self._loaded += len(self._dumped)
-        self._synced = self._loaded
         self._dumped.clear()
 
     def _take_back(self) -> None:

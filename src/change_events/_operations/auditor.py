@@ -150,7 +150,7 @@ class Auditor(Generic[T]):
 
     def _repaired(self, ids: Sequence[str], throttle: Throttle, *, allow: bool) -> RepairReport:
         deletions = Deletions(
-            Guard(on=not allow),
+            Guard(on=not allow, clock=throttle.threads.wall_clock),
             self._sink,
             self._fetcher,
             lock=threading.Lock(),

@@ -45,11 +45,10 @@ class LetterLooks:
         self.failed: dict[str, str] = {}
         self._settings = settings
         self._hand = hand
-        guard = Guard(on=not settings.allow_mass_deletion)
         threads = threads or Threads()
         self._clock = threads.clock
         self._deletions = Deletions(
-            guard,
+            Guard(on=not settings.allow_mass_deletion, clock=threads.wall_clock),
             settings.sink,
             settings.fetcher,
             lock=threading.Lock(),

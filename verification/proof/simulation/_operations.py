@@ -185,7 +185,7 @@ class Operations:
     def _fill_cache(self, process: Process) -> None:
         world, throttle, sink = self._world, self._throttle(process), self._watched()
         deletions = Deletions(
-            Guard(on=world.setup.guard),
+            Guard(on=world.setup.guard, clock=throttle.threads.wall_clock),
             sink,
             world.source,
             lock=threading.Lock(),

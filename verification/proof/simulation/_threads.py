@@ -208,6 +208,7 @@ class VirtualThreads(Threads):
         self._heartbeat: Task | None = None
         here = cast("Any", self)
         here.clock = lambda: kernel.now + offset
+        here.wall_clock = lambda: kernel.now + offset / 1e4  # machines differ by up to a second
         here.condition = lambda lock: Condition(kernel, lock)
         here.event = lambda: Event(kernel, self._stall)
         here.semaphore = lambda value: Semaphore(kernel, value)

@@ -26,9 +26,16 @@ class Worker:
 
     def __init__(self, world: World, name: str, sink: AnySink) -> None:
         setup, kernel = world.setup, world.kernel
-        self._guard = Guard(on=setup.guard)
         self._world = world
         self.process = kernel.process(name)
+        threads = VirtualThreads(
+            kernel,
+            self.process,
+            offset=world.random() * 1e4,
+            period=setup.visibility / 3,
+            stalls=lambda: world.random() < world.faults.heartbeat_stalls,
+        )
+        self._guard = Guard(on=setup.guard, clock=threads.wall_clock)
         settings = Settings(
             QUEUE_URL,
             fetcher=world.source,
@@ -45,13 +52,7 @@ class Worker:
             guard=self._guard,
             tally=Tally(),
             control=cast("Control", self),
-            threads=VirtualThreads(
-                kernel,
-                self.process,
-                offset=world.random() * 1e4,
-                period=setup.visibility / 3,
-                stalls=lambda: world.random() < world.faults.heartbeat_stalls,
-            ),
+            threads=threads,
         )
         world.mistake.watch(self)
 
