@@ -204,15 +204,14 @@ class Guard:
         it refuses its first deletion, because the looks are known.
         """
         looks = self._window.dump()
+        times = [0, *(at for at, _ in looks)]
         self._dumped = self._state
         return json.dumps(
             {
                 "believes": self._state is _State.BELIEVES,
                 "gone": "".join(str(int(gone)) for _, gone in looks),
                 # Milliseconds: the first look's, and then the differences.
-                "at": [
-                    later - earlier for earlier, later in pairwise([0, *(at for at, _ in looks)])
-                ],
+                "at": [later - earlier for earlier, later in pairwise(times)],
             }
         )
 
