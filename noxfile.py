@@ -31,6 +31,8 @@ CORE_TESTS = [
     "tests/wire/test_publishers.py",
     "tests/wire/test_queue.py",
     "tests/wire/test_signature.py",
+    "tests/wire/test_sqlalchemy.py",
+    "tests/wire/test_sqlalchemy_commits.py",
 ]
 
 # nox looks for `python3.x` on the PATH. pyenv's shims there answer only for versions that are

@@ -160,6 +160,10 @@ def test_errors_can_be_sent_between_processes(error):
             {"boto3", "botocore", "urllib3", "sqlite3"} | TEST_KIT,
         ),
         (
+            "import change_events.integrations.sqlalchemy",
+            {"boto3", "urllib3", "sqlite3", "sqlalchemy.ext.asyncio", "aiosqlite"} | TEST_KIT,
+        ),
+        (
             "import change_events.metrics",
             {"boto3", "urllib3", "prometheus_client", "opentelemetry"} | TEST_KIT,
         ),

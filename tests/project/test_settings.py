@@ -13,18 +13,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy.orm import sessionmaker
 
 import change_events
 import change_events.integrations.aws_lambda
+import change_events.integrations.sqlalchemy
 import change_events.metrics
 from change_events.testing import FakeQueue
+from shop import Product
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
 
-MODULES = [change_events, change_events.integrations.aws_lambda, change_events.metrics]
+MODULES = [
+    change_events,
+    change_events.integrations.aws_lambda,
+    change_events.integrations.sqlalchemy,
+    change_events.metrics,
+]
 """
 Modules whose public names have settings. The page must describe every name in their `__all__`.
 """
@@ -198,6 +206,9 @@ MADE = {
     ),
     "broadcasts_before_save": lambda **settings: change_events.broadcasts_before_save(
         change_events.NullPublisher(), **settings
+    ),
+    "announce": lambda **settings: change_events.integrations.sqlalchemy.announce(
+        sessionmaker(), change_events.NullPublisher(), {Product: "id"}, **settings
     ),
     "MemorySink.purge": lambda **settings: change_events.MemorySink().purge(**settings),
     "SQLiteSink.purge": purged,

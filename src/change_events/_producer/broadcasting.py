@@ -19,6 +19,8 @@ from change_events._producer.checks import (
     require_settle,
 )
 from change_events._producer.clocks import elapsed
+from change_events._producer.enclosing import broadcast_just_now, enter
+from change_events._producer.interruptions import can_go_on
 from change_events._producer.renewals import Save, process_renewals
 from change_events._producer.threads import in_thread
 from change_events.exceptions import IdResolutionError, PublishError
@@ -34,12 +36,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-_INTERRUPTIONS = frozenset({"BaseExceptionGroup", "CancelledError", "TimeoutError"})
-"""
-Errors after which a save can still be running. By name, because on Python 3.10 `asyncio` and
-`concurrent.futures` have errors of their own, and a synchronous caller needs neither module.
-"""
 
 
 class _AnnouncedSave:
@@ -70,7 +66,7 @@ class _AnnouncedSave:
         self._enter_once()
         if self._ids:
             events = self._events("saving" if self._confirm else None)
-            started = self._broadcast(events)
+            started = self._broadcast_new(events)
             if self._renewals.age(started) > self._settle / 2:  # SNS can have accepted it long ago
                 started = self._broadcast(events)
             self._begin(events, started)
@@ -83,7 +79,7 @@ class _AnnouncedSave:
     ) -> None:
         if self._spans_awaitable and kind is None:
             return
-        if late := self._end(returned=kind is None, goes_on=_can_go_on(error)):
+        if late := self._end(returned=kind is None, goes_on=can_go_on(error)):
             late()
 
     async def __aenter__(self) -> None:
@@ -97,7 +93,7 @@ class _AnnouncedSave:
         error: BaseException | None = None,
         *_: object,
     ) -> None:
-        late = self._end(returned=kind is None, goes_on=_can_go_on(error))
+        late = self._end(returned=kind is None, goes_on=can_go_on(error))
         if late is None:
             return
         if kind is GeneratorExit:  # a coroutine that is closed cannot wait
@@ -137,7 +133,7 @@ class _AnnouncedSave:
         # Not `exception()`: it would tell asyncio that somebody has seen the error.
         cancelled, error = future.cancelled(), getattr(future, "_exception", None)
         returned = not cancelled and error is None
-        if late := self._end(returned=returned, goes_on=cancelled or _can_go_on(error)):
+        if late := self._end(returned=returned, goes_on=cancelled or can_go_on(error)):
             self._run_late(late)
 
     def _run_late(self, late: Job) -> None:
@@ -156,7 +152,7 @@ class _AnnouncedSave:
     async def _enter_later(self) -> None:
         events = self._events("saving" if self._confirm else None)
         callers = self._renewals.senders.callers
-        started = await in_thread(callers, partial(self._broadcast, events))
+        started = await in_thread(callers, partial(self._broadcast_new, events))
         if self._renewals.age(started) > self._settle / 2:  # SNS, or the loop, needed so long
             started = await in_thread(callers, partial(self._broadcast, events))
         self._begin(events, started)
@@ -165,6 +161,15 @@ class _AnnouncedSave:
         settle = None if self._settle == DEFAULT_SETTLE else self._settle
         save = self._save_id if phase else None
         return [ChangeEvent(id, settle, phase, save) for id in self._ids]
+
+    def _broadcast_new(self, events: list[ChangeEvent]) -> Moment:
+        """Broadcast, apart from what a save around this one has broadcast; return the earliest."""
+        known = broadcast_just_now(self._publisher, self._settle, self._renewals)
+        new = [event for event in events if event not in known]
+        starts = [known[event] for event in events if event in known]
+        if new:
+            starts.append(self._broadcast(new))
+        return max(starts, key=self._renewals.age)
 
     def _broadcast(self, events: list[ChangeEvent]) -> Moment:
         """Broadcast; return when that started."""
@@ -181,16 +186,18 @@ class _AnnouncedSave:
                 f"the broadcast took {age:.1f} s, longer than settle={self._settle}; nothing saved",
                 ids=self._ids,
             )
+        owner: weakref.ref[object] = weakref.ref(self)
         self._save = Save(
             broadcast=Broadcast(self._publisher, events, copy_context()),
             settle=self._settle,
             on_unsettled=self._on_unsettled,
-            owner=weakref.ref(self),
+            owner=owner,
             began=now[0],
             started=started,
             renew_at=started[0] + self._settle / 2,
         )
         self._renewals.begin(self._save)
+        enter(owner)
 
     def _end(self, *, returned: bool, goes_on: bool) -> Job | None:
         """End the save. If it was late, return the slow rest: the broadcast that it still needs."""
@@ -206,23 +213,6 @@ class _AnnouncedSave:
 
     def _after(self, phase: Phase | None) -> Broadcast:
         return Broadcast(self._publisher, self._events(phase), copy_context())
-
-
-def _can_go_on(error: BaseException | None) -> bool:
-    """
-    Return True if a save that ended with this error can still be running, in a thread, say.
-
-    It was cancelled, closed, interrupted or timed out, or the error was raised because of that.
-    Other errors are the save's own: it is over.
-    """
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        names = {kind.__name__ for kind in type(error).__mro__}
-        if not isinstance(error, Exception) or names & _INTERRUPTIONS:
-            return True
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
-    return False
 
 
 class broadcasting(_AnnouncedSave):  # a context manager, named like one  # noqa: N801

@@ -1,0 +1,48 @@
+"""The saves around a save: what they have just broadcast need not be broadcast again."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import weakref
+
+    from change_events._event import ChangeEvent
+    from change_events._producer.clocks import Moment
+    from change_events._producer.renewals import Renewals, Save
+    from change_events.typing import Publisher
+
+_blocks: ContextVar[tuple[weakref.ref[Any], ...]] = ContextVar("change_events_blocks", default=())
+"""
+The blocks that were entered in this context, outermost first. Weak, because the context of each
+block's save has this value, too: otherwise a thread would keep all blocks that it has ever entered.
+"""
+
+
+def enter(block: weakref.ref[Any]) -> None:
+    """Note a block that begins, for the saves inside it."""
+    _blocks.set((*(each for each in _blocks.get() if _save(each)), block))
+
+
+def broadcast_just_now(
+    publisher: Publisher, settle: float, renewals: Renewals
+) -> dict[ChangeEvent, Moment]:
+    """
+    Return the events that this publisher has accepted for the saves around this one, each with the
+    start of its broadcast, less than half of the settle window ago.
+
+    An event that is to be confirmed is never equal to one of another save.
+    """
+    return {
+        each: save.started
+        for block in _blocks.get()
+        if (save := _save(block))
+        and save.broadcast.publisher is publisher
+        and renewals.age(save.started) < settle / 2
+        for each in save.broadcast.events
+    }
+
+
+def _save(block: weakref.ref[Any]) -> Save | None:
+    return getattr(block(), "_save", None)  # not while it is not under way

@@ -1,0 +1,293 @@
+"""
+What broadcasts ids for a session of SQLAlchemy, at which of its events.
+
+**Which rows count.** Mapper events name each row that a flush inserts, changes or deletes, with ORM
+cascades. They come inside the flush, so ids that the database makes are known.
+
+**When ids are broadcast.** In `before_commit` of the outermost transaction, after a flush. If that
+fails, `commit()` raises, and the transaction is still open: it can be rolled back, or committed
+again. Other listeners can flush later, so from then on each flush broadcasts what it adds. The
+engine's commit event would come too late: if it raises, the connection commits the rows with its
+next transaction.
+
+**Which commit it is.** `before_commit` comes for a savepoint that is released, too. While a
+savepoint is open, the event is the savepoint's; but if an outer transaction is committed meanwhile,
+it comes a second time.
+
+**How long ids are broadcast again.** Until `after_transaction_end` of the outermost transaction. If
+that did not commit although its commit had begun, the database can still do it (perhaps its answer
+was lost), so this counts as a save that was cancelled.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Table, event, inspect
+from sqlalchemy.orm import object_session
+from sqlalchemy.sql.expression import UpdateBase
+from sqlalchemy.sql.visitors import iterate
+from sqlalchemy.util import await_only
+from sqlalchemy.util.concurrency import in_greenlet
+
+from change_events.exceptions import ConfigurationError, IdResolutionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Connection
+    from sqlalchemy.orm import Mapper, ORMExecuteState, Session, SessionTransaction
+
+    from change_events._producer.broadcasting import broadcasting
+    from change_events.integrations._row_ids import RowIds
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """
+    What a hook knows of a session's outermost transaction.
+
+    Attributes:
+        ids: The ids to broadcast, in the order in which they were first found.
+        announced: The ids that were broadcast.
+        saves: The broadcasts, which are renewed until the transaction is over.
+        marks: For each savepoint, the number of `ids` when it began.
+        committing: The commit has begun.
+        releasing: The savepoint for which `before_commit` came last.
+        committed: The transaction or savepoint that was committed last.
+        flushing: A flush has begun, but not its transaction.
+        bulk: Something other than a flush has begun such a transaction.
+    """
+
+    ids: dict[str, None] = field(default_factory=dict)
+    announced: set[str] = field(default_factory=set)
+    saves: list[broadcasting] = field(default_factory=list)
+    marks: dict[SessionTransaction, int] = field(default_factory=dict)
+    committing: bool = False
+    releasing: SessionTransaction | None = None
+    committed: SessionTransaction | None = None
+    flushing: bool = False
+    bulk: bool = False
+
+    def add(self, ids: Iterable[str]) -> None:
+        """Note ids to broadcast."""
+        self.ids.update(dict.fromkeys(id for id in ids if id not in self.announced))
+
+    def roll_back(self, savepoint: SessionTransaction) -> None:
+        """Forget the ids that were first noted since a savepoint began."""
+        while len(self.ids) > self.marks[savepoint]:
+            self.ids.popitem()
+
+
+class Hook:
+    """
+    Listens to sessions and to the rows that they flush.
+
+    Args:
+        rows: What reads the ids of rows, one for each class.
+        around_save: Makes what broadcasts ids.
+    """
+
+    def __init__(
+        self, rows: list[RowIds], around_save: Callable[[Iterable[str]], broadcasting]
+    ) -> None:
+        self._rows = rows
+        self._around_save = around_save
+
+    def listen(self, sessions: Any) -> None:
+        """Listen from now on to a target of session events, and to the classes of rows."""
+        for name in (
+            "after_transaction_create",
+            "before_flush",
+            "after_flush",
+            "do_orm_execute",
+            "before_commit",
+            "after_commit",
+            "after_transaction_end",
+        ):
+            event.listen(sessions, name, getattr(self, f"_{name}"))
+        for row_ids in self._rows:
+            _RowListener(self, row_ids).listen()
+
+    def rows_of(self, mapped: type[Any]) -> list[RowIds]:
+        """Return what reads the ids of rows of a class."""
+        return [each for each in self._rows if issubclass(mapped, each.mapped)]
+
+    def note(self, session: Session, ids: Iterable[str]) -> None:
+        """Note ids to broadcast, or broadcast them now if the commit has begun."""
+        work = self._work(session)
+        work.add(ids)
+        if work.committing:
+            self._broadcast(work)
+
+    def work_of(self, row: Any) -> Work | None:
+        """Return the work of a row's session; None if this hook does not listen to it."""
+        session = object_session(row)
+        return session.info.get(self) if session else None
+
+    def _work(self, session: Session) -> Work:
+        work: Work | None = session.info.get(self)
+        if work is None:
+            work = session.info[self] = Work()
+        return work
+
+    def _after_transaction_create(self, session: Session, transaction: SessionTransaction) -> None:
+        work = self._work(session)
+        if transaction.nested:
+            work.marks[transaction] = len(work.ids)
+        elif transaction.parent is not None:
+            work.bulk = work.bulk or not work.flushing
+            work.flushing = False
+
+    def _before_flush(self, session: Session, *_: object) -> None:
+        self._work(session).flushing = True
+
+    def _after_flush(self, session: Session, _: object) -> None:
+        self.note(session, ())
+
+    def _do_orm_execute(self, execution: ORMExecuteState) -> None:
+        statement = execution.statement
+        if not isinstance(statement, UpdateBase):
+            return
+        tables = {each for each in iterate(statement.table) if isinstance(each, Table)}
+        for row_ids in self._rows:
+            if tables & row_ids.tables() and (ids := _named(execution, row_ids)):
+                session = execution.session
+                require_transaction(session.connection(bind_arguments=execution.bind_arguments))
+                self.note(session, ids)
+
+    def _before_commit(self, session: Session) -> None:
+        work = self._work(session)
+        if work.bulk:  # to raise earlier would leave a session of SQLAlchemy 2.0 unusable
+            raise IdResolutionError(
+                "this transaction has called bulk_save_objects(), bulk_insert_mappings() or "
+                "bulk_update_mappings(), which do not flush, so nothing says whose ids to "
+                "broadcast. Roll it back, and use add_all(), or execute(insert(...)) with "
+                "execution_options={'announce': [...]}"
+            )
+        savepoint = session.get_nested_transaction()
+        if savepoint is not None and savepoint is not work.releasing:
+            work.releasing = savepoint
+            return
+        session.flush()
+        self._broadcast(work)
+        work.committing = True
+
+    def _after_commit(self, session: Session) -> None:
+        committed = session.get_nested_transaction() or session.get_transaction()
+        self._work(session).committed = committed
+
+    def _after_transaction_end(self, session: Session, transaction: SessionTransaction) -> None:
+        work = self._work(session)
+        committed = work.committed is transaction
+        if transaction.nested:
+            if not committed:
+                work.roll_back(transaction)
+        elif transaction.parent is None:
+            del session.info[self]
+            error = None if committed else TimeoutError("the commit has not returned")
+            with ExitStack() as stack:  # all of them end, even if one raises
+                for save in work.saves:
+                    stack.callback(_end, save, error)
+
+    def _broadcast(self, work: Work) -> None:
+        if work.ids:
+            save = self._around_save(work.ids)
+            if _in_event_loop():
+                await_only(save.__aenter__())
+            else:
+                save.__enter__()
+            work.saves.append(save)
+            work.announced.update(work.ids)
+            work.ids.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class _RowListener:
+    """Listens to the rows of one class, for a hook."""
+
+    hook: Hook
+    row_ids: RowIds
+
+    def listen(self) -> None:
+        for name in (
+            "before_insert",
+            "after_insert",
+            "before_update",
+            "after_update",
+            "before_delete",
+        ):
+            event.listen(self.row_ids.mapped, name, getattr(self, name), propagate=True)
+
+    def before_insert(self, _: Mapper[Any], connection: Connection, row: Any) -> None:
+        if self.hook.work_of(row):
+            require_transaction(connection)
+
+    def after_insert(self, _: Mapper[Any], __: Connection, row: Any) -> None:
+        if work := self.hook.work_of(row):
+            work.add(self.row_ids.now(row, required=True))
+
+    def before_update(self, _: Mapper[Any], connection: Connection, row: Any) -> None:
+        if (work := self.hook.work_of(row)) and _is_modified(row):
+            require_transaction(connection)
+            work.add(self.row_ids.before(row, connection))
+
+    def after_update(self, _: Mapper[Any], __: Connection, row: Any) -> None:
+        if (work := self.hook.work_of(row)) and _is_modified(row):
+            work.add(self.row_ids.now(row))
+
+    def before_delete(self, _: Mapper[Any], connection: Connection, row: Any) -> None:
+        if work := self.hook.work_of(row):
+            require_transaction(connection)
+            work.add(self.row_ids.before(row, connection))
+
+
+def require_transaction(connection: Connection) -> None:
+    """Refuse a connection that commits each statement, because no broadcast would come first."""
+    # Nothing public says so without asking the database.
+    if getattr(connection, "_is_autocommit_isolation", bool)():
+        raise ConfigurationError(
+            "this session's connection has the isolation level AUTOCOMMIT, so rows are saved "
+            "before they can be broadcast. Use another one for sessions that are announced"
+        )
+
+
+def _end(save: broadcasting, error: Exception | None) -> None:
+    kind = type(error) if error else None
+    if _in_event_loop():
+        await_only(save.__aexit__(kind, error))
+    else:
+        save.__exit__(kind, error)
+
+
+def _in_event_loop() -> bool:
+    """Return True if this runs in a greenlet that SQLAlchemy has started for an event loop."""
+    return "sqlalchemy.ext.asyncio" in sys.modules and in_greenlet()
+
+
+def _is_modified(row: Any) -> bool:
+    """Return True if a value of a row, or one of its collections, really differs."""
+    session = object_session(row)
+    if session is None or session.is_modified(row):
+        return True
+    # Nothing public says what the other side of a relationship has added to a collection that is
+    # not loaded.
+    return bool(getattr(inspect(row), "_pending_mutations", None))
+
+
+def _named(execution: ORMExecuteState, row_ids: RowIds) -> list[str]:
+    """Return the ids that a statement names."""
+    ids = execution.execution_options.get("announce")
+    if ids is False:
+        return []
+    if ids is None or isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
+        raise IdResolutionError(
+            f"a statement changes rows of {row_ids.mapped.__name__} without a flush, so nothing "
+            "says whose ids to broadcast. Name them, .execution_options(announce=[...]), or say "
+            f"that no consumer needs to know, announce=False; announce={ids!r} is neither"
+        )
+    return [row_ids.checked(id) for id in ids]
