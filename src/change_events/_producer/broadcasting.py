@@ -19,6 +19,7 @@ from change_events._producer.checks import (
     require_settle,
 )
 from change_events._producer.clocks import elapsed
+from change_events._producer.commits import CommitCheck
 from change_events._producer.enclosing import broadcast_just_now, enter
 from change_events._producer.interruptions import can_go_on
 from change_events._producer.renewals import Save, process_renewals
@@ -27,6 +28,7 @@ from change_events.exceptions import IdResolutionError, PublishError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
+    from contextlib import AbstractContextManager
 
     from change_events._event import Phase
     from change_events._producer.clocks import Moment
@@ -218,6 +220,7 @@ class _AnnouncedSave:
 class broadcasting(_AnnouncedSave):  # a context manager, named like one  # noqa: N801
     """
     Broadcast ids, then run the block. Use it with `with` or, in asynchronous code, `async with`.
+    The commit must be inside the block.
 
     No broadcast, no save: if the publisher raises, the block does not run. In `async with` the
     publisher runs in a thread, within the caller's context variables, and the event loop goes on.
@@ -233,6 +236,9 @@ class broadcasting(_AnnouncedSave):  # a context manager, named like one  # noqa
     settle windows if that is longer, and once more after that. If a commit can come later still,
     shield the whole save, with the block inside: `await asyncio.shield(save(product))`. Don't
     shield the commit alone: the block would end before it.
+
+    A block inside a block of the same publisher and settings does not broadcast again what the
+    outer one has broadcast less than half of `settle` ago.
 
     Leave each block that you enter. One that is garbage, or has been open for more than an hour, is
     no longer broadcast, and a warning is logged.
@@ -310,6 +316,7 @@ def broadcasts_before_save(
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """
     Decorate a function that saves, updates or deletes entities: broadcast their ids, then call it.
+    The commit must be inside: decorate the function that commits, not one that only flushes.
 
     No broadcast, no save: if the publisher raises, the function does not run. The function can be
     asynchronous; then the publisher runs in a thread, within the caller's context variables.
@@ -318,6 +325,10 @@ def broadcasts_before_save(
     Then the broadcast blocks the event loop, because it must come before the call; put this
     decorator next to the coroutine function to avoid that. The save lasts until the awaitable is
     done. The caller gets the same future for a future, and a coroutine for anything else.
+
+    If the first call that changes a SQLAlchemy session (an argument, or an attribute of one, such
+    as `self.session`) returns before the session has committed that, a warning is logged, once for
+    each function. Then call `change_events.integrations.sqlalchemy.announce` instead.
 
     Args:
         publisher: What broadcasts; or a callable that returns it and names the parameters it needs
@@ -352,24 +363,31 @@ def broadcasts_before_save(
         find_publisher = publisher_finder(function, publisher)
         resolve = id_resolver(function, id=id, ids=ids)
 
-        def announced(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _AnnouncedSave:
+        check = CommitCheck(function.__qualname__)
+
+        def announced(
+            args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> tuple[_AnnouncedSave, AbstractContextManager[None]]:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
-            return around_save(find_publisher(bound.arguments), resolve(bound.arguments))
+            block = around_save(find_publisher(bound.arguments), resolve(bound.arguments))
+            return block, check.around(bound.arguments)
 
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
             async def save_async(*args: P.args, **kwargs: P.kwargs) -> Any:
-                async with announced(args, kwargs):
-                    return await function(*args, **kwargs)
+                block, checked = announced(args, kwargs)
+                async with block:
+                    with checked:
+                        return await function(*args, **kwargs)
 
             return save_async  # type: ignore[return-value]  # R is the coroutine, which no checker can see from here
 
         @functools.wraps(function)
         def save(*args: P.args, **kwargs: P.kwargs) -> R:
-            block = announced(args, kwargs)
-            with block:
+            block, checked = announced(args, kwargs)
+            with block, checked:
                 return block.spanning(function(*args, **kwargs))  # type: ignore[no-any-return]  # an R, or an awaitable of the same
 
         return save
