@@ -41,7 +41,7 @@ R = TypeVar("R")
 
 
 class _AnnouncedSave:
-    """Does what `broadcasting` describes. Its callers check `ids` and `settle`, once each."""
+    """Does what `broadcasting` describes. Its callers check publisher, ids and `settle`."""
 
     def __init__(
         self,
@@ -167,6 +167,8 @@ class _AnnouncedSave:
     def _broadcast_new(self, events: list[ChangeEvent]) -> Moment:
         """Broadcast, apart from what a save around this one has broadcast; return the earliest."""
         known = broadcast_just_now(self._publisher, self._settle, self._renewals)
+        if not known:
+            return self._broadcast(events)
         new = [event for event in events if event not in known]
         starts = [known[event] for event in events if event in known]
         if new:

@@ -50,6 +50,7 @@ class RowIds:
             )
         self.mapped = mapped
         self._source = source
+        self._column: bool | None = None
         self._read = attrgetter(source) if isinstance(source, str) else source
 
     def __str__(self) -> str:
@@ -72,11 +73,18 @@ class RowIds:
         Raises:
             IdResolutionError: There is no id, or an unusable one.
         """
-        return self._ids(_View(row), required=required)
+        return self._ids(row if self._is_column(row) else _View(row), required=required)
+
+    def _is_column(self, row: Any) -> bool:
+        """Return True if a row says what a view of it would say, and costs less."""
+        if self._column is None:  # not known before all classes are mapped
+            self._column = self._source in inspect(row).mapper.column_attrs
+        return self._column
 
     def before(self, row: Any, connection: Connection) -> list[str]:
         """Return the ids of a row as it was at the last flush, likewise."""
-        return self._ids(_ViewBefore(row, connection), required=False)
+        is_same = self._is_column(row) and self._source not in inspect(row).committed_state
+        return self._ids(row if is_same else _ViewBefore(row, connection), required=False)
 
     def checked(self, value: object) -> str:
         """Return an id as text, or raise `IdResolutionError`."""
@@ -85,7 +93,7 @@ class RowIds:
         except ValueError as error:
             raise IdResolutionError(f"{self}: {error}") from None
 
-    def _ids(self, view: _View, *, required: bool) -> list[str]:
+    def _ids(self, view: Any, *, required: bool) -> list[str]:
         try:
             found = self._read(view)
         except IdResolutionError:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.orm import Mapper, ORMExecuteState, Session, SessionTransaction
 
-    from change_events._producer.broadcasting import broadcasting
+    from change_events._producer.broadcasting import _AnnouncedSave
     from change_events.integrations._row_ids import RowIds
 
 
@@ -65,13 +65,17 @@ class Work:
 
     ids: dict[str, None] = field(default_factory=dict)
     announced: set[str] = field(default_factory=set)
-    saves: list[broadcasting] = field(default_factory=list)
+    saves: list[_AnnouncedSave] = field(default_factory=list)
     marks: dict[SessionTransaction, int] = field(default_factory=dict)
     committing: bool = False
     releasing: SessionTransaction | None = None
     committed: SessionTransaction | None = None
     flushing: bool = False
     bulk: bool = False
+
+    def knows(self, ids: Iterable[str]) -> bool:
+        """Return True if these ids were noted, or broadcast."""
+        return all(id in self.ids or id in self.announced for id in ids)
 
     def add(self, ids: Iterable[str]) -> None:
         """Note ids to broadcast."""
@@ -93,7 +97,7 @@ class Hook:
     """
 
     def __init__(
-        self, rows: list[RowIds], around_save: Callable[[Iterable[str]], broadcasting]
+        self, rows: list[RowIds], around_save: Callable[[Iterable[str]], _AnnouncedSave]
     ) -> None:
         self._rows = rows
         self._around_save = around_save
@@ -237,8 +241,10 @@ class _RowListener:
             work.add(self.row_ids.before(row, connection))
 
     def after_update(self, _: Mapper[Any], __: Connection, row: Any) -> None:
-        if (work := self.hook.work_of(row)) and _is_modified(row):
-            work.add(self.row_ids.now(row))
+        if work := self.hook.work_of(row):
+            ids = self.row_ids.now(row)
+            if not work.knows(ids) and _is_modified(row):
+                work.add(ids)
 
     def before_delete(self, _: Mapper[Any], connection: Connection, row: Any) -> None:
         if work := self.hook.work_of(row):
@@ -256,7 +262,7 @@ def require_transaction(connection: Connection) -> None:
         )
 
 
-def _end(save: broadcasting, error: Exception | None) -> None:
+def _end(save: _AnnouncedSave, error: Exception | None) -> None:
     kind = type(error) if error else None
     if _in_event_loop():
         await_only(save.__aexit__(kind, error))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from change_events._event import DEFAULT_SETTLE
-from change_events._producer.broadcasting import broadcasting
+from change_events._producer.broadcasting import _AnnouncedSave
 from change_events._producer.checks import require_publisher, require_settle
 from change_events.exceptions import ConfigurationError
 from change_events.integrations._row_ids import RowIds
@@ -94,16 +95,14 @@ def announce(
         raise ConfigurationError("announce(sessions, publisher, types): types is empty")
     rows = [RowIds(mapped, source) for mapped, source in types.items()]
 
-    def around_save(ids: Iterable[str]) -> broadcasting:
-        return broadcasting(
-            publisher,
-            *ids,
-            settle=settle,
-            confirm=confirm,
-            on_unsettled=on_unsettled,
-            renewals=renewals,
-        )
-
+    around_save = partial(
+        _AnnouncedSave,
+        publisher,
+        settle=settle,
+        confirm=confirm,
+        on_unsettled=on_unsettled,
+        renewals=renewals,
+    )
     Hook(rows, around_save).listen(_synchronous(sessions))
 
 
