@@ -115,6 +115,8 @@ class Shop:
         asynchronous: The factory makes asynchronous sessions.
         channel: Where `publisher` broadcasts to.
         factory: What is announced.
+        pool: Where `run` has connections from.
+        engine: Other connections.
     """
 
     def __init__(self, url: URL, channel: Any, *, asynchronous: bool) -> None:
@@ -123,6 +125,7 @@ class Shop:
         self.channel = channel
         self.publisher = SNSPublisher(channel.topic_arn)
         self.factory: Any = async_sessionmaker() if asynchronous else sessionmaker()
+        self.pool: dict[str, Any] = {"poolclass": NullPool}
         self.engine = create_engine(url, poolclass=NullPool)
         set_up(self.engine)
         Base.metadata.create_all(self.engine)
@@ -134,16 +137,24 @@ class Shop:
         """Let a function use a session, in an event loop if sessions are asynchronous."""
         if self.asynchronous:
             return asyncio.run(self.run_async(lambda session: session.run_sync(work), **settings))
-        with self.factory(bind=self.engine, **settings) as session:
-            return work(session)
+        engine = create_engine(self.url, **self.pool)
+        set_up(engine)
+        try:
+            with self.factory(bind=engine, **settings) as session:
+                return work(session)
+        finally:
+            engine.dispose()
 
     async def run_async(self, work: Callable[[AsyncSession], Any], **settings: Any) -> Any:
         """Let a coroutine function use an asynchronous session."""
         driver = {"sqlite": "sqlite+aiosqlite"}.get(self.url.drivername, self.url.drivername)
-        engine = create_async_engine(self.url.set(drivername=driver), poolclass=NullPool)
+        engine = create_async_engine(self.url.set(drivername=driver), **self.pool)
         set_up(engine.sync_engine)
-        async with self.factory(bind=engine, **settings) as session:
-            return await work(session)
+        try:
+            async with self.factory(bind=engine, **settings) as session:
+                return await work(session)
+        finally:
+            await engine.dispose()
 
     def saved(self, mapped: Any) -> list[Any]:
         """Return the ids of the rows that are committed."""

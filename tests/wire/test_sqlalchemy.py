@@ -203,6 +203,35 @@ def test_a_row_that_moves_is_broadcast_for_both_entities(shop, source):
     assert sorted(shop.channel.ids()) == ["8", "9"]
 
 
+def test_a_row_whose_id_changes_is_broadcast_with_both(shop):
+    shop.make(Product(id=1, name="Anvil"))
+    shop.announce({Product: "id"})
+
+    def work(session):
+        product = session.get(Product, 1)
+        product.id = 2
+        session.commit()
+
+    shop.run(work)
+
+    assert sorted(shop.channel.ids()) == ["1", "2"]
+
+
+def test_a_row_that_moves_and_is_deleted_is_broadcast_for_what_it_belonged_to(shop):
+    shop.make(Order(id=7, lines=[OrderLine(id=1)]), Order(id=8))
+    shop.announce({OrderLine: "order_id"})
+
+    def work(session):
+        line = session.get(OrderLine, 1)
+        line.order_id = 8
+        session.delete(line)
+        session.commit()
+
+    shop.run(work)
+
+    assert shop.channel.ids() == ["7"]
+
+
 def test_a_moved_row_of_joined_tables_is_broadcast_for_both_entities(shop):
     shop.make(Manager(id=1, team="a"))
     shop.announce({Manager: "team"})

@@ -7,8 +7,6 @@ import threading
 
 import pytest
 from sqlalchemy import (
-    QueuePool,
-    create_engine,
     delete,
     event,
     insert,
@@ -39,7 +37,6 @@ from shop import (
     Shop,
     Tag,
     postgres_url,
-    set_up,
     shop,
     sqlite_url,
 )
@@ -100,6 +97,23 @@ def test_a_savepoint_that_is_rolled_back_takes_only_its_own_ids_with_it(shop):
     shop.run(work)
 
     assert shop.channel.ids() == ["1"]
+
+
+def test_a_session_can_be_announced_while_a_savepoint_is_open(sqlite_url, channel):
+    shop = Shop(sqlite_url, channel, asynchronous=False)
+
+    def work(session):
+        savepoint = session.begin_nested()
+        shop.announce({Product: "id"})
+        session.add(Product(id=1, name="Anvil"))
+        session.flush()
+        savepoint.rollback()
+        session.add(Product(id=2, name="Bolt"))
+        session.commit()
+
+    shop.run(work)
+
+    assert sorted(channel.ids()) == ["1", "2"]
 
 
 def test_a_savepoint_in_which_a_flush_fails_takes_only_its_own_ids_with_it(shop):
@@ -194,19 +208,17 @@ def test_a_late_flush_that_can_not_be_broadcast_commits_nothing(shop):
 def test_without_a_broadcast_nothing_is_committed_now_or_by_the_next_transaction(shop):
     shop.announce({Product: "id"}, SNSPublisher(MISSING))
     shop.announce({Tag: "id"})
-    if shop.asynchronous:
-        pytest.skip("the pool of one connection is synchronous")
-    engine = create_engine(shop.url, poolclass=QueuePool, pool_size=1, max_overflow=0)
-    set_up(engine)
+    shop.pool = {"pool_size": 1, "max_overflow": 0}
 
-    with shop.factory(bind=engine) as session:
+    def work(session):
         session.add(Product(name="Anvil"))
         with pytest.raises(PublishError):
             session.commit()
-    with shop.factory(bind=engine) as session:
+        session.rollback()
         session.add(Tag(name="heavy"))
         session.commit()
-    engine.dispose()
+
+    shop.run(work)
 
     assert shop.saved(Product) == []
     assert shop.saved(Tag) == [1]

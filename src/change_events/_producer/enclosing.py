@@ -22,7 +22,8 @@ block's save has this value, too: otherwise a thread would keep all blocks that 
 
 def enter(block: weakref.ref[Any]) -> None:
     """Note a block that begins, for the saves inside it."""
-    _blocks.set((*(each for each in _blocks.get() if _save(each)), block))
+    around = _blocks.get()
+    _blocks.set((*[each for each in around if _save(each)], block) if around else (block,))
 
 
 def broadcast_just_now(
@@ -34,14 +35,16 @@ def broadcast_just_now(
 
     An event that is to be confirmed is never equal to one of another save.
     """
-    return {
-        each: save.started
-        for block in _blocks.get()
-        if (save := _save(block))
-        and save.broadcast.publisher is publisher
-        and renewals.age(save.started) < settle / 2
-        for each in save.broadcast.events
-    }
+    known: dict[ChangeEvent, Moment] = {}
+    for block in _blocks.get():
+        save = _save(block)
+        if (
+            save is not None
+            and save.broadcast.publisher is publisher
+            and renewals.age(started := save.started) < settle / 2
+        ):
+            known.update(dict.fromkeys(save.broadcast.events, started))
+    return known
 
 
 def _save(block: weakref.ref[Any]) -> Save | None:

@@ -102,7 +102,12 @@ class RowIds:
             raise IdResolutionError(f"{self}: no id was found: {error!r}") from error
         if isinstance(found, (list, tuple, set, frozenset)):
             return [self.checked(each) for each in found]
-        if found is None and not required:
+        if found is None:
+            if required:
+                raise IdResolutionError(
+                    f"{self} is None in a new row. If the row belongs to no entity, let a function "
+                    "return an empty list"
+                )
             return []
         return [self.checked(found)]
 

@@ -83,7 +83,8 @@ class Work:
 
     def roll_back(self, savepoint: SessionTransaction) -> None:
         """Forget the ids that were first noted since a savepoint began."""
-        while len(self.ids) > self.marks[savepoint]:
+        known = len(self.ids)  # of a savepoint that began before the session was announced: all
+        while len(self.ids) > self.marks.get(savepoint, known):
             self.ids.popitem()
 
 
