@@ -10,20 +10,28 @@ machine does only adds to it.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from functools import partial
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from sqlalchemy import create_engine
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from change_events import NullPublisher
 from change_events.integrations.sqlalchemy import announce
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from change_events import ChangeEvent
 
 ROUNDS = 300
+
+SNS = 0.2
+"""Seconds of a slow publish."""
 
 GOAL = 60
 """Microseconds for a commit of one row."""
@@ -91,5 +99,49 @@ def commit_overhead() -> None:
     engine.dispose()
 
 
+class SlowPublisher:
+    """Needs as long as a slow SNS."""
+
+    def publish(self, _: Sequence[ChangeEvent], /) -> None:
+        time.sleep(SNS)
+
+
+async def longest_stop(commits: int = 3) -> float:
+    """Return for how long the event loop stood still at most while sessions committed."""
+    with TemporaryDirectory() as directory:
+        engine = create_async_engine(f"sqlite+aiosqlite:///{directory}/shop.db")
+        async with engine.begin() as connection:
+            await connection.run_sync(Base.metadata.create_all)
+        make = async_sessionmaker(engine)
+        announce(make, SlowPublisher(), {Product: "id"})
+
+        async def save_some(commits: int) -> None:
+            for number in range(commits):
+                async with make() as session:
+                    session.add(Product(name="Anvil", price=number))
+                    await session.commit()
+
+        await save_some(1)  # SQLAlchemy compiles its statements once
+        saving = asyncio.create_task(save_some(commits))
+        longest, before = 0.0, time.perf_counter()
+        while not saving.done():
+            await asyncio.sleep(0)
+            now = time.perf_counter()
+            longest, before = max(longest, now - before), now
+        await saving
+        await engine.dispose()
+    return longest
+
+
+def loop_stop() -> None:
+    """Print the figure: the least of five, because other processes only add to it."""
+    longest = min(asyncio.run(longest_stop()) for _ in range(5))
+    print(
+        f"SQLAlchemy  {longest * 1e3:6.1f} ms at most without the event loop, while commits wait "
+        f"{SNS * 1e3:.0f} ms for SNS; goal 20"
+    )
+
+
 if __name__ == "__main__":
     commit_overhead()
+    loop_stop()
