@@ -182,7 +182,8 @@ def _checked(name: str, source: object, value: object) -> str:
     if value is None:
         raise IdResolutionError(
             f"{name}(): the id ({_shown(source)}) is None. An id that the database makes at insert "
-            "can't be announced before it: make the id in the service (a UUID or ULID)"
+            "can't be announced before it: make the id in the service (a UUID or ULID), or let "
+            "SQLAlchemy's sessions announce it (change_events.integrations.sqlalchemy)"
         )
     try:
         return checked_id(value)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from sqlalchemy import event
 from sqlalchemy.orm import scoped_session
 
 from change_events import NullPublisher, broadcasts_before_save
@@ -180,6 +181,24 @@ def test_a_function_that_calls_itself_is_warned_about_once(shop, warned):
     shop.run(work)
 
     assert warned() == ["save"]
+
+
+@pytest.mark.parametrize("name", ["after_flush", "after_commit"])
+def test_a_listener_of_a_session_can_call_a_decorated_function(shop, warned, name):
+    def work(session):
+        @decorated
+        def note(session, product):
+            called.append(product.id)
+
+        called = []
+        first, second, _ = products()
+        event.listen(session, name, lambda *_: note(session, second))
+        session.add(first)
+        session.commit()
+        return called
+
+    assert shop.run(work) == [2]
+    assert warned() == []
 
 
 class Proxy:

@@ -42,7 +42,7 @@ class CommitCheck:
         if session is None:
             self.over = True
             return _NOTHING
-        return _Watched(self, session)
+        return _NOTHING if _calls_listeners(session) else _Watched(self, session)
 
     def warn(self) -> None:
         """Log, once, that the commit is not inside."""
@@ -100,6 +100,14 @@ def _session_in(arguments: Mapping[str, Any]) -> Any:
             if issubclass(kind, orm.Session):
                 return value
     return None
+
+
+def _calls_listeners(session: Any) -> bool:
+    """Return True if a session can be calling its listeners: then it must get no others."""
+    transaction = session.get_transaction()
+    # Nothing public says whether a session flushes.
+    flushing = getattr(session, "_flushing", True)
+    return flushing or not (transaction is None or transaction.is_active)
 
 
 def _has_pending(session: Any) -> bool:

@@ -159,5 +159,6 @@ def _synchronous(sessions: Any) -> Any:
         return sessions
     raise ConfigurationError(
         f"announce(sessions, ...): {sessions!r} is not a Session class, a sessionmaker, a "
-        "scoped_session or an async_sessionmaker"
+        "scoped_session or an async_sessionmaker (of an AsyncSession class, give the "
+        "sync_session_class)"
     )
