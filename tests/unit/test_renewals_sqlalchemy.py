@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import threading
 import warnings
 
 import psycopg
@@ -75,6 +76,34 @@ def test_a_slow_commit_that_could_not_be_renewed_is_broadcast_after_it(shop, fla
 
     assert flaky.accepted == [0, 12]
     assert time.renewals.tally.stats() == BroadcastStats(late=1)
+
+
+def test_the_event_loop_goes_on_while_a_late_commit_is_broadcast(sqlite_url, channel, flaky, time):
+    shop = Shop(sqlite_url, channel, asynchronous=True)
+    announce(shop, flaky, time)
+    flaky.fails = (2, 13)
+    loop_went_on = []
+
+    async def work(session):
+        loop = asyncio.get_running_loop()
+
+        def wait_for_the_loop():
+            went_on = threading.Event()
+            loop.call_soon_threadsafe(went_on.set)
+            loop_went_on.append(went_on.wait(10))
+
+        def last_for_12_seconds(_):
+            time.passes(12)
+            flaky.fails, flaky.meanwhile = (2, 12), wait_for_the_loop
+
+        event.listen(session.sync_session, "before_commit", last_for_12_seconds)
+        session.add(Product(name="Anvil"))
+        await session.commit()
+
+    asyncio.run(shop.run_async(work))
+
+    assert flaky.accepted == [0, 12]
+    assert loop_went_on == [True]
 
 
 def test_a_transaction_that_fails_at_its_commit_is_renewed_like_a_cancelled_save(shop, flaky, time):
