@@ -7,6 +7,8 @@ import threading
 
 import pytest
 from sqlalchemy import (
+    AsyncAdaptedQueuePool,
+    QueuePool,
     delete,
     event,
     insert,
@@ -208,7 +210,8 @@ def test_a_late_flush_that_can_not_be_broadcast_commits_nothing(shop):
 def test_without_a_broadcast_nothing_is_committed_now_or_by_the_next_transaction(shop):
     shop.announce({Product: "id"}, SNSPublisher(MISSING))
     shop.announce({Tag: "id"})
-    shop.pool = {"pool_size": 1, "max_overflow": 0}
+    pool = AsyncAdaptedQueuePool if shop.asynchronous else QueuePool
+    shop.pool = {"poolclass": pool, "pool_size": 1, "max_overflow": 0}
 
     def work(session):
         session.add(Product(name="Anvil"))
