@@ -10,6 +10,7 @@ import pytest
 from virtual_time import flaky, time
 
 from change_events import SNSPublisher, broadcasts_before_save
+from change_events._producer import enclosing
 
 # ruff: noqa: F401, F811  # fixtures are imported, and arguments have their names
 
@@ -82,14 +83,14 @@ def test_a_save_that_outlives_the_save_around_it_is_renewed(time, flaky, channel
 
 def test_a_save_inside_is_as_old_as_the_broadcast_of_the_save_around_it(time, flaky, channel):
     """If nothing renews it, its last broadcast is late although it is younger itself."""
-    outer, inner = time.broadcasting(flaky, "p1"), time.broadcasting(flaky, "p1")
+    outer, inner = time.broadcasting(flaky, "p1"), time.broadcasting(flaky, "p1", "p2")
     outer.__enter__()
     time.now = 2.0
     inner.__enter__()
     time.now = 5.0
     inner.__exit__(None)
 
-    assert flaky.accepted == [0, 5.0]
+    assert flaky.accepted == [0, 2.0, 5.0]
 
 
 def test_an_asynchronous_save_inside_a_decorated_one_is_broadcast_once(time, flaky, channel):
@@ -113,3 +114,4 @@ def test_a_thread_keeps_none_of_the_saves_that_it_has_ended(time, flaky):
     gc.collect()
 
     assert [each() for each in blocks] == [None, None, None]
+    assert len(enclosing._blocks.get()) == 1

@@ -573,6 +573,10 @@ def test_an_announced_session_needs_transactions(shop):
         with pytest.raises(ConfigurationError, match="AUTOCOMMIT"):
             session.commit()
         session.rollback()
+        session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+        with pytest.raises(ConfigurationError, match="AUTOCOMMIT"):
+            session.execute(delete(Product), execution_options={"announce": [1]})
+        session.rollback()
 
     shop.run(work)
 
