@@ -14,7 +14,7 @@ from change_events._consumer.desk import ASIDE_PAUSE, MAX_YIELD, YIELD, Failure
 from change_events._consumer.experiment import GRACE
 from change_events._consumer.guard import Guard
 
-BELIEVES = '{"believes": true, "gone": "", "looks": 0}'
+BELIEVES = '{"believes": true, "gone": "", "at": []}'
 
 
 @pytest.fixture
