@@ -280,7 +280,7 @@ class Walk:
     def hear(self):
         """Read in the sink, perhaps, that another process was told to go on."""
         if self.desk.guard.tripped and self.chance(0.3):
-            self.desk.guard.load('{"believes": true, "gone": "", "looks": 0}')
+            self.desk.guard.load('{"believes": true, "gone": "", "at": []}')
 
     # What always holds
 

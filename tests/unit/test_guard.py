@@ -242,7 +242,7 @@ def test_a_guard_that_is_off_refuses_nothing():
 # What is kept
 
 
-INFINITE = '{"believes": false, "gone": "", "looks": Infinity}'
+INFINITE = '{"believes": false, "gone": "0", "at": [Infinity]}'
 
 
 def stored(guard):
@@ -557,7 +557,11 @@ def test_a_refusal_stands_until_another_process_believes():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", "{}", '{"believes": 0, "gone": ""}', INFINITE, "[" * 100_000]
+    "text",
+    [
+        *("", "{", "[]", "null", "{}", '{"believes": 0, "gone": ""}', INFINITE, "[" * 100_000),
+        '{"believes": true, "gone": "01", "at": [1]}',
+    ],
 )
 def test_a_text_that_is_not_a_guards_changes_nothing(text):
     guard = Guard()

@@ -310,7 +310,7 @@ def test_a_source_that_forgets_everything_costs_nineteen_entities(
 def test_a_worker_that_starts_with_the_right_source_goes_on_whatever_was_deleted_before(
     channel, source, sink, make_worker, caplog
 ):
-    state = {"believes": False, "gone": "0" * 49 + "1" * 51, "looks": 100}
+    state = {"believes": False, "gone": "0" * 49 + "1" * 51, "at": [1] * 100}
     assert sink.set_state("guard", json.dumps(state), if_state=None)
     fill(sink, products(60))
     source.entities |= products(60)

@@ -306,7 +306,7 @@ def test_what_the_looks_found_is_counted_for_other_processes(dead, source, sink,
 
     run()
 
-    assert json.loads(sink.state("guard"))["looks"] == 3
+    assert json.loads(sink.state("guard"))["gone"] == "000"
 
 
 def test_malformed_letters_are_told_and_kept(dead, source, run):
