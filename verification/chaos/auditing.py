@@ -47,6 +47,7 @@ def audited(
             "listing": f"{stage.before_source.url}/products?limit={PAGE}",
             "audit_per_minute": 6_000,
             "audit_min_age": min_age,
+            "allow_mass_deletion": True,  # the savers delete many of few
         }
         for id in [*(f"q{number}" for number in range(entities)), "wrong-1", "wrong-2", "wrong-4"]:
             stage.source.commit(id)
