@@ -33,6 +33,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import settings
 
 from change_events import HTTPFetcher, MemorySink, Outcome, Sink, Worker
+from change_events._producer.renewals import process_renewals
 from demo_parts.emulator import make_emulator
 from verification.harness.emulators import (
     CREDENTIALS,
@@ -106,7 +107,8 @@ def aws() -> Iterator[str]:
         answer(*connection)
 
     server.process_request_thread = answer_untraced
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    # A daemon: without it, a process of tests whose parent was killed would stay for ever.
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     url = f"http://127.0.0.1:{server.port}"
     with pytest.MonkeyPatch.context() as patch:
@@ -117,6 +119,7 @@ def aws() -> Iterator[str]:
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
         patch.delenv("AWS_PROFILE", raising=False)
         yield url
+    process_renewals.start_over()  # what lingers would be broadcast to a server that is gone
     server.shutdown()
     thread.join()
     server.server_close()
