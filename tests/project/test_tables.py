@@ -17,6 +17,14 @@ def test_every_table_names_the_commit_that_it_was_made_at(table):
 
 
 @EVERY_TABLE
+def test_the_commit_of_every_table_is_in_the_history(table):
+    if docs.git("rev-parse", "--is-shallow-repository") != "false":
+        pytest.skip("the history is not here")
+
+    assert table.newer() is not None
+
+
+@EVERY_TABLE
 def test_the_code_that_a_table_speaks_of_is_there(table):
     for path in table.speaks_of:
         assert (ROOT / path.removeprefix(":(exclude)")).exists(), path
@@ -90,6 +98,15 @@ def test_results_that_a_command_has_written_are_not_a_change_of_the_code(reposit
 def test_a_table_of_a_commit_that_is_not_known_is_listed(repository, capsys, made):
     git(repository, "init")
     (repository / "page.md").write_text(f"<!-- A: start -->\nold\n{made}\n<!-- A: end -->\n")
+
+    assert "A: made at a commit that is not known" in listed(capsys)
+
+
+def test_a_table_of_a_commit_that_was_rebased_is_listed(repository, capsys):
+    git(repository, "init")
+    change(repository, "src/a.py")
+    docs.write_between_markers("A", "new", page="page.md")
+    git(repository, "-c", "user.name=x", "-c", "user.email=x@y", "commit", "--amend", "-m", "y")
 
     assert "A: made at a commit that is not known" in listed(capsys)
 

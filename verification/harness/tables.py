@@ -62,8 +62,11 @@ class Table:
         return tables.get(self.name) or tables[""]
 
     def newer(self) -> int | None:
-        """Return how many commits have changed that code since; None if nobody knows."""
-        if self.commit is None:
+        """
+        Return how many commits have changed that code since; None if nobody knows: a commit that
+        was rebased is in no clone.
+        """
+        if self.commit is None or git("merge-base", "--is-ancestor", self.commit, "HEAD") is None:
             return None
         newer = git("rev-list", "--count", f"{self.commit}..HEAD", "--", *self.speaks_of)
         return None if newer is None else int(newer)
