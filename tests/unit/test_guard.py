@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import deque
 from functools import partial
@@ -432,6 +433,20 @@ def test_processes_that_share_a_small_cache_do_not_take_usual_deletions_for_a_ma
         else:
             guard.found(cached=id in cached)
             cached.add(id)
+
+
+def test_looks_are_stored_with_their_times_in_milliseconds_and_each_is_later_than_the_last():
+    guard = Guard(clock=lambda: 7.5)
+    see(guard, found=1, gone=1)
+
+    assert json.loads(guard.dump()) == {"believes": False, "gone": "01", "at": [7500, 1]}
+
+
+def test_deletions_can_be_allowed_before_one_is_refused():
+    guard = Guard()
+    guard.allow()
+
+    assert see(guard, gone=100) == 100
 
 
 def test_a_process_whose_clock_is_late_is_noticed():
