@@ -62,7 +62,7 @@ def _wait_outside(queue: Queue, timeout: int) -> None:
 def _is_retained(backend: Any, queue_name: str, message: Message) -> bool:
     """Tell whether a queue still keeps a message. moto counts all messages of the queue first."""
     seconds: float = backend.get_queue(queue_name).message_retention_period
-    return time.time() < message.sent_timestamp / 1000 + seconds  # type: ignore[operator]
+    return time.time() < message.sent_timestamp / 1000 + seconds  # type: ignore[operator]  # typed as None at first
 
 
 # Another library's. It asks slowly for the time, for each message of a queue, at each call.
@@ -86,7 +86,7 @@ def make_emulator() -> BaseWSGIServer:
     app = DomainDispatcherApplication(create_backend_app)
     # It lists moto's directory, and tries hundreds of patterns, for each request.
     find = functools.cache(app.get_backend_for_host)
-    app.get_backend_for_host = find  # type: ignore[method-assign]
+    app.get_backend_for_host = find  # type: ignore[method-assign]  # another library's
     return make_server("127.0.0.1", 0, OneAtATime(app), threaded=True, request_handler=KeepAlive)
 
 

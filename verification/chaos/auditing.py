@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import random
 import signal
 import sqlite3
 import time
 from contextlib import ExitStack, closing
-from typing import Any
 
 from change_events import Audit, HTTPFetcher, SQLiteSink
 from verification.chaos.filling import PAGE, is_filled
@@ -16,6 +14,9 @@ from verification.chaos.stage import PATIENCE, Stage
 from verification.harness.figures import Figure, exactly, none
 from verification.harness.processes import wait_until
 from verification.harness.progress import Progress
+
+AUDIT = "worker audit"
+"""The name of its state."""
 
 WRONG = {
     "wrong-1": "different",  # the row was changed by SQL
@@ -53,7 +54,7 @@ def audited(
             stage.source.commit(id)
         workers = [stage.worker(**settings) for _ in range(2)]
         wait_until(lambda: is_filled(stage), PATIENCE)
-        wait_until(lambda: _kept(stage).get("last_clean"), PATIENCE)
+        wait_until(lambda: stage.state(AUDIT).get("last_clean"), PATIENCE)
         _plant(stage)
         savers = stage.savers(exits, seed, per_second=per_second) if per_second else []
         named: set[str] = set()
@@ -92,15 +93,9 @@ def _plant(stage: Stage) -> None:
     stage.source.commit("wrong-4")
 
 
-def _kept(stage: Stage) -> dict[str, Any]:
-    with SQLiteSink(stage.cache.path) as sink:
-        kept: dict[str, Any] = json.loads(sink.state("worker audit") or "{}")
-        return kept
-
-
 def _stale(stage: Stage) -> dict[str, str]:
     """Return what the audit knows to be wrong, and how."""
-    return {id: each["kind"] for id, each in _kept(stage).get("stale", {}).items()}
+    return {id: each["kind"] for id, each in stage.state(AUDIT).get("stale", {}).items()}
 
 
 def _repair(stage: Stage) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import signal
@@ -76,9 +75,7 @@ def filled(
 
 def is_filled(stage: Stage) -> bool:
     """Tell whether the cache of the stage has all that was listed."""
-    with SQLiteSink(stage.cache.path) as sink:
-        kept: dict[str, object] = json.loads(sink.state("backfill") or "{}")
-        return kept.get("phase") == "done"
+    return stage.state("backfill").get("phase") == "done"
 
 
 def _cache_and_delete(stage: Stage, ids: Sequence[str]) -> None:

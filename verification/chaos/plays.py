@@ -16,6 +16,7 @@ import statistics
 import time
 from collections import Counter
 from contextlib import ExitStack
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,8 @@ def kill(seed: int, *, kills: int) -> list[Figure]:
     progress = Progress(kills, "kills")
     with Stage(visibility=5) as stage, ExitStack() as exits:
         # A fifth of twenty ids is deleted again and again, which the guard can take for a mistake.
-        workers = [stage.worker(allow_mass_deletion=True) for _ in range(3)]
+        start = partial(stage.worker, allow_mass_deletion=True)
+        workers = [start() for _ in range(3)]
         savers = stage.savers(exits, seed, per_second=8.0)
         killed = 0
         for _ in range(kills):
@@ -47,7 +49,7 @@ def kill(seed: int, *, kills: int) -> list[Figure]:
             workers[place].require_alive()
             workers[place].send(signal.SIGKILL)
             killed += workers[place].wait() == -signal.SIGKILL
-            workers[place] = stage.worker(allow_mass_deletion=True)
+            workers[place] = start()
             progress.add(1)
         exits.close()
         stage.wait_until_empty()

@@ -245,6 +245,12 @@ class Stage:
         missing = set(ids)
         return wait_until(lambda: missing <= self.cache.items().keys(), PATIENCE)
 
+    def state(self, name: str) -> dict[str, Any]:
+        """Return what an operation keeps in the cache under this name; nothing: an empty one."""
+        with SQLiteSink(self.cache.path) as sink:
+            kept: dict[str, Any] = json.loads(sink.state(name) or "{}")
+            return kept
+
     def verdict(self) -> dict[str, int]:
         """
         Compare the cache with the source.

@@ -7,7 +7,7 @@ from typing import Any
 
 def parsed(text: str) -> dict[str, Any]:
     """Return a template as a dictionary."""
-    from cfnlint.decode import decode_str  # type: ignore[import-untyped]
+    from cfnlint.decode import decode_str  # type: ignore[import-untyped]  # it has no types
 
     template, errors = decode_str(text)
     if template is None or errors:
@@ -17,7 +17,7 @@ def parsed(text: str) -> dict[str, Any]:
 
 def findings(text: str, region: str) -> list[str]:
     """Return what cfn-lint says about a template, a line each."""
-    from cfnlint.api import ManualArgs, lint  # type: ignore[import-untyped]
+    from cfnlint.api import ManualArgs, lint  # type: ignore[import-untyped]  # it has no types
 
     return [
         f"{match.linenumber}: {match.rule.id} {match.message}"

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from change_events._consumer.crew import Threads
+from change_events._consumer.deletions import Deletions
+from change_events._consumer.guard import Guard
 from change_events._consumer.log import log
 from change_events._consumer.look import look
 from change_events._event import Outcome
@@ -11,7 +15,6 @@ from change_events._ids import checked_id
 from change_events.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
-    from change_events._consumer.deletions import Deletions
     from change_events._consumer.settings import Settings
     from change_events._consumer.stats import Tally
     from change_events.typing import Fetcher, Sink
@@ -30,6 +33,20 @@ def required_id(id: object) -> str:
         return checked_id(id)
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
+
+
+def own_deletions(
+    sink: object, fetcher: object, *, allow: bool, threads: Threads | None = None
+) -> Deletions:
+    """Return what asks a guard of its own, which refuses nothing if `allow`."""
+    threads = threads or Threads()
+    return Deletions(
+        Guard(on=not allow, clock=threads.wall_clock),
+        sink,
+        fetcher,
+        lock=threading.Lock(),
+        one_at_a_time=threads.semaphore(1),
+    )
 
 
 def guarded_look(

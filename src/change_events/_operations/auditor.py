@@ -5,15 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import secrets
-import threading
 import time
 from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from change_events._consumer.by_hand import guarded_look
-from change_events._consumer.deletions import Deletions
-from change_events._consumer.guard import Guard
+from change_events._consumer.by_hand import guarded_look, own_deletions
 from change_events._operations.audit_report import SHOWN, AuditReport, RepairReport, rates
 from change_events._operations.auditing import SUSPECTS, Auditing, Sample
 from change_events._operations.comparing import KEPT, KINDS, Findings
@@ -149,13 +146,7 @@ class Auditor(Generic[T]):
         )
 
     def _repaired(self, ids: Sequence[str], throttle: Throttle, *, allow: bool) -> RepairReport:
-        deletions = Deletions(
-            Guard(on=not allow, clock=throttle.threads.wall_clock),
-            self._sink,
-            self._fetcher,
-            lock=threading.Lock(),
-            one_at_a_time=throttle.threads.semaphore(1),
-        )
+        deletions = own_deletions(self._sink, self._fetcher, allow=allow, threads=throttle.threads)
         rounds = Rounds(throttle, threads=self._threads, sink=self._sink, on_tick=lambda: None)
 
         def look(ids: Sequence[str]) -> Mapping[str, Outcome | Exception]:

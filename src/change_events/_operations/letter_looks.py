@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from change_events._consumer.backoff import is_own
 from change_events._consumer.breaker import FAILURES, Pace
-from change_events._consumer.by_hand import guarded_look
+from change_events._consumer.by_hand import guarded_look, own_deletions
 from change_events._consumer.crew import Threads
-from change_events._consumer.deletions import Deletions
-from change_events._consumer.guard import Guard
 from change_events._consumer.look import entry_of
 from change_events._operations.letters import Look
 from change_events._text import printable
@@ -47,12 +45,11 @@ class LetterLooks:
         self._hand = hand
         threads = threads or Threads()
         self._clock = threads.clock
-        self._deletions = Deletions(
-            Guard(on=not settings.allow_mass_deletion, clock=threads.wall_clock),
+        self._deletions = own_deletions(
             settings.sink,
             settings.fetcher,
-            lock=threading.Lock(),
-            one_at_a_time=threads.semaphore(1),
+            allow=settings.allow_mass_deletion,
+            threads=threads,
         )
         self._lock = threading.Lock()
         self._pace = Pace(settings.max_gets_per_second)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, TypeVar
 
-from change_events._consumer.by_hand import guarded_look, required_id
-from change_events._consumer.deletions import Deletions
-from change_events._consumer.guard import Guard
+from change_events._consumer.by_hand import guarded_look, own_deletions, required_id
 from change_events._consumer.settings import require_bool, require_fetcher, require_sink
 
 if TYPE_CHECKING:
@@ -56,5 +53,5 @@ def refresh(
     require_bool("allow_mass_deletion", allow_mass_deletion)
     require_fetcher(fetcher)
     require_sink(sink)
-    deletions = Deletions(Guard(on=not allow_mass_deletion), sink, fetcher, lock=threading.Lock())
+    deletions = own_deletions(sink, fetcher, allow=allow_mass_deletion)
     return guarded_look(checked, fetcher=fetcher, sink=sink, deletions=deletions)

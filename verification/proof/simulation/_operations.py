@@ -9,12 +9,10 @@ the cache that somebody changes by hand.
 from __future__ import annotations
 
 import contextlib
-import threading
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from change_events._consumer.deletions import Deletions
-from change_events._consumer.guard import Guard
+from change_events._consumer.by_hand import own_deletions
 from change_events._consumer.queue import Queue
 from change_events._consumer.settings import Settings
 from change_events._operations.auditor import Auditor
@@ -184,12 +182,8 @@ class Operations:
 
     def _fill_cache(self, process: Process) -> None:
         world, throttle, sink = self._world, self._throttle(process), self._watched()
-        deletions = Deletions(
-            Guard(on=world.setup.guard, clock=throttle.threads.wall_clock),
-            sink,
-            world.source,
-            lock=threading.Lock(),
-            one_at_a_time=throttle.threads.semaphore(1),
+        deletions = own_deletions(
+            sink, world.source, allow=not world.setup.guard, threads=throttle.threads
         )
         deletions.learn()
         try:
