@@ -20,7 +20,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import anyio.to_thread
 from fastapi import FastAPI
 
 from change_events import (
@@ -55,50 +54,21 @@ SUMMARY = """
 """
 
 
-class Follower:
-    """
-    Runs a worker in a thread of this process.
-
-    Attributes:
-        error: Why the worker died; None if it did not.
-    """
-
-    def __init__(self, worker: Worker[dict[str, Any]]) -> None:
-        self.worker = worker
-        self.error: Exception | None = None
-
-    @asynccontextmanager
-    async def following(self, _: FastAPI) -> AsyncIterator[None]:
-        """Follow the source as long as the application runs (its lifespan)."""
-        thread = threading.Thread(target=self._follow, name="worker")
-        thread.start()
-        try:
-            yield
-        finally:
-            self.worker.stop()
-            await anyio.to_thread.run_sync(thread.join)
-
-    def _follow(self) -> None:
-        try:
-            self.worker.run()
-        except Exception as error:
-            # The cache no longer follows the source, so the service must not answer from it.
-            log.critical(
-                "the worker died: %s", error, exc_info=not isinstance(error, ConfigurationError)
-            )
-            self.error = error
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
-def create_app(worker: Worker[dict[str, Any]], cache: str, lifespan: Any = None) -> FastAPI:
+def create_app(worker: Worker[dict[str, Any]], cache: str) -> FastAPI:
     """
     Make the service's application.
 
     Args:
-        worker: The worker that has the counts for `/stats`.
+        worker: The worker that fills the cache. It runs for as long as the application does.
         cache: The cache's SQLite file.
-        lifespan: Runs beside the application.
     """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        # A dead worker's cache no longer follows the source: the service must not answer from it.
+        async with worker.running(on_death=lambda _: os.kill(os.getpid(), signal.SIGTERM)):
+            yield
+
     app = FastAPI(title="Products by image host", lifespan=lifespan)
 
     @app.get("/summary")
@@ -167,10 +137,9 @@ def _serve(arguments: argparse.Namespace, cache: SQLiteSink) -> int:
         if arguments.outcome_log
         else None,
     )
-    follower = Follower(worker)
-    app = create_app(worker, arguments.cache, follower.following)
+    app = create_app(worker, arguments.cache)
     started = serve(app, host=arguments.host, port=arguments.port, log_level=arguments.log_level)
-    return 0 if started and follower.error is None else 1
+    return 0 if started and worker.health().paused != "died" else 1
 
 
 def _parser() -> argparse.ArgumentParser:

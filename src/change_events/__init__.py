@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from change_events._consumer.health import Health
     from change_events._consumer.stats import Stats
     from change_events._event import ChangeEvent, Entry, Found, Gone, Outcome, Page, Unchanged
+    from change_events._from_async import from_async
     from change_events._operations.audit import Audit
     from change_events._operations.audit_report import AuditReport
     from change_events._operations.backfill import Backfill
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
     from change_events.sinks.postgres import PostgresSink
     from change_events.sinks.sqlite import SQLiteSink
     from change_events.typing import (
+        AsyncFetcher,
+        AsyncListing,
+        AsyncSink,
         BulkFetcher,
         BulkSink,
         EnumerableSink,
@@ -59,6 +63,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AlreadyRunningError",
+    "AsyncFetcher",
+    "AsyncListing",
+    "AsyncSink",
     "Audit",
     "AuditReport",
     "Backfill",
@@ -106,6 +113,7 @@ __all__ = [
     "broadcast_stats",
     "broadcasting",
     "broadcasts_before_save",
+    "from_async",
     "in_portions",
     "measure_broadcasts",
     "redrive",
@@ -118,6 +126,7 @@ _NAMES = {
     "_consumer.health": ["Health"],
     "_consumer.stats": ["Stats"],
     "_event": ["ChangeEvent", "Entry", "Found", "Gone", "Outcome", "Page", "Unchanged"],
+    "_from_async": ["from_async"],
     "_operations.backfill": ["Backfill"],
     "_operations.dead_letters": ["RedriveProgress", "RedriveReport", "redrive"],
     "_worker": ["Worker"],
@@ -136,6 +145,9 @@ _NAMES = {
     "sinks.postgres": ["PostgresSink"],
     "sinks.sqlite": ["SQLiteSink"],
     "typing": [
+        "AsyncFetcher",
+        "AsyncListing",
+        "AsyncSink",
         "BulkFetcher",
         "BulkSink",
         "EnumerableSink",

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from change_events._consumer.by_hand import counted_look
-from change_events._consumer.control import Notice
 from change_events._consumer.deletions import Deletions
-from change_events._consumer.health import GAVE_UP, NOT_RUNNING, STOPPED, Health
 from change_events._consumer.queue import Queue
 from change_events._consumer.run import Run
+from change_events._consumer.running import Running, Runs
 from change_events._consumer.settings import Settings, make_guard, make_verifier
 from change_events._consumer.stats import Stats, Tally
 from change_events._meter import Meter
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from uuid import UUID
 
+    from typing_extensions import Self
+
     from change_events._consumer.control import Control
+    from change_events._consumer.health import Health
     from change_events._event import Outcome
 
 T = TypeVar("T")
@@ -144,10 +147,7 @@ class Worker(Settings[T], Generic[T]):
         self._guard = make_guard(self)
         self._deletions = Deletions(self._guard, self.sink, self.fetcher, lock=threading.Lock())
         self._tally = Tally(Meter(self.metrics, queue=self.queue_url.rpartition("/")[2]))
-        self._lock = threading.RLock()  # re-entrant, so that a signal handler can call stop()
-        self._run_now: tuple[Run[T], Control] | None = None
-        self._stopped = False
-        self._at_rest = NOT_RUNNING
+        self._runs: Runs[T] = Runs()
         self._beside = Beside(self, self._tally)
 
     def run(self) -> None:
@@ -168,19 +168,35 @@ class Worker(Settings[T], Generic[T]):
                 began (`health().paused` is `stopped` then); or the operating system has not enough
                 threads for all of it, and none was left running.
         """
-        self._run(until_empty=False)
+        self._work(queue.SimpleQueue())
+
+    def running(
+        self, *, on_death: Callable[[BaseException], object] | None = None
+    ) -> Running[Self]:
+        """
+        Run in a thread for as long as a block lasts: `with worker.running():`, or in an event loop
+        `async with`, which does not hold up the loop. The block begins once the worker has started.
+        At its end the worker stops as `run()` does, which can take as long as `wait_time`. It can
+        be run again then, unless `stop()` was called. It handles no signals.
+
+        Args:
+            on_death: Called in the worker's thread with what it died of, if it dies in the block.
+                `health()` says so, too: `paused` is `died`.
+
+        Raises:
+            ConfigurationError, RuntimeError: As for `run()`, where the block begins; also for a
+                `with` in an event loop.
+            BaseException: What the worker died of, where the block ends, unless the block raises
+                something itself.
+        """
+        return Running(self, self._work, on_death)
 
     def stop(self) -> None:
         """
         Ask the worker to stop, from any thread or signal handler, without waiting. It does not run
         again: make a new one. If `run()` has not begun yet, it will raise.
         """
-        with self._lock:
-            self._stopped = True
-            self._at_rest = STOPPED if self._at_rest is NOT_RUNNING else self._at_rest
-            if self._run_now is not None:
-                _, control = self._run_now
-                control.put(Notice.STOP)
+        self._runs.stop()
 
     def drain(self) -> int:
         """
@@ -207,7 +223,7 @@ class Worker(Settings[T], Generic[T]):
                 f"{self._guard}, and deletions are refused until Worker.resume()"
             )
         before = self._tally.read()["acknowledged"]
-        self._run(until_empty=True)
+        self._work(queue.SimpleQueue(), until_empty=True)
         return self._tally.read()["acknowledged"] - before
 
     def resume(self) -> None:
@@ -219,13 +235,12 @@ class Worker(Settings[T], Generic[T]):
         the cache learn of it within a minute, if the sink keeps state; otherwise each of them needs
         to be told.
         """
-        with self._lock:
-            if self._run_now is None:
-                if self._guard.tripped:
-                    self._guard.resume()
-                    self._deletions.keep()
-            else:
-                self._run_now[0].resume()
+        with self._runs.lock:
+            if (run := self._runs.now) is not None:
+                run.resume()
+            elif self._guard.tripped:
+                self._guard.resume()
+                self._deletions.keep()
 
     def refresh(self, id: str | int | UUID) -> Outcome:
         """
@@ -233,8 +248,8 @@ class Worker(Settings[T], Generic[T]):
 
         It uses this worker's guard, counts and `on_outcome`, and waits for no other look.
         """
-        if (run_now := self._run_now) is not None:
-            return run_now[0].looks.look_by_hand(id)
+        if (run := self._runs.now) is not None:
+            return run.looks.look_by_hand(id)
         return counted_look(id, self, self._deletions, self._tally)
 
     def stats(self) -> Stats:
@@ -243,42 +258,30 @@ class Worker(Settings[T], Generic[T]):
 
     def health(self) -> Health:
         """Return the worker's health now, from any thread."""
-        now = self._run_now
-        return self._beside.health(self._at_rest if now is None else now[0].health())
+        return self._beside.health(self._runs.health())
 
     @property
     def synced(self) -> bool:
         """False until the `backfill` is complete, as the sink says; without one, True."""
         return self._beside.synced
 
-    def _run(self, *, until_empty: bool) -> None:
-        control: Control = queue.SimpleQueue()
-        with self._lock:
-            if self._run_now is not None:
-                raise RuntimeError("this worker runs already")
-            if self._stopped:
-                raise RuntimeError("a stopped worker does not run again; make a new one")
-            run = Run(
-                self,
-                queue=self._queue,
-                guard=self._guard,
-                tally=self._tally,
-                control=control,
-                verify=self._verify,
-                until_empty=until_empty,
-                asides=() if until_empty else self._beside.work(),
-            )
-            self._run_now = run, control
-            if self._stopped:  # by a signal's handler, meanwhile
-                control.put(Notice.STOP)
-        try:
-            with _serving(None if until_empty else self.health_address, self.health):
-                run.work()
-        finally:
-            with self._lock:
-                self._run_now = None
-                stopped = STOPPED if self._stopped else NOT_RUNNING
-                self._at_rest = GAVE_UP if run.gave_up else stopped
+    def _work(
+        self, control: Control, *begun: Callable[..., None], until_empty: bool = False
+    ) -> None:
+        asides = [] if until_empty else [*self._beside.work(), *begun]
+        make = partial(
+            Run,
+            self,
+            queue=self._queue,
+            guard=self._guard,
+            tally=self._tally,
+            verify=self._verify,
+            until_empty=until_empty,
+            asides=asides,
+        )
+        address = None if until_empty else self.health_address
+        with self._runs.begun(make, control) as run, _serving(address, self.health):
+            run.work()
 
 
 @contextlib.contextmanager

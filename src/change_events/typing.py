@@ -49,6 +49,14 @@ class Fetcher(Protocol[T_co]):
         ...
 
 
+class AsyncFetcher(Protocol[T_co]):
+    """A `Fetcher` whose methods are coroutine functions: `from_async` lets a worker use it."""
+
+    async def fetch(self, id: str, /, *, etag: str | None = None) -> Found[T_co] | Unchanged | Gone:
+        """Read the entity's latest state, as `Fetcher.fetch` says."""
+        ...
+
+
 @runtime_checkable
 class BulkFetcher(Fetcher[T_co], Protocol[T_co]):
     """
@@ -129,6 +137,14 @@ class Listing(Protocol[T_co]):
         ...
 
 
+class AsyncListing(Protocol[T_co]):
+    """A `Listing` whose `page` is a coroutine function: `from_async` lets a worker use it."""
+
+    async def page(self, cursor: str | None, /) -> Page[T_co]:
+        """Read a page, as `Listing.page` says."""
+        ...
+
+
 class Sink(Protocol[T_contra]):
     """
     The local cache. Called from many threads at once, and for one id from several processes.
@@ -163,6 +179,23 @@ class Sink(Protocol[T_contra]):
         Returns:
             False if the entry's version has changed since; nothing is written.
         """
+        ...
+
+
+class AsyncSink(Protocol[T_contra]):
+    """
+    A `Sink` whose methods are coroutine functions: `from_async` lets a worker use it. It can also
+    have those of an `EnumerableSink`, a `StatefulSink`, a `BulkSink` and a `ReadableSink`.
+    """
+
+    async def entry(self, id: str, /) -> Entry:
+        """Return the id's entry, as `Sink.entry` says."""
+        ...
+
+    async def apply(
+        self, id: str, change: Found[T_contra] | Unchanged | Gone, /, *, if_version: int
+    ) -> bool:
+        """Store what a look found, as `Sink.apply` says."""
         ...
 
 

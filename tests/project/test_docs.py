@@ -227,6 +227,7 @@ def test_the_pages_explain_every_reason_to_receive_nothing():
         "not running",
         "stopped",
         "gave up",
+        "died",
     }
     assert all(f"`{reason}`" in metric for reason in reasons)
 

@@ -211,7 +211,8 @@ class BulkCoroutine(FakeSource):
 def test_an_object_must_have_the_methods_that_the_worker_calls(setting, method):
     assert re.search(rf"^{setting} needs {method}.*; 5 has no {method}$", refusal(**{setting: 5}))
     assert refusal(**{setting: Coroutines()}) == (
-        f"{setting}.{method} must not be a coroutine function: it would never run"
+        f"{setting}.{method} must not be a coroutine function: it would never run. "
+        "Let from_async() wrap it"
     )
     assert refusal(**{setting: Coroutines}) == (
         f"{setting} must be an object, not a class: Coroutines(...), not Coroutines"
@@ -291,7 +292,8 @@ def test_a_method_must_be_callable():
 
 def test_a_bulk_get_must_not_be_a_coroutine_function():
     assert refusal(fetcher=BulkCoroutine()) == (
-        "fetcher.fetch_many must not be a coroutine function: it would never run"
+        "fetcher.fetch_many must not be a coroutine function: it would never run. "
+        "Let from_async() wrap it"
     )
 
 

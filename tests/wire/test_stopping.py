@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from change_events import Found, HTTPFetcher, MemorySink
-from change_events._consumer.health import GAVE_UP, NOT_RUNNING, STOPPED
+from change_events._consumer.health import DIED, GAVE_UP, NOT_RUNNING, STOPPED
 from change_events._consumer.inbox import Inbox
 from change_events._consumer.visibility import Visibility
 from conftest import running, signalled, spied, spy, wait_until
@@ -200,7 +200,7 @@ def test_a_worker_starts_whole_or_not_at_all(
     assert len(started) == 7
     assert working() == []
     assert channel.count() == {"visible": 1}
-    assert worker.health() == NOT_RUNNING
+    assert worker.health() == DIED
     assert worker.drain() == 1
 
 

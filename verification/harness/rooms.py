@@ -18,7 +18,18 @@ if TYPE_CHECKING:
 
 PACKAGE = "change_events"
 
-VALUES = ("_aws", "_codec", "_event", "_ids", "_meter", "_text", "exceptions", "metrics", "typing")
+VALUES = (
+    "_aws",
+    "_codec",
+    "_event",
+    "_from_async",
+    "_ids",
+    "_meter",
+    "_text",
+    "exceptions",
+    "metrics",
+    "typing",
+)
 """Modules that both sides share. They can import one another."""
 
 LAYERS: tuple[tuple[str, ...], ...] = (

@@ -36,7 +36,8 @@ class Health:
         ready: SQS has answered a poll, and the worker receives or is only `full`. It is not ready
             while it starts or stops, or while SQS or the source is down.
         paused: Why the worker receives nothing: `not running`, `starting`, `stopping`, `stopped`,
-            `gave up` (its stop took too long, and a thread can still hang), `full` (no room in
+            `gave up` (its stop took too long, and a thread can still hang), `died` (the last run
+            has raised), `full` (no room in
             `prefetch` for another batch), `receive failed`, `source down`, `mass deletion`; all
             reasons, if there are several. None: it receives.
         last_poll: Seconds since SQS last answered a receive, with messages or without. None: never.
@@ -70,6 +71,9 @@ STOPPED = Health(alive=False, ready=False, paused="stopped")
 
 GAVE_UP = Health(alive=False, ready=False, paused="gave up")
 """The last stop gave up: a look can still hang in a thread of this process."""
+
+DIED = Health(alive=False, ready=False, paused="died")
+"""The last run has raised, at its start or because one of its threads has died."""
 
 
 class Pauses:

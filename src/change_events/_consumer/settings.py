@@ -247,7 +247,9 @@ def require_plain(name: str, function: object) -> None:
     if not callable(function):
         raise ConfigurationError(f"{name} must be a function, not {function!r}")
     if inspect.iscoroutinefunction(function):
-        raise ConfigurationError(f"{name} must not be a coroutine function: it would never run")
+        raise ConfigurationError(
+            f"{name} must not be a coroutine function: it would never run. Let from_async() wrap it"
+        )
 
 
 def _require_address(address: tuple[str, int]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Hashable
+from contextlib import ExitStack, closing
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,6 +14,12 @@ from verification.proof.worker import numbered
 if TYPE_CHECKING:
     from verification.proof.effects import Effect, Message, Setup
     from verification.proof.process import Facts, Process
+
+KEPT = 64
+"""
+How many processes are kept in a state that they were the first to reach. The search often goes on
+from there, and need not repeat all steps of another process.
+"""
 
 
 class Known(NamedTuple):
@@ -66,6 +74,8 @@ class Automaton:
         self._traces: list[tuple[tuple[Any, ...], ...]] = []
         self._names: list[tuple[str, ...]] = []
         self._moved: dict[tuple[Any, ...], Moved] = {}
+        self._kept: dict[int, Process] = {}
+        weakref.finalize(self, _close, self._kept)
         self.known: list[Known] = []
         self.states: list[Any] = []
         process = make()
@@ -119,20 +129,36 @@ class Automaton:
         if key not in self._moved:
             names = self._names[number]
             named = () if places is None else (tuple(("", *names)[each] for each in places),)
-            trace = (*self._traces[number], (method, *arguments, *named))
-            process = self._make()
-            try:
-                for name, *given in trace:
-                    _call(getattr(process, name), given)
+            step = (method, *arguments, *named)
+            with ExitStack() as closing_it:
+                process = closing_it.enter_context(closing(self._in_state(number)))
+                _take(process, step)
                 after = process.names()
                 new = sorted((name for name in after if name not in names), key=int)
                 places = tuple(
                     after.index(name) + 1 if name in after else 0 for name in (*names, *new)
                 )
-                self._moved[key] = Moved(self._intern(process, trace), places)
-            finally:
-                process.close()
+                met = len(self.states)
+                state = self._intern(process, (*self._traces[number], step))
+                self._moved[key] = Moved(state, places)
+                if state == met:  # a new one
+                    closing_it.pop_all()
+                    self._keep(state, process)
         return self._moved[key]
+
+    def _keep(self, number: int, process: Process) -> None:
+        self._kept[number] = process
+        if len(self._kept) > KEPT:
+            self._kept.pop(next(iter(self._kept))).close()
+
+    def _in_state(self, number: int) -> Process:
+        """Return the process that has just got there, or one that repeats its steps."""
+        process = self._kept.pop(number, None)
+        if process is None:
+            process = self._make()
+            for step in self._traces[number]:
+                _take(process, step)
+        return process
 
     def _intern(self, process: Process, trace: tuple[tuple[Any, ...], ...]) -> int:
         state = process.state()
@@ -151,9 +177,15 @@ class Automaton:
         return self._numbers[key]
 
 
-def _call(step: Callable[..., None], arguments: list[Any]) -> None:
+def _close(kept: dict[int, Process]) -> None:
+    while kept:
+        kept.popitem()[1].close()
+
+
+def _take(process: Process, step: tuple[Any, ...]) -> None:
+    name, *arguments = step
     try:
-        step(*arguments)
+        getattr(process, name)(*arguments)
     except Violation:
         raise
     except Exception as error:
