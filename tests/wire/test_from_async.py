@@ -21,10 +21,10 @@ from change_events import (
     Outcome,
     Page,
     StatefulSink,
+    _from_async,
     from_async,
     refresh,
 )
-from change_events import _from_async
 from change_events.testing import SinkContract
 from conftest import wait_until
 
