@@ -18,6 +18,8 @@ def test_a_queue_forgets_a_message_after_its_retention_period(channel):
     (old,) = (message for message in queue._messages if message.body == "old")
     old.sent_timestamp -= 61_000
 
-    answer = sqs.receive_message(QueueUrl=channel.queue_url, MaxNumberOfMessages=10)
+    answer = sqs.receive_message(
+        QueueUrl=channel.queue_url, MaxNumberOfMessages=10, WaitTimeSeconds=5
+    )
 
     assert [message["Body"] for message in answer["Messages"]] == ["new"]

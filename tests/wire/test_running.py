@@ -24,11 +24,18 @@ async def until(condition):
     await asyncio.to_thread(wait_until, condition)
 
 
-def threads_of_workers():
-    return [each for each in threading.enumerate() if each.name.startswith("change-events")]
+@pytest.fixture
+def new_threads():
+    """Return the roles of the threads that have started since the test began."""
+    before = set(threading.enumerate())
+    return lambda: {
+        thread.name.removeprefix("change-events-")
+        for thread in set(threading.enumerate()) - before
+        if thread.name.startswith("change-events-")
+    }
 
 
-def test_a_block_runs_the_worker_and_stops_it(make_worker, channel, source, sink):
+def test_a_block_runs_the_worker_and_stops_it(make_worker, channel, source, sink, new_threads):
     source.entities["p1"] = {"id": "p1"}
     with make_worker().running() as worker:
         assert worker.health().alive
@@ -37,7 +44,7 @@ def test_a_block_runs_the_worker_and_stops_it(make_worker, channel, source, sink
 
     assert worker.health().paused == "not running"
     assert channel.count() == {}
-    wait_until(lambda: not threads_of_workers())
+    wait_until(lambda: not new_threads())
 
 
 def test_a_worker_can_be_run_again_after_its_block(make_worker, channel, source, sink):
@@ -77,11 +84,9 @@ def test_a_queue_that_cant_be_read_is_told_where_the_block_begins(make_worker):
     assert worker.health().paused == "died"
 
 
-def test_a_block_begins_when_the_workers_threads_have_started(make_worker):
+def test_a_block_begins_when_the_workers_threads_have_started(make_worker, new_threads):
     with make_worker(threads=4).running():
-        roles = [each.name.removeprefix("change-events-") for each in threads_of_workers()]
-
-    assert {"look", "poll", "heartbeat", "acknowledge", "finish"} <= set(roles)
+        assert {"look", "poll", "heartbeat", "acknowledge", "finish"} <= new_threads()
 
 
 class Exiting:
