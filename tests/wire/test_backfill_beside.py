@@ -61,6 +61,16 @@ def test_a_cache_is_filled_once_and_says_when_it_is(make_worker, source):
     assert listing.asked == [None]
 
 
+def test_a_listing_that_names_nothing_is_told(make_worker, caplog):
+    worker = make_worker(backfill=Pages([]))
+    with caplog.at_level("INFO"), running(worker):
+        wait_until(lambda: "mend it" in caplog.text)
+
+    assert worker.synced
+    filled = [each for each in caplog.records if getattr(each, "action", "") == "filled"]
+    assert [each.levelname for each in filled] == ["INFO", "WARNING"]
+
+
 def test_the_probe_tells_whether_the_cache_is_filled(make_worker, source, free_port):
     def status(path):
         connection = HTTPConnection("127.0.0.1", free_port, timeout=10)

@@ -76,3 +76,9 @@ class OwnBackfill(Generic[T]):
                 stopping.wait(1.0)
             else:
                 log.info("the cache is filled: %s", printable(report), extra={"action": "filled"})
+                if not report.listed:
+                    log.warning(
+                        "the listing names nothing. If the source has entities, the listing is "
+                        "wrong: mend it, and run `change-events backfill APP --restart`",
+                        extra={"action": "filled"},
+                    )
