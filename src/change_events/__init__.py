@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from change_events._producer.tally import BroadcastStats
     from change_events._source.fetcher import HTTPFetcher
     from change_events._source.listing import HTTPListing
+    from change_events._source.oauth import ClientCredentials
+    from change_events._source.sigv4 import SigV4
     from change_events._worker import Worker
     from change_events.sinks.dynamodb import DynamoDBSink
     from change_events.sinks.memory import MemorySink
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
         AsyncFetcher,
         AsyncListing,
         AsyncSink,
+        Auth,
         BulkFetcher,
         BulkSink,
         EnumerableSink,
@@ -68,6 +71,7 @@ __all__ = [
     "AsyncSink",
     "Audit",
     "AuditReport",
+    "Auth",
     "Backfill",
     "BackfillReport",
     "BroadcastStats",
@@ -75,6 +79,7 @@ __all__ = [
     "BulkSink",
     "ChangeEvent",
     "ChangeEventsError",
+    "ClientCredentials",
     "ConfigurationError",
     "DecodeError",
     "DynamoDBSink",
@@ -105,6 +110,7 @@ __all__ = [
     "RedriveReport",
     "SNSPublisher",
     "SQLiteSink",
+    "SigV4",
     "Sink",
     "StatefulSink",
     "Stats",
@@ -140,6 +146,8 @@ _NAMES = {
     "_producer.tally": ["BroadcastStats"],
     "_source.fetcher": ["HTTPFetcher"],
     "_source.listing": ["HTTPListing"],
+    "_source.oauth": ["ClientCredentials"],
+    "_source.sigv4": ["SigV4"],
     "sinks.dynamodb": ["DynamoDBSink"],
     "sinks.memory": ["MemorySink"],
     "sinks.postgres": ["PostgresSink"],
@@ -148,6 +156,7 @@ _NAMES = {
         "AsyncFetcher",
         "AsyncListing",
         "AsyncSink",
+        "Auth",
         "BulkFetcher",
         "BulkSink",
         "EnumerableSink",

@@ -90,6 +90,55 @@ class BulkFetcher(Fetcher[T_co], Protocol[T_co]):
         ...
 
 
+class Auth(Protocol):
+    """
+    Authorizes the GETs of an `HTTPFetcher` or an `HTTPListing`. Called from many threads at once.
+    `ClientCredentials` and `SigV4` are two. One of your own, for a token in a file that something
+    else renews:
+
+        class TokenInFile:
+            def authorize(self, method, url, headers, /, *, timeout):
+                return {"Authorization": f"Bearer {Path('/run/token').read_text().strip()}"}
+
+            def renew(self, refused, /):
+                return self.authorize("GET", "", {}, timeout=0) != refused
+    """
+
+    def authorize(
+        self, method: str, url: str, headers: Mapping[str, str], /, *, timeout: float
+    ) -> Mapping[str, str]:
+        """
+        Return the headers to add to a request. They replace others of the same name, but not
+        `Accept-Encoding`, `Cache-Control` and `If-None-Match`.
+
+        Args:
+            method: The request's method: `GET`.
+            url: Its URL, exactly as it is sent.
+            headers: Its headers, without `Host`, unless the user gave one.
+            timeout: The seconds that are left for the whole GET. Return, or raise, by then.
+
+        Raises:
+            Exception: The request can't be authorized. It is not sent, and the look fails like one
+                without an answer. Only a `FetchError` has its text shown: others can quote a
+                secret.
+        """
+        ...
+
+    def renew(self, refused: Mapping[str, str], /) -> bool:
+        """
+        Hear that the source has answered 401. Called once for each GET.
+
+        Other threads can have renewed since: compare.
+
+        Args:
+            refused: What `authorize` returned for the request.
+
+        Returns:
+            True: send the request again, with what `authorize` returns now.
+        """
+        ...
+
+
 class Listing(Protocol[T_co]):
     """
     Names all entities of a source, page by page. `HTTPListing` is one. So is any iterable of ids,

@@ -7,7 +7,6 @@ GET over HTTP, on connections that are kept.
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import socket
 import ssl
@@ -20,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 from urllib3.exceptions import HTTPError
 from urllib3.util import wait_for_read
 
+from change_events._source.certificates import Certificates
 from change_events._source.http import (
     Answer,
+    TimedReader,
     begin_again,
     decoding,
     has_malformed_headers,
@@ -32,12 +33,15 @@ from change_events._source.http import (
     seconds_left,
     text_of,
 )
+from change_events._source.proxy import open_tunnel
 from change_events.exceptions import FetchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from urllib3.util import Url
+
+    from change_events._source.proxy import HTTPProxy
 
 MAX_IDLE = 30.0
 """
@@ -65,16 +69,33 @@ class KeepAliveTransport:
 
     Args:
         origin: The scheme, the host and the port.
+        certificates: The authorities to trust over TLS. Default: the system's authorities.
+        proxy: What forwards to the origin. Default: none.
         clock: Returns monotonic seconds, for the ages of connections.
     """
 
-    def __init__(self, origin: Url, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        origin: Url,
+        certificates: Certificates | None = None,
+        proxy: HTTPProxy | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         secure = origin.scheme == "https"
         default_port = 443 if secure else 80
         self._host = (origin.host or "").strip("[]")  # without the brackets of an IPv6 address
         self._port = origin.port or default_port
         self._authority = origin.host if self._port == default_port else origin.netloc
-        self._context = ssl.create_default_context() if secure else None
+        self._certificates = (certificates or Certificates()) if secure else None
+        if self._certificates is not None:
+            self._certificates.context()  # it needs some time, and the threads would all do it
+        self._proxy = proxy
+        # A proxy is asked for the whole URL (RFC 9112, 3.2.2), unless TLS goes through it.
+        forwarding = None if secure else proxy
+        self._prefix = f"http://{self._authority}" if forwarding else ""
+        told = forwarding.headers.items() if forwarding else ()
+        self._proxy_lines = [f"{name}: {value}" for name, value in told]
         self._clock = clock
         # The one that was used last is at the end. A thread that removes one owns it.
         self._idle: list[_Connection] = []
@@ -95,6 +116,26 @@ class KeepAliveTransport:
                     # others, too. A GET can be repeated (RFC 9110, 9.2.2).
                     _close(self._idle)
             deadline = time.monotonic() + timeout
+            return self._exchange(self._connect(deadline), request, deadline, max_bytes)
+        except (OSError, HTTPException, HTTPError) as error:
+            raise FetchError(text_of(error)) from error
+
+    def post(
+        self,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        *,
+        timeout: float,
+        max_bytes: int,
+    ) -> Answer:
+        """
+        POST once, on a connection of its own. Limits and errors are those of `Transport.get`.
+        """
+        ending = {"Content-Length": str(len(body)), "Connection": "close"}
+        request = self._request(target, {**headers, **ending}, method="POST") + body
+        deadline = time.monotonic() + timeout
+        try:
             return self._exchange(self._connect(deadline), request, deadline, max_bytes)
         except (OSError, HTTPException, HTTPError) as error:
             raise FetchError(text_of(error)) from error
@@ -133,15 +174,34 @@ class KeepAliveTransport:
 
     def _connect(self, deadline: float) -> _Connection:
         opened = self._clock()
-        sock = _open_socket(self._host, self._port, deadline)
-        if self._context is not None:
+        if self._proxy is None:
+            sock = _open_socket(self._host, self._port, deadline)
+        else:
+            sock = self._open_through(self._proxy, deadline)
+        if self._certificates is not None:
             try:
+                context = self._certificates.context()
                 sock.settimeout(seconds_left(deadline))
-                sock = self._context.wrap_socket(sock, server_hostname=self._host)
+                sock = context.wrap_socket(sock, server_hostname=self._host)
             except BaseException:
                 sock.close()
                 raise
         return _Connection(sock, opened, opened, os.getpid())
+
+    def _open_through(self, proxy: HTTPProxy, deadline: float) -> socket.socket:
+        """Connect to the proxy; for TLS, let it connect us to the origin."""
+        try:
+            sock = _open_socket(proxy.host, proxy.port, deadline)
+            try:
+                if self._certificates is not None:
+                    host = f"[{self._host}]" if ":" in self._host else self._host
+                    open_tunnel(sock, proxy, f"{host}:{self._port}", deadline)
+            except BaseException:
+                sock.close()
+                raise
+        except (OSError, HTTPException) as error:
+            raise FetchError(f"the proxy {proxy}: {text_of(error)}") from error
+        return sock
 
     def _exchange(
         self, connection: _Connection, request: bytes, deadline: float, max_bytes: int
@@ -150,7 +210,7 @@ class KeepAliveTransport:
         try:
             sock.settimeout(seconds_left(deadline))
             sock.sendall(request)
-            reader: Any = _TimedReader(sock, deadline)
+            reader: Any = TimedReader(sock, deadline)
             with HTTPResponse(reader) as response:
                 response.begin()
                 while is_interim(response.status):
@@ -163,33 +223,20 @@ class KeepAliveTransport:
             sock.close()
         else:
             self._keep(connection)
+        if self._prefix and response.status == 407:
+            raise FetchError(f"the proxy {self._proxy} wants other credentials: it answered 407")
         malformed = has_malformed_headers(response.headers)
         return Answer(response.status, headers_of(response), body, malformed)
 
-    def _request(self, target: str, headers: Mapping[str, str]) -> bytes:
-        lines = [f"GET {target} HTTP/1.1", *(f"{name}: {headers[name]}" for name in headers)]
+    def _request(self, target: str, headers: Mapping[str, str], *, method: str = "GET") -> bytes:
+        lines = [
+            f"{method} {self._prefix}{target} HTTP/1.1",
+            *(f"{name}: {headers[name]}" for name in headers),
+            *self._proxy_lines,
+        ]
         if "host" not in map(str.lower, headers):
             lines.insert(1, f"Host: {self._authority}")
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
-
-
-class _TimedReader(io.RawIOBase):
-    """Reads from a socket until a deadline. A socket's own timeout begins again at each read."""
-
-    def __init__(self, sock: socket.socket, deadline: float) -> None:
-        self._sock = sock
-        self._deadline = deadline
-
-    def makefile(self, _: str) -> io.BufferedReader:
-        """Return the file that http.client wants of a socket."""
-        return io.BufferedReader(self)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        self._sock.settimeout(seconds_left(self._deadline))
-        return self._sock.recv_into(buffer)
 
 
 def _open_socket(host: str, port: int, deadline: float) -> socket.socket:

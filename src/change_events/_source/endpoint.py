@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, quote, urlsplit
 
 from urllib3.exceptions import LocationParseError
-from urllib3.util import parse_url
+from urllib3.util import Url, parse_url
 
 from change_events._ids import checked_id
-from change_events._source.connections import KeepAliveTransport
-from change_events._source.http import PoolTransport
 from change_events.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import urllib3
-    from urllib3.util import Url
-
     from change_events._source.http import Transport
+    from change_events._source.route import Route
 
 MAX_URL = 8000
 """The most characters in a URL of several ids. RFC 9110, 4.1, recommends to support so many."""
@@ -38,20 +35,19 @@ class Endpoint:
     transport: Transport
 
     @classmethod
-    def of(cls, url: str, pool: urllib3.PoolManager | None) -> Endpoint:
+    def of(cls, url: str, route: Route) -> Endpoint:
         """
         Normalize the URL.
 
         Raises:
-            ConfigurationError: It is not a URL.
+            ConfigurationError: It is not a URL, or not one for this route.
         """
         try:
             parsed = parse_url(url)
         except LocationParseError as error:
             raise ConfigurationError(f"{url!r} is not a URL: {error}") from error
         origin = f"{parsed.scheme}://{parsed.netloc}"
-        transport = PoolTransport(pool, origin) if pool else KeepAliveTransport(parsed)
-        return cls(origin, parsed.request_uri, transport)
+        return cls(origin, parsed.request_uri, route.transport(parsed))
 
     def target_of(self, url: str) -> str:
         """
@@ -143,6 +139,36 @@ def require_list_url(url: str) -> str:
         ConfigurationError: No pages can be asked for by it.
     """
     return _require_many(url, "HTTPListing(url)", "of a list; write it")
+
+
+def require_token_url(url: str) -> Url:
+    """
+    Return the URL of a token endpoint.
+
+    Raises:
+        ConfigurationError: A secret can't be sent there: RFC 6749, 3.2, wants TLS. The error shows
+            no path and no query: they can have a secret.
+    """
+    try:
+        parsed = parse_url(url if isinstance(url, str) else "")
+    except LocationParseError:
+        parsed = Url()
+    if parsed.auth is not None:
+        raise ConfigurationError("token_url= must not have a password; give client_secret=")
+    local = parsed.scheme == "http" and _is_loopback(parsed.host or "")
+    if not parsed.host or not (parsed.scheme == "https" or local):
+        raise ConfigurationError(
+            "token_url= must be an https URL like https://login.example.com/token, because the "
+            f"secret is sent there, not {parsed.scheme}://{parsed.netloc}; http is for localhost"
+        )
+    return parsed
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def _require_many(url: str, setting: str, what: str) -> str:

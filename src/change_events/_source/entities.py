@@ -8,11 +8,14 @@ from collections import Counter
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from change_events._source.headers import media_types
+from change_events._source.envelopes import Envelope, value_at
+from change_events._source.headers import checked_media_types, media_types
 from change_events.exceptions import ConfigurationError, FetchError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping
+
+    from change_events._source.envelopes import EntityAt
 
 Entity: TypeAlias = "dict[str, Any]"
 
@@ -26,12 +29,17 @@ class EntityReader:
 
     Args:
         id_of: Where an entity has its id. None: a body can have any id, or none.
+        entity: Where a body has its entity, or its array of entities. None: the body is that.
+        media_types: Media types that are JSON, too.
 
     Raises:
-        ConfigurationError: `id_of` is neither a path nor callable nor None.
+        ConfigurationError: `id_of` or `entity` is neither a path nor callable nor None; or
+            `media_types` has something else than media types.
     """
 
-    def __init__(self, id_of: IdOf) -> None:
+    def __init__(
+        self, id_of: IdOf, entity: EntityAt = None, media_types: Collection[str] = ()
+    ) -> None:
         is_path = isinstance(id_of, str) and all(id_of.split("."))
         if not (is_path or callable(id_of) or id_of is None):
             raise ConfigurationError(
@@ -39,6 +47,8 @@ class EntityReader:
             )
         self._id_of = id_of
         self._path = id_of.split(".") if isinstance(id_of, str) else []
+        self._envelope = Envelope(entity)
+        self._media_types = checked_media_types(media_types)
 
     def entity(self, headers: Mapping[str, str], body: bytes, id: str, what: str) -> Entity:
         """
@@ -47,10 +57,7 @@ class EntityReader:
         Raises:
             FetchError: The body is not an entity, or another one.
         """
-        entity = json_in(headers, body, what)
-        if not isinstance(entity, dict):
-            kind = type(entity).__name__
-            raise FetchError(f"{what} answered a JSON {kind}, not an object", status=200)
+        entity: Entity = self._open(headers, body, what, dict, "an object")
         if self._id_of is not None:
             self._require_id(entity, id, what)
         return entity
@@ -60,15 +67,34 @@ class EntityReader:
         Return the entities in a bulk GET's 200, by id. Ids that occur twice are left out.
 
         Raises:
-            FetchError: The body is not an array.
+            FetchError: The body has no array.
         """
-        answer = json_in(headers, body, what)
-        if not isinstance(answer, list):
-            kind = type(answer).__name__
-            raise FetchError(f"{what} answered a JSON {kind}, not an array", status=200)
+        answer = self._open(headers, body, what, list, "an array")
         named = [(self._id_if_any(each), each) for each in answer if isinstance(each, dict)]
         times = Counter(id for id, _ in named)
         return {id: entity for id, entity in named if id is not None and times[id] == 1}
+
+    def _open(
+        self, headers: Mapping[str, str], body: bytes, what: str, kind: type, name: str
+    ) -> Any:
+        """Return what counts in a body, if it is of the kind."""
+        answer = json_in(headers, body, what, also=self._media_types)
+        try:
+            value = self._envelope.open(answer)
+        except Exception as error:  # the user's own code
+            # Only the type: the text can quote the entity.
+            raise FetchError(
+                f"{what}: entity= raised {type(error).__name__}", status=200
+            ) from error
+        if isinstance(value, kind):
+            return value
+        place = self._envelope.place
+        if place and value is None and isinstance(answer, dict):
+            keys = ", ".join(map(repr, answer))
+            found = f"an object with nothing at {place}; its keys are [{keys:.80}]"
+        else:
+            found = f"a JSON {type(value).__name__}{place and f' at {place}'}, not {name}"
+        raise FetchError(f"{what} answered {found}", status=200)
 
     def _require_id(self, entity: Entity, id: str, what: str) -> None:
         try:
@@ -100,28 +126,29 @@ class EntityReader:
         return self._id_of(entity) if callable(self._id_of) else value_at(entity, self._path)
 
 
-def value_at(body: object, path: Sequence[str]) -> Any:
-    """Return what an object has at the path of keys; None: nothing."""
-    value: Any = body
-    for key in path:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
-
-
 def _text(id: object) -> str | None:
     """Return an id as text; None if it is neither text nor an integer."""
     return str(id) if isinstance(id, (str, int)) and not isinstance(id, bool) else None
 
 
-def json_in(headers: Mapping[str, str], body: bytes, what: str, *, exact: bool = True) -> Any:
+def json_in(
+    headers: Mapping[str, str],
+    body: bytes,
+    what: str,
+    *,
+    exact: bool = True,
+    also: Collection[str] = (),
+) -> Any:
     """
-    Return the JSON in a 200. `what` was asked: errors name it.
+    Return the JSON in a 200. `what` was asked: errors name it. Media types in `also` are JSON, too.
 
     Raises:
         FetchError: It is not JSON; or, if it must be `exact`, a float would change a number.
     """
     types = media_types(headers)
-    if not all(each == "application/json" or each.endswith("+json") for each in types):
+    if not all(
+        each == "application/json" or each.endswith("+json") or each in also for each in types
+    ):
         what_came = repr(", ".join(types)) if any(types) else "no media type"
         raise FetchError(f"{what} answered {what_came:.200}, not JSON", status=200)
     try:

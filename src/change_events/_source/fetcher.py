@@ -11,15 +11,19 @@ from change_events._source.endpoint import ID, Endpoint, require_bulk_url, requi
 from change_events._source.entities import EntityReader
 from change_events._source.getter import Getter, undecided, what_of
 from change_events._source.headers import media_types, valid_etag
+from change_events._source.route import Route
 from change_events.exceptions import ConfigurationError, FetchError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     import urllib3
 
+    from change_events._source.certificates import ClientCert, File
     from change_events._source.entities import IdOf
+    from change_events._source.envelopes import EntityAt
     from change_events._source.http import Answer
+    from change_events.typing import Auth
 
 MAX_BULK = 1000
 """The most ids in a bulk GET. More would not fit into its URL."""
@@ -47,10 +51,10 @@ class HTTPFetcher:
     refused, too: the cache would differ from the source. Integers of any size are exact.
 
     With `bulk_url`, a worker that has several ids due asks for them at once: `GET
-    /products?id=a&id=b`. The service must answer 200 with a JSON array of objects. Each needs its
-    id, must equal what its own GET would return, and must be read after the GET began. An id
-    that the array lacks or has twice gets a GET of its own. After any other answer every id does.
-    Only such a GET can say "gone". A bulk answer has no `ETag`s.
+    /products?id=a&id=b`. The service must answer 200 with a JSON array of objects (at `entity`).
+    Each needs its id, must equal what its own GET would return, and must be read after the GET
+    began. An id that the array lacks or has twice gets a GET of its own. After any other answer
+    every id does. Only such a GET can say "gone". A bulk answer has no `ETag`s.
 
     The fetcher keeps a connection for each thread that uses it at the same time; with `bulk_url`,
     two. A connection is not used again after 30 seconds without use, or five minutes after it was
@@ -63,18 +67,18 @@ class HTTPFetcher:
 
     Args:
         url: An entity's URL, with `{id}` in its path or query. The whole id is percent-encoded.
-        timeout: Seconds for a GET, from the connection to the last byte. If a kept connection does
-            not answer, a new one has as many again, so a GET can last twice that. What is not
-            limited: a DNS lookup, your `headers` and `is_gone`, and some waits in a `pool` of yours
-            (headers that trickle, several addresses that do not answer, a body that stalls on a
-            connection that is not kept).
+        timeout: Seconds for a GET, from the connection to the last byte, with what `auth` needs. If
+            a kept connection does not answer, a new one has as many again, so a GET can last twice
+            that. What is not limited: a DNS lookup, your own `headers`, `is_gone` and `auth`,
+            credentials of AWS, and some waits in a `pool` of yours (headers that trickle, several
+            addresses that do not answer, a body that stalls on a connection that is not kept).
         headers: Request headers to add; or a callable that returns them, called for each GET
             (tokens expire). If it raises, the GET fails like one without an answer.
         is_gone: Given a 404's headers and body, returns whether to believe it. Default: believe all
             but `text/html`. If one header is malformed and others are lost with it, neither a 404
             nor a 200 is believed, and `is_gone` is not called.
-        pool: A `urllib3.PoolManager` that you configured, for client certificates or a proxy. It
-            keeps its own connections for as long as it likes.
+        pool: A `urllib3.PoolManager` that you configured, for what no setting here does. It keeps
+            its own connections for as long as it likes.
         max_bytes: The longest body to accept, decoded; of a bulk GET, too.
         bulk_url: Where to GET many entities; each id is added to the query as `id=`. Default: GET
             each entity alone.
@@ -86,6 +90,21 @@ class HTTPFetcher:
         trust_etags: Let a look that settles an event be answered by 304, too. True only if each
             `ETag` is a version or a hash of the content. (nginx makes them of seconds and size: two
             saves within a second, and bodies of equal length, have the same one.)
+        auth: What authorizes each GET: `ClientCredentials`, `SigV4`, or an `Auth` of your own. It
+            can renew what it gave after a 401; then the GET is sent again, once. Whatever fails in
+            it is an outage of the source. With it, `bulk_url` must have the scheme, host and port
+            of `url`.
+        entity: Where a 200 has its entity: a key, or a path like `data.product`; or a callable that
+            returns it. A bulk answer has its array there. Default: the body is the entity. `id_of`
+            then begins at the entity, and what is around it is not stored.
+        media_types: Media types of a 200 to accept as JSON beside `application/json` and all that
+            end with `+json`. No check of the body is left out.
+        ca_file: A PEM file with the authorities to trust, instead of the system's.
+        client_cert: A PEM file with our certificate and its key, or a pair of files. The key must
+            not be encrypted. Both this and `ca_file` are read again when they have changed.
+        proxy: An HTTP proxy, such as `http://user:password@proxy.example.com:3128`. TLS goes
+            through it (CONNECT). Default: none; the environment is not read. If the proxy fails,
+            that is an outage of the source.
 
     Attributes:
         bulk_size: The same; 1 without `bulk_url`.
@@ -94,8 +113,9 @@ class HTTPFetcher:
 
     Raises:
         ConfigurationError: `url` is not an http(s) URL with `{id}` in its path or query, `bulk_url`
-            is not one that a query can be added to, `headers` can't be sent, `id_of` is not a path,
-            or a number is out of its range.
+            is not one that a query can be added to, `headers` can't be sent, `id_of` or `entity` is
+            not a path, a number is out of its range, a file can't be used, or two settings
+            contradict each other.
     """
 
     def __init__(
@@ -111,19 +131,28 @@ class HTTPFetcher:
         bulk_size: int = 50,
         id_of: IdOf = "id",
         trust_etags: bool = False,
+        auth: Auth | None = None,
+        entity: EntityAt = None,
+        media_types: Collection[str] = (),
+        ca_file: File | None = None,
+        client_cert: ClientCert | None = None,
+        proxy: str | None = None,
     ) -> None:
         _require_bulk_size(bulk_size)
         if bulk_url is not None and id_of is None:
             raise ConfigurationError("bulk_url= needs id_of=, to know which entity is which")
         self._url = url
-        self._single = Endpoint.of(require_template(url), pool)
-        self._bulk = None if bulk_url is None else Endpoint.of(require_bulk_url(bulk_url), pool)
+        route = Route(pool, ca_file=ca_file, client_cert=client_cert, proxy=proxy)
+        self._single = Endpoint.of(require_template(url), route)
+        self._bulk = None if bulk_url is None else Endpoint.of(require_bulk_url(bulk_url), route)
+        if bulk_url is not None and auth is not None:
+            _require_same_origin(self._single, bulk_url)
         self.bulk_size = 1 if bulk_url is None else bulk_size
         self.timeout = timeout
         self.trust_etags = trust_etags
-        self._getter = Getter(timeout, headers, max_bytes)
+        self._getter = Getter(timeout, headers, max_bytes, auth)
         self._is_gone = is_gone
-        self._reader = EntityReader(id_of)
+        self._reader = EntityReader(id_of, entity, media_types)
 
     def __repr__(self) -> str:
         return f"HTTPFetcher({self._url!r})"
@@ -204,3 +233,12 @@ class HTTPFetcher:
 def _require_bulk_size(size: int) -> None:
     if not isinstance(size, int) or not 1 <= size <= MAX_BULK:
         raise ConfigurationError(f"bulk_size must be an integer from 1 to {MAX_BULK}, not {size!r}")
+
+
+def _require_same_origin(endpoint: Endpoint, bulk_url: str) -> None:
+    try:
+        endpoint.target_of(bulk_url)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"with auth=, bulk_url= must have the scheme, host and port of the url: {error}"
+        ) from None

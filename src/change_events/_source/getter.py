@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import TYPE_CHECKING
 
-from change_events._source.headers import request_headers, retry_after
+from change_events._source.auth import Authorizer
+from change_events._source.headers import NO_HEADERS, request_headers, retry_after
 from change_events.exceptions import ConfigurationError, FetchError
 
 if TYPE_CHECKING:
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
     from change_events._source.endpoint import Endpoint
     from change_events._source.http import Answer
+    from change_events.typing import Auth
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 
@@ -25,6 +28,7 @@ class Getter:
         timeout: float,
         headers: Mapping[str, str] | Callable[[], Mapping[str, str]] | None,
         max_bytes: int,
+        auth: Auth | None = None,
     ) -> None:
         if not 0 < timeout < math.inf or max_bytes <= 0:
             raise ConfigurationError(
@@ -38,6 +42,8 @@ class Getter:
                 request_headers(self._headers, None)
             except ValueError as error:
                 raise ConfigurationError(str(error)) from None
+        known = None if callable(self._headers) else self._headers
+        self._authorizer = None if auth is None else Authorizer(auth, known)
 
     def get(self, endpoint: Endpoint, target: str, etag: str | None) -> Answer:
         """
@@ -48,23 +54,53 @@ class Getter:
         """
         headers = self._request_headers(etag)
         try:
+            if self._authorizer is not None:
+                return self._get_authorized(self._authorizer, endpoint, target, headers, etag)
             return endpoint.transport.get(
                 target, headers, timeout=self.timeout, max_bytes=self._max_bytes
             )
         except FetchError as error:
             raise FetchError(
-                f"{what_of(endpoint, target)}: {error}", status=error.status
+                f"{what_of(endpoint, target)}: {error}",
+                status=error.status,
+                retry_after=error.retry_after,
             ) from error
+
+    def _get_authorized(
+        self,
+        authorizer: Authorizer,
+        endpoint: Endpoint,
+        target: str,
+        headers: dict[str, str],
+        etag: str | None,
+    ) -> Answer:
+        """GET as `Authorizer.get` does. What it begins, it begins within `timeout`."""
+        deadline = time.monotonic() + self.timeout
+
+        def left() -> float:
+            return deadline - time.monotonic()
+
+        def send(added: Mapping[str, str]) -> Answer:
+            whole = _valid(headers, etag, added)
+            if (timeout := left()) <= 0:
+                raise FetchError(f"auth= has needed all of the {self.timeout} s of a GET")
+            return endpoint.transport.get(target, whole, timeout=timeout, max_bytes=self._max_bytes)
+
+        return authorizer.get(endpoint.origin + target, headers, send, left)
 
     def _request_headers(self, etag: str | None) -> dict[str, str]:
         try:
             given = self._headers() if callable(self._headers) else self._headers
         except Exception as error:  # the user's own code
             raise FetchError(f"headers= raised {error!r:.200}") from error
-        try:
-            return request_headers(given, etag)
-        except ValueError as error:
-            raise FetchError(str(error)) from None
+        return _valid(given, etag)
+
+
+def _valid(given: object, etag: str | None, added: object = NO_HEADERS) -> dict[str, str]:
+    try:
+        return request_headers(given, etag, added)
+    except ValueError as error:
+        raise FetchError(str(error)) from None
 
 
 def what_of(endpoint: Endpoint, target: str) -> str:

@@ -6,6 +6,7 @@ urllib3 decodes what is encoded.
 
 from __future__ import annotations
 
+import io
 import re
 import time
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from urllib3.exceptions import DecodeError, HTTPError, ProtocolError
 from change_events.exceptions import FetchError
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Mapping
     from email.message import Message
 
@@ -48,6 +50,25 @@ class Answer:
     headers: Mapping[str, str]
     body: bytes
     has_malformed_headers: bool
+
+
+class TimedReader(io.RawIOBase):
+    """Reads from a socket until a deadline. A socket's own timeout begins again at each read."""
+
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        self._sock = sock
+        self._deadline = deadline
+
+    def makefile(self, _: str) -> io.BufferedReader:
+        """Return the file that http.client wants of a socket."""
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._sock.settimeout(seconds_left(self._deadline))
+        return self._sock.recv_into(buffer)
 
 
 class Transport(Protocol):

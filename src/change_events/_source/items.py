@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from change_events._event import Found
 from change_events._ids import checked_id
-from change_events._source.entities import EntityReader, value_at
+from change_events._source.entities import EntityReader
+from change_events._source.envelopes import Envelope, value_at
 from change_events.exceptions import ConfigurationError, ListingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from change_events._source.entities import Entity
+    from change_events._source.envelopes import EntityAt
 
 
 class ItemReader:
@@ -24,19 +26,27 @@ class ItemReader:
     """
 
     def __init__(
-        self, items: str | None, id_of: str | Callable[[Entity], object], *, entities: bool
+        self,
+        items: str | None,
+        id_of: str | Callable[[Entity], object],
+        *,
+        entities: bool,
+        entity: EntityAt = None,
     ) -> None:
         if id_of is None:
             raise ConfigurationError("id_of=None can't be used: a listing needs ids")
         self._reader = EntityReader(id_of)
         self._items = checked_path(items, "items")
         self._entities = entities
+        self._envelope = Envelope(entity)
 
     def items(self, body: object, what: str) -> list[Any]:
-        """Return the list in a body."""
+        """Return the list in a body, each item without its envelope."""
         found = value_at(body, self._items) if self._items else _only_list(body)
         if isinstance(found, list):
-            return found
+            if not self._envelope.place:
+                return found
+            return [self._open(item, f"{what}: item {number}") for number, item in enumerate(found)]
         if self._items:
             raise ListingError(
                 f"{what} answered {shown(body)}, without a list at items={'.'.join(self._items)!r}"
@@ -54,6 +64,15 @@ class ItemReader:
         times = Counter(ids)
         each = zip(ids, items, strict=True)
         return {id: Found(item) for id, item in each if times[id] == 1} if self._entities else None
+
+    def _open(self, item: object, what: str) -> object:
+        try:
+            entity = self._envelope.open(item)
+        except Exception as error:  # the user's own code
+            raise ListingError(f"{what}: entity= raised {type(error).__name__}") from error
+        if entity is None:
+            raise ListingError(f"{what} is {shown(item)}, with nothing at {self._envelope.place}")
+        return entity
 
     def _id(self, item: object, what: str) -> str:
         value = item

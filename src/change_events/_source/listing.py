@@ -10,20 +10,24 @@ from urllib.parse import urljoin
 from change_events._event import Found, Page
 from change_events._ids import checked_id
 from change_events._source.endpoint import Endpoint, require_list_url
-from change_events._source.entities import json_in, value_at
+from change_events._source.entities import json_in
+from change_events._source.envelopes import value_at
 from change_events._source.getter import Getter, undecided, what_of
-from change_events._source.headers import next_link
+from change_events._source.headers import checked_media_types, next_link
 from change_events._source.items import ItemReader, checked_path, shown
+from change_events._source.route import Route
 from change_events.exceptions import ConfigurationError, FetchError, ListingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     import urllib3
 
+    from change_events._source.certificates import ClientCert, File
     from change_events._source.entities import Entity
+    from change_events._source.envelopes import EntityAt
     from change_events._source.http import Answer
-    from change_events.typing import Listing
+    from change_events.typing import Auth, Listing
 
 _PASSING = {401, 403, 408, 425, 429}
 """Statuses below 500 that pass: a token has expired, or the source has too much to do."""
@@ -53,7 +57,7 @@ class HTTPListing:
     - by the last id of the page: `cursor="after"` asks for `?after=...`, until a page is empty.
 
     A page is the last one if it names no other, or null or an empty text. A URL can be relative. It
-    must have the scheme, host and port of `url`, because your `headers` are sent there.
+    must have the scheme, host and port of `url`, because your `headers` and `auth` are sent there.
 
     The connections, the checks and the limits are those of `HTTPFetcher`. A status of 500 or more,
     401, 403, 408, 425, 429 and an answer that breaks off are a `FetchError`: read the page again
@@ -77,13 +81,20 @@ class HTTPListing:
         headers: Request headers to add, or a callable that returns them, as in `HTTPFetcher`.
         pool: A `urllib3.PoolManager` that you configured, as in `HTTPFetcher`.
         max_bytes: The longest page to accept, decoded.
+        auth: What authorizes each GET, as in `HTTPFetcher`.
+        entity: Where an item has its entity, as a body in `HTTPFetcher`. Default: the item.
+        media_types: Media types to accept as JSON, as in `HTTPFetcher`.
+        ca_file: The authorities to trust, as in `HTTPFetcher`.
+        client_cert: Our certificate, as in `HTTPFetcher`.
+        proxy: An HTTP proxy, as in `HTTPFetcher`.
 
     Attributes:
         url: The URL. A backfill of another one begins at its beginning.
 
     Raises:
         ConfigurationError: `url` is not an http(s) URL, `headers` can't be sent, a path is not a
-            path, or a number is out of its range.
+            path, a number is out of its range, a file can't be used, or two settings contradict
+            each other.
     """
 
     def __init__(
@@ -100,13 +111,21 @@ class HTTPListing:
         headers: Mapping[str, str] | Callable[[], Mapping[str, str]] | None = None,
         pool: urllib3.PoolManager | None = None,
         max_bytes: int = 10 * 1024 * 1024,
+        auth: Auth | None = None,
+        entity: EntityAt = None,
+        media_types: Collection[str] = (),
+        ca_file: File | None = None,
+        client_cert: ClientCert | None = None,
+        proxy: str | None = None,
     ) -> None:
         if cursor is not None and not (isinstance(cursor, str) and cursor):
             raise ConfigurationError(f"cursor= must be a parameter's name, not {cursor!r}")
         self.url = url
-        self._endpoint = Endpoint.of(require_list_url(url), pool)
-        self._getter = Getter(timeout, headers, max_bytes)
-        self._reader = ItemReader(items, id_of, entities=entities)
+        route = Route(pool, ca_file=ca_file, client_cert=client_cert, proxy=proxy)
+        self._endpoint = Endpoint.of(require_list_url(url), route)
+        self._getter = Getter(timeout, headers, max_bytes, auth)
+        self._reader = ItemReader(items, id_of, entities=entities, entity=entity)
+        self._media_types = checked_media_types(media_types)
         self._next = checked_path(next, "next")
         self._parameter = cursor
         self._total = checked_path(total, "total")
@@ -125,7 +144,7 @@ class HTTPListing:
         target = self._target(cursor)
         what = what_of(self._endpoint, target)
         answer = self._answer(target, what)
-        body, exact = _json(answer, what)
+        body, exact = _json(answer, what, self._media_types)
         items = self._reader.items(body, what)
         ids = self._reader.ids(items, what)
         return Page(
@@ -199,8 +218,8 @@ class HTTPListing:
             return origin + self._endpoint.target_of(urljoin(origin + target, url))
         except ValueError as error:
             raise ListingError(
-                f"{what} names a next page elsewhere: {error}. Your headers= are not for another "
-                "scheme, host or port. Behind a proxy, the source must know its own URL"
+                f"{what} names a next page elsewhere: {error}. headers= and auth= are not for "
+                "another scheme, host or port. Behind a proxy, the source must know its own URL"
             ) from None
 
     def _count(self, answer: Answer, body: object) -> int | None:
@@ -211,14 +230,14 @@ class HTTPListing:
             return None  # it only tells people how far a backfill is
 
 
-def _json(answer: Answer, what: str) -> tuple[Any, bool]:
+def _json(answer: Answer, what: str, also: Collection[str]) -> tuple[Any, bool]:
     """Return the JSON in a page, and whether all its numbers are exact."""
     try:
-        return json_in(answer.headers, answer.body, what), True
+        return json_in(answer.headers, answer.body, what, also=also), True
     except FetchError:
         # If it is for a number, the fetcher's look at that entity says so.
         try:
-            return json_in(answer.headers, answer.body, what, exact=False), False
+            return json_in(answer.headers, answer.body, what, exact=False, also=also), False
         except FetchError as error:
             raise ListingError(str(error)) from error
 
