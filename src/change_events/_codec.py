@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from change_events._event import Phase
 
+OWN_ATTRIBUTES = ("phase", "save", "settle")
+"""The names of the protocol's message attributes."""
+
 _TOPIC_ARN = re.compile(
     r"arn:(?P<partition>[^:]+):sns:(?P<region>[^:]+):[^:]+:[\w-]+(?P<fifo>\.fifo)?"
 )
@@ -56,8 +59,19 @@ def decode(
     topic_arn: str | None = None,
     verify: Callable[[Mapping[str, object]], object] | None = None,
 ) -> ChangeEvent:
+    """Read an event from an SQS message, as `decode_all` does, without its message attributes."""
+    return decode_all(body, attributes, topic_arn=topic_arn, verify=verify)[0]
+
+
+def decode_all(
+    body: str,
+    attributes: Mapping[str, str] | None = None,
+    *,
+    topic_arn: str | None = None,
+    verify: Callable[[Mapping[str, object]], object] | None = None,
+) -> tuple[ChangeEvent, Mapping[str, str]]:
     """
-    Read an event from an SQS message.
+    Read an event and its message attributes from an SQS message.
 
     Args:
         body: `{"id": ...}` itself (raw message delivery); or SNS's envelope, a JSON object with
@@ -98,7 +112,8 @@ def decode(
         id = checked_id(value)
     except ValueError as error:
         raise DecodeError(str(error)) from None
-    return ChangeEvent(id, _settle(said.get("settle")), _phase(said.get("phase")), said.get("save"))
+    settle, phase = _settle(said.get("settle")), _phase(said.get("phase"))
+    return ChangeEvent(id, settle, phase, said.get("save")), said
 
 
 def _settle(text: str | None) -> float | None:

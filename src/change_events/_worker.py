@@ -113,9 +113,8 @@ class Worker(Settings[T], Generic[T]):
             back. A living worker's heartbeat, every third of it, keeps its messages invisible.
         shutdown_timeout: Seconds after which a stop gives up. Longer than `wait_time` is better:
             what an abandoned poll brings stays invisible until its visibility timeout is over.
-        on_outcome: Called with an id and what a look at it did, in the look's thread. Not called
-            for an early look that found nothing new, nor for a look that failed. What it raises is
-            logged.
+        on_outcome: Called with an id and what a look at it did, in the look's thread; not for an
+            early look that found nothing new, nor for one that failed. What it raises is logged.
         max_gets_per_second: How many GETs to send to the source, evenly spread. A GET of many ids
             counts as one. None: no limit.
         max_deleted_share: A deletion is refused if more than this share of the last hundred looks
@@ -125,6 +124,7 @@ class Worker(Settings[T], Generic[T]):
             ids (three or more) that the source does not know.
         allow_mass_deletion: Refuse no deletion, for as long as this worker lives.
         metrics: Where to measure to: one of the two in `change_events.metrics`, or your own.
+        traces: Makes a span of each look: an `OpenTelemetryTraces` of `change_events.traces`.
         health_address: Host and port where `run()` answers a container's probes: `/healthz` with
             200 while the worker is alive, `/readyz` with 200 while it is ready, otherwise with 503.
             The body is `health()` as JSON. Use `0.0.0.0` where the platform asks from outside the
@@ -142,7 +142,7 @@ class Worker(Settings[T], Generic[T]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._queue = Queue(self.queue_url, self.client)
+        self._queue = Queue(self.queue_url, self.client, traced=self.traces is not None)
         self._verify = make_verifier(self)
         self._guard = make_guard(self)
         self._deletions = Deletions(self._guard, self.sink, self.fetcher, lock=threading.Lock())

@@ -19,6 +19,7 @@ import change_events
 import change_events.integrations.aws_lambda
 import change_events.integrations.sqlalchemy
 import change_events.metrics
+import change_events.traces
 from change_events.testing import FakeQueue
 from shop import Product
 
@@ -32,6 +33,7 @@ MODULES = [
     change_events.integrations.aws_lambda,
     change_events.integrations.sqlalchemy,
     change_events.metrics,
+    change_events.traces,
 ]
 """
 Modules whose public names have settings. The page must describe every name in their `__all__`.

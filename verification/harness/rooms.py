@@ -26,8 +26,10 @@ VALUES = (
     "_ids",
     "_meter",
     "_text",
+    "_trace_context",
     "exceptions",
     "metrics",
+    "traces",
     "typing",
 )
 """Modules that both sides share. They can import one another."""

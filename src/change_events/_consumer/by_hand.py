@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from change_events._consumer.crew import Threads
@@ -13,6 +14,7 @@ from change_events._consumer.look import look
 from change_events._event import Outcome
 from change_events._ids import checked_id
 from change_events.exceptions import ConfigurationError
+from change_events.traces import note
 
 if TYPE_CHECKING:
     from change_events._consumer.settings import Settings
@@ -73,9 +75,12 @@ def counted_look(
     """Look at an entity as `guarded_look` does; count it and report it as a worker does."""
     checked = required_id(id)
     tally.add("gets")
-    outcome = guarded_look(
-        checked, fetcher=settings.fetcher, sink=settings.sink, deletions=deletions
-    )
+    traces = settings.traces
+    with nullcontext() if traces is None else traces.looking_here(settings.queue_url, checked):
+        outcome = guarded_look(
+            checked, fetcher=settings.fetcher, sink=settings.sink, deletions=deletions
+        )
+        note(outcome.value)
     report(checked, outcome, settings, tally)
     return outcome
 

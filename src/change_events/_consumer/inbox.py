@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from change_events._event import Phase
+    from change_events._trace_context import Origin
 
 GROWTH = 3.0
 """
@@ -62,6 +63,7 @@ class Held:
         save: The id of its save.
         sent: When SQS accepted the message, in seconds since the epoch; None: not known. For
             measurements only.
+        origin: The span that sent it. For traces only.
         looked: True once `first_looked` has returned it.
     """
 
@@ -75,6 +77,7 @@ class Held:
     phase: Phase | None = None
     save: str | None = None
     sent: float | None = None
+    origin: Origin | None = None
     looked: bool = False
 
     @property
@@ -314,9 +317,9 @@ class Inbox:
                     self.give_up(event.id)
         return dropped
 
-    def expiring(self, before: float) -> list[Held]:
-        """Return the events that become visible to other workers before that time."""
-        groups = self._groups.values()
+    def expiring(self, before: float, id: str | None = None) -> list[Held]:
+        """Return the events, of all ids or this one, that others can see before that time."""
+        groups = self._groups.values() if id is None else [self._groups[id]]
         return [each for group in groups for each in group.events.values() if each.expires < before]
 
     def clear(self) -> list[Held]:

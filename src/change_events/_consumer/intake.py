@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from change_events._codec import decode
+from change_events._codec import decode_all
 from change_events._consumer.backoff import MAX_POLL_PAUSE, pause_after, retry_pause
 from change_events._consumer.health import RECEIVE_FAILED
 from change_events._consumer.inbox import Held
@@ -164,7 +164,7 @@ class MessageReader:
         events, undecided = [], []
         for message in messages:
             try:
-                event = decode(
+                event, attributes = decode_all(
                     message.body,
                     message.attributes,
                     topic_arn=self.settings.topic_arn,
@@ -177,7 +177,10 @@ class MessageReader:
             except FetchError as error:
                 undecided.append((message.receipt_handle, self._unverified(message, error)))
             else:
-                events.append(self._held(message, event, now, delay))
+                held = self._held(message, event, now, delay)
+                if self.settings.traces is not None:
+                    held.origin = self.settings.traces.origin(attributes, message.xray)
+                events.append(held)
         return events, undecided
 
     def _require_window(self, event: ChangeEvent) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
@@ -24,6 +25,7 @@ from change_events._consumer.look import (
 from change_events._consumer.measure import measure_staleness, measured_get
 from change_events._event import Entry, Found, Gone
 from change_events.exceptions import MassDeletionError
+from change_events.traces import note
 from change_events.typing import EnumerableSink
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from change_events._consumer.stats import Tally
     from change_events._consumer.visibility import Visibility
     from change_events._event import Outcome
+    from change_events.traces import OpenTelemetryTraces
     from change_events.typing import BulkFetcher
 
 T = TypeVar("T")
@@ -78,6 +81,16 @@ class Looks(Generic[T]):
 
     def look(self, ids: Sequence[str]) -> Iterator[Sequence[Held]]:
         """Look at the reserved ids; yield the events to acknowledge after each look."""
+        traces = self.settings.traces
+        return self._look_at_all(ids) if traces is None else self._traced(ids, traces)
+
+    def _traced(self, ids: Sequence[str], traces: OpenTelemetryTraces) -> Iterator[Sequence[Held]]:
+        with self.consumer as desk:
+            events = [event for id in ids for event in desk.inbox.expiring(math.inf, id)]
+        with traces.looking(self.settings.queue_url, ids, events):
+            yield from self._look_at_all(ids)
+
+    def _look_at_all(self, ids: Sequence[str]) -> Iterator[Sequence[Held]]:
         if len(ids) == 1:
             yield self.look_at(*ids)
         else:
@@ -162,6 +175,7 @@ class Looks(Generic[T]):
                 if isinstance(changes.get(id), Found)
             }
         except Exception as error:  # the looks alone will tell what is broken
+            note("failed", error=error)
             with self.consumer as desk:
                 desk.stop_bulk(self.clock() + max(BULK_PAUSE, asked_pause(error)))
             self.throttled.warn(
@@ -206,6 +220,7 @@ class Looks(Generic[T]):
     def _too_early(self, id: str, entry: Entry) -> None:
         log.debug("looked", extra={"action": "look", "id": id, "outcome": "too_early"})
         self.tally.add("too_early")
+        note("too_early")
         with self.consumer as desk:
             desk.too_early(id, self.clock(), cached=entry.present)
 
@@ -215,6 +230,7 @@ class Looks(Generic[T]):
         if refusal is None:
             return False
         self._halt(refusal)
+        note("refused", error=refusal)
         with self.consumer as desk:
             was_down = desk.breaker.open
             desk.refused(id, self.clock())
@@ -247,6 +263,7 @@ class Looks(Generic[T]):
             settled = desk.succeeded(
                 id, self.clock(), started=started, found=found, cached=done.entry.present
             )
+        note(what.value, settled.events)
         if self.tally.meter.on:
             now = self.wall_clock()
             measure_staleness(self.tally.meter, "first", settled.first, now)
@@ -258,6 +275,7 @@ class Looks(Generic[T]):
 
     def _failed(self, id: str, failed: Failed) -> None:
         self.tally.add("failed")
+        note("failed", error=failed.error)
         self._learn_ids(id)
         with self.consumer as desk:
             failure = desk.failed(id, self.clock(), failed)

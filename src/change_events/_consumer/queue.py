@@ -12,7 +12,9 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from change_events._aws import could_be_credentials, make_client, new_session
+from change_events._codec import OWN_ATTRIBUTES
 from change_events._text import printable
+from change_events._trace_context import TRACE_ATTRIBUTES, XRAY_ATTRIBUTE
 from change_events.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ BATCH_SIZE = 10
 
 MAX_VISIBILITY = 43_200
 """Seconds: twelve hours (Amazon SQS API Reference, ChangeMessageVisibility)."""
+
+SYSTEM_ATTRIBUTES = ("ApproximateReceiveCount", "SentTimestamp")
 
 _QUEUE_URL = re.compile(r"https?://[^/]+/.+")
 _AWS_HOST = re.compile(
@@ -48,6 +52,7 @@ class Message:
         sent: When SQS accepted the message, in seconds since the epoch, by SQS's clock; None if
             unknown.
         answered: When SQS answered the receive, in the same way, in whole seconds.
+        xray: X-Ray's trace header; None if there is none, or nobody asked.
     """
 
     message_id: str
@@ -57,6 +62,7 @@ class Message:
     attributes: dict[str, str]
     sent: float | None = None
     answered: float | None = None
+    xray: str | None = None
 
     @property
     def age(self) -> float:
@@ -77,12 +83,13 @@ class Queue:
     Args:
         client: A boto3 SQS client. Default: `open` makes one for the Region in the URL, and another
             one in a child of a fork: two processes can't share connections.
+        traced: Ask for the trace contexts of messages, too.
 
     Raises:
         ConfigurationError: `url` is not a queue's URL.
     """
 
-    def __init__(self, url: str, client: Any = None) -> None:
+    def __init__(self, url: str, client: Any = None, *, traced: bool = False) -> None:
         if not _QUEUE_URL.match(url):
             raise ConfigurationError(
                 f"{url!r} is not a queue's URL; "
@@ -90,6 +97,8 @@ class Queue:
             )
         self.url = url
         self._client = client
+        self._names = [*OWN_ATTRIBUTES, *(TRACE_ATTRIBUTES if traced else ())]
+        self._system_names = [*SYSTEM_ATTRIBUTES, *([XRAY_ATTRIBUTE] if traced else ())]
         self._own_client = client is None
         self._made_in = 0
 
@@ -158,8 +167,8 @@ class Queue:
             MaxNumberOfMessages=most,
             WaitTimeSeconds=wait,
             VisibilityTimeout=visibility,
-            MessageAttributeNames=["phase", "save", "settle"],
-            MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
+            MessageAttributeNames=self._names,
+            MessageSystemAttributeNames=self._system_names,
         )
         answered = _date(response)
         return [
@@ -174,6 +183,7 @@ class Queue:
                 },
                 _seconds(message["Attributes"].get("SentTimestamp")),
                 answered,
+                message["Attributes"].get(XRAY_ATTRIBUTE),
             )
             for message in response.get("Messages", [])
         ]

@@ -11,11 +11,13 @@ from change_events._consumer.guard import MAX_SHARE, MIN_DELETED, WINDOW, Guard
 from change_events._consumer.queue import BATCH_SIZE, MAX_VISIBILITY
 from change_events._event import DEFAULT_SETTLE, MAX_SETTLE, Gone, Outcome
 from change_events.exceptions import ConfigurationError
+from change_events.traces import require_traces
 from change_events.typing import BulkFetcher, StatefulSink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from change_events.traces import OpenTelemetryTraces
     from change_events.typing import Fetcher, Listing, Metrics, Sink
 
 T = TypeVar("T")
@@ -71,6 +73,7 @@ class Settings(Generic[T]):
     min_deleted: int = MIN_DELETED
     allow_mass_deletion: bool = False
     metrics: Metrics | None = None
+    traces: OpenTelemetryTraces | None = None
     health_address: tuple[str, int] | None = None
     backfill: Listing[T] | Iterable[str] | Iterable[tuple[str, T]] | None = None
     audit_per_minute: float | None = None
@@ -120,6 +123,7 @@ class Settings(Generic[T]):
             _require_methods("client", self.client, *CALLS)
         if self.metrics is not None:
             _require_methods("metrics", self.metrics, "count", "observe", "gauge")
+        require_traces(self.traces)
         if self.on_outcome is not None:
             require_plain("on_outcome", self.on_outcome)
             _require_takes(self.on_outcome, "on_outcome(id, outcome)", "id", Outcome.CREATED)

@@ -13,17 +13,20 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from change_events._aws import CLIENTS_LOCK, make_client
+from change_events._codec import OWN_ATTRIBUTES, encode, parsed_arn
 from change_events._codec import attributes as own_attributes
-from change_events._codec import encode, parsed_arn
 from change_events._event import DEFAULT_SETTLE
 from change_events._producer.batches import BATCH_SIZE, Batches
 from change_events._text import printable
+from change_events._trace_context import TRACE_ATTRIBUTES
 from change_events.exceptions import ConfigurationError, PublishError
+from change_events.traces import require_traces
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from change_events._event import ChangeEvent
+    from change_events.traces import OpenTelemetryTraces
 
 T = TypeVar("T")
 
@@ -38,10 +41,10 @@ How many times `AT_ONCE` calls can be sent for each second of the settle window.
 over within half of it, so a call can last 50 ms. In SNS's own region it usually lasts 10 to 40 ms.
 """
 
-MAX_ATTRIBUTES = 7
-"""With raw delivery SNS drops a message of more than ten; the protocol keeps three for itself."""
-
-RESERVED_ATTRIBUTES = frozenset({"phase", "save", "settle"})
+MAX_ATTRIBUTES = 10
+"""
+With raw delivery SNS drops a message of more (Amazon SNS Developer Guide, Message attributes).
+"""
 
 _GROUP_ID = re.compile(r"[!-~]{1,128}")
 """Letters, digits and punctuation (Amazon SNS API Reference, Publish, MessageGroupId)."""
@@ -78,13 +81,15 @@ class SNSPublisher:
             and 3 s to answer (together longer than the default `settle`: then `PublishError`). Your
             own client must not be used on both sides of a fork.
         attributes: Message attributes to send with every event, as text; or a callable that returns
-            them, called in the context of the save (for a trace context, say). At most seven:
-            with raw delivery SNS drops a message of more than ten, and three (`phase`, `save`,
-            `settle`) are the protocol's own.
+            them, called in the context of the save. At most seven: with raw delivery SNS drops a
+            message of more than ten, and three (`phase`, `save`, `settle`) are the protocol's own.
+            At most five with `traces`, which adds `traceparent` and `tracestate`.
+        traces: Makes a span of each broadcast, and sends its trace context with the events: an
+            `OpenTelemetryTraces` of `change_events.traces`.
 
     Raises:
         ConfigurationError: `topic_arn` is neither a topic's ARN nor a callable; `attributes` are
-            too many, reserved, or not text.
+            too many, reserved, or not text; `traces` is something else.
     """
 
     def __init__(
@@ -93,13 +98,17 @@ class SNSPublisher:
         *,
         client: Any = None,
         attributes: Attributes | None = None,
+        traces: OpenTelemetryTraces | None = None,
     ) -> None:
+        require_traces(traces)
         self._topic_arn = topic_arn
         self._client = client
         self._warned = False
         # By process, because two must not share connections, and region.
         self._clients: dict[tuple[int, str], Any] = {}
         self._attributes = attributes
+        self._traces = traces
+        self._reserved = OWN_ATTRIBUTES + (TRACE_ATTRIBUTES if traces else ())
         if topic_arn is None:  # os.environ.get(...), say: without this check, nothing is broadcast
             raise ConfigurationError(
                 "topic_arn is None. If it comes from the environment, use "
@@ -108,7 +117,7 @@ class SNSPublisher:
         if not callable(topic_arn):
             parsed_arn(topic_arn)
         if not callable(attributes):
-            _checked_attributes(attributes)
+            _checked_attributes(attributes, self._reserved)
 
     @property
     def shares_calls(self) -> bool:
@@ -124,6 +133,7 @@ class SNSPublisher:
         client: Any = None,
         required: bool = False,
         attributes: Attributes | None = None,
+        traces: OpenTelemetryTraces | None = None,
     ) -> Self:
         """
         Make a publisher that reads its topic's ARN from the environment at each broadcast.
@@ -135,8 +145,10 @@ class SNSPublisher:
             required: If the variable is unset or empty, raise `ConfigurationError` at the
                 broadcast, before the save.
             attributes: As for the class.
+            traces: As for the class.
         """
-        return cls(_Variable(name, required=required), client=client, attributes=attributes)
+        variable = _Variable(name, required=required)
+        return cls(variable, client=client, attributes=attributes, traces=traces)
 
     def publish(self, events: Sequence[ChangeEvent], /) -> None:
         """
@@ -155,9 +167,24 @@ class SNSPublisher:
             return
         topic = parsed_arn(topic_arn)
         _require_few(events)
+        if self._traces is None:
+            self._send(events, topic_arn, topic)
+        else:
+            with self._traces.publishing(topic_arn, events) as carried:
+                self._send(events, topic_arn, topic, carried)
+
+    def _send(
+        self,
+        events: Sequence[ChangeEvent],
+        topic_arn: str,
+        topic: re.Match[str],
+        carried: Sequence[Mapping[str, str]] | None = None,
+    ) -> None:
         try:
             client = self._client or self._own_client(topic["region"])
-            users = _attributes_of_each(events, self._attributes)
+            users = _attributes_of_each(events, self._attributes, self._reserved)
+            if carried is not None:
+                users = [{**each, **trace} for each, trace in zip(users, carried, strict=True)]
             messages = [
                 _message(event, each, fifo=topic["fifo"] is not None)
                 for event, each in zip(events, users, strict=True)
@@ -250,10 +277,10 @@ class _Variable:
 
 
 def _attributes_of_each(
-    events: Sequence[ChangeEvent], attributes: Attributes | None
+    events: Sequence[ChangeEvent], attributes: Attributes | None, reserved: Sequence[str]
 ) -> list[Mapping[str, str]]:
     """Return the attributes of each event: where saves share a call, those of its save."""
-    read = partial(_checked_attributes, attributes)
+    read = partial(_checked_attributes, attributes, reserved)
     known: dict[int, Mapping[str, str]] = {}
     contexts = [getattr(event, "context", None) for event in events]
     for context in contexts:
@@ -262,16 +289,21 @@ def _attributes_of_each(
     return [known[id(context)] for context in contexts]
 
 
-def _checked_attributes(attributes: Attributes | None) -> Mapping[str, str]:
+def _checked_attributes(
+    attributes: Attributes | None, reserved: Sequence[str]
+) -> Mapping[str, str]:
     values = attributes() if callable(attributes) else attributes or {}
-    if len(values) > MAX_ATTRIBUTES:
+    if len(values) > (most := MAX_ATTRIBUTES - len(reserved)):
         raise ConfigurationError(
-            f"{len(values)} message attributes; at most {MAX_ATTRIBUTES} reach every queue"
+            f"{len(values)} message attributes; at most {most} reach every queue"
+            + (", because traces= sends two more" if TRACE_ATTRIBUTES[0] in reserved else "")
         )
     for name, value in values.items():
-        if name in RESERVED_ATTRIBUTES:
+        if name in reserved:
             raise ConfigurationError(
-                f"the message attribute {name!r} is the protocol's own; use another name"
+                f"the message attribute {name!r} comes from traces=; leave one of the two out"
+                if name in TRACE_ATTRIBUTES
+                else f"the message attribute {name!r} is the protocol's own; use another name"
             )
         if not isinstance(value, str) or not value:
             raise ConfigurationError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from change_events._source.auth import Authorizer
 from change_events._source.headers import NO_HEADERS, request_headers, retry_after
 from change_events.exceptions import ConfigurationError, FetchError
+from change_events.traces import current_look
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -53,6 +54,8 @@ class Getter:
             FetchError: There is none, or an incomplete one.
         """
         headers = self._request_headers(etag)
+        if (look := current_look.get()) is not None:
+            look.add_headers(headers)
         try:
             if self._authorizer is not None:
                 return self._get_authorized(self._authorizer, endpoint, target, headers, etag)

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from change_events._codec import decode
+from change_events._codec import decode_all
+from change_events._trace_context import XRAY_ATTRIBUTE
 from change_events.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from change_events._event import ChangeEvent
+    from change_events._trace_context import Origin
 
 Record: TypeAlias = Mapping[str, Any]
 
@@ -24,17 +26,25 @@ class Delivery:
     A record that is a change event.
 
     Attributes:
+        message_id: SQS's name for the message.
         sent: When SQS accepted the message, in milliseconds since the epoch, by SQS's clock.
         first_received: When the message was first received, by the same clock.
+        attributes: The event's message attributes.
+        xray: X-Ray's trace header, or None.
         due: When a GET that settles the event can start, in monotonic seconds.
+        origin: The span that sent it. For traces only.
     """
 
     event: ChangeEvent
+    message_id: str
     receipt_handle: str
     receive_count: int
     sent: int
     first_received: int
+    attributes: Mapping[str, str]
+    xray: str | None
     due: float = math.inf
+    origin: Origin | None = None
 
 
 def records_of(event: object) -> Sequence[Record]:
@@ -51,15 +61,19 @@ def records_of(event: object) -> Sequence[Record]:
 
 def delivery_of(record: Record) -> Delivery:
     attributes, own = record["attributes"], record["messageAttributes"]
+    event, said = decode_all(
+        record["body"],
+        {name: value["stringValue"] for name, value in own.items() if value.get("stringValue")},
+    )
     return Delivery(
-        event=decode(
-            record["body"],
-            {name: value["stringValue"] for name, value in own.items() if value.get("stringValue")},
-        ),
+        event=event,
+        message_id=record["messageId"],
         receipt_handle=record["receiptHandle"],
         receive_count=int(attributes["ApproximateReceiveCount"]),
         sent=int(attributes["SentTimestamp"]),
         first_received=int(attributes["ApproximateFirstReceiveTimestamp"]),
+        attributes=said,
+        xray=attributes.get(XRAY_ATTRIBUTE),
     )
 
 

@@ -58,12 +58,14 @@ from change_events._event import DEFAULT_SETTLE, MAX_SETTLE
 from change_events._text import printable
 from change_events.exceptions import ConfigurationError
 from change_events.integrations._records import delivery_of, group_of, records_of
+from change_events.traces import note, require_traces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from change_events._event import ChangeEvent, Entry
     from change_events.integrations._records import Delivery, Record
+    from change_events.traces import OpenTelemetryTraces
     from change_events.typing import Fetcher, Sink
 
 __all__ = ["make_handler"]
@@ -96,6 +98,7 @@ def make_handler(
     early_look: bool = True,
     allow_mass_deletion: bool = False,
     client: Any = None,
+    traces: OpenTelemetryTraces | None = None,
 ) -> Callable[[Mapping[str, Any], object], dict[str, list[dict[str, str]]]]:
     """
     Make a Lambda handler for the events of an SQS queue: standard or FIFO, raw or in envelopes.
@@ -122,18 +125,23 @@ def make_handler(
             dead-letter queue if nobody acts. All processes count together, if the sink keeps state
             (a `StatefulSink`).
         client: A boto3 SQS client. Default: one for the queue's Region, made when first needed.
+        traces: Makes a span of each look, with a link for each of its records: an
+            `OpenTelemetryTraces` of `change_events.traces`.
 
     Returns:
         The handler. It raises `ConfigurationError` for an event that is not SQS's. After any other
         error, messages come back.
 
     Raises:
-        ConfigurationError: `settle` is out of its range.
+        ConfigurationError: `settle` is out of its range, or `traces` something else.
     """
     if not isinstance(settle, (int, float)) or not 0 <= settle <= MAX_SETTLE:
         raise ConfigurationError(f"settle must be from 0 to {MAX_SETTLE}, not {settle!r}")
+    require_traces(traces)
     guard = Guard(on=not allow_mass_deletion)
-    function = _Function(fetcher, sink, settle, guard, early_look=early_look, client=client)
+    function = _Function(
+        fetcher, sink, settle, guard, early_look=early_look, client=client, traces=traces
+    )
 
     def handler(event: Mapping[str, Any], context: object) -> dict[str, list[dict[str, str]]]:
         return function.handle(event, context)
@@ -151,6 +159,7 @@ class _Function(Generic[T]):
     guard: Guard
     early_look: bool
     client: Any
+    traces: OpenTelemetryTraces | None = None
     clock: Callable[[], float] = time.monotonic
     _malformed: MalformedLog = field(default_factory=MalformedLog)
     _unchangeable: set[str] = field(default_factory=set)
@@ -180,19 +189,28 @@ class _Function(Generic[T]):
     def read(self, record: Record) -> Delivery | None:
         """Return the record as a delivery; or log, once a message, why it is not a change event."""
         try:
-            return delivery_of(record)
+            delivery = delivery_of(record)
         except Exception as error:  # whatever the record is, the others must not fail
             self._malformed.add(record["messageId"], error)
             return None
+        if self.traces is not None:
+            delivery.origin = self.traces.origin(delivery.attributes, delivery.xray)
+        return delivery
 
-    def look(self, id: str, *, early: bool) -> float:
+    def look(self, id: str, arn: str, deliveries: Sequence[Delivery], *, early: bool) -> float:
         """
-        Look at an id; return when the GET started.
+        Look at the id of these deliveries; return when the GET started.
 
         Raises:
             MassDeletionError: Too many entities seem to be gone.
             Exception: The fetcher or the sink raised it.
         """
+        if self.traces is None:
+            return self._look(id, deliveries, early=early)
+        with self.traces.looking_here(arn, id, deliveries):
+            return self._look(id, deliveries, early=early)
+
+    def _look(self, id: str, deliveries: Sequence[Delivery], *, early: bool) -> float:
         looked = look(
             id,
             fetcher=self.fetcher,
@@ -205,6 +223,8 @@ class _Function(Generic[T]):
             self.guard.found(cached=looked.cached)
         what = "too_early" if looked.outcome is None else looked.outcome.value
         log.debug("looked", extra={"action": "look", "id": id, "outcome": what})
+        settled = [each for each in deliveries if each.due <= looked.get_started and not early]
+        note(what, settled)
         return looked.get_started
 
     def _refuse(self, id: str, entry: Entry) -> None:
@@ -264,7 +284,7 @@ class _Batch(Generic[T]):
         self._function = function
         self._clock = function.clock
         self._records = records
-        self._due: dict[str, float] = {}  # by id: when the first of its events is due
+        self._deliveries: dict[str, list[Delivery]] = {}  # by id
         self._looks: dict[str, float | Exception] = {}
         self._last_look = math.inf
         self._unreached = 0
@@ -298,8 +318,7 @@ class _Batch(Generic[T]):
         for delivery, window in planned:
             age = _seconds(delivery.sent, max(delivery.first_received, time_now))
             delivery.due = start + max(0.0, window - age)
-            id = delivery.event.id
-            self._due[id] = min(delivery.due, self._due.get(id, math.inf))
+            self._deliveries.setdefault(delivery.event.id, []).append(delivery)
 
     def _windows(self, events: Sequence[ChangeEvent]) -> list[float]:
         saved = [event for event in events if event.phase == "saved"]
@@ -339,9 +358,10 @@ class _Batch(Generic[T]):
             if self._clock() >= self._last_look:
                 self._unreached += 1
                 return None
-            early = self._clock() < self._due[id]
+            deliveries = self._deliveries[id]
+            early = self._clock() < min(delivery.due for delivery in deliveries)
             try:
-                started = self._function.look(id, early=early)
+                started = self._function.look(id, self._queue_arn, deliveries, early=early)
             except Exception as error:  # of the fetcher or the sink: the event needs another look
                 self._looks[id] = error
             else:

@@ -298,11 +298,12 @@ def _shown(
 ) -> dict[str, Any]:
     sent = str(int(delivery.message.sent * 1000))
     system = {"ApproximateReceiveCount": str(delivery.receives), "SentTimestamp": sent}
+    absent = {"AWSTraceHeader"}
     message = {
         "MessageId": delivery.message.id,
         "ReceiptHandle": delivery.receipt_handle,
         "Body": delivery.message.body,
-        "Attributes": {name: system[name] for name in system_attribute_names},
+        "Attributes": {name: system[name] for name in system_attribute_names if name not in absent},
         "MessageAttributes": {
             name: dict(value)
             for name, value in delivery.message.attributes.items()
