@@ -324,6 +324,17 @@ def test_upsert_is_called_for_the_stored_part_of_a_page_only(database):
     assert called == [(id, PAGE[id].value) for id in ("p0", "p2")]
 
 
+def test_tables_of_ones_own_can_store_what_json_can_not(database):
+    stored = []
+    value = {"id": "p1", "on": {"Monday", "Friday"}}
+    with PostgresSink(
+        database, upsert=lambda _, id, value: stored.append(value), delete=lambda *_: None
+    ) as sink:
+        assert sink.apply("p1", Found(value), if_version=0)
+
+    assert stored == [value]
+
+
 def fail_at_p2(connection, id, value):
     upsert(connection, id, value)
     if id == "p2":

@@ -281,6 +281,13 @@ SURVIVORS = {
             "if upsert is None and delete is None or isinstance(change, Unchanged):",
         ),
     ],
+    "the connection makes the tables once, and its block commits": [
+        (
+            "sinks.postgres.pool.connection_to",
+            "return Connection.connect(_conninfo(database, timeout), **SETTINGS)",
+            "return Connection.connect(_conninfo(database, timeout), )",
+        ),
+    ],
     "urllib3 follows no redirect without retries": [
         (
             "_consumer.signature.SignatureVerifier._get",
