@@ -58,8 +58,10 @@ TESTS = {
     "_producer.threads": ["tests/unit/test_broadcasting.py", "tests/unit/test_renewals_*.py"],
     "_source": [
         "tests/unit/test_exact_numbers.py",
+        "tests/wire/test_client_credentials.py",
         "tests/wire/test_fetcher*.py",
         "tests/wire/test_listing.py",
+        "tests/wire/test_sigv4.py",
     ],
     "integrations": ["tests/wire/test_aws_lambda.py"],
     "sinks.dynamodb": [f"tests/sinks/test_sinks_{part}.py" for part in ("dynamodb", "stored")],
