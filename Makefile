@@ -97,5 +97,5 @@ $(VENV)/.example: pyproject.toml | $(BIN)/python
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@echo "setting up $(VENV) (once, a minute or two)"
 	$(PIP) 'pip>=25.1'
-	$(PIP) --group dev --editable '.[cli,opentelemetry,postgres,prometheus,sqlalchemy,verify]'
+	$(PIP) --group dev --editable '.[cli,django,opentelemetry,postgres,prometheus,sqlalchemy,verify]'
 	@touch $@ $(VENV)/.example

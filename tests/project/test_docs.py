@@ -12,13 +12,17 @@ import prometheus_client
 import pytest
 import yaml
 from click.testing import CliRunner
+from django.apps import apps
+from django.db import connection
 from pytest_examples import EvalExample, find_examples
 
 from change_events import Backfill, BackfillReport, Outcome, Worker
 from change_events._cli.group import group
 from change_events._cli.template import FILES
 from change_events._consumer import health as health_module
+from change_events.integrations._model_changes import announced_models
 from conftest import Source, make_schema, make_table
+from django_shop import forget_connections, make_tables, use_database
 from lambda_records import record
 from verification.harness.templates import findings, parsed
 
@@ -70,6 +74,7 @@ def readers_world(channel, source: Source, postgres, tmp_path, monkeypatch):
     monkeypatch.setenv("PRODUCTS_TABLE", make_table())
     monkeypatch.setenv("PRODUCT_EVENTS_QUEUE_URL", channel.queue_url)
     monkeypatch.setenv("PRODUCT_EVENTS_DEAD_LETTERS_URL", channel.queue_url)
+    use_database("default", ENGINE="django.db.backends.sqlite3", NAME=str(tmp_path / "django.db"))
     monkeypatch.setattr(Worker, "run", Worker.drain)  # run() would not return
     monkeypatch.setattr(Backfill, "run", lambda self: REPORT)  # it would wait for the source
     monkeypatch.setattr(
@@ -78,12 +83,21 @@ def readers_world(channel, source: Source, postgres, tmp_path, monkeypatch):
     monkeypatch.setattr(
         prometheus_client, "start_http_server", lambda port: None
     )  # several documents ask for the same port
-    return {
+    yield {
         "topic_arn": channel.topic_arn,
         "queue_url": channel.queue_url,
         "source": source,
         "channel": channel,
     }
+    announced_models.clear()
+    forget_connections()
+
+
+def migrate():
+    """Make the tables of Django's models, as `manage.py migrate` does for a reader."""
+    known = connection.introspection.table_names()
+    models = apps.get_app_config("shop").get_models()
+    make_tables("default", [each for each in models if each._meta.db_table not in known])
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=relative)
@@ -94,6 +108,8 @@ def test_every_block_runs_and_prints_what_it_says(
     names = readers_world
     for example in find_examples(document):
         names |= eval_example.run_print_check(example, module_globals=names)
+        if "django" in document.name:
+            migrate()
     if "worker" in names:
         getattr(names["worker"].sink, "close", bool)()  # a DynamoDBSink has nothing to close
 

@@ -120,6 +120,7 @@ def test_the_metadata_has_the_readme_the_urls_and_the_extras_of_users(in_the_whe
     )
     assert sorted(metadata.get_all("Provides-Extra")) == [
         "cli",
+        "django",
         "opentelemetry",
         "postgres",
         "prometheus",

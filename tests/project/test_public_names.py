@@ -164,6 +164,10 @@ def test_errors_can_be_sent_between_processes(error):
             {"boto3", "urllib3", "sqlite3", "sqlalchemy.ext.asyncio", "aiosqlite"} | TEST_KIT,
         ),
         (
+            "import change_events.integrations.django",
+            {"boto3", "urllib3", "sqlite3", "psycopg", "django.contrib"} | TEST_KIT,
+        ),
+        (
             "import change_events.metrics",
             {"boto3", "urllib3", "prometheus_client", "opentelemetry"} | TEST_KIT,
         ),

@@ -17,6 +17,7 @@ from sqlalchemy.orm import sessionmaker
 
 import change_events
 import change_events.integrations.aws_lambda
+import change_events.integrations.django
 import change_events.integrations.sqlalchemy
 import change_events.metrics
 import change_events.traces
@@ -32,6 +33,7 @@ MODULES = [
     change_events,
     change_events.integrations.aws_lambda,
     change_events.integrations.sqlalchemy,
+    change_events.integrations.django,
     change_events.metrics,
     change_events.traces,
 ]
@@ -94,6 +96,8 @@ def in_the_code() -> dict[str, dict[str, str | None]]:
                 or name in SEAMS
             ):
                 continue
+            if hasattr(change_events.integrations.sqlalchemy, name) and "django" in module.__name__:
+                name = f"django.{name}"  # noqa: PLW2901  # the page tells the two apart so, too
             found[name] = settings(value)
             for method, function in inspect.getmembers(value, inspect.isroutine):
                 if not method.startswith("_") and method not in methods_of_seams():
@@ -211,6 +215,9 @@ MADE = {
     ),
     "announce": lambda **settings: change_events.integrations.sqlalchemy.announce(
         sessionmaker(), change_events.NullPublisher(), {Product: "id"}, **settings
+    ),
+    "announced": lambda **settings: change_events.integrations.django.announced(
+        change_events.NullPublisher(), **settings
     ),
     "MemorySink.purge": lambda **settings: change_events.MemorySink().purge(**settings),
     "SQLiteSink.purge": purged,
