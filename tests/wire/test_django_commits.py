@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import unittest
 
 import psycopg
@@ -311,6 +313,47 @@ def test_a_transaction_by_hand_is_refused(shop):
         transaction.set_autocommit(True)
 
     assert shop.saved(Product) == []
+
+
+TOO_LATE = """
+import django
+from django.conf import settings
+from django.db import connection, models, transaction
+
+settings.configure(
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
+)
+django.setup()
+
+from change_events import ConfigurationError, NullPublisher
+from change_events.integrations.django import announced
+
+class Product(models.Model):
+    class Meta:
+        app_label = "shop"
+
+with connection.schema_editor() as editor:
+    editor.create_model(Product)
+try:
+    with transaction.atomic():
+        announced(NullPublisher())(Product)
+        Product.objects.create()
+except ConfigurationError as error:
+    print(error)
+Product.objects.create()
+print(Product.objects.count())
+"""
+
+
+def test_a_transaction_that_began_before_the_first_model_was_announced_is_refused():
+    run = subprocess.run(
+        [sys.executable, "-c", TOO_LATE], check=False, capture_output=True, text=True
+    )
+
+    assert run.stderr == ""
+    refusal, count = run.stdout.splitlines()
+    assert "before the first model" in refusal
+    assert count == "1"
 
 
 # Changes that the ORM does not see

@@ -31,6 +31,7 @@ from django.db.models.sql import DeleteQuery, InsertQuery, Query, UpdateQuery
 from django.db.models.sql.constants import NO_RESULTS
 from django.db.models.sql.where import AND
 
+from change_events._text import printable
 from change_events.exceptions import IdResolutionError
 from change_events.integrations._model_ids import ModelIds, in_batches, is_expression
 from change_events.integrations._model_transactions import (
@@ -116,7 +117,7 @@ class Announced:
         log.warning(
             "a migration changes rows of %s, and nothing announces that: announce their ids "
             "afterwards (change-events publish), or fill the caches again",
-            table,
+            printable(table),
             extra={"action": "migrate", "table": table},
         )
 

@@ -1,12 +1,12 @@
 """
 What a transaction of Django has changed, and its broadcast before the commit.
 
-Django has no hook before a commit, so `Atomic.__exit__` gets one. The outermost `atomic()`
+Django has no hook before a commit, so `atomic()` gets one. The outermost `atomic()`
 broadcasts at its end, inside: if that fails, Django rolls back as after any exception. Until the
 commit has returned, the broadcast is renewed.
 
-Django's `TestCase` wraps each test in `atomic()`. These blocks don't count, as they don't for
-`durable=True`: the next one inside broadcasts.
+Django's `TestCase` wraps each test in `atomic()`. For `durable=True` these blocks don't count, and
+here they don't either: the next one inside broadcasts.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ class Work:
         self._ids: dict[AroundSave, dict[str, None]] = {}
         self._rows: dict[ModelIds, dict[object, None]] = {}
 
+    def __bool__(self) -> bool:
+        return bool(self._ids or self._rows)
+
     def add(self, around_save: AroundSave, ids: Iterable[str]) -> None:
         """Note ids."""
         self._ids.setdefault(around_save, {}).update(dict.fromkeys(ids))
@@ -55,8 +58,18 @@ class Work:
 
 
 def work_of(connection: Any) -> Work:
-    """Return the work of a connection's transaction."""
-    work: Work = vars(connection).setdefault(_NAME, Work())
+    """
+    Return the work of a connection's transaction.
+
+    Raises:
+        ConfigurationError: Nobody would broadcast it.
+    """
+    work: Work | None = getattr(connection, _NAME, None)
+    if work is None:
+        raise ConfigurationError(
+            "this atomic() began before the first model was announced, so its end does not "
+            "broadcast. Import your models before a transaction begins"
+        )
     return work
 
 
@@ -97,7 +110,14 @@ def transaction_around(connection: Any) -> AbstractContextManager[None]:
 def broadcast_before_commits() -> None:
     """Let the outermost `atomic()` broadcast from now on."""
     atomic: Any = transaction.Atomic
-    leave = atomic.__exit__
+    enter, leave = atomic.__enter__, atomic.__exit__
+
+    @wraps(enter)
+    def enter_announced(block: Any) -> None:
+        enter(block)
+        connection = transaction.get_connection(block.using)
+        if _only_test_cases(connection.atomic_blocks[:-1]):
+            setattr(connection, _NAME, Work())
 
     @wraps(leave)
     def leave_announced(block: Any, kind: Any, error: Any, traceback: Any) -> None:
@@ -105,12 +125,12 @@ def broadcast_before_commits() -> None:
         outermost = _only_test_cases(connection.atomic_blocks[:-1])
         # Removed before the commit, because functions of on_commit() can begin another transaction.
         work = vars(connection).pop(_NAME, None) if outermost else None
-        if work is None or kind is not None or connection.needs_rollback:
+        if not work or kind is not None or connection.needs_rollback:
             leave(block, kind, error, traceback)
         else:
             _commit(work, connection.alias, partial(leave, block))
 
-    atomic.__exit__ = leave_announced
+    atomic.__enter__, atomic.__exit__ = enter_announced, leave_announced
 
 
 def _commit(work: Work, using: str, leave: Callable[[Any, Any, Any], object]) -> None:

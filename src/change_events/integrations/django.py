@@ -83,7 +83,8 @@ def announced(
         ConfigurationError: `publisher` is not one; `settle` is out of its range; the class is not a
             model, is abstract, has no such field, has a foreign key that the database follows
             itself (`DB_CASCADE`), or needs `id`, because its primary key is composite. At a change:
-            the connection does not autocommit outside of `atomic()`.
+            the connection does not autocommit outside of `atomic()`; or `atomic()` began before
+            the first model was announced.
         IdResolutionError: At a change: an id is unusable, or can't be known: `bulk_create()` with
             `update_conflicts`, or with `ignore_conflicts` and ids that the database makes; an
             `update()` that computes primary keys; another model with the same table.
