@@ -17,6 +17,8 @@ from django.core.management import call_command
 from django.db import models, transaction
 from django.db.migrations.state import ProjectState
 from django.db.models import Count, F, Value
+from django.db.models.sql import UpdateQuery
+from django.db.models.sql.constants import NO_RESULTS
 
 from change_events import ConfigurationError, IdResolutionError, NullPublisher
 from change_events.integrations.django import announced
@@ -111,6 +113,21 @@ def test_fixtures_are_broadcast(shop, tmp_path):
     call_command("loaddata", str(fixture), verbosity=0)
     assert shop.channel.ids() == ["7"]
     assert shop.saved(Product) == [7]
+
+
+def test_a_compiler_s_method_that_calls_another_one_is_broadcast_once(shop):
+    """Since Django 6 `execute_returning_sql()` can call `execute_sql()`."""
+    Product.objects.create(name="Anvil")
+    shop.announce(Product)
+    query = UpdateQuery(Product)
+    query.add_update_values({"price": 2})
+    compiler = query.get_compiler("default")
+    announced_execution = compiler.execute_sql.func
+
+    announced_execution(lambda kind: compiler.execute_sql(kind), NO_RESULTS)
+
+    assert shop.channel.ids() == ["1"]
+    assert Product.objects.get().price == 2
 
 
 def test_get_or_create_and_update_or_create_broadcast_what_they_change(shop):

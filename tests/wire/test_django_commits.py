@@ -356,6 +356,16 @@ def test_a_transaction_that_began_before_the_first_model_was_announced_is_refuse
     assert count == "1"
 
 
+def test_nothing_is_changed_in_a_transaction_whose_end_does_not_broadcast(shop):
+    shop.announce(Product)
+
+    with pytest.raises(ConfigurationError, match="before the first model"), transaction.atomic():
+        del connection._change_events_work  # as if it had begun earlier
+        Product.objects.create(name="Anvil")
+
+    assert shop.saved(Product) == []
+
+
 # Changes that the ORM does not see
 
 
