@@ -124,7 +124,7 @@ def test_a_compiler_s_method_that_calls_another_one_is_broadcast_once(shop):
     compiler = query.get_compiler("default")
     announced_execution = compiler.execute_sql.func
 
-    announced_execution(lambda kind: compiler.execute_sql(kind), NO_RESULTS)
+    announced_execution(compiler.execute_sql, NO_RESULTS)
 
     assert shop.channel.ids() == ["1"]
     assert Product.objects.get().price == 2
