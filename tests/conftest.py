@@ -119,7 +119,9 @@ def aws() -> Iterator[str]:
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
         patch.delenv("AWS_PROFILE", raising=False)
         yield url
-    process_renewals.start_over()  # what lingers would be broadcast to a server that is gone
+    with process_renewals._lock:
+        for save in [*process_renewals._saves]:  # they would be broadcast to a server that is gone
+            process_renewals.forget(save)
     server.shutdown()
     thread.join()
     server.server_close()
