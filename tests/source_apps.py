@@ -430,6 +430,21 @@ class BulkIsAnObject(Service):
         return {"products": super().many(ids)}
 
 
+class HasOthers(Service):
+    """Has entities that the contract did not save, first in its list."""
+
+    def __enter__(self):
+        super().__enter__()
+        for id in ("!1", "!2", "!3"):
+            self.save(id)
+        return self
+
+
+class ListIsEmpty(Service):
+    def listed(self, query):
+        return []
+
+
 class ListLacksOne(Service):
     def listed(self, query):
         ids = sorted(self.stored)
@@ -488,3 +503,68 @@ class ListByOffset(Service):
         ids = sorted(self.stored)
         page = [self.stored[id] for id in ids[start : start + 2]]
         return {"products": page, "next": start + 2 if start + 2 < len(ids) else None}
+
+
+class Tolerant(Service):
+    """Answers at any path, and from what it remembers while its database is down."""
+
+    def unrouted(self):
+        return Answer(200, json.dumps(next(iter(self.stored.values()))).encode())
+
+    def while_down(self):
+        return self.unrouted()
+
+
+class ListOfIds(Service):
+    """Lists ids, all on one page."""
+
+    def __enter__(self):
+        super().__enter__()
+        self.listing = HTTPListing(self.bulk_url)
+        return self
+
+    def listed(self, query):
+        return list(self.stored)
+
+
+class AtTheRoot(Service):
+    """Has its entities at the root."""
+
+    def __enter__(self):
+        super().__enter__()
+        self.fetcher = HTTPFetcher(self.server.url + "/{id}")
+        return self
+
+    def respond(self, asked):
+        return super().respond(replace(asked, path="/products" + asked.path))
+
+
+class InTheQuery(RouterAnswersJSON):
+    """Has the id in the query."""
+
+    def __enter__(self):
+        super().__enter__()
+        self.fetcher = HTTPFetcher(self.server.url + "/product?id={id}")
+        return self
+
+    def respond(self, asked):
+        path = asked.path
+        if path.startswith("/product?id="):
+            path = path.replace("/product?id=", "/products/")
+        return super().respond(replace(asked, path=path))
+
+
+class RefusesSlashes(Service):
+    """Refuses to save what its router could not find."""
+
+    def save(self, id):
+        if "/" in id:
+            raise ValueError("no slashes")
+        super().save(id)
+
+
+class Hanging(Service):
+    """Never answers about an entity that exists."""
+
+    def present(self, entity, asked):
+        return Answer(0)

@@ -21,6 +21,7 @@ from change_events import (
     Found,
     Gone,
     HTTPFetcher,
+    HTTPListing,
     MemorySink,
     NullPublisher,
     PostgresSink,
@@ -36,7 +37,7 @@ from change_events import (
     broadcasts_before_save,
     in_portions,
 )
-from change_events.testing import SinkContract
+from change_events.testing import SinkContract, SourceContract
 
 assert_type(change_events.__version__, str)
 change_events.Wroker  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnusedExpression]  # noqa: B018  # misspelt
@@ -162,6 +163,25 @@ class TestMySink(SinkContract):
 
     def entity(self, n: int) -> dict[str, int]:
         return {"n": n}
+
+
+class TestMySource(SourceContract):
+    id_samples = ("7",)
+
+    @pytest.fixture
+    def url(self) -> str:
+        return "https://products.example.com/products/{id}"
+
+    @pytest.fixture
+    def save(self) -> Callable[[str], None]:
+        return lambda id: None
+
+    @pytest.fixture
+    def listing(self) -> HTTPListing:
+        return HTTPListing("https://products.example.com/products")
+
+    def new_id(self) -> str:
+        return "8"
 
     def stored(self, sink: SQLiteSink, id: str) -> dict[str, int] | None:
         return sink.get(id)

@@ -90,7 +90,7 @@ def test_without_an_id_the_source_is_not_asked(case, source):
     [
         (Answer(200, b'{"id": "p2"}'), "another entity, 'p2'", "Correct the URL"),
         (Answer(404, b"<html>", HTML), "a 404 as text/html is not believed", "Correct the URL"),
-        (Answer(401), "answered 401", "Send a token"),
+        (Answer(401), "answered 401", "Send a token that is allowed to read: HTTPFetcher(auth=)"),
         (Answer(0), "", "Is there a way"),
     ],
 )
@@ -116,7 +116,7 @@ def test_an_id_that_nobody_has_is_gone(case, source):
         (Answer(404, b"<html>", HTML), "problem", "A deletion would decide nothing"),
         (Answer(500), "problem", "A deletion would decide nothing"),
         (Answer(422), "warning", "The source refuses the id itself"),
-        (Answer(403), "problem", "Send a token"),
+        (Answer(403), "problem", "Send a token that is allowed to read: HTTPFetcher(auth=)"),
         (Answer(0), "problem", "Is there a way"),
         (None, "problem", "The source answers 200 to everything"),
     ],
@@ -132,6 +132,12 @@ def test_a_source_must_say_that_an_entity_is_gone(case, source, answer, status, 
 
     assert finding.status == status
     assert finding.advice.startswith(advice)
+
+
+def test_the_owner_of_a_source_is_told_of_the_contract(case, source):
+    source.answer = lambda id: Answer(404, b"<html>", HTML)
+
+    assert "change_events.testing.SourceContract" in examine(case, "deleted entity").advice
 
 
 def test_a_404_proves_little_while_no_id_is_known(case):

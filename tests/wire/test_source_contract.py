@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import uuid
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 import urllib3
+from pytest_examples import find_examples
 
+import change_events.testing
 import source_apps
 from change_events import HTTPFetcher, HTTPListing
 from change_events.testing import SourceContract
@@ -20,6 +24,8 @@ from product_service.models import NewProduct
 from product_service.repository import ProductRepository
 
 pytest_plugins = ["pytester"]
+
+HOWTO = Path(__file__).parents[2] / "docs" / "howto" / "the-source.md"
 
 NO_SUCH_PRODUCT = {"is_gone": lambda headers, body: b"no such product" in body}
 
@@ -214,6 +220,13 @@ class TestService(SourceContract):
 """
 
 
+FIXTURE = """
+    @pytest.fixture
+    def {name}(self):
+        return {given}
+"""
+
+
 @pytest.fixture
 def run_contract(pytester):
     """Run the contract, or one test of it, in a pytest of its own."""
@@ -264,6 +277,10 @@ def test_a_service_that_does_everything_right_passes(run_contract):
         ("AnswersAnother", "an_entity_is_answered_by_200_with_its_id", "answered another entity"),
         ("NoId", "an_entity_is_answered_by_200_with_its_id", "an object without an id, by id_of="),
         ("TellsTheTime", "an_entity_that_has_not_changed", "two GETs of * differ, at [['now']"),
+        ("InTheQuery", "a_path_that_no_route_matches", "/product-*, which no route matches"),
+        ("RefusesSlashes", "an_id_can_have[a slash]", "ValueError('no slashes')"),
+        ("RefusesSlashes", "an_id_can_have[a slash]", "If no id of yours has a slash, say what"),
+        ("Hanging", "an_entity_is_answered_by_200_with_its_id", "The entity exists: answer 200"),
         ("BrokenGzip", "a_body_is_plain_or_gzip", "the body is not gzip"),
         ("DownIsMissing", "an_error_of_the_service_is_not_gone", "was gone while the service"),
         ("DownIsEmpty", "an_error_of_the_service_is_not_the_end", "the list had one page, without"),
@@ -273,6 +290,7 @@ def test_a_service_that_does_everything_right_passes(run_contract):
         ("BulkAllOrNothing", "a_bulk_get_leaves_out", "a bulk GET lacks '*', asked for with"),
         ("BulkHasAll", "a_bulk_get_answers_only", "a bulk GET of * alone has "),
         ("BulkIsAnObject", "a_bulk_get_answers_as_many", "a JSON dict, not an array"),
+        ("ListIsEmpty", "the_list_names_each_entity_once", "the list lacks '"),
         ("ListLacksOne", "the_list_names_each_entity_once", "the list lacks '"),
         ("ListHasOneTwice", "the_list_names_each_entity_once", "the list has '*' on two pages"),
         ("ListNeverEnds", "the_list_names_each_entity_once", "the list names the page at * twice"),
@@ -294,3 +312,86 @@ def test_a_service_with_a_fault_fails_with_a_text_that_names_it(run_contract, na
     result = run_contract(USUAL.format(name=name), rule.partition("[")[0])
 
     result.stdout.fnmatch_lines_random([f"*{seen}*", f"FAILED *::test_{rule.replace('[', '[[]')}*"])
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("Tolerant", "a_path_that_no_route_matches or an_error_of_the_service"),
+        ("ListOfIds", "the_list_names_each_entity_once or an_error"),
+        ("HasOthers", "the_list"),
+    ],
+)
+def test_a_service_can_be_other_than_usual(run_contract, name, rule):
+    result = run_contract(USUAL.format(name=name), rule)
+
+    assert set(result.parseoutcomes()) == {"passed", "deselected"}
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "reason"),
+    [
+        ("ListIsEmpty", "the_list_goes_on", "what was saved is on one page"),
+        ("ListOfIds", "the_list_goes_on", "what was saved is on one page: give the list smaller"),
+        ("ListOfIds", "the_list_has_what_a_get", "the list has no whole entities (entities=True)"),
+        ("AtTheRoot", "a_path_that_no_route", "each path is an entity's"),
+        ("AtTheRoot", "a_bulk_get", "the fixture 'bulk_url' is missing"),
+        ("NoTag", "a_conditional_get", "the service sends no ETag"),
+    ],
+)
+def test_what_a_service_lacks_is_skipped_with_a_reason(run_contract, name, rule, reason):
+    result = run_contract(USUAL.format(name=name), rule)
+
+    assert set(result.parseoutcomes()) == {"skipped", "deselected"}
+    result.stdout.fnmatch_lines(f"SKIPPED *{reason}*")
+
+
+def test_a_contract_without_fixtures_says_what_is_missing(run_contract):
+    text = """
+import pytest
+from change_events.testing import SourceContract
+
+class TestService(SourceContract):
+    pass
+"""
+    for name in ("url", "save", "delete"):
+        result = run_contract(text)
+
+        assert set(result.parseoutcomes()) <= {"errors", "failed", "skipped"}
+        result.stdout.fnmatch_lines(f"TestService needs a fixture named '{name}'*")
+        given = {"url": "'http://127.0.0.1:1/{id}'"}.get(name, "lambda id: None")
+        text += FIXTURE.format(name=name, given=given)
+
+    result.stdout.fnmatch_lines_random(
+        [
+            "SKIPPED *the fixture 'listing' is missing*",
+            "SKIPPED *the fixture 'failing' is missing*",
+        ]
+    )
+
+
+def test_new_ids_are_like_the_samples():
+    contract = SourceContract()
+    contract.id_samples = ("7",)
+
+    assert contract.new_id().isdigit()
+
+
+def test_the_service_of_the_how_to_passes(run_contract):
+    *_, block = find_examples(HOWTO)
+
+    result = run_contract(block.source)
+
+    assert set(result.parseoutcomes()) == {"passed", "skipped"}
+
+
+def test_the_how_to_names_only_tests_that_exist():
+    named = re.findall(r"`(test_\w+?)(?:\[[\w ]+\])?`", HOWTO.read_text())
+
+    assert len(named) == 11
+    assert all(hasattr(SourceContract, name) for name in named)
+
+
+def test_the_test_kit_has_no_other_contract():
+    with pytest.raises(AttributeError, match="no attribute 'QueueContract'"):
+        change_events.testing.QueueContract  # noqa: B018

@@ -125,7 +125,9 @@ def _advice(error: FetchError) -> str:
     if error.status is None:
         return "Is there a way from here to the source: DNS, a security group, a proxy?"
     if error.status in {401, 403}:
-        return "Send a token that is allowed to read: HTTPFetcher(headers=)."
+        return (
+            "Send a token that is allowed to read: HTTPFetcher(auth=) renews it, headers= does not."
+        )
     return "Correct the URL or the source. The page 'When it goes wrong' lists such answers."
 
 
@@ -146,7 +148,8 @@ def unknown_id(case: Case) -> Finding:
         return problem(
             printable(error),
             "A deletion would decide nothing, and stay in the cache. Let the source answer 404 as "
-            "JSON, or 410; or say which 404 to believe: HTTPFetcher(is_gone=).",
+            "JSON, or 410; or say which 404 to believe: HTTPFetcher(is_gone=). In the source's own "
+            "tests, change_events.testing.SourceContract checks this and more.",
         )
     if isinstance(answer, Found):
         return problem(

@@ -259,10 +259,10 @@ class SourceContract(_EntityRules, _GoneRules, _FreshnessRules, BulkAnswerRules,
             def delete(self, products):
                 return products.delete
 
-    `save` is given ids of the contract's making, new ones and, for changes, earlier ones. If all
-    ids of the service are numbers, UUIDs or the like, say so: `id_samples = ("7",)`. New ids are
-    then made like the first sample, or by your own `new_id`, and ids with slashes and the like are
-    not tried.
+    The service must answer eight connections at the same time. `save` is given ids of the
+    contract's making, new ones and, for changes, earlier ones. If all ids of the service are
+    numbers, UUIDs or the like, say so: `id_samples = ("7",)`. New ids are then made like the first
+    sample, or by your own `new_id`, and ids with slashes and the like are not tried.
 
     Optional fixtures: `fetcher` (an `HTTPFetcher`, instead of `url`, for other settings),
     `bulk_url`, `listing` (an `HTTPListing`, with small pages), and `failing` (a function that makes

@@ -124,8 +124,8 @@ class ListRules(SourceUnderTest):
         found = {id: each for page in _pages(listing) for id, each in (page.found or {}).items()}
         if not found:
             pytest.skip("the list has no whole entities (entities=True)")
-        for id in ids:
-            if id in found and found[id].value != self.found(fetcher, id).value:
+        for id in found.keys() & ids:
+            if found[id].value != self.found(fetcher, id).value:
                 fail(
                     f"the list and a GET of {id!r} answer different entities",
                     "With entities=True a backfill stores what the list has. Answer the same in "
@@ -147,7 +147,7 @@ class ListRules(SourceUnderTest):
             if read & ids:
                 break
         if cursor is None or ids <= read:
-            pytest.skip("the list has one page: give it a smaller one, such as ?limit=2")
+            pytest.skip("what was saved is on one page: give the list smaller ones, like ?limit=2")
         rest = {id for page in _pages(listing, cursor) for id in page.ids}
         for id in read & ids:
             delete(id)
