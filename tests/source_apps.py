@@ -266,6 +266,18 @@ class CachedByProcess(Service):
         return super().present(entity, asked)
 
 
+class Lagging(Service):
+    """Reads a replica that is a save behind."""
+
+    def save(self, id):
+        self.replica = self.stored.copy()
+        super().save(id)
+
+    def one(self, id, asked):
+        entity = self.replica.get(id)
+        return self.missing(id) if entity is None else self.present(entity, asked)
+
+
 class RemembersMisses(Service):
     """Answers for good that an entity is missing, once it was."""
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
+    from change_events._event import Found
     from change_events._source.fetcher import HTTPFetcher
 
 ROUNDS = 10
@@ -51,6 +52,8 @@ FRESH = (
     "answers. (Or the fixture 'save' is to blame: it must commit before it returns, and make a "
     "state that the entity never had.)"
 )
+
+JUST_SAVED = f"It was just saved. {FRESH}"
 
 HONEST = (
     "Caches would not notice the change. Make the ETag of a hash of the body, or of a version that "
@@ -90,7 +93,7 @@ class _EntityRules(SourceUnderTest):
         id = ID_FORMS[form].format(self.new_id())
         sample = f"If no id of yours has {form}, say what they are like: id_samples = ['7', '12']."
         advice = (
-            f"{id!r} was saved. In a URL it is one segment, {quote(id, safe='')!r}, and a router, "
+            f"{id!r} was saved. In a URL it is {quote(id, safe='')!r}, and a router, "
             "a proxy, or the ending of a file has changed what it means. A worker would delete the "
             "entity, or never store it. Let the route match the whole id: {id:path} in FastAPI, "
             f"<path:id> in Flask and Django. {sample}"
@@ -172,7 +175,7 @@ class _FreshnessRules(SourceUnderTest):
         id = self.new_id()
         everywhere(lambda: self.require_gone(fetcher, id))
         save(id)
-        everywhere(lambda: self.found(fetcher, id, f"It was just saved. {FRESH}"))
+        everywhere(lambda: self.found(fetcher, id, JUST_SAVED))
 
     def test_a_change_is_seen_at_once(
         self, fetcher: HTTPFetcher, save: Callable[[str], object]
@@ -181,8 +184,8 @@ class _FreshnessRules(SourceUnderTest):
         before: set[str] = set()
         for _ in range(ROUNDS):
             save(id)
-            now: set[str] = set()
-            everywhere(lambda now=now: now.add(text_of(self.found(fetcher, id).value)))  # type: ignore[misc]  # its default has a type
+            found = everywhere(lambda: self.found(fetcher, id, JUST_SAVED))
+            now = {text_of(each.value) for each in found}
             if now & before:
                 fail(f"a GET of {id!r} right after a save answered an earlier state", FRESH)
             before |= now
@@ -203,7 +206,7 @@ class _FreshnessRules(SourceUnderTest):
     ) -> None:
         id = self.saved(save)
         for _ in range(ROUNDS):
-            etag = self._etag(fetcher, id)
+            etag = _etag(self.found(fetcher, id))
             save(id)
             if isinstance(fetched(fetcher, id, SHOW, etag), Unchanged):
                 fail(f"304 for {id!r} to the ETag {etag:.80} from before a save", HONEST)
@@ -215,7 +218,7 @@ class _FreshnessRules(SourceUnderTest):
         delete: Callable[[str], object],
     ) -> None:
         id = self.saved(save)
-        etag = self._etag(fetcher, id)
+        etag = _etag(self.found(fetcher, id))
         delete(id)
         if not isinstance(fetched(fetcher, id, HONEST, etag), Gone):
             fail(
@@ -230,15 +233,10 @@ class _FreshnessRules(SourceUnderTest):
         states: dict[str, Any] = {}
         for _ in range(ROUNDS):
             save(id)
-            etag, state = self._etag(fetcher, id), self.found(fetcher, id).value
-            if states.setdefault(etag, state) != state:
+            found = self.found(fetcher, id)
+            etag = _etag(found)
+            if states.setdefault(etag, found.value) != found.value:
                 fail(f"two states of {id!r} have the ETag {etag:.80}", HONEST)
-
-    def _etag(self, fetcher: HTTPFetcher, id: str) -> str:
-        etag = self.found(fetcher, id).etag
-        if etag is None:
-            pytest.skip("the service sends no ETag (of RFC 9110's form)")
-        return etag
 
 
 class SourceContract(_EntityRules, _GoneRules, _FreshnessRules, BulkAnswerRules, ListRules):
@@ -269,6 +267,12 @@ class SourceContract(_EntityRules, _GoneRules, _FreshnessRules, BulkAnswerRules,
     a context manager, in which the service can't read what it has stored). Without them, the tests
     that need them are skipped and say so.
     """
+
+
+def _etag(found: Found[Any]) -> str:
+    if found.etag is None:
+        pytest.skip("the service sends no ETag (of RFC 9110's form)")
+    return found.etag
 
 
 def _beside(fetcher: HTTPFetcher, id: str) -> tuple[HTTPFetcher, str]:

@@ -199,8 +199,11 @@ def _answered_many(fetcher: HTTPFetcher, id: str) -> dict[str, Any]:
     bulk = fetcher._bulk  # noqa: SLF001  # no user needs it
     assert bulk is not None
     ((target, _),) = bulk.targets([id])
-    answer = fetcher._getter.get(bulk, target, None)  # noqa: SLF001
-    return fetcher._reader.entities(answer.headers, answer.body, "a bulk GET")  # noqa: SLF001
+    try:
+        answer = fetcher._getter.get(bulk, target, None)  # noqa: SLF001
+        return fetcher._reader.entities(answer.headers, answer.body, "a bulk GET")  # noqa: SLF001
+    except FetchError as error:
+        fail(str(error), ALIKE)
 
 
 def _pages(listing: Listing[Any], cursor: str | None = None) -> Iterator[Page[Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import pytest
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from change_events._source.http import Answer
     from change_events.typing import Listing
+
+Answered = TypeVar("Answered")
 
 CONNECTIONS = 8
 """How many GETs are sent at the same time, each on a connection of its own."""
@@ -134,17 +136,16 @@ def answered(fetcher: HTTPFetcher, id: str, advice: str) -> Answer:
         fail(str(error), advice)
 
 
-def everywhere(read: Callable[[], object]) -> None:
+def everywhere(read: Callable[[], Answered]) -> list[Answered]:
     """Call it in several threads at the same time, so that they use several connections."""
     together = threading.Barrier(CONNECTIONS, timeout=30)
 
-    def read_together(_: int) -> None:
+    def read_together(_: int) -> Answered:
         together.wait()
-        read()
+        return read()
 
     with ThreadPoolExecutor(CONNECTIONS) as threads:
-        for _ in threads.map(read_together, range(CONNECTIONS)):
-            pass
+        return list(threads.map(read_together, range(CONNECTIONS)))
 
 
 def text_of(value: dict[str, Any]) -> str:
