@@ -106,10 +106,9 @@ class TestFiles(OfEntities):
 
 @pytest.fixture(scope="module")
 def django():
-    pytest.importorskip("django")
     program = subprocess.Popen(
         [sys.executable, source_apps.__file__.replace("source_apps", "django_source")],
-        env={"PYTHONPATH": os.pathsep.join(sys.path)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
