@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import psutil
 import pytest
 
 from verification.harness import under_load
+from verification.harness.commands import status_of
 
 
 @pytest.fixture
@@ -40,3 +42,11 @@ def test_runs_without_a_failure_are_status_0_and_leave_no_busy_loop(run):
     assert status == 0
     assert printed.endswith("2 times beside 1 busy loops: 0 with a failure\n")
     assert not [child for child in psutil.Process().children() if "getppid" in str(child.cmdline())]
+
+
+def test_a_command_leaves_signals_to_those_who_had_them():
+    signals = signal.SIGINT, signal.SIGTERM
+    before = [signal.getsignal(number) for number in signals]
+
+    assert status_of(lambda: 7) == 7
+    assert [signal.getsignal(number) for number in signals] == before

@@ -18,13 +18,18 @@ def status_of(work: Callable[[], int]) -> int:
     SIGINT is heeded even if it was ignored at the start, as it is in a shell's background job.
     SIGTERM does the same, because children would outlive a command that it ended at once.
     """
-    for number in signal.SIGINT, signal.SIGTERM:
-        signal.signal(number, signal.default_int_handler)
+    before = {
+        number: signal.signal(number, signal.default_int_handler)
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         return work()
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
+    finally:  # for tests, which call a command in their own process
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def story_of(function: Callable[..., object]) -> str:
