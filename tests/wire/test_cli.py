@@ -144,14 +144,15 @@ def write(tmp_path, monkeypatch):
     """Write a module into the current directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path[:])
-    before = set(sys.modules)
+    written = []
 
     def write(name, text):
         (tmp_path / f"{name}.py").write_text(text)
+        written.append(name)
 
     yield write
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
+    for name in written:  # and no module of ours: there would be two of its classes
+        sys.modules.pop(name, None)
 
 
 WORKER = """
