@@ -461,7 +461,7 @@ def name_app(monkeypatch: pytest.MonkeyPatch) -> Callable[[Worker[Any]], str]:
 
     def name(worker: Worker[Any]) -> str:
         module = ModuleType("shop_cache")
-        module.worker = worker  # type: ignore[attr-defined]
+        module.worker = worker  # type: ignore[attr-defined]  # a module can have any
         monkeypatch.setitem(sys.modules, "shop_cache", module)
         return "shop_cache:worker"
 

@@ -63,16 +63,16 @@ def id_resolver(
         ConfigurationError: `id` and `ids` together; a path or callable that doesn't fit the
             function's parameters.
     """
-    name = function.__qualname__
+    what = f"{function.__qualname__}()"
     if ids is not None:
         if id is not None:
-            raise ConfigurationError(f"{name}(): give id= or ids=, not both")
+            raise ConfigurationError(f"{what}: give id= or ids=, not both")
         read_all = reader(function, ids, setting="ids")
         wanted = [ids.partition(".")[0]] if isinstance(ids, str) else list(_wanted_parameters(ids))
-        return lambda arguments: _many(name, ids, wanted, read_all, arguments)
+        return lambda arguments: _many(what, ids, wanted, read_all, arguments)
     source = _default_path(function) if id is None else id
     read_one = reader(function, source, setting="id")
-    return lambda arguments: (_checked(name, source, _found(name, read_one, arguments)),)
+    return lambda arguments: (_checked(what, source, found_by(read_one, arguments, what)),)
 
 
 def reader(function: Function, source: str | Function, *, setting: str) -> Reader:
@@ -169,43 +169,47 @@ def _require_parameter(function: Function, name: str) -> None:
         raise ConfigurationError(f"{function.__qualname__}() has no parameter {name!r}; {hint}")
 
 
-def _found(name: str, read: Reader, arguments: Arguments) -> Any:
+def found_by(read: Callable[[Any], Any], place: Any, what: object) -> Any:
+    """
+    Return the id or the ids that a function of the user's, or a path, finds in a place.
+
+    Raises:
+        IdResolutionError: It finds nothing. `what` begins the error's text.
+    """
     try:
-        return read(arguments)
+        return read(place)
     except IdResolutionError:
         raise
     except (AttributeError, LookupError) as error:
-        raise IdResolutionError(f"{name}(): no id was found: {error!r}") from error
+        raise IdResolutionError(f"{what}: no id was found: {error!r}") from error
 
 
-def _checked(name: str, source: object, value: object) -> str:
+def _checked(what: str, source: object, value: object) -> str:
     if value is None:
         raise IdResolutionError(
-            f"{name}(): the id ({_shown(source)}) is None. An id that the database makes at insert "
+            f"{what}: the id ({_shown(source)}) is None. An id that the database makes at insert "
             "can't be announced before it: make the id in the service (a UUID or ULID), or let "
             "SQLAlchemy's sessions announce it (change_events.integrations.sqlalchemy)"
         )
     try:
         return checked_id(value)
     except ValueError as error:
-        raise IdResolutionError(f"{name}(): {_shown(source)}: {error}") from None
+        raise IdResolutionError(f"{what}: {_shown(source)}: {error}") from None
 
 
 def _many(
-    name: str, source: object, wanted: list[str], read: Reader, arguments: Arguments
+    what: str, source: object, wanted: list[str], read: Reader, arguments: Arguments
 ) -> tuple[str, ...]:
     for parameter in wanted:
         if isinstance(arguments[parameter], Iterator):
             raise IdResolutionError(
-                f"{name}(): {parameter!r} is a {type(arguments[parameter]).__name__}; reading its "
+                f"{what}: {parameter!r} is a {type(arguments[parameter]).__name__}; reading its "
                 "ids would leave nothing to save. Pass a list"
             )
-    values = _found(name, read, arguments)
+    values = found_by(read, arguments, what)
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-        raise IdResolutionError(
-            f"{name}(): {_shown(source)} gave {values!r}, not an iterable of ids"
-        )
-    return tuple(_checked(name, source, value) for value in values)
+        raise IdResolutionError(f"{what}: {_shown(source)} gave {values!r}, not an iterable of ids")
+    return tuple(_checked(what, source, value) for value in values)
 
 
 def _shown(source: object) -> str:

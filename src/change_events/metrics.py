@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from change_events.exceptions import ConfigurationError
+from change_events._extras import missing_extra
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -143,7 +143,7 @@ class PrometheusMetrics:
         try:
             import prometheus_client as prometheus
         except ImportError as error:
-            raise _missing("PrometheusMetrics", "prometheus", error) from error
+            raise missing_extra("PrometheusMetrics needs an extra", "prometheus", error) from error
         to = prometheus.REGISTRY if registry is None else registry
         self._counters = {
             name: prometheus.Counter(*_named(name), registry=to) for name in _all("counter")
@@ -197,7 +197,9 @@ class OpenTelemetryMetrics:
         try:
             from opentelemetry.metrics import get_meter
         except ImportError as error:
-            raise _missing("OpenTelemetryMetrics", "opentelemetry", error) from error
+            raise missing_extra(
+                "OpenTelemetryMetrics needs an extra", "opentelemetry", error
+            ) from error
         meter = get_meter("change_events", meter_provider=meter_provider)
         self._counters = {name: meter.create_counter(*_described(name)) for name in _all("counter")}
         self._gauges = {name: meter.create_gauge(*_described(name)) for name in _all("gauge")}
@@ -236,9 +238,3 @@ def _attributes(labels: Mapping[str, str]) -> dict[str, str]:
 
 def _all(kind: Literal["counter", "histogram", "gauge"]) -> list[str]:
     return [name for name, metric in METRICS.items() if metric.kind == kind]
-
-
-def _missing(name: str, extra: str, error: ImportError) -> ConfigurationError:
-    return ConfigurationError(
-        f"{name} needs an extra ({error}): pip install 'change-events[{extra}]'"
-    )

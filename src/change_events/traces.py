@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar
 
+from change_events._extras import missing_extra
 from change_events._text import printable
 from change_events._trace_context import attributes_of, origin_of
 from change_events.exceptions import ConfigurationError
@@ -79,9 +80,8 @@ class OpenTelemetryTraces:
         try:
             from opentelemetry import context, trace
         except ImportError as error:
-            raise ConfigurationError(
-                f"OpenTelemetryTraces needs an extra ({error}): "
-                "pip install 'change-events[opentelemetry]'"
+            raise missing_extra(
+                "OpenTelemetryTraces needs an extra", "opentelemetry", error
             ) from error
         self._context, self._trace = context, trace
         self._tracer = trace.get_tracer(

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import socket
-import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import urllib3
-import uvicorn
 from fastapi import FastAPI
 
 from change_events import HTTPFetcher, MemorySink, Worker
@@ -22,6 +18,7 @@ from product_service import demo_faults, repository
 from product_service.app import create_app
 from product_service.models import Product
 from product_service.repository import ProductRepository
+from source_apps import serving_asgi
 
 NEW = {"name": "lamp", "imageURL": "https://images.example.com/lamp.png"}
 RENAMED = [{"op": "replace", "path": "/name", "value": "candle"}]
@@ -69,20 +66,6 @@ class Shop:
         return [product["id"] for product in self.ask("GET", "/products").json()]
 
 
-@contextmanager
-def serving_app(app: FastAPI) -> Iterator[str]:
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None))
-    thread = threading.Thread(target=server.run, args=([listener],))
-    thread.start()
-    try:
-        # A client that connects before the server is ready waits.
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
-
-
 @pytest.fixture(scope="module")
 def shop_channel(make_channel: Callable[..., Any]) -> Any:
     return make_channel()
@@ -95,7 +78,7 @@ def shop(shop_channel: Any) -> Iterator[Shop]:
     app = create_app(products)
     app.add_middleware(demo_faults.DemoFaults)
     with (
-        serving_app(app) as url,
+        serving_asgi(app) as url,
         urllib3.PoolManager(retries=False, timeout=10) as http,
         pytest.MonkeyPatch.context() as patch,
     ):

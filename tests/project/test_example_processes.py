@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 import urllib3
-from test_example import serving_app
 
 from change_events import Audit, HTTPFetcher, MemorySink, SQLiteSink, Worker, refresh
 from change_events.testing import FakeSource
@@ -26,6 +25,7 @@ from demo_parts.evidence import staleness
 from demo_parts.processes import ChildError, Children
 from demo_parts.story import found
 from product_service.downstream import OutcomeLog, create_app
+from source_apps import serving_asgi
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -57,7 +57,7 @@ def test_the_summary_is_answered_from_the_cache(source, channel, tmp_path):
             on_outcome=lambda id, _: looked.put(id),
         )
         app = create_app(worker, cache)
-        with serving_app(app) as url, urllib3.PoolManager(timeout=10) as http:
+        with serving_asgi(app) as url, urllib3.PoolManager(timeout=10) as http:
             channel.announce("a", "b", "c", "gone")
             assert {looked.get(timeout=10) for _ in range(4)} == {"a", "b", "c", "gone"}
             summary = http.request("GET", f"{url}/summary").json()

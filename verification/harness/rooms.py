@@ -22,6 +22,7 @@ VALUES = (
     "_aws",
     "_codec",
     "_event",
+    "_extras",
     "_from_async",
     "_ids",
     "_meter",

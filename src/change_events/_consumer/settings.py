@@ -10,6 +10,7 @@ from change_events._codec import parsed_arn
 from change_events._consumer.guard import MAX_SHARE, MIN_DELETED, WINDOW, Guard
 from change_events._consumer.queue import BATCH_SIZE, MAX_VISIBILITY
 from change_events._event import DEFAULT_SETTLE, MAX_SETTLE, Gone, Outcome
+from change_events._extras import missing_extra
 from change_events.exceptions import ConfigurationError
 from change_events.traces import require_traces
 from change_events.typing import BulkFetcher, StatefulSink
@@ -162,10 +163,7 @@ def make_verifier(settings: Settings[Any]) -> Callable[[Mapping[str, object]], N
     try:
         from change_events._consumer.signature import SignatureVerifier
     except ImportError as error:
-        raise ConfigurationError(
-            f"verify_signatures=True needs cryptography ({error}): "
-            "pip install 'change-events[verify]'"
-        ) from error
+        raise missing_extra("verify_signatures=True needs cryptography", "verify", error) from error
     return SignatureVerifier(settings.topic_arn or "").verify
 
 

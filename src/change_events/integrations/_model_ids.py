@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from django.core.exceptions import ValidationError
 from django.db import connections
 from django.db.models import Model, QuerySet
 
-from change_events._ids import checked_id
+from change_events._ids import checked_id, found_by
 from change_events.exceptions import ConfigurationError, IdResolutionError
 
 if TYPE_CHECKING:
@@ -121,12 +121,7 @@ class ModelIds:
         """
         if self.field is not None:
             return self.checked(getattr(row, self.field.attname))
-        try:
-            found = self._source(row)  # type: ignore[operator,misc]  # without a field it is a function
-        except IdResolutionError:
-            raise
-        except (AttributeError, LookupError) as error:
-            raise IdResolutionError(f"{self}: no id was found: {error!r}") from error
+        found = found_by(cast("Callable[[Any], object]", self._source), row, self)
         if isinstance(found, (list, tuple, set, frozenset)):
             return [id for each in found for id in self.checked(each)]
         return self.checked(found)

@@ -11,7 +11,7 @@ from sqlalchemy import inspect, select
 from sqlalchemy.orm import RelationshipDirection, Session, object_session
 from sqlalchemy.orm.attributes import get_history
 
-from change_events._ids import checked_id
+from change_events._ids import checked_id, found_by
 from change_events.exceptions import ConfigurationError, IdResolutionError
 
 if TYPE_CHECKING:
@@ -94,12 +94,7 @@ class RowIds:
             raise IdResolutionError(f"{self}: {error}") from None
 
     def _ids(self, view: Any, *, required: bool) -> list[str]:
-        try:
-            found = self._read(view)
-        except IdResolutionError:
-            raise
-        except (AttributeError, LookupError) as error:
-            raise IdResolutionError(f"{self}: no id was found: {error!r}") from error
+        found = found_by(self._read, view, self)
         if isinstance(found, (list, tuple, set, frozenset)):
             return [self.checked(each) for each in found]
         if found is None:

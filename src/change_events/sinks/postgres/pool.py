@@ -6,7 +6,7 @@ import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from change_events.exceptions import ConfigurationError
+from change_events._extras import missing_extra
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,9 +65,7 @@ def require_psycopg() -> Any:
         import psycopg
         import psycopg_pool  # noqa: F401  # if it is missing, say so now
     except ImportError as error:
-        raise ConfigurationError(
-            f"PostgresSink needs psycopg ({error}): pip install 'change-events[postgres]'"
-        ) from error
+        raise missing_extra("PostgresSink needs psycopg", "postgres", error) from error
     return psycopg
 
 
