@@ -198,10 +198,20 @@ class Family:
             return [*script, str(self.log), str(self.go), str(number), *own]
 
         given = {"count": 2, "pause": lambda failures, most: 0.0}
-        thread = threading.Thread(target=lambda: [step() for step in then])
+        several = Processes(command, **given | settings)
+
+        def take_steps():
+            try:
+                for step in then:
+                    step()
+            except BaseException:  # the test fails of this, and not of what waits for ever
+                several._signals.extend([signal.SIGTERM] * processes.KILLING_SIGNAL)
+                raise
+
+        thread = threading.Thread(target=take_steps)
         thread.start()
         try:
-            return Processes(command, **given | settings).run()
+            return several.run()
         finally:
             thread.join()
 
@@ -328,10 +338,12 @@ def test_sigusr1_reaches_the_processes_that_have_started(family):
 
 
 def test_a_second_signal_is_passed_on_and_a_third_one_kills(family):
+    """The second one waits until both have noted the first: two that are pending become one."""
     steps = [
         lambda: family.wait_for(1, "up"),
         send(signal.SIGTERM),
         lambda: family.wait_for(0, "SIGTERM"),
+        lambda: family.wait_for(1, "SIGTERM"),
         send(signal.SIGTERM),
         lambda: family.wait_for(0, "SIGTERM", 2),
         lambda: family.wait_for(1, "SIGTERM", 2),
