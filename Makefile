@@ -19,7 +19,7 @@ demo: $(VENV)/.example ## See a product service and two caches that follow it (u
 	$(BIN)/python examples/demo.py
 
 # Eight processes on any number of cores: the tests wait, too. Coverage would cost a quarter more.
-test: $(VENV)/.dev ## Run all tests; `make test COVERAGE=1` shows the branch coverage, too
+test: $(VENV)/.compiled ## Run all tests; `make test COVERAGE=1` shows the branch coverage, too
 	$(BIN)/python -m pytest -rs --numprocesses 8 --dist worksteal $(if $(COVERAGE),--cov --cov-report=term)
 
 test-all: $(VENV)/.dev ## Run all tests on each of Python 3.10 to 3.13 that is found
@@ -99,3 +99,8 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(PIP) 'pip>=25.1'
 	$(PIP) --group dev --editable '.[cli,django,opentelemetry,postgres,prometheus,sqlalchemy,verify]'
 	@touch $@ $(VENV)/.example
+
+# Each of the eight processes would compile all tests again. If one is wrong, the run itself says so.
+$(VENV)/.compiled: $(VENV)/.dev $(wildcard tests/*.py tests/*/*.py)
+	@$(BIN)/python -m pytest --quiet --collect-only >/dev/null || true
+	@touch $@

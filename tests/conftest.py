@@ -29,7 +29,7 @@ import psycopg
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import settings
 
 from change_events import HTTPFetcher, MemorySink, Outcome, Sink, Worker
@@ -366,13 +366,13 @@ def certificate(
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory):
     """A certificate authority: its certificate's file, and what makes TLS contexts of servers."""
-    ca_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    ca_key = ec.generate_private_key(ec.SECP256R1())
     ca = certificate(ca_key, ca=True, host="authority.example")
     directory = tmp_path_factory.mktemp("authority")
     (directory / "ca.pem").write_bytes(ca.public_bytes(serialization.Encoding.PEM))
 
     def server(host):
-        server_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        server_key = ec.generate_private_key(ec.SECP256R1())
         private = server_key.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,

@@ -20,7 +20,8 @@ def run(tmp_path, monkeypatch, capsys):
     def run(code):
         (tmp_path / "test_some.py").write_text(code)
         quick = [sys.executable, "-m", "pytest", "-q", f"--rootdir={tmp_path}", "-c", os.devnull]
-        monkeypatch.setattr(under_load, "TESTS", [*quick, "-p", "no:change_events"])
+        monkeypatch.setattr(under_load, "TESTS", quick)
+        monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # they take a second to import
         given = ["--times", "2", "--busy", "1", str(tmp_path)]
         monkeypatch.setattr(sys, "argv", ["under_load", *given])
         return under_load.main(), capsys.readouterr().out

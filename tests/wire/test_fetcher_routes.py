@@ -9,7 +9,7 @@ import time
 import pytest
 import urllib3
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from change_events import (
     ClientCredentials,
@@ -35,12 +35,12 @@ def pem_of_key(key, encryption=PLAIN):
 def clients(tmp_path_factory):
     """An authority for clients: its file, and what makes certificates."""
     folder = tmp_path_factory.mktemp("clients")
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    key = ec.generate_private_key(ec.SECP256R1())
     ca = certificate(key, ca=True, host="clients.example")
     (folder / "ca.pem").write_bytes(ca.public_bytes(PEM))
 
     def make(host):
-        own = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        own = ec.generate_private_key(ec.SECP256R1())
         return certificate(own, host=host, issuer=(ca, key)).public_bytes(PEM), own
 
     return folder / "ca.pem", make
@@ -151,7 +151,7 @@ def test_certificates_that_have_changed_are_read_again(mutual, clients, tmp_path
     """Those of many platforms last for hours."""
     _, url, ca_file = mutual
     mine = tmp_path / "mine.pem"
-    unknown = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    unknown = ec.generate_private_key(ec.SECP256R1())
     mine.write_bytes(
         certificate(unknown, host="unknown.example").public_bytes(PEM) + pem_of_key(unknown)
     )
