@@ -43,7 +43,7 @@ def batches(topic, number):
 def test_ten_messages_are_in_a_call_by_their_positions():
     topic = Topic()
 
-    assert batches(topic, 12).send(at_once=1) == []
+    assert batches(topic, 12).send(at_once=1) == [None] * 12
 
     assert topic.calls == [
         ("arn", [{"Id": str(n), "Message": f"m{n}"} for n in range(10)]),
@@ -55,7 +55,7 @@ def test_calls_at_once_have_threads_of_their_own_which_see_the_callers_context()
     topic = Topic(at_once=3)
     NUMBER.set(7)
 
-    assert batches(topic, 30).send(at_once=3) == []
+    assert batches(topic, 30).send(at_once=3) == [None] * 30
 
     helpers = [each for each in topic.threads if each is not threading.current_thread()]
     assert [helper.name for helper in helpers] == ["change-events-publish"] * 2
@@ -67,7 +67,7 @@ def test_calls_at_once_have_threads_of_their_own_which_see_the_callers_context()
 def test_no_more_threads_start_than_there_are_calls():
     topic = Topic(at_once=2)
 
-    assert batches(topic, 20).send(at_once=50) == []
+    assert batches(topic, 20).send(at_once=50) == [None] * 20
 
     assert len(set(topic.threads)) == 2
 
@@ -76,25 +76,12 @@ def test_a_message_that_is_refused_is_told_with_the_reason_and_ends_the_calls():
     topic = Topic(
         answer=lambda _: {"Failed": [{"Id": "3", "Code": "TooLong", "Message": "256 KB"}]}
     )
-    several = batches(topic, 30)
 
-    assert several.send(at_once=1) == [3, *range(10, 30)]
+    whys = batches(topic, 30).send(at_once=1)
 
-    assert several.failures == ["TooLong: 256 KB"]
+    assert whys[:10] == [*[None] * 3, "TooLong: 256 KB", *[None] * 6]
+    assert whys[10:] == ["an earlier call has failed"] * 20
     assert len(topic.calls) == 1
-
-
-def test_each_reason_of_a_call_is_told_once():
-    failed = [("0", "B", "b"), ("1", "A", "a"), ("2", "B", "b")]
-    topic = Topic(
-        answer=lambda _: {
-            "Failed": [{"Id": id, "Code": code, "Message": text} for id, code, text in failed]
-        }
-    )
-    several = batches(topic, 10)
-    several.send(at_once=1)
-
-    assert several.failures == ["A: a; B: b"]
 
 
 def test_each_message_that_is_refused_is_told_by_its_position():
@@ -104,7 +91,7 @@ def test_each_message_that_is_refused_is_told_by_its_position():
         }
     )
 
-    assert batches(topic, 20).send(at_once=1) == [11]
+    assert batches(topic, 20).send(at_once=1) == [*[None] * 11, "A: a", *[None] * 8]
 
 
 def test_without_threads_the_caller_sends_all(monkeypatch):
@@ -114,7 +101,7 @@ def test_without_threads_the_caller_sends_all(monkeypatch):
     monkeypatch.setattr(threading.Thread, "start", start)
     topic = Topic()
 
-    assert batches(topic, 30).send(at_once=3) == []
+    assert batches(topic, 30).send(at_once=3) == [None] * 30
 
     assert set(topic.threads) == {threading.current_thread()}
 
@@ -128,12 +115,22 @@ def test_a_call_that_fails_ends_the_calls_and_none_of_its_messages_counts_as_acc
         return {}
 
     topic = Topic(answer=answer)
-    several = batches(topic, 30)
 
-    assert several.send(at_once=1) == [*range(10, 30)]
+    whys = batches(topic, 30).send(at_once=1)
 
-    assert several.failures == [error]
+    assert whys[:20] == [*[None] * 10, *[error] * 10]
+    assert whys[20:] == ["an earlier call has failed"] * 10
     assert len(topic.calls) == 2
+
+
+def test_a_message_that_is_left_alone_is_published():
+    """It costs the same, and a double may know of nothing else."""
+    topic = Topic()
+    topic.publish = lambda **given: topic.calls.append(given)
+
+    assert batches(topic, 11).send(at_once=1) == [None] * 11
+
+    assert topic.calls[1] == {"TopicArn": "arn", "Message": "m10"}
 
 
 def test_ctrl_c_in_the_callers_thread_is_raised():

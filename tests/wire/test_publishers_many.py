@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
+import json
+import os
 import signal
 import threading
+import time
 from unittest.mock import Mock
 from urllib.parse import parse_qsl
 
@@ -12,7 +16,15 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from change_events import ChangeEvent, ConfigurationError, PublishError, SNSPublisher, in_portions
+from change_events import (
+    ChangeEvent,
+    ConfigurationError,
+    PublishError,
+    SNSPublisher,
+    broadcasting,
+    in_portions,
+)
+from change_events._producer import sharing
 from change_events._producer.batches import BATCH_SIZE
 from change_events._producer.publishers import AT_ONCE
 from conftest import signalled
@@ -324,3 +336,162 @@ def test_a_generator_is_read_portion_by_portion():
 def test_a_portion_has_at_least_one_item(size):
     with pytest.raises(ConfigurationError, match="size must be an integer of at least 1, not"):
         in_portions([], size)
+
+
+# Saves at the same time
+
+
+class Saves:
+    """
+    Saves, each in its own thread.
+
+    Attributes:
+        begun: The ids whose saves have begun.
+        errors: The errors of those that have not, by id.
+    """
+
+    def __init__(self, publisher):
+        self.publisher, self.begun, self.errors = publisher, [], {}
+
+    def save(self, id):
+        """Broadcast and save."""
+        try:
+            with broadcasting(self.publisher, id):
+                self.begun.append(id)
+        except PublishError as error:
+            self.errors[id] = error
+
+    def save_together(self, ids):
+        """Save each of them at the same time, with a barrier before."""
+        ready = threading.Barrier(len(ids))
+        threads = [
+            threading.Thread(target=lambda id=id: (ready.wait(20), self.save(id))) for id in ids
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+
+
+def count_calls(line):
+    """Note each call to SNS, and let it take a moment."""
+    calls, forward = [], line.forward
+
+    def answer(asked):
+        form = dict(parse_qsl(asked.body.decode()))
+        if form.get("Action", "").startswith("Publish"):
+            calls.append([text for name, text in form.items() if name.endswith("Message")])
+            time.sleep(0.1)
+        return forward(asked)
+
+    line.fault = answer
+    return calls
+
+
+def test_saves_at_the_same_time_share_calls(channel, line, monkeypatch):
+    monkeypatch.setattr(sharing, "LONGEST", 10.0)  # a quarter of a call's time counts, however long
+    calls = count_calls(line)
+    saves = Saves(patient_publisher(channel))
+    saves.save("first")  # it learns how long a call takes
+
+    saves.save_together([f"p{number}" for number in range(40)])
+
+    assert saves.errors == {}
+    assert len(saves.begun) == 41
+    assert sorted(channel.ids()) == sorted(saves.begun)
+    assert len(calls) < 25
+    assert max(map(len, calls)) <= 10
+
+
+def test_saves_of_tasks_share_calls(channel, line, monkeypatch):
+    monkeypatch.setattr(sharing, "LONGEST", 10.0)
+    calls = count_calls(line)
+    publisher = patient_publisher(channel)
+    saved = []
+
+    async def save(id):
+        async with broadcasting(publisher, id):
+            saved.append(id)
+
+    async def all_of_them():
+        await save("first")
+        await asyncio.gather(*(save(f"p{number}") for number in range(40)))
+
+    asyncio.run(all_of_them())
+
+    assert sorted(channel.ids()) == sorted(saved)
+    assert len(calls) < 25
+
+
+def test_an_entry_that_sns_refuses_fails_its_own_save_only(channel, line, monkeypatch):
+    monkeypatch.setattr(sharing, "LONGEST", 10.0)
+    client = boto3.client("sns", config=Config(read_timeout=60, max_pool_connections=100))
+    real = client.publish_batch
+
+    def refuse_some(*, TopicArn, PublishBatchRequestEntries):  # noqa: N803
+        good = [each for each in PublishBatchRequestEntries if '"bad' not in each["Message"]]
+        answer = real(TopicArn=TopicArn, PublishBatchRequestEntries=good) if good else {}
+        bad = [each for each in PublishBatchRequestEntries if each not in good]
+        failed = [{"Id": each["Id"], "Code": "No", "Message": each["Message"]} for each in bad]
+        return {**answer, "Failed": failed}
+
+    def publish(*, TopicArn, Message):  # noqa: N803
+        return refuse_some(
+            TopicArn=TopicArn, PublishBatchRequestEntries=[{"Id": "0", "Message": Message}]
+        )["Successful"]
+
+    monkeypatch.setattr(client, "publish_batch", refuse_some)
+    monkeypatch.setattr(client, "publish", publish)
+    count_calls(line)
+    saves = Saves(SNSPublisher(channel.topic_arn, client=client))
+    saves.save("first")
+
+    saves.save_together([f"{kind}{number}" for kind in ("good", "bad") for number in range(15)])
+
+    assert sorted(channel.ids()) == sorted(saves.begun)
+    assert sorted(saves.begun) == sorted(["first", *(f"good{number}" for number in range(15))])
+    assert {id: error.ids for id, error in saves.errors.items()} == {
+        f"bad{number}": (f"bad{number}",) for number in range(15)
+    }
+
+
+def test_a_saves_own_attributes_travel_with_it_and_fail_it_alone(channel, line, monkeypatch):
+    monkeypatch.setattr(sharing, "LONGEST", 10.0)
+    tenant = contextvars.ContextVar("tenant")
+    publisher = SNSPublisher(
+        channel.topic_arn,
+        client=boto3.client("sns", config=Config(max_pool_connections=100)),
+        attributes=lambda: {"tenant": tenant.get()},
+    )
+    count_calls(line)
+    saves = Saves(publisher)
+
+    def save(id):
+        if id != "without":
+            tenant.set(f"tenant of {id}")
+        Saves.save(saves, id)
+
+    monkeypatch.setattr(saves, "save", save)
+    saves.save_together(["without", *(f"p{number}" for number in range(19))])
+
+    assert list(saves.errors) == ["without"]
+    arrived = channel.messages()
+    assert len(arrived) == 19
+    for message in arrived:
+        id = json.loads(message["Body"])["id"]
+        assert message["MessageAttributes"]["tenant"]["StringValue"] == f"tenant of {id}"
+
+
+def test_a_child_of_a_fork_shares_no_call_with_its_parent(channel, monkeypatch):
+    publisher = SNSPublisher(channel.topic_arn)
+    publisher.publish([ChangeEvent("p1")])
+    (calls,) = publisher._calls.values()
+    calls._lock.acquire()  # by a thread that the child does not have
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+
+    thread, raised = start(lambda: publisher.publish([ChangeEvent("p2")]))
+
+    thread.join(20)
+    assert not thread.is_alive()
+    assert raised == []
+    assert sorted(channel.ids()) == ["p1", "p2"]

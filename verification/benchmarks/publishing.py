@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import statistics
+import threading
 import time
 from collections import Counter
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +20,7 @@ from verification.benchmarks.contest import Report
 from verification.harness.figures import Figure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
 MANY = 100
 """Entities in one save."""
@@ -27,6 +30,12 @@ VERY_MANY = (3_000, 10_000)
 
 CALL = 0.025
 """Seconds that a call to SNS takes from another region, say."""
+
+THREADS, TASKS = 50, 200
+"""How many save at the same time."""
+
+ROUNDS = 5
+"""How often each way of saving at the same time is measured."""
 
 
 class Products:
@@ -44,6 +53,7 @@ class Products:
         self.rows: dict[str, dict[str, str]] = {}
         publisher = SNSPublisher(topic_arn, client=client)
         self.save = broadcasts_before_save(publisher, id="product.id")(self.store)
+        self.save_in_task = broadcasts_before_save(publisher, id="product.id")(self.store_in_task)
         self.save_all = broadcasts_before_save(
             publisher, ids=lambda products: [product["id"] for product in products]
         )(self.store_all)
@@ -57,6 +67,14 @@ class Products:
         """Store a product."""
         self.rows[product["id"]] = product
 
+    async def store_in_task(self, product: dict[str, str]) -> None:
+        """Store a product in asynchronous code."""
+        self.store(product)
+
+    async def save_by_hand_in_task(self, product: dict[str, str]) -> None:
+        """Publish and store without the library, and without blocking the event loop."""
+        await asyncio.to_thread(self.save_by_hand, product)
+
     def store_all(self, products: Sequence[dict[str, str]]) -> None:
         """Store many products."""
         self.rows |= {product["id"]: product for product in products}
@@ -65,7 +83,7 @@ class Products:
 def publishing(bench: Bench) -> Report:
     """
     F: publishing: the decorator against a bare `publish`; one save of 100 ids against a loop; saves
-    of thousands of ids, with SNS at 25 ms a call (canned queue).
+    of thousands of ids, and many saves at the same time, with SNS at 25 ms a call (canned queue).
     """
     stage = bench.stage()
     client = stage.client("sns")
@@ -97,6 +115,7 @@ def publishing(bench: Bench) -> Report:
             Figure(f"{MANY} ids at once, times fewer calls", looped / calls.total(), at_least=8),
             Figure(f"{MANY} ids at once, times as fast", loop / batch, at_least=5),
             *very_many(bench),
+            *together(bench),
         ],
         data={"pairs": pairs, "slice": size, "loop": loop, "batch": batch},
     )
@@ -118,6 +137,97 @@ def very_many(bench: Bench) -> list[Figure]:
         )
         for number in VERY_MANY
     ]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a save costs: seconds of CPU, calls to SNS, and the median of its seconds."""
+
+    cpu: float
+    calls: float
+    p50: float
+
+
+def together(bench: Bench) -> list[Figure]:
+    """Save in many threads, or tasks of one event loop, as fast as they can."""
+    bench.progress("at the same time", 4 * ROUNDS * bench.number(4_000, 1_000))
+    stage = bench.stage(canned=True)
+    client = stage.client("sns", connections=100)
+    calls: Counter[str] = Counter()
+    client.meta.events.register("before-call.sns", lambda model, **_: calls.update([model.name]))
+    client.meta.events.register("before-send.sns", lambda **_: time.sleep(CALL))
+    products = Products(client, stage.topic(stage.queue()))
+    ways = {
+        f"{THREADS} threads": [
+            partial(in_threads, save) for save in (products.save_by_hand, products.save)
+        ],
+        f"{TASKS} tasks": [
+            partial(in_tasks, save)
+            for save in (products.save_by_hand_in_task, products.save_in_task)
+        ],
+    }
+    figures = []
+    for name, (bare, ours) in ways.items():
+        number = bench.number(4_000, 1_000)
+        pairs = [
+            (cost_of(bare, number, calls), cost_of(ours, number, calls)) for _ in range(ROUNDS)
+        ]
+        cpu = statistics.median(own.cpu / bare.cpu for bare, own in pairs)
+        p50 = statistics.median(own.p50 / bare.p50 for bare, own in pairs)
+        each = statistics.median(own.calls for _, own in pairs)
+        milliseconds = statistics.median(own.cpu for _, own in pairs) * 1e3
+        figures += [
+            Figure(f"{name}, CPU of a save", milliseconds, "ms"),
+            Figure(f"{name}, CPU of a save, times a bare publish", cpu, at_most=0.35),
+            Figure(f"{name}, calls for each save", each, at_most=0.15),
+            Figure(f"{name}, p50 of a save, times a bare publish", p50, at_most=1.0),
+        ]
+    return figures
+
+
+def cost_of(
+    save_all: Callable[[Sequence[str]], list[float]], number: int, calls: Counter[str]
+) -> Cost:
+    """Save so many products."""
+    calls.clear()
+    started = time.process_time()
+    took = save_all(distinct(number))
+    cpu = time.process_time() - started
+    return Cost(cpu / number, calls.total() / number, statistics.median(took))
+
+
+def in_threads(save: Callable[[dict[str, str]], object], ids: Sequence[str]) -> list[float]:
+    """Save the products in threads; return the seconds of each save."""
+    took: list[float] = []
+
+    def work(own: Sequence[str]) -> None:
+        took.extend(seconds(partial(save, {"id": id})) for id in own)
+
+    threads = [threading.Thread(target=work, args=(ids[at::THREADS],)) for at in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return took
+
+
+def in_tasks(
+    save: Callable[[dict[str, str]], Coroutine[object, object, None]], ids: Sequence[str]
+) -> list[float]:
+    """Save the products in tasks of an event loop; return the seconds of each save."""
+    took: list[float] = []
+
+    async def work(own: Sequence[str]) -> None:
+        for id in own:
+            started = time.perf_counter()
+            await save({"id": id})
+            took.append(time.perf_counter() - started)
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*(work(ids[at::TASKS]) for at in range(TASKS)))
+
+    asyncio.run(all_of_them())
+    return took
 
 
 def each(save: Callable[[dict[str, str]], object], number: int) -> None:

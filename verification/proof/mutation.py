@@ -55,6 +55,7 @@ TESTS = {
         "tests/unit/test_renewals_together.py",
         "tests/wire/test_publishers*.py",
     ],
+    "_producer.sharing": ["tests/unit/test_sharing.py"],
     "_producer.threads": ["tests/unit/test_broadcasting.py", "tests/unit/test_renewals_*.py"],
     "_source": [
         "tests/unit/test_exact_numbers.py",

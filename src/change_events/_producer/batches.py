@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from contextlib import suppress
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,30 +14,49 @@ if TYPE_CHECKING:
 BATCH_SIZE = 10
 """Most entries in one `PublishBatch` call (Amazon SNS API Reference, PublishBatch)."""
 
+Message: TypeAlias = dict[str, Any]
+"""The parameters of a `Publish`. With an `Id` they are an entry of a `PublishBatch`."""
+
+Why: TypeAlias = BaseException | str | None
+"""Why a message is not known to be accepted: an error, or SNS's reason. None: it is accepted."""
+
+
+def send_in_one_call(client: Any, topic_arn: str, messages: Sequence[Message]) -> list[Why]:
+    """Send one to ten messages in one call; return for each why it is not known to be accepted."""
+    try:
+        if len(messages) == 1:
+            client.publish(TopicArn=topic_arn, **messages[0])
+            return [None]
+        entries = [{"Id": str(position), **message} for position, message in enumerate(messages)]
+        answer = client.publish_batch(TopicArn=topic_arn, PublishBatchRequestEntries=entries)
+        refused = {
+            int(entry["Id"]): f"{entry.get('Code')}: {entry.get('Message')}"
+            for entry in answer.get("Failed", [])
+        }
+    except Exception as error:  # of any kind: SNS is not known to have accepted them
+        return [error] * len(messages)
+    return [refused.get(position) for position in range(len(messages))]
+
 
 class Batches:
     """
-    Messages to send by `PublishBatch`. After a failure no other call begins.
+    Messages to send by several calls. After a failure no other call begins.
 
     Args:
         client: A boto3 SNS client.
         topic_arn: The topic.
-        messages: For each message the parameters of `Publish`.
-
-    Attributes:
-        failures: Why calls failed: errors, and SNS's reasons.
+        messages: The messages.
     """
 
-    def __init__(self, client: Any, topic_arn: str, messages: Sequence[dict[str, Any]]) -> None:
-        self.failures: list[BaseException | str] = []
+    def __init__(self, client: Any, topic_arn: str, messages: Sequence[Message]) -> None:
         self._client = client
         self._topic_arn = topic_arn
         self._messages = messages
         self._left = deque(range(0, len(messages), BATCH_SIZE))  # threads can share a deque
-        self._refused: dict[int, set[int]] = {}  # by the first position of each answered batch
+        self._whys: list[Why] = ["an earlier call has failed"] * len(messages)
         self._helpers: list[threading.Thread] = []
 
-    def send(self, *, at_once: int) -> list[int]:
+    def send(self, *, at_once: int) -> list[Why]:
         """
         Send the messages. When this returns or raises, no call is under way.
 
@@ -48,7 +67,7 @@ class Batches:
             at_once: The most calls under way at the same time.
 
         Returns:
-            The positions of the messages that are not known to be accepted.
+            For each message why it is not known to be accepted, or None.
         """
         try:
             # Too many threads, or the interpreter is shutting down: go on with fewer.
@@ -60,7 +79,7 @@ class Batches:
             self._left.clear()
             for helper in self._helpers:
                 helper.join()
-        return [at for at in range(len(self._messages)) if not self._is_accepted(at)]
+        return self._whys
 
     def _start_helper(self) -> None:
         # In a copy of the save's context, because hooks of the client can read it.
@@ -75,35 +94,14 @@ class Batches:
 
     def _work(self) -> None:
         while (start := self._next()) is not None:
-            try:
-                self._send(start)
-            except BaseException as error:  # of any kind: SNS is not known to have accepted it
-                self._fail(error)
-                if not isinstance(error, Exception):  # Ctrl-C in the caller's thread
-                    raise
+            part = slice(start, start + BATCH_SIZE)
+            whys = send_in_one_call(self._client, self._topic_arn, self._messages[part])
+            self._whys[part] = whys
+            if any(whys):
+                self._left.clear()
 
     def _next(self) -> int | None:
         try:
             return self._left.popleft()
         except IndexError:
             return None
-
-    def _send(self, start: int) -> None:
-        batch = self._messages[start : start + BATCH_SIZE]
-        entries = [{"Id": str(position), **message} for position, message in enumerate(batch)]
-        answer = self._client.publish_batch(
-            TopicArn=self._topic_arn, PublishBatchRequestEntries=entries
-        )
-        failed = answer.get("Failed", [])
-        self._refused[start] = {start + int(entry["Id"]) for entry in failed}
-        if failed:
-            reasons = {f"{entry.get('Code')}: {entry.get('Message')}" for entry in failed}
-            self._fail("; ".join(sorted(reasons)))
-
-    def _fail(self, why: BaseException | str) -> None:
-        self.failures.append(why)
-        self._left.clear()
-
-    def _is_accepted(self, position: int) -> bool:
-        start = position - position % BATCH_SIZE
-        return start in self._refused and position not in self._refused[start]

@@ -16,7 +16,8 @@ from change_events._aws import CLIENTS_LOCK, make_client
 from change_events._codec import OWN_ATTRIBUTES, encode, parsed_arn
 from change_events._codec import attributes as own_attributes
 from change_events._event import DEFAULT_SETTLE
-from change_events._producer.batches import BATCH_SIZE, Batches
+from change_events._producer.batches import BATCH_SIZE, Batches, Why, send_in_one_call
+from change_events._producer.sharing import SharedCalls
 from change_events._text import printable
 from change_events._trace_context import TRACE_ATTRIBUTES
 from change_events.exceptions import ConfigurationError, PublishError
@@ -68,6 +69,11 @@ class SNSPublisher:
     is new for each broadcast: content-based deduplication would drop the second change of an entity
     within five minutes.
 
+    Saves that broadcast at the same moment, in threads or in tasks of an event loop, share calls of
+    up to ten. A save that comes alone is sent at once; with others under way, one waits for at most
+    a quarter of the time that a call takes. What SNS refuses fails its own save only. Hooks of the
+    client run in the context of one of the saves.
+
     More than ten events need several calls. Up to twenty of them are under way at the same time, or
     as many as the client keeps connections; but only one on a FIFO topic if an id occurs twice.
     More than 2,000 events for each second of `settle` (10,000 by default) are not sent at all: see
@@ -106,6 +112,7 @@ class SNSPublisher:
         self._warned = False
         # By process, because two must not share connections, and region.
         self._clients: dict[tuple[int, str], Any] = {}
+        self._calls: dict[tuple[int, str], SharedCalls] = {}  # by process, and topic
         self._attributes = attributes
         self._traces = traces
         self._reserved = OWN_ATTRIBUTES + (TRACE_ATTRIBUTES if traces else ())
@@ -189,19 +196,20 @@ class SNSPublisher:
                 _message(event, each, fifo=topic["fifo"] is not None)
                 for event, each in zip(events, users, strict=True)
             ]
-            if len(messages) == 1:
-                client.publish(TopicArn=topic_arn, **messages[0])
-                return
-        except Exception as error:  # of any kind: SNS is not known to have accepted the events
-            raise _not_broadcast(events, topic_arn, error) from error
-        batches = Batches(client, topic_arn, messages)
-        in_order = topic["fifo"] is not None and len({event.id for event in events}) < len(events)
-        if missing := batches.send(at_once=1 if in_order else _most_at_once(client, messages)):
-            why = batches.failures[0]
-            not_accepted = [events[position] for position in missing]
-            raise _not_broadcast(not_accepted, topic_arn, why) from (
-                None if isinstance(why, str) else why
-            )
+        except Exception as error:  # of any kind: nothing is sent
+            raise _not_broadcast(events, topic_arn, [error]) from error
+        connections = _connections(client)
+        if len(messages) > BATCH_SIZE:
+            in_order = topic["fifo"] is not None and len({each.id for each in events}) < len(events)
+            at_once = 1 if in_order else min(AT_ONCE, connections)
+            whys: Sequence[Why] = Batches(client, topic_arn, messages).send(at_once=at_once)
+        elif connections == 1:
+            whys = send_in_one_call(client, topic_arn, messages)
+        else:
+            whys = self._shared(client, topic_arn).send(messages)
+        if any(whys):
+            missing = [event for event, why in zip(events, whys, strict=True) if why]
+            raise _not_broadcast(missing, topic_arn, whys) from _error_in(whys)
 
     def _warn_once(self) -> None:
         if not self._warned:
@@ -232,6 +240,13 @@ class SNSPublisher:
                     connections=100,
                 )
             return self._clients[key]
+
+    def _shared(self, client: Any, topic_arn: str) -> SharedCalls:
+        key = os.getpid(), topic_arn
+        if key not in self._calls:
+            calls = SharedCalls(partial(send_in_one_call, client, topic_arn))
+            self._calls.setdefault(key, calls)
+        return self._calls[key]
 
 
 def in_portions(items: Iterable[T], size: int = 1000) -> Iterator[list[T]]:
@@ -341,16 +356,21 @@ def _require_few(events: Sequence[ChangeEvent]) -> None:
         )
 
 
-def _most_at_once(client: Any, messages: Sequence[object]) -> int:
-    """Return how many calls to send at the same time. A double in a test gets one."""
-    if len(messages) <= BATCH_SIZE:
-        return 1
+def _connections(client: Any) -> int:
+    """Return how many connections a client keeps. A double in a test has one."""
     config = getattr(getattr(client, "meta", None), "config", None)
     connections: int = getattr(config, "max_pool_connections", 1)
-    return min(AT_ONCE, connections)
+    return connections
 
 
-def _not_broadcast(events: Sequence[ChangeEvent], topic_arn: str, why: object) -> PublishError:
+def _error_in(whys: Sequence[Why]) -> BaseException | None:
+    return next((why for why in whys if isinstance(why, BaseException)), None)
+
+
+def _not_broadcast(
+    events: Sequence[ChangeEvent], topic_arn: str, whys: Sequence[Why]
+) -> PublishError:
     ids = [event.id for event in events]
     shown = ", ".join(map(repr, ids[:3])) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
+    why = _error_in(whys) or "; ".join(sorted({str(why) for why in whys if why}))
     return PublishError(f"no broadcast of {shown} to {topic_arn}: {printable(why)}", ids=ids)
