@@ -149,9 +149,6 @@ SURVIVORS = {
             "broadcasts[1].publisher.publish(",
         ),
     ],
-    "there is only one call": [
-        ("_producer.publishers._most_at_once", "return 1", "return 2"),
-    ],
     "every save that waits has a sender of its own": [
         ("_producer.renewals.Renewals._next_saves", "continue", "break"),
     ],

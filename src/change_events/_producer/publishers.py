@@ -71,7 +71,7 @@ class SNSPublisher:
 
     Saves that broadcast at the same moment, in threads or in tasks of an event loop, share calls of
     up to ten. A save that comes alone is sent at once; with others under way, one waits for at most
-    a quarter of the time that a call takes. What SNS refuses fails its own save only. Hooks of the
+    a quarter of the time that a call needs. What SNS refuses fails its own save only. Hooks of the
     client run in the context of one of the saves.
 
     More than ten events need several calls. Up to twenty of them are under way at the same time, or

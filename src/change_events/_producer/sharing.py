@@ -1,4 +1,4 @@
-"""Broadcasts of the same moment share a call, as the group commit of a database shares a write."""
+"""Broadcasts of the same moment share a call, like the commits of a database share a write."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class SharedCalls:
 
     While nothing is under way, messages are sent at once. Otherwise the first thread to come waits
     for others until they have ten messages together, or for a quarter of the time that a call
-    takes. Then it sends them all, and the others get their part of the answer.
+    needs. Then it sends them all, and the others get their part of the answer.
 
     Args:
         send: Sends one to ten messages in one call; returns for each why it is not known to be
@@ -115,7 +115,7 @@ class SharedCalls:
         return whys
 
     def _joined(self, messages: Sequence[Message], thread: int) -> tuple[_Group, int]:
-        """Return the messages' group, and their position in it. Who is first leads it."""
+        """Return the messages' group, and their position in it. The first thread leads it."""
         size = sum(map(_bytes, messages))
         with self._lock:
             group = self._open
