@@ -494,7 +494,7 @@ def test_a_token_endpoint_that_hangs_is_given_up_with_the_get(source, server, ma
 
     assert "timed out" in str(failed(fetcher))
 
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
     server.gate.set()
 
 

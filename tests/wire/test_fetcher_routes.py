@@ -427,7 +427,7 @@ def test_a_proxy_that_trickles_is_given_up_at_the_timeout():
         with pytest.raises(FetchError, match=r"the proxy .*: timed out"):
             fetcher.fetch("p1")
 
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10  # without a limit for the whole, it would never end
 
 
 def test_the_environment_is_not_read(source, monkeypatch):
