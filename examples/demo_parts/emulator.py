@@ -8,6 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from moto.core import responses, utils
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.sqs.models import Message, Queue, SQSBackend
 from werkzeug.serving import WSGIRequestHandler, make_server
@@ -70,6 +71,9 @@ Queue.wait_for_messages = _wait_outside  # type: ignore[assignment]
 SQSBackend.is_message_valid_based_on_retention_period = _is_retained  # type: ignore[assignment]
 Message.visible = property(lambda self: time.time() * 1000 > self.visible_at)  # type: ignore[assignment]
 Message.delayed = property(lambda self: time.time() * 1000 < self.delayed_until)  # type: ignore[assignment]
+# It inspects a class, and rewrites a name by a pattern, for each request.
+for slow in (utils.method_names_from_class, utils.camelcase_to_underscores):
+    setattr(responses, slow.__name__, functools.cache(slow))
 
 
 class KeepAlive(WSGIRequestHandler):

@@ -63,7 +63,9 @@ def run_contract(pytester):
         """
         pytester.makepyfile(textwrap.dedent(imports) + body)
         name = test.partition("[")[0]
-        return pytester.runpytest_inprocess("-rfEs", "-p", "no:cacheprovider", "-k", name)
+        return pytester.runpytest_inprocess(
+            "-rfEs", "--tb=line", "-p", "no:cacheprovider", "-k", name
+        )
 
     return run
 

@@ -232,7 +232,9 @@ def run_contract(pytester):
 
     def run(text, test=""):
         pytester.makepyfile(text)
-        return pytester.runpytest_inprocess("-rfEs", "-p", "no:cacheprovider", "-k", test)
+        return pytester.runpytest_inprocess(
+            "-rfEs", "--tb=line", "-p", "no:cacheprovider", "-k", test
+        )
 
     return run
 
