@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
+import sys
 import threading
+import time
 from collections import Counter
+from contextlib import suppress
 
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
 
-from change_events._producer.sharing import LONGEST, MOST_BYTES, SharedCalls
+from change_events._producer import sharing
+from change_events._producer.sharing import LONGEST, MOST_BYTES, SharedCalls, _Group
 from conftest import signalled, wait_until
 
 
@@ -86,6 +91,7 @@ def topic():
 def patient(monkeypatch):
     """Let a call that is not full wait until it is."""
     monkeypatch.setattr("change_events._producer.sharing.LONGEST", 100.0)
+    monkeypatch.setattr("change_events._producer.sharing.PATIENCE", 100.0)
 
 
 def waits_for(topic, number):
@@ -138,17 +144,25 @@ def test_they_do_not_wait_for_a_call_that_takes_long(topic):
 
 def test_a_thread_waits_for_a_quarter_of_the_time_that_calls_take(topic, monkeypatch):
     waits = []
+
+    class Pause:
+        def acquire(self, timeout=None):
+            waits.append(timeout)
+
+        def release(self):
+            pass
+
     topic.hold()
-    monkeypatch.setattr(threading.Event, "wait", lambda self, timeout=None: waits.append(timeout))
-    sent = topic.shared._send
-    topic.shared._send = lambda messages: [None] * len(messages)
+    monkeypatch.setattr(threading, "Lock", Pause)
+    group = _Group()
+    monkeypatch.undo()
+    topic.free.set()
+    waits.clear()
 
     for usual in (0.0, 0.04, 1000.0):
         topic.shared._usual = usual
-        topic.shared.send([message("a")])
+        topic.shared._lead(group)
 
-    monkeypatch.undo()
-    topic.shared._send = sent
     assert waits == [0.0, 0.01, LONGEST]
 
 
@@ -248,6 +262,9 @@ def test_what_sns_refuses_because_of_one_is_sent_again_by_each_alone(topic, pati
         refusal(400, "ThrottledException"),
         ConnectionError("reset"),
         ClientError({}, "PublishBatch"),
+        refusal(400, "KMSThrottling"),
+        ReadTimeoutError(endpoint_url="http://sns"),
+        EndpointConnectionError(endpoint_url="http://sns"),
     ],
     ids=str,
 )
@@ -261,6 +278,18 @@ def test_what_fails_because_of_sns_is_not_sent_again(topic, patient, error):
 
     assert answers == ([[error]], [[error]])
     assert len(topic.calls) == 2
+
+
+@pytest.mark.parametrize("error", [ValueError("a hook's"), UnicodeError("no UTF-8")])
+def test_what_fails_before_sns_is_asked_is_sent_again_by_each_alone(topic, patient, error):
+    topic.refused = {"bad": error}
+    topic.hold()
+    good, bad = topic.start("good"), topic.start("bad")
+    waits_for(topic, 2)
+    topic.close()
+    topic.end()
+
+    assert (good, bad) == ([[None]], [[error]])
 
 
 def test_what_was_refused_alone_is_not_sent_again(topic):
@@ -291,17 +320,14 @@ def test_if_the_thread_that_waits_to_send_is_interrupted_the_others_are_sent(top
     with pytest.raises(KeyboardInterrupt):
         topic.shared.send([message("a")])
     interrupting.join()
-    waits_for(topic, 2)
-    topic.close()
     topic.end()
 
     assert others == [[[None]], [[None]]]
-    assert sorted(topic.calls[1]) == ["b", "c"]
+    assert sorted(topic.calls[1:]) == [["b"], ["c"]]
 
 
-def test_if_the_thread_that_sends_is_interrupted_the_others_send_again(patient):
+def test_if_the_thread_that_sends_is_interrupted_the_others_send_again(topic, patient):
     """Nobody knows whether SNS has accepted what was under way."""
-    topic = Topic()
     topic.hold()
     others = []
 
@@ -322,12 +348,75 @@ def test_if_the_thread_that_sends_is_interrupted_the_others_send_again(patient):
     with pytest.raises(KeyboardInterrupt):
         topic.shared.send([message("a")])
     joining.join()
-    wait_until(lambda: topic.shared._open)
-    topic.close()
     topic.end()
 
     assert others == [[[None]], ["a", "b"]]
     assert topic.calls[1:] == [["b"]]
+
+
+def test_no_moment_of_an_interruption_lets_another_wait_for_ever(monkeypatch):
+    """Python looks for signals wherever a function begins; each of these moments has its turn."""
+    monkeypatch.setattr(sharing, "PATIENCE", 0.05)
+    monkeypatch.setattr(sharing, "LONGEST", 0.2)
+    moments = 0
+    while True:
+        topic, begun = Topic(), itertools.count()
+        topic.hold()
+        moment = moments
+
+        def interrupt(frame, *_, begun=begun, moment=moment):
+            if frame.f_code.co_filename == sharing.__file__ and next(begun) == moment:
+                raise KeyboardInterrupt
+
+        def lead(topic=topic, interrupt=interrupt):
+            sys.settrace(interrupt)
+            with suppress(KeyboardInterrupt):
+                topic.shared.send([message("leader")])
+
+        leader = threading.Thread(target=lead)
+        leader.start()
+        while leader.is_alive() and not topic.shared._open:
+            time.sleep(0.001)
+        other = topic.start("other")
+        topic.free.set()
+        leader.join(20)
+        topic.end()
+        later = topic.start("later")
+        topic.end()
+        assert (other, later) == ([[None]], [[None]])
+        if next(begun) < moments:
+            break
+        moments += 1
+    assert moments > 5
+
+
+def test_a_handler_can_wait_for_a_thread_that_waits_for_its_own(topic, monkeypatch):
+    """As a graceful shutdown does: the handler of SIGTERM joins the other threads."""
+    monkeypatch.setattr(sharing, "LONGEST", 100.0)
+    monkeypatch.setattr(sharing, "PATIENCE", 0.05)
+    topic.hold()
+    ended = []
+
+    def handler(*_):
+        topic.free.set()
+        topic._threads[-1].join(20)
+        ended.append(not topic._threads[-1].is_alive())
+        topic.close()
+
+    def one_more():
+        waits_for(topic, 1)
+        topic.start("other")
+        waits_for(topic, 2)
+
+    previous = signal.signal(signal.SIGUSR1, handler)
+    try:
+        interrupting = signalled(signal.SIGUSR1, when=one_more)
+        assert topic.shared.send([message("main")]) == [None]
+        interrupting.join()
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+
+    assert ended == [True]
 
 
 def test_one_that_is_interrupted_while_it_waits_leaves_the_others(topic, patient):
@@ -403,5 +492,5 @@ def test_many_threads_get_what_was_said_of_their_own_messages():
     assert wrong == []
     assert sum(calls) == 2000
     assert max(calls) <= 10
-    assert shared._groups == {}
+    assert not any(lock.locked() for lock in shared._under_way)
     assert shared._inside == set()

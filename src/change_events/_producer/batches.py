@@ -97,7 +97,7 @@ class Batches:
             part = slice(start, start + BATCH_SIZE)
             whys = send_in_one_call(self._client, self._topic_arn, self._messages[part])
             self._whys[part] = whys
-            if any(whys):
+            if any(why is not None for why in whys):
                 self._left.clear()
 
     def _next(self) -> int | None:

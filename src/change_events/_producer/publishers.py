@@ -71,8 +71,9 @@ class SNSPublisher:
 
     Saves that broadcast at the same moment, in threads or in tasks of an event loop, share calls of
     up to ten. A save that comes alone is sent at once; with others under way, one waits for at most
-    a quarter of the time that a call needs. What SNS refuses fails its own save only. Hooks of the
-    client run in the context of one of the saves.
+    a quarter of the time that a call needs. What SNS refuses fails its own save only. Hooks of
+    the client see a `PublishBatch` then, in the context of one of the saves. A client with
+    `max_pool_connections=1` shares no calls.
 
     More than ten events need several calls. Up to twenty of them are under way at the same time, or
     as many as the client keeps connections; but only one on a FIFO topic if an id occurs twice.
@@ -173,6 +174,8 @@ class SNSPublisher:
             self._warn_once()
             return
         topic = parsed_arn(topic_arn)
+        if not events:
+            return
         _require_few(events)
         if self._traces is None:
             self._send(events, topic_arn, topic)
@@ -207,8 +210,8 @@ class SNSPublisher:
             whys = send_in_one_call(client, topic_arn, messages)
         else:
             whys = self._shared(client, topic_arn).send(messages)
-        if any(whys):
-            missing = [event for event, why in zip(events, whys, strict=True) if why]
+        missing = [event for event, why in zip(events, whys, strict=True) if why is not None]
+        if missing:
             raise _not_broadcast(missing, topic_arn, whys) from _error_in(whys)
 
     def _warn_once(self) -> None:
@@ -359,8 +362,8 @@ def _require_few(events: Sequence[ChangeEvent]) -> None:
 def _connections(client: Any) -> int:
     """Return how many connections a client keeps. A double in a test has one."""
     config = getattr(getattr(client, "meta", None), "config", None)
-    connections: int = getattr(config, "max_pool_connections", 1)
-    return connections
+    connections = getattr(config, "max_pool_connections", 1)
+    return connections if isinstance(connections, int) else 1
 
 
 def _error_in(whys: Sequence[Why]) -> BaseException | None:
@@ -372,5 +375,7 @@ def _not_broadcast(
 ) -> PublishError:
     ids = [event.id for event in events]
     shown = ", ".join(map(repr, ids[:3])) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
-    why = _error_in(whys) or "; ".join(sorted({str(why) for why in whys if why}))
+    error = _error_in(whys)
+    reasons = sorted({why for why in whys if isinstance(why, str)})
+    why = "; ".join(reasons) if error is None else error
     return PublishError(f"no broadcast of {shown} to {topic_arn}: {printable(why)}", ids=ids)

@@ -24,24 +24,36 @@ The most bytes of text in a shared call. SNS allows 262,144 for all of it (Amazo
 PublishBatch).
 """
 
+PATIENCE = 1.0
+"""
+The most seconds that a broadcast waits for a call of another thread, which can wait for something
+that this thread does: a signal handler that joins it, a lock. Then it makes a call of its own.
+"""
+
 Send: TypeAlias = Callable[[Sequence[Message]], Sequence[Why]]
 
 
 class _Group:
     """
-    Messages that are sent in one call.
+    Messages that are sent in one call, by the thread that has made the group.
+
+    It has locks, and not events, because an error that a signal's handler raises can leave the
+    lock inside an event held for ever.
 
     Attributes:
-        full: Is set when no message can join any more.
-        sent: Is set when the call is over, or will not be made.
-        whys: What the call has returned. None: its thread was interrupted.
+        others: The groups of the threads that have joined this one.
+        pause: Is held until its thread is to go on.
+        under_way: Is held while its thread leads.
+        whys: What the call has returned. None: it is not over, or was interrupted.
     """
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
         self.bytes = 0
-        self.full = threading.Event()
-        self.sent = threading.Event()
+        self.others: list[_Group] = []
+        self.pause = threading.Lock()
+        self.pause.acquire()
+        self.under_way = threading.Lock()
         self.whys: Sequence[Why] | None = None
 
     def add(self, messages: Sequence[Message], size: int) -> int:
@@ -76,82 +88,76 @@ class SharedCalls:
         self._clock = clock
         self._lock = threading.RLock()  # re-entrant, because a signal handler may save, too
         self._inside: set[int] = set()
-        self._groups: dict[int, _Group] = {}  # by the thread that leads them
+        self._under_way: list[threading.Lock] = []
         self._open: _Group | None = None
         self._usual = 0.0
 
     def send(self, messages: Sequence[Message]) -> Sequence[Why]:
-        """
-        Send one to ten messages, perhaps with others; return for each what `send` has said.
-
-        When this returns, no call with one of them is under way.
-        """
+        """Send one to ten messages, perhaps with others; return for each what `send` has said."""
         thread = threading.get_ident()
-        if (
-            thread in self._inside
-        ):  # a signal's handler, or a hook: it would wait for its own thread
+        if thread in self._inside:  # a signal's handler, or a hook: it would wait for itself
             return self._send(messages)
-        self._inside.add(thread)
         try:
-            return self._sent_with_others(messages, thread)
+            self._inside.add(thread)
+            return self._sent_with_others(messages)
         finally:
             self._inside.discard(thread)
 
-    def _sent_with_others(self, messages: Sequence[Message], thread: int) -> Sequence[Why]:
-        while True:
-            try:
-                group, position = self._joined(messages, thread)
-                if position:
-                    group.sent.wait()
-                else:
-                    self._lead(group)
-            finally:  # Ctrl-C can have come anywhere; the others must not wait for ever
-                self._end_group_of(thread)
-            if group.whys is not None:
-                break
+    def _sent_with_others(self, messages: Sequence[Message]) -> Sequence[Why]:
+        own = _Group()
+        with own.under_way:
+            group, position = self._joined(own, messages)
+            if group is own:
+                self._lead(own)
+        if group is not own:
+            own.pause.acquire(timeout=PATIENCE)
+        if group.whys is None:  # its thread was interrupted, or waits for something else
+            self._close(group)
+            return self._send(messages)
         whys = group.whys[position : position + len(messages)]
-        if len(group.messages) > len(messages) and any(map(_is_refusal, whys)):
-            return self._send(messages)  # perhaps it was refused because of the others' messages
+        if len(group.messages) > len(messages) and any(map(_may_be_anothers, whys)):
+            return self._send(messages)
         return whys
 
-    def _joined(self, messages: Sequence[Message], thread: int) -> tuple[_Group, int]:
-        """Return the messages' group, and their position in it. The first thread leads it."""
+    def _joined(self, own: _Group, messages: Sequence[Message]) -> tuple[_Group, int]:
+        """Return the messages' group, and their position in it."""
         size = sum(map(_bytes, messages))
         with self._lock:
             group = self._open
             if group is None or not group.has_room_for(messages, size):
                 self._close(group)
-                group = self._groups[thread] = _Group()
-                if len(self._groups) == 1:  # nothing is under way that it could wait for
-                    group.full.set()
-                else:
-                    self._open = group
+                group = own
+                self._under_way = [each for each in self._under_way if each.locked()]
+                if self._under_way:
+                    self._open = own
+                else:  # nothing is under way that it could wait for
+                    own.pause.release()
+                self._under_way.append(own.under_way)
+            else:
+                group.others.append(own)
             position = group.add(messages, size)
             if len(group.messages) == BATCH_SIZE:
                 self._close(group)
         return group, position
 
     def _lead(self, group: _Group) -> None:
-        group.full.wait(min(PART * self._usual, LONGEST))
-        self._close(group)
-        began = self._clock()
-        group.whys = self._send(group.messages)
-        self._usual += NEWEST * (self._clock() - began - self._usual)
-
-    def _end_group_of(self, thread: int) -> None:
-        group = self._groups.get(thread)
-        if group is not None:
+        try:
+            group.pause.acquire(timeout=min(PART * self._usual, LONGEST))
             self._close(group)
-            del self._groups[thread]
-            group.sent.set()
+            began = self._clock()
+            group.whys = self._send(group.messages)
+            self._usual += NEWEST * (self._clock() - began - self._usual)
+        finally:  # where Ctrl-C comes just here, the others have patience
+            self._close(group)
+            for other in group.others:
+                other.pause.release()
 
     def _close(self, group: _Group | None) -> None:
         """Let no message join any more."""
         with self._lock:
-            if group is not None:
-                group.full.set()
-            if group is self._open:
+            if group is not None and group is self._open:
                 self._open = None
+                group.pause.release()
 
 
 def _bytes(message: Message) -> int:
@@ -162,12 +168,15 @@ def _bytes(message: Message) -> int:
         *attributes,
         *(each["StringValue"] for each in attributes.values()),
     ]
-    return sum(len(text.encode()) for text in texts)
+    return sum(len(str(text).encode(errors="replace")) for text in texts)
 
 
-def _is_refusal(why: Why) -> bool:
-    """Return True if SNS has refused a whole call because of what was in it."""
-    answer = getattr(why, "response", {})
-    status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    code = answer.get("Error", {}).get("Code", "")
-    return 400 <= status < 429 and not code.startswith("Throttl")
+def _may_be_anothers(why: Why) -> bool:
+    """Return True if another message of the same call can be why it failed."""
+    if not isinstance(why, Exception):
+        return False
+    if isinstance(answer := getattr(why, "response", None), dict):  # botocore's ClientError
+        status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return 400 <= status < 429 and "Throttl" not in answer.get("Error", {}).get("Code", "")
+    names = {kind.__name__ for kind in type(why).__mro__}
+    return not names & {"ConnectionError", "HTTPClientError"}  # Python's, or botocore's: no answer
