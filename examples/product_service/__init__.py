@@ -1,7 +1,8 @@
 """
 The example: a service that owns products, and a service downstream that keeps a cache of them.
 
-    repository.py             the owning side: where change-events broadcasts
+    repository.py             the owning side: where change-events broadcasts (DynamoDB)
+    sql_repository.py         the same with PostgreSQL, whose database makes the ids
     models.py, app.py         its products, and its HTTP side
     __main__.py               the owning side as a process
     downstream.py             the consuming side: a worker, a cache, and a question to it

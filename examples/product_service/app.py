@@ -6,9 +6,10 @@ nothing.
 """
 
 import hashlib
-import uuid
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import jsonpatch
 from fastapi import (
@@ -36,7 +37,6 @@ from product_service.repository import (
     BusyError,
     ConflictError,
     DeletedProductError,
-    ProductRepository,
     UnknownProductError,
 )
 
@@ -60,7 +60,24 @@ ANSWERS: dict[type[Exception], tuple[HTTPStatus, str]] = {
 router = APIRouter(prefix="/products")
 
 
-def create_app(products: ProductRepository) -> FastAPI:
+class Repository(Protocol):
+    """Where the products are: `ProductRepository`, or `SQLProductRepository`."""
+
+    def get(self, id: str) -> Product: ...  # noqa: D102
+    def get_many(self, ids: list[str]) -> list[Product]: ...  # noqa: D102
+    def page(self, after: str | None) -> tuple[list[Product], str | None]: ...  # noqa: D102
+    def add(self, new: NewProduct) -> Product: ...  # noqa: D102
+    def update(self, product: Product) -> Product: ...  # noqa: D102
+    def delete(self, product: Product) -> Product: ...  # noqa: D102
+
+
+class Products(Protocol):
+    """What opens a repository for each request, and commits at the end if that is needed."""
+
+    def open(self) -> AbstractContextManager[Repository]: ...  # noqa: D102
+
+
+def create_app(products: Products) -> FastAPI:
     """Make the service's application."""
     app = FastAPI(title="Products")
     app.state.products = products
@@ -71,9 +88,10 @@ def create_app(products: ProductRepository) -> FastAPI:
     return app
 
 
-def _repository(request: Request) -> ProductRepository:
-    products: ProductRepository = request.app.state.products
-    return products
+def _repository(request: Request) -> Iterator[Repository]:
+    products: Products = request.app.state.products
+    with products.open() as repository:
+        yield repository
 
 
 def _require_json_patch(content_type: Annotated[str, Header()] = "") -> None:
@@ -83,7 +101,8 @@ def _require_json_patch(content_type: Annotated[str, Header()] = "") -> None:
         )
 
 
-Products = Annotated[ProductRepository, Depends(_repository)]
+# By default FastAPI sends the answer before such a block ends, also if the commit then fails.
+Opened = Annotated[Repository, Depends(_repository, scope="function")]
 ProductId = Annotated[str, Path(max_length=512)]
 ProductIds = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=512)]] | None, Query(max_length=MOST_AT_ONCE)
@@ -95,7 +114,7 @@ ProductIds = Annotated[
 def list_products(
     request: Request,
     response: Response,
-    products: Products,
+    products: Opened,
     after: str | None = None,
     id: ProductIds = None,
 ) -> list[Product]:
@@ -116,17 +135,17 @@ def list_products(
 
 @router.post("", status_code=201)
 def create_product(
-    new: NewProduct, request: Request, response: Response, products: Products
+    new: NewProduct, request: Request, response: Response, products: Opened
 ) -> Product:
     """Make a product; the header `Location` has its URL."""
-    product = products.create(str(uuid.uuid4()), new)
+    product = products.add(new)
     response.headers["Location"] = str(request.url_for("get_product", id=product.id))
     return product
 
 
 @router.get("/{id}", response_model=Product)
 def get_product(
-    id: ProductId, products: Products, if_none_match: Annotated[str, Header()] = ""
+    id: ProductId, products: Opened, if_none_match: Annotated[str, Header()] = ""
 ) -> Response:
     """Read a product's latest commit; 304 if the client already has it."""
     body = products.get(id).model_dump_json().encode()
@@ -138,7 +157,7 @@ def get_product(
 
 @router.patch("/{id}", dependencies=[Depends(_require_json_patch)])
 def patch_product(
-    id: ProductId, patch: Annotated[list[dict[str, Any]], Body()], products: Products
+    id: ProductId, patch: Annotated[list[dict[str, Any]], Body()], products: Opened
 ) -> Product:
     """
     Change a product by a JSON Patch (RFC 6902).
@@ -149,7 +168,7 @@ def patch_product(
 
 
 @router.delete("/{id}")
-def delete_product(id: ProductId, products: Products) -> Product:
+def delete_product(id: ProductId, products: Opened) -> Product:
     """Delete a product; answer with its last state. From then on, its GET answers 410."""
     return products.delete(products.get(id))
 

@@ -21,8 +21,7 @@ class Product(BaseModel):
     A product.
 
     Attributes:
-        id: A UUID. The service makes it, because an id must be known before the save to be
-            broadcast.
+        id: A UUID that the service makes; in PostgreSQL a number that the database makes.
         name: 1 to 200 characters.
         imageURL: An http(s) URL.
         lastModified: When it was last saved, in UTC, always of the same width. It grows with every

@@ -7,6 +7,8 @@ Every method that saves is decorated: it broadcasts the product's id before it r
 from __future__ import annotations
 
 import time
+import uuid
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +79,10 @@ class ProductRepository:
             return
         self._client.get_waiter("table_exists").wait(TableName=self._table)
 
+    def open(self) -> AbstractContextManager[ProductRepository]:
+        """Return itself for a request. Each method commits by itself."""
+        return nullcontext(self)
+
     def get(self, id: str) -> Product:
         """
         Read the latest commit. (`ConsistentRead`: other reads can return an earlier state.)
@@ -137,6 +143,10 @@ class ProductRepository:
             after = scan["LastEvaluatedKey"]["id"]
         return products, after
 
+    def add(self, new: NewProduct) -> Product:
+        """Save a new product. The service makes its id, because DynamoDB makes none."""
+        return self.create(str(uuid.uuid4()), new)
+
     @broadcasts_before_save(publisher)
     def create(self, id: str, new: NewProduct) -> Product:
         """
@@ -147,7 +157,7 @@ class ProductRepository:
                 likewise.)
         """
         self._before_commit()
-        product = Product(id=id, name=new.name, imageURL=new.imageURL, lastModified=_now())
+        product = Product(id=id, name=new.name, imageURL=new.imageURL, lastModified=now())
         self._put(product, ConditionExpression="attribute_not_exists(id)")
         return product
 
@@ -179,7 +189,7 @@ class ProductRepository:
 
     def _replace(self, product: Product, *, deleted: bool = False) -> Product:
         self._before_commit()
-        saved = product.model_copy(update={"lastModified": _now(later_than=product.lastModified)})
+        saved = product.model_copy(update={"lastModified": now(later_than=product.lastModified)})
         self._put(
             saved,
             deleted=deleted,
@@ -200,7 +210,7 @@ def _product(item: dict[str, Any]) -> Product:
     return Product.model_validate({name: item[name] for name in Product.model_fields})
 
 
-def _now(later_than: str | None = None) -> str:
+def now(later_than: str | None = None) -> str:
     """Return the time; or a microsecond after `later_than`, if the clock is not yet there."""
     now = datetime.now(timezone.utc)
     if later_than is not None:
