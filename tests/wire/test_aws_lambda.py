@@ -28,7 +28,7 @@ from change_events import (
 )
 from change_events._consumer.guard import Guard
 from change_events.integrations.aws_lambda import CLOCK_SLACK, _Function, make_handler
-from lambda_records import EPOCH, record
+from lambda_records import EPOCH, Context, EventSourceMapping, arn_of, record
 from verification.harness.wire import Answer
 
 SETTLE = 5.0
@@ -63,94 +63,6 @@ def make_still(fetcher, sink):
         ).handle
 
     return make
-
-
-class Context:
-    """Lambda's context: how much time is left."""
-
-    def __init__(self, seconds=10.0):
-        self._ends = time.monotonic() + seconds
-
-    def get_remaining_time_in_millis(self):
-        return int((self._ends - time.monotonic()) * 1000)
-
-
-def arn_of(queue_url):
-    return f"arn:aws:sqs:eu-west-1:123456789012:{queue_url.rpartition('/')[2]}"
-
-
-def to_record(message, arn):
-    """
-    A received message as Lambda passes it on (AWS Lambda Developer Guide, "Using Lambda with Amazon
-    SQS").
-    """
-    own = message.get("MessageAttributes", {})
-    return {
-        "messageId": message["MessageId"],
-        "receiptHandle": message["ReceiptHandle"],
-        "body": message["Body"],
-        "attributes": message["Attributes"],
-        "messageAttributes": {
-            name: {
-                "stringValue": value["StringValue"],
-                "stringListValues": [],
-                "binaryListValues": [],
-                "dataType": value["DataType"],
-            }
-            for name, value in own.items()
-        },
-        "md5OfBody": message["MD5OfBody"],
-        "eventSource": "aws:sqs",
-        "eventSourceARN": arn,
-        "awsRegion": "eu-west-1",
-    }
-
-
-class EventSourceMapping:
-    """Lambda's poller: receives, invokes, and deletes what the answer does not name."""
-
-    def __init__(self, queue_url, handler=None):
-        self.queue_url = queue_url
-        self.arn = arn_of(queue_url)
-        self.handler = handler
-        self.sqs = boto3.client("sqs")
-
-    def receive(self, *, visibility=30):
-        response = self.sqs.receive_message(
-            QueueUrl=self.queue_url,
-            MaxNumberOfMessages=10,
-            WaitTimeSeconds=1,
-            VisibilityTimeout=visibility,
-            MessageAttributeNames=["All"],
-            MessageSystemAttributeNames=["All"],
-        )
-        return {
-            "Records": [to_record(message, self.arn) for message in response.get("Messages", [])]
-        }
-
-    def invoke(self, event):
-        """Invoke the handler; return the bodies of the records that come back."""
-        answer = self.handler(event, Context())
-        assert json.loads(json.dumps(answer)) == answer
-        assert list(answer) == ["batchItemFailures"]
-        failed = [failure["itemIdentifier"] for failure in answer["batchItemFailures"]]
-        received = {each["messageId"]: each for each in event["Records"]}
-        assert set(failed) <= set(received)  # or Lambda would treat the whole batch as failed
-        for message_id in set(received) - set(failed):
-            self.sqs.delete_message(
-                QueueUrl=self.queue_url, ReceiptHandle=received[message_id]["receiptHandle"]
-            )
-        return [received[message_id]["body"] for message_id in failed]
-
-    def poll(self):
-        event = self.receive()
-        return self.invoke(event) if event["Records"] else []
-
-    def poll_until(self, condition, seconds=30):
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline
-            self.poll()
 
 
 FIFO = "arn:aws:sqs:eu-west-1:123456789012:fifo.fifo"
