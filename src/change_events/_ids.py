@@ -188,8 +188,8 @@ def _checked(what: str, source: object, value: object) -> str:
     if value is None:
         raise IdResolutionError(
             f"{what}: the id ({_shown(source)}) is None. An id that the database makes at insert "
-            "can't be announced before it: make the id in the service (a UUID or ULID), or let "
-            "SQLAlchemy's sessions announce it (change_events.integrations.sqlalchemy)"
+            "can't be announced before it: make the id in the service (a UUID or ULID), or "
+            "announce SQLAlchemy's sessions or Django's models (change_events.integrations)"
         )
     try:
         return checked_id(value)

@@ -294,6 +294,51 @@ def test_an_id_that_is_named_costs_no_query(shop):
     ]
 
 
+def test_an_entity_that_a_statement_names_is_not_read(shop):
+    """But the one that a row leaves is, before a statement that sets it."""
+    orders = Order.objects.create(id=7), Order.objects.create(id=8)
+    line = OrderLine.objects.create(order=orders[0])
+    shop.announce(OrderLine, id="order")
+
+    def statements(work):
+        with CaptureQueriesContext(connection) as queries, transaction.atomic():
+            work()
+        words = [query["sql"].split()[0] for query in queries]
+        return [each for each in words if each in {"SELECT", "INSERT", "UPDATE", "DELETE"}]
+
+    assert statements(lambda: OrderLine.objects.create(order_id=7)) == ["INSERT"]
+    assert shop.channel.ids() == ["7"]
+    line.order_id = 8
+    assert statements(line.save) == ["SELECT", "UPDATE"]
+    assert sorted(shop.channel.ids()) == ["7", "8"]
+    rows = OrderLine.objects.filter(pk=line.pk)
+    assert statements(lambda: rows.update(order=orders[0])) == ["SELECT", "UPDATE"]
+    assert sorted(shop.channel.ids()) == ["7", "8"]
+    assert statements(lambda: rows.update(quantity=2)) == ["UPDATE", "SELECT"]
+    assert shop.channel.ids() == ["7"]
+
+
+def test_a_new_entity_of_a_statement_that_changes_no_row_is_not_broadcast(shop):
+    Order.objects.create(id=7)
+    shop.announce(OrderLine, id="order")
+
+    OrderLine.objects.filter(pk=1).update(order=7)
+
+    assert shop.channel.ids() == []
+
+
+def test_rows_without_an_entity_are_not_broadcast_until_a_statement_gives_them_one(shop):
+    Order.objects.create(id=7)
+    comment = Comment(text="fine")
+    shop.announce(Comment, id="order")
+
+    comment.save()
+    assert shop.channel.ids() == []
+    comment.order_id = 7
+    comment.save()
+    assert shop.channel.ids() == ["7"]
+
+
 # Transactions by hand
 
 

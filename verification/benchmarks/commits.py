@@ -1,10 +1,10 @@
 """
-Prints what a SQLAlchemy session that is announced costs, beside one that is not.
+Prints what a SQLAlchemy session or a Django model that is announced costs, beside one that is not.
 
     python -m verification.benchmarks.commits
 
-Both sessions do the same work on SQLite in memory. Nothing is published, because what a publish
-costs depends on SNS. A figure is the least CPU time of many short rounds, because whatever else the
+Both do the same work on SQLite in memory. Nothing is published, because what a publish costs
+depends on SNS. A figure is the least CPU time of many short rounds, because whatever else the
 machine does only adds to it.
 """
 
@@ -14,8 +14,11 @@ import asyncio
 import time
 from functools import partial
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
+import django
+from django.conf import settings
+from django.db import connection, models, transaction
 from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
@@ -99,6 +102,67 @@ def commit_overhead() -> None:
     engine.dispose()
 
 
+def django_overhead() -> None:
+    """Print the same of Django. Once a model is announced, all transactions have the hook."""
+    settings.configure(
+        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+        DEFAULT_AUTO_FIELD="django.db.models.AutoField",
+    )
+    django.setup()
+    from change_events.integrations.django import announced  # it needs the settings
+
+    orm, database = cast(Any, models), cast(Any, connection)  # Django ships no types
+
+    def model(name: str, **fields: object) -> Any:
+        meta = type("Meta", (), {"app_label": "shop"})
+        return type(name, (orm.Model,), {"__module__": __name__, "Meta": meta, **fields})
+
+    Order = model("Order", status=orm.CharField(max_length=20))  # noqa: N806  # a class
+    order = orm.ForeignKey(Order, orm.CASCADE)
+    Line = model("Line", order=order, amount=orm.IntegerField(default=1))  # noqa: N806  # likewise
+    with database.schema_editor() as editor:
+        editor.create_model(Order)
+        editor.create_model(Line)
+    orders = [Order.objects.create(status="new") for _ in range(2)]
+    line = Line.objects.create(order=orders[0])
+
+    def in_transaction(work: Callable[[], object]) -> None:
+        with cast(Any, transaction).atomic():
+            work()
+
+    def move() -> None:
+        line.order_id = 3 - line.order_id
+        line.save()
+
+    works: dict[str, tuple[Callable[[], object], str]] = {
+        "a new row": (lambda: Order.objects.create(status="new"), ""),
+        "a changed row": (orders[0].save, f"; goal {GOAL}"),
+        "a new row of another entity": (lambda: Line.objects.create(order=orders[0]), ""),
+        "a changed row of another entity": (line.save, ""),
+        "a row that moves to another entity": (move, ""),
+        "a changed row, by update()": (
+            lambda: Line.objects.filter(pk=1).update(amount=orm.F("amount") + 1),
+            "",
+        ),
+        "nothing, after a read of a row": (lambda: Order.objects.get(pk=1), ""),
+    }
+
+    def measured() -> list[float]:
+        return [
+            min(microseconds(partial(in_transaction, work), 3) for _ in range(ROUNDS))
+            for work, _ in works.values()
+        ]
+
+    plain = measured()
+    announced(NullPublisher())(Order)
+    announced(NullPublisher(), id="order")(Line)
+    for what, before, after in zip(works, plain, measured(), strict=True):
+        print(
+            f"Django      {after - before:6.1f} µs of CPU more than a bare commit ({before:.0f} µs)"
+            f" of {what}{works[what][1]}"
+        )
+
+
 class SlowPublisher:
     """Needs as long as a slow SNS."""
 
@@ -145,3 +209,4 @@ def loop_stop() -> None:
 if __name__ == "__main__":
     commit_overhead()
     loop_stop()
+    django_overhead()

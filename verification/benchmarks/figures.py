@@ -45,7 +45,7 @@ from change_events._producer.clocks import read_clocks
 from change_events._producer.renewals import Renewals
 from change_events.metrics import OpenTelemetryMetrics, PrometheusMetrics
 from change_events.testing import FakeSource
-from verification.benchmarks.commits import commit_overhead, loop_stop
+from verification.benchmarks.commits import commit_overhead, django_overhead, loop_stop
 from verification.harness import ROOT
 
 if TYPE_CHECKING:
@@ -313,6 +313,7 @@ if __name__ == "__main__":
         renewal_threads(window)
     commit_overhead()
     loop_stop()
+    django_overhead()
     signature_check()
     metrics_overhead()
     import_times()

@@ -14,7 +14,8 @@ could change a row that another transaction has just made to match. A database w
 SQLite, needs no restriction: nobody else writes meanwhile.
 
 **A row that is part of another entity** (an order line) can move. So its id is read before a
-statement that can change it, with a lock, and once more before the commit.
+statement that can change it, with a lock. Its new id is in the statement, if that sets an integer
+or a UUID. Otherwise it is read before the commit.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from functools import cache, partial, wraps
 from typing import TYPE_CHECKING, Any
 
 from django.db import transaction
-from django.db.models import IntegerField, QuerySet, UUIDField
+from django.db.models import QuerySet
 from django.db.models.constants import OnConflict
 from django.db.models.sql import DeleteQuery, InsertQuery, Query, UpdateQuery
 from django.db.models.sql.constants import NO_RESULTS
@@ -33,7 +34,7 @@ from django.db.models.sql.where import AND
 
 from change_events._text import printable
 from change_events.exceptions import IdResolutionError
-from change_events.integrations._model_ids import ModelIds, in_batches, is_expression
+from change_events.integrations._model_ids import ModelIds, in_batches, is_exact, is_expression
 from change_events.integrations._model_transactions import (
     require_autocommit,
     transaction_around,
@@ -41,7 +42,7 @@ from change_events.integrations._model_transactions import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from change_events.integrations._model_ids import AroundSave
     from change_events.integrations._model_transactions import Work
@@ -191,7 +192,10 @@ class Statement:
         for row_ids in self._affected:
             if not issubclass(self._model, row_ids.model):  # the row of its child comes later
                 continue
-            if are_known:
+            written = self._written(row_ids)
+            if written is not None:
+                work.add(row_ids.around_save, written)
+            elif are_known:
                 self._note(work, row_ids, self._keys_of(row_ids, keys))
             elif row_ids.is_key:
                 raise IdResolutionError(
@@ -234,10 +238,33 @@ class Statement:
         work = work_of(self._connection)
         for row_ids in self._affected:
             work.add(row_ids.around_save, before.get(row_ids, ()))
-            if row_ids.is_key or not deletes:
+            written = self._written(row_ids)
+            if written is not None:
+                work.add(row_ids.around_save, written)
+            elif row_ids.is_key or not deletes:
                 self._note(work, row_ids, keys_of[row_ids])
                 self._note(work, row_ids, self._keys_of(row_ids, new_keys))
         return result
+
+    def _written(self, row_ids: ModelIds) -> list[str] | None:
+        """Return the ids that the statement itself gives to its rows; None: they must be read."""
+        column = row_ids.column_of(self._model)
+        if column is None:
+            return None
+        values = list(self._values_of(column))
+        if not values or any(map(is_expression, values)):
+            return None
+        return [id for value in values for id in row_ids.checked(value)]
+
+    def _values_of(self, column: Any) -> Iterator[object]:
+        """Yield what the statement sets a column to."""
+        if isinstance(self._query, InsertQuery):
+            for row in self._query.objs:
+                yield getattr(row, column.attname)
+        for field, _, value in getattr(self._query, "values", ()):
+            if field is column:
+                is_row = hasattr(value, "prepare_database_save")  # update(order=order)
+                yield value.prepare_database_save(column) if is_row else value
 
     def _new_keys(self, new_values: dict[Any, Any]) -> list[object]:
         """Return the primary key that an UPDATE sets."""
@@ -254,7 +281,7 @@ class Statement:
     def _named_keys(self) -> list[object] | None:
         """Return primary keys that include those of all rows to change; None: it names none."""
         where = self._query.where
-        if where.negated or where.connector != AND or not _is_exact(self._key):
+        if where.negated or where.connector != AND or not is_exact(self._key):
             return None
         for lookup in where.children:
             column: Any = getattr(lookup, "lhs", None)
@@ -305,14 +332,6 @@ class Statement:
 def _is_known(key: object) -> bool:
     parts = key if isinstance(key, tuple) else (key,)  # of a composite primary key
     return not any(part is None or is_expression(part) for part in parts)
-
-
-@cache
-def _is_exact(key: Any) -> bool:
-    """Return True if a database finds a key only in its own form. Text can match "ABC" by "abc"."""
-    while key.remote_field:  # to the table of a parent
-        key = key.target_field
-    return isinstance(key, (IntegerField, UUIDField))
 
 
 @cache

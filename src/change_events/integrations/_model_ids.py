@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from django.core.exceptions import ValidationError
 from django.db import connections
-from django.db.models import Model, QuerySet
+from django.db.models import IntegerField, Model, QuerySet, UUIDField
 
 from change_events._ids import checked_id, found_by
 from change_events.exceptions import ConfigurationError, IdResolutionError
@@ -90,6 +91,16 @@ class ModelIds:
         """Return True if ids can depend on these fields."""
         return self.field is None or self.field in fields
 
+    def column_of(self, model: Any) -> Any:
+        """
+        Return the column with the ids, if it is in the table of this concrete model, is not its
+        primary key, and has each id in one form only; otherwise None.
+        """
+        column = self.field
+        if column is None or self.is_key or not column.model is model is self.model:
+            return None
+        return column if is_exact(column) else None
+
     def of_rows(self, keys: Iterable[object], using: str, *, lock: bool = False) -> list[str]:
         """
         Return the ids of rows as they are in the database.
@@ -148,6 +159,14 @@ class ModelIds:
 def is_expression(value: object) -> bool:
     """Return True if only the database knows what this is."""
     return hasattr(value, "resolve_expression")
+
+
+@cache
+def is_exact(column: Any) -> bool:
+    """Return True if equal values have one form. As text, "ABC" can be equal to "abc"."""
+    while column.remote_field:
+        column = column.target_field
+    return isinstance(column, (IntegerField, UUIDField))
 
 
 def in_batches(model: Any, keys: Sequence[object], using: str) -> Iterator[Sequence[object]]:

@@ -29,6 +29,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Table, event, inspect
 from sqlalchemy.orm import object_session
+from sqlalchemy.orm.attributes import get_history
+from sqlalchemy.orm.base import PassiveFlag
 from sqlalchemy.sql.expression import UpdateBase
 from sqlalchemy.sql.visitors import iterate
 from sqlalchemy.util import await_only
@@ -187,12 +189,14 @@ class Hook:
         self._work(session).committed = committed
 
     def _after_transaction_end(self, session: Session, transaction: SessionTransaction) -> None:
+        if transaction.parent is not None and not transaction.nested:
+            return
         work = self._work(session)
         committed = work.committed is transaction
         if transaction.nested:
             if not committed:
                 work.roll_back(transaction)
-        elif transaction.parent is None:
+        else:
             del session.info[self]
             error = None if committed else TimeoutError("the commit has not returned")
             with ExitStack() as stack:  # all of them end, even if one raises
@@ -278,12 +282,16 @@ def _in_event_loop() -> bool:
 
 def _is_modified(row: Any) -> bool:
     """Return True if a value of a row, or one of its collections, really differs."""
+    state = inspect(row)
+    for key in list(state.committed_state):  # what was set: a session would ask all attributes
+        if get_history(row, key, PassiveFlag.NO_CHANGE).has_changes():
+            return True
     session = object_session(row)
     if session is None or session.is_modified(row):
         return True
     # Nothing public says what the other side of a relationship has added to a collection that is
     # not loaded.
-    return bool(getattr(inspect(row), "_pending_mutations", None))
+    return bool(getattr(state, "_pending_mutations", None))
 
 
 def _named(execution: ORMExecuteState, row_ids: RowIds) -> list[str]:
