@@ -110,6 +110,8 @@ def test_every_block_runs_and_prints_what_it_says(
 ):
     eval_example.set_config(line_length=100, target_version="py310")
     names = readers_world
+    if "django" in document.name:
+        names["__name__"] = "shop.models"  # where Django finds the application
     for example in find_examples(document):
         names |= eval_example.run_print_check(example, module_globals=names)
         if "django" in document.name:
