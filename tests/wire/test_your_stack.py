@@ -7,6 +7,7 @@ equals what is in the database.
 """
 
 import ast
+import importlib
 import json
 import os
 import re
@@ -492,13 +493,15 @@ def tasks(database, line, tmp_path, monkeypatch):
     command = [sys.executable, "-m", "celery", "--app", "tasks", "worker", "--concurrency", "2"]
     with (tmp_path / "log").open("w") as log:
         worker = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log)
-    monkeypatch.syspath_prepend(tmp_path)
-    import tasks
-
-    yield tasks
-    worker.terminate()
-    assert worker.wait(60) == 0, (tmp_path / "log").read_text()
-    del sys.modules["tasks"]
+    try:
+        monkeypatch.syspath_prepend(tmp_path)
+        yield importlib.import_module("tasks")
+        worker.terminate()
+        assert worker.wait(60) == 0, (tmp_path / "log").read_text()
+    finally:
+        worker.kill()
+        worker.wait()
+        sys.modules.pop("tasks", None)
 
 
 def test_celery(tasks, database, line, source_of, require_equal_cache):
