@@ -43,6 +43,8 @@ from verification.harness.emulators import (
 )
 from verification.harness.processes import free_port as any_free_port
 from verification.harness.processes import wait_until  # noqa: F401  # tests import it from here
+from verification.harness.redis_server import MISSING, program
+from verification.harness.redis_server import redis_server as running_redis
 from verification.harness.source import answer_of, id_in
 from verification.harness.wire import Answer, Asked, Proxy, Server
 
@@ -150,6 +152,21 @@ def line(aws: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 def postgres() -> Iterator[Any]:
     """A PostgreSQL server on a Unix socket."""
     with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def make_redis() -> Callable[..., Any]:
+    """Run Redis with these settings, for a block."""
+    if program() is None:
+        pytest.skip(MISSING)
+    return running_redis
+
+
+@pytest.fixture(scope="session")
+def redis_server(make_redis: Callable[..., Any]) -> Iterator[Any]:
+    """A Redis that tests share: they use names of their own."""
+    with make_redis() as server:
         yield server
 
 

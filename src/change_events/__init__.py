@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from change_events.sinks.dynamodb import DynamoDBSink
     from change_events.sinks.memory import MemorySink
     from change_events.sinks.postgres import PostgresSink
+    from change_events.sinks.redis import RedisSink
     from change_events.sinks.sqlite import SQLiteSink
     from change_events.typing import (
         AsyncFetcher,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
         BulkSink,
         EnumerableSink,
         Fetcher,
+        ForgetfulSink,
         Listing,
         Metrics,
         Publisher,
@@ -87,6 +89,7 @@ __all__ = [
     "EnumerableSink",
     "FetchError",
     "Fetcher",
+    "ForgetfulSink",
     "Found",
     "Gone",
     "HTTPFetcher",
@@ -106,6 +109,7 @@ __all__ = [
     "PublishError",
     "Publisher",
     "ReadableSink",
+    "RedisSink",
     "RedriveProgress",
     "RedriveReport",
     "SNSPublisher",
@@ -151,6 +155,7 @@ _NAMES = {
     "sinks.dynamodb": ["DynamoDBSink"],
     "sinks.memory": ["MemorySink"],
     "sinks.postgres": ["PostgresSink"],
+    "sinks.redis": ["RedisSink"],
     "sinks.sqlite": ["SQLiteSink"],
     "typing": [
         "AsyncFetcher",
@@ -161,6 +166,7 @@ _NAMES = {
         "BulkSink",
         "EnumerableSink",
         "Fetcher",
+        "ForgetfulSink",
         "Listing",
         "Metrics",
         "Publisher",

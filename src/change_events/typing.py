@@ -289,6 +289,27 @@ class StatefulSink(Protocol):
 
 
 @runtime_checkable
+class ForgetfulSink(Protocol):
+    """
+    A sink that can lose what it has stored, and notices that, as a server can that keeps its data
+    in memory. A backfill begins again then.
+
+    If it also has a `since_loss`, the seconds since it noticed a loss, or None, a worker's health
+    shows that.
+    """
+
+    def epoch(self) -> str:
+        """
+        Return the name of the time in which the sink has lost nothing, as far as it can notice:
+        another one once it can have lost something, and never an earlier one again. It is the same
+        in all processes, and is called every few seconds.
+
+        `apply` must return False for a version that `entry` returned in an earlier epoch.
+        """
+        ...
+
+
+@runtime_checkable
 class BulkSink(Protocol[T_contra]):
     """
     A sink that can store many new entities at once: a page of a listing, in a backfill. Without

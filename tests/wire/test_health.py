@@ -87,6 +87,7 @@ def test_an_idle_queue_is_healthy(make_worker, ask):
         "held",
         "in_flight",
         "synced",
+        "since_loss",
         "audit_stale",
         "last_clean_audit",
     }

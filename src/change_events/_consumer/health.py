@@ -44,7 +44,10 @@ class Health:
         oldest_held: Seconds since the oldest held event was received. None: the worker holds none.
         held: The number of held events.
         in_flight: The number of looks that are running.
-        synced: False until this process knows that the worker's `backfill` is complete.
+        synced: False until this process knows that the worker's `backfill` is complete, and again
+            once the sink can have lost something.
+        since_loss: Seconds since this process noticed that the sink can have lost entities. None:
+            it has not, or the sink can't.
         audit_stale: How many ids the worker's audit knows to be wrong, up to a hundred. None: there
             is no audit, or this process does not know yet.
         last_clean_audit: Seconds since a pass of that audit ended and nothing was wrong, or, before
@@ -59,6 +62,7 @@ class Health:
     held: int = 0
     in_flight: int = 0
     synced: bool = True
+    since_loss: float | None = None
     audit_stale: int | None = None
     last_clean_audit: float | None = None
 

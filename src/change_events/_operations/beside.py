@@ -29,6 +29,7 @@ class Beside(Generic[T]):
     """
 
     def __init__(self, settings: Settings[T], tally: Tally) -> None:
+        self._sink = settings.sink
         self._backfill = None if settings.backfill is None else OwnBackfill(settings)
         self._audit = None
         if settings.audit_per_minute is not None:
@@ -45,7 +46,11 @@ class Beside(Generic[T]):
 
     def health(self, health: Health) -> Health:
         """Add what is known to a worker's health. The sink is not asked."""
-        health = replace(health, synced=self._backfill is None or self._backfill.known)
+        health = replace(
+            health,
+            synced=self._backfill is None or self._backfill.known,
+            since_loss=getattr(self._sink, "since_loss", None),
+        )
         if self._audit is None:
             return health
         stale, since_clean = self._audit.stale, self._audit.since_clean

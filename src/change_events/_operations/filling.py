@@ -7,7 +7,7 @@ was read, and nothing newer is overwritten. Every other id is looked at. So is, 
 that is cached and was not listed: its absence alone deletes nothing.
 
 What was done is kept in the sink after each page. So a backfill that was killed goes on with the
-page that it had not finished.
+page that it had not finished. If the sink can have lost something meanwhile, it begins again.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from change_events._operations.state import NUMBER_OR_NONE, TEXT_OR_NONE, Kept, 
 from change_events._operations.sweep import Sweep
 from change_events._operations.throttle import SINK, SOURCE, Asked, Stopped
 from change_events._text import printable
-from change_events.exceptions import ListingError
-from change_events.typing import EnumerableSink
+from change_events.exceptions import AlreadyRunningError, ListingError
+from change_events.typing import EnumerableSink, ForgetfulSink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,6 +48,7 @@ STATE = "backfill"
 
 TYPES: dict[str, type | tuple[type, ...]] = {
     "listing": str,
+    "epoch": TEXT_OR_NONE,
     "phase": str,
     "cursor": TEXT_OR_NONE,
     "pages": int,
@@ -75,6 +76,10 @@ UNKNOWN = 20
 
 UNLISTED_PAGE = 1000
 """Cached ids that are read from the sink at once."""
+
+
+class LostError(Exception):
+    """The sink can have lost what a backfill has stored."""
 
 
 class Filling(Generic[T]):
@@ -127,6 +132,7 @@ class Filling(Generic[T]):
         if isinstance(self._sink, EnumerableSink):
             self._look_at_unlisted(self._sink)
         self._save(phase="done")
+        self._require_epoch()
         self._patiently(self._control.clear)
         self._told.tell(last=True)
         values = self._kept.values
@@ -175,6 +181,7 @@ class Filling(Generic[T]):
                     stored=values["stored"] + len(stored),
                     total=page.total,
                 )
+                self._require_epoch()
                 self.tick()
 
     def _store(self, page: Page[T]) -> set[str]:
@@ -260,8 +267,13 @@ class Filling(Generic[T]):
             unlisted = [id for id in ids if not is_in(listed, id)]
             self._look(unlisted)
             self._save(after=ids[-1], unlisted=(values["unlisted"] or 0) + len(unlisted))
+            self._require_epoch()
             self.tick()
         self._save(unlisted=values["unlisted"] or 0)
+
+    def _require_epoch(self) -> None:
+        if self._patiently(lambda: epoch_of(self._sink)) != self._kept.values["epoch"]:
+            raise LostError
 
     def _save(self, **changes: object) -> None:
         self._patiently(lambda: self._kept.save(**changes))
@@ -288,42 +300,72 @@ def fill(
         Stopped: Somebody asked to stop.
         Exception: See `Backfill.run`.
     """
-    kept = Kept(stateful(sink), STATE, types=TYPES, clock=throttle.threads.clock)
-    patiently(kept.read, throttle=throttle, what=SINK)
-    kept.take(lambda seconds: throttle.wait(seconds, SINK))
-    sweep = Sweep(fetcher, sink, deletions=deletions, throttle=throttle)
-    filling = Filling(
-        listing,
-        fetcher=fetcher,
-        sink=sink,
-        sweep=sweep,
-        throttle=throttle,
-        threads=threads,
-        kept=kept,
-        on_progress=on_progress,
-    )
-    try:
-        if restart or not _is_unfinished(kept, listing):
-            _begin(kept, listing)
-        return filling.work()
-    finally:
-        filling.close()
-        with suppress(Exception):  # then the next one waits for a minute
-            kept.release()
+
+    def ask_epoch() -> str | None:
+        return patiently(lambda: epoch_of(sink), throttle=throttle, what=SINK)
+
+    def fill_from(kept: Kept, epoch: str | None) -> BackfillReport:
+        filling = Filling(
+            listing,
+            fetcher=fetcher,
+            sink=sink,
+            sweep=Sweep(fetcher, sink, deletions=deletions, throttle=throttle),
+            throttle=throttle,
+            threads=threads,
+            kept=kept,
+            on_progress=on_progress,
+        )
+        try:
+            if restart or not _is_unfinished(kept, listing, epoch):
+                _begin(kept, listing, epoch)
+            return filling.work()
+        finally:
+            filling.close()
+
+    while True:
+        epoch = ask_epoch()
+        kept = Kept(stateful(sink), STATE, types=TYPES, clock=throttle.threads.clock)
+        patiently(kept.read, throttle=throttle, what=SINK)
+        try:
+            kept.take(lambda seconds: throttle.wait(seconds, SINK))
+            return fill_from(kept, epoch)
+        except (AlreadyRunningError, LostError):  # what is lost with the state looks like the first
+            if ask_epoch() == epoch:
+                raise
+        finally:
+            with suppress(Exception):  # then the next one waits for a minute
+                kept.release()
+        log.warning(
+            "the backfill begins again, because the sink can have lost entities",
+            extra={"action": "backfill"},
+        )
+
+
+def epoch_of(sink: object) -> str | None:
+    """Return the sink's epoch; None if it never loses anything."""
+    return sink.epoch() if isinstance(sink, ForgetfulSink) else None
 
 
 def is_filled(sink: StatefulSink, listing: object) -> bool:
-    """Return True if the cache was filled from that listing, by any process."""
+    """
+    Return True if the cache was filled from that listing, by any process, and has lost nothing
+    since.
+    """
     values = Kept(sink, STATE, types=TYPES).read()
-    return values.get("phase") == "done" and values.get("listing") == name_of(listing)
+    return (
+        values.get("phase") == "done"
+        and values.get("listing") == name_of(listing)
+        and values.get("epoch") == epoch_of(sink)
+    )
 
 
-def _is_unfinished(kept: Kept, listing: object) -> bool:
+def _is_unfinished(kept: Kept, listing: object, epoch: str | None) -> bool:
     values = kept.values
     return (
         TYPES.keys() <= values.keys()
         and values["phase"] in {"listing", "unlisted"}
         and values["listing"] == name_of(listing)
+        and values["epoch"] == epoch
     )
 
 
@@ -332,10 +374,11 @@ def name_of(listing: object) -> str:
     return str(getattr(listing, "url", type(listing).__qualname__))
 
 
-def _begin(kept: Kept, listing: object) -> None:
+def _begin(kept: Kept, listing: object, epoch: str | None) -> None:
     kept.values.clear()
     kept.values.update(
         listing=name_of(listing),
+        epoch=epoch,
         phase="listing",
         cursor=None,
         pages=0,

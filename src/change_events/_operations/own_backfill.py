@@ -12,6 +12,7 @@ from change_events._operations.state import stateful
 from change_events._source.listing import listing_of
 from change_events._text import printable
 from change_events.exceptions import MassDeletionError
+from change_events.typing import ForgetfulSink
 
 if TYPE_CHECKING:
     import threading
@@ -24,18 +25,22 @@ T = TypeVar("T")
 SHARE = 4
 """A backfill has as many threads as a fourth of the worker's."""
 
+WATCH = 10.0
+"""Seconds between two looks at whether the sink can have lost something."""
+
 
 class OwnBackfill(Generic[T]):
     """
-    Fills a worker's cache once, whichever of its processes does it.
+    Fills a worker's cache once, whichever of its processes does it; again if the sink can have lost
+    something.
 
     Args:
         settings: The worker's.
 
     Attributes:
         listing: Names what the source has.
-        known: True once this process knows that the backfill is complete. Nobody waits for the sink
-            to learn it.
+        known: True while this process knows that the backfill is complete. Nobody waits for the
+            sink to learn it.
 
     Raises:
         ConfigurationError: The sink keeps no state, or the listing is not one.
@@ -51,13 +56,22 @@ class OwnBackfill(Generic[T]):
     def synced(self) -> bool:
         """True once the backfill is complete. What the sink raises counts as "not yet"."""
         if not self.known:
-            with contextlib.suppress(Exception):  # the sink is down
-                self.known = is_filled(self._state, self.listing)
+            self._learn()
         return self.known
 
     def work(self, looks: Looks[T], stopping: threading.Event) -> None:
-        """Fill the cache, unless that was done. Try again until it is done, or `stopping`."""
+        """
+        Fill the cache, unless that was done. Try again until it is done, or `stopping`. If the sink
+        can lose something, watch it until `stopping`.
+        """
         keep_trying("backfill", lambda: self._fill(looks, stopping), stopping)
+        while isinstance(self._state, ForgetfulSink) and not stopping.wait(WATCH):
+            self._learn()
+            keep_trying("backfill", lambda: self._fill(looks, stopping), stopping)
+
+    def _learn(self) -> None:
+        with contextlib.suppress(Exception):  # the sink is down
+            self.known = is_filled(self._state, self.listing)
 
     def _fill(self, looks: Looks[T], stopping: threading.Event) -> None:
         while not stopping.is_set() and not self.synced:
