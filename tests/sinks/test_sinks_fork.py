@@ -8,12 +8,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import uuid
 import weakref
 from pathlib import Path
 
 import pytest
 
-from change_events import ConfigurationError, Found, SQLiteSink
+from change_events import ConfigurationError, Found, RedisSink, SQLiteSink
 from change_events.sinks.sqlite.file import FORKS
 from conftest import make_schema, make_table
 
@@ -210,6 +211,45 @@ apply(sink, "p1")
 
     assert "DynamoDBSink was made in process" in refused
     assert written == ["p1"]
+
+
+def test_both_sides_of_forks_amid_the_looks_of_many_threads_can_use_redis(redis_server):
+    name = uuid.uuid4().hex
+    acknowledged = run(
+        """
+sink = RedisSink(sys.argv[1], name=sys.argv[2])
+apply(sink, "p0")
+ended = threading.Event()
+
+def write(thread):
+    n = 0
+    while not ended.is_set():
+        apply(sink, f"thread{thread}-{n}")
+        n += 1
+
+def write_in_child(number):
+    for n in range(5):
+        apply(sink, f"child{number}-{n}")
+    assert sink.get("p0") == {"n": 1}
+
+threads = [threading.Thread(target=write, args=(n,)) for n in range(4)]
+for thread in threads:
+    thread.start()
+for number in range(10):
+    _, status = os.waitpid(child(lambda: write_in_child(number)), 0)
+    assert status == 0
+ended.set()
+for thread in threads:
+    thread.join()
+apply(sink, "parent")
+""",
+        redis_server.url,
+        name,
+    )
+
+    with RedisSink(redis_server.url, name=name) as sink:
+        assert set(sink.ids(limit=1_000_000)) == set(acknowledged)
+    assert {f"child{number}-{n}" for number in range(10) for n in range(5)} < set(acknowledged)
 
 
 # Without a fork: what its hooks do.

@@ -18,7 +18,7 @@ from botocore.config import Config
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-from change_events import DynamoDBSink, Found, Gone, PostgresSink, SQLiteSink
+from change_events import DynamoDBSink, Found, Gone, PostgresSink, RedisSink, SQLiteSink
 from change_events._consumer import backoff
 from conftest import make_table, running, wait_until
 from demo_parts.emulator import OneAtATime
@@ -99,12 +99,31 @@ class DynamoDB:
         return DynamoDBSink(make_table(client), client=client)
 
 
-@pytest.fixture(params=["SQLite", "PostgreSQL", "DynamoDB"])
+class Redis:
+    """The server is stopped, which saves a snapshot, and starts again."""
+
+    def __init__(self, server):
+        self._server = server
+        self.come_back = server.start
+
+    def go_away(self):
+        with self._server.client as client:
+            client.save()
+        self._server.kill()
+
+    def open(self):
+        return RedisSink(self._server.url, timeout=0.5)
+
+
+@pytest.fixture(params=["SQLite", "PostgreSQL", "DynamoDB", "Redis"])
 def database(request, tmp_path):
     if request.param == "SQLite":
         yield SQLite(tmp_path / "cache.db")
     elif request.param == "PostgreSQL":
         yield Postgres(request.getfixturevalue("postgres"))
+    elif request.param == "Redis":
+        with request.getfixturevalue("make_redis")() as server:
+            yield Redis(server)
     else:
         database = DynamoDB()
         yield database
@@ -167,7 +186,8 @@ def test_a_page_can_be_stored_again_after_an_outage_of_its_database(sink, databa
 
     def store_again():
         with suppress(Exception):  # PostgreSQL's pool first finds out that its connections are dead
-            stored.append(sink.insert_many(page))
+            # Redis first finds out that it was started again.
+            stored.extend(ids for ids in [sink.insert_many(page)] if ids)
         return stored
 
     wait_until(store_again)

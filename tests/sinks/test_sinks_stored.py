@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from functools import partial
 
 import pytest
@@ -14,13 +15,14 @@ from change_events import (
     Gone,
     MemorySink,
     PostgresSink,
+    RedisSink,
     SQLiteSink,
     Unchanged,
 )
 from conftest import make_schema, make_table
 
 
-@pytest.fixture(params=["SQLite", "PostgreSQL", "DynamoDB"])
+@pytest.fixture(params=["SQLite", "PostgreSQL", "DynamoDB", "Redis"])
 def open_sink(request, tmp_path, aws):
     """Open one cache, as often as the test likes."""
     fixture = request.getfixturevalue
@@ -29,6 +31,7 @@ def open_sink(request, tmp_path, aws):
         "SQLite": lambda: partial(SQLiteSink, tmp_path / "cache.db"),
         "PostgreSQL": lambda: partial(PostgresSink, make_schema(fixture("postgres"))),
         "DynamoDB": lambda: partial(DynamoDBSink, make_table()),
+        "Redis": lambda: partial(RedisSink, fixture("redis_server").url, name=uuid.uuid4().hex),
     }[request.param]()
 
     def open_sink(**settings):

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from verification.harness.processes import START_PATIENCE, Process, free_port, wait_until
 
@@ -38,12 +40,14 @@ class RedisServer:
 
     Attributes:
         port: Its port, the same after each start.
+        settings: As they will be at the next start.
     """
 
     def __init__(self, directory: Path, **settings: str) -> None:
         self._directory = directory
-        self._settings = {"save": "", "appendonly": "no"} | settings
-        self.port = free_port()
+        self.settings = {"save": "", "appendonly": "no"} | settings
+        # In a cluster a node has a second port, higher by 10,000.
+        self.port = next(port for port in iter(free_port, None) if port <= 55_535)
         self._process: Process | None = None
 
     @property
@@ -54,11 +58,12 @@ class RedisServer:
     @property
     def client(self) -> redis.Redis:
         """A new client for it."""
-        return redis.Redis(port=self.port, socket_timeout=20.0)
+        once = Retry(NoBackoff(), 0)
+        return redis.Redis(port=self.port, socket_timeout=20.0, retry=once)
 
     def start(self, *, loaded: bool = True) -> None:
         """Start it, and wait until it answers. `loaded`: Wait until it has read its files, too."""
-        settings = self._settings | {
+        settings = self.settings | {
             "bind": "127.0.0.1",
             "port": str(self.port),
             "dir": str(self._directory),

@@ -59,7 +59,7 @@ class RedisSink:
                                     applied_at  the time of the last look, in seconds since the epoch
         {entities}:ids        sorted set of the ids of cached entities, in order
         {entities}:state      hash: a worker's own texts
-        {entities}:epoch      hash: epoch, server, evicted, why, began
+        {entities}:epoch      hash: epoch, server, run, evicted, why, began
 
     So `HGET {entities}:entity:p1 body` is the entity `p1`. In a cluster all keys of a cache are in
     one slot, because of the braces, and so on one node; caches of other names are on others. A

@@ -7,7 +7,10 @@ has written, or nothing.
 
 `master_replid` tells which past the data has. Redis makes another one when it starts, and when a
 replica becomes a primary (redis.io, "Replication ID explained"). So it is another one after
-everything that can lose what was acknowledged, but for commands: FLUSHALL, FLUSHDB and DEL.
+everything that can lose what was acknowledged, but for commands: FLUSHALL, FLUSHDB and DEL. It is
+also another one, and nothing is lost, when a primary gets its first replica, and an hour after the
+last one is gone (`repl-backlog-ttl`). Then there is no `master_replid2`, and the process, its
+`run_id`, is the same.
 """
 
 from __future__ import annotations
@@ -31,22 +34,27 @@ class Script:
 EPOCH = Script("""
 -- Return the epoch, and why it began; begin one if there is none, or if data can have been lost.
 -- KEYS: the epoch. ARGV: a new epoch, the time.
-local server = string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)')
+local replication = redis.call('INFO', 'replication')
+local server = string.match(replication, 'master_replid:(%w+)')
+local promoted = not string.match(replication, 'master_replid2:0+%s')
+local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
 local evicted = string.match(redis.call('INFO', 'stats'), 'evicted_keys:(%d+)')
-local kept = redis.call('HMGET', KEYS[1], 'epoch', 'server', 'evicted', 'why')
-local why
-if not kept[1] then
+local kept = redis.call('HMGET', KEYS[1], 'epoch', 'server', 'run', 'evicted', 'why')
+local epoch, why = kept[1], kept[5]
+if not epoch then
   why = 'empty'
-elseif kept[2] ~= server then
+elseif kept[2] ~= server and (promoted or kept[3] ~= run) then
   why = 'restarted'
-elseif tonumber(evicted) > tonumber(kept[3]) then
+elseif tonumber(evicted) > tonumber(kept[4]) then
   why = 'evicted'
 else
-  if evicted ~= kept[3] then redis.call('HSET', KEYS[1], 'evicted', evicted) end
-  return {kept[1], kept[4]}
+  if kept[2] ~= server or kept[4] ~= evicted then
+    redis.call('HSET', KEYS[1], 'server', server, 'evicted', evicted)
+  end
+  return {epoch, why}
 end
-redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'server', server, 'evicted', evicted, 'why', why,
-  'began', ARGV[2])
+redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'server', server, 'run', run, 'evicted', evicted,
+  'why', why, 'began', ARGV[2])
 return {ARGV[1], why}
 """)
 

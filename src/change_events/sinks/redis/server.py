@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 LEAST = (6, 2)
 """The oldest Redis that can be used. Valkey says in the same place which Redis it equals."""
 
+NEEDED = {"evicted_keys", "master_replid", "master_replid2", "run_id"}
+"""What INFO must show."""
+
 
 class Server:
     """
@@ -51,8 +54,8 @@ class Server:
         try:
             return self._client.execute_command(command, *words, NEVER_DECODE=True)
         except self._redis.exceptions.ResponseError as error:
-            # Redis 6 has it inside the text of an error of the script.
-            if "READONLY" in str(error):
+            # Redis 6 has it inside the text of a script's error.
+            if isinstance(error, self._redis.exceptions.ReadOnlyError) or "READONLY" in str(error):
                 self._hang_up()
             raise
 
@@ -75,9 +78,9 @@ class Server:
         version = info.get("redis_version", "")
         if tuple(int(part) for part in version.split(".")[:2]) < LEAST:
             raise ConfigurationError(f"it is Redis {version}, and must be 6.2 or later, or Valkey")
-        if "master_replid" not in info or "evicted_keys" not in info:
+        if missing := NEEDED - info.keys():
             raise ConfigurationError(
-                "INFO does not show master_replid and evicted_keys, so nobody could notice what it "
+                f"INFO does not show {', '.join(sorted(missing))}, so nobody could notice what it "
                 "loses"
             )
         if info.get("maxmemory_policy") != "noeviction":
