@@ -97,7 +97,7 @@ $(VENV)/.example: pyproject.toml | $(BIN)/python
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@echo "setting up $(VENV) (once, a minute or two)"
 	$(PIP) 'pip>=25.1'
-	$(PIP) --group dev --editable '.[cli,django,opentelemetry,postgres,prometheus,sqlalchemy,verify]'
+	$(PIP) --group dev --editable '.[cli,django,opentelemetry,postgres,prometheus,redis,sqlalchemy,verify]'
 	@touch $@ $(VENV)/.example
 
 # Each of the eight processes would compile all tests again. If one is wrong, the run itself says so.

@@ -26,6 +26,8 @@ CORE_TESTS = [
     "tests/unit",
     "tests/sinks/test_sinks_dynamodb.py",
     "tests/sinks/test_sinks_postgres.py",
+    "tests/sinks/test_sinks_redis.py",
+    "tests/sinks/test_sinks_redis_cluster.py",
     "tests/wire/test_django.py",
     "tests/wire/test_django_commits.py",
     "tests/wire/test_fetcher.py",

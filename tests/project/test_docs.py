@@ -60,7 +60,7 @@ def relative(path):
 
 
 @pytest.fixture
-def readers_world(channel, source: Source, postgres, tmp_path, monkeypatch):
+def readers_world(channel, source: Source, postgres, redis_server, tmp_path, monkeypatch):
     """
     What a reader has: a topic, a queue, a service, a directory, and in the environment a topic, a
     database and a table.
@@ -71,6 +71,7 @@ def readers_world(channel, source: Source, postgres, tmp_path, monkeypatch):
             monkeypatch.setenv(name, value)  # restores what a document sets
     monkeypatch.setenv("PRODUCT_EVENTS_TOPIC_ARN", channel.topic_arn)
     monkeypatch.setenv("DATABASE_URL", make_schema(postgres))
+    monkeypatch.setenv("REDIS_URL", redis_server.url)
     monkeypatch.setenv("PRODUCTS_TABLE", make_table())
     monkeypatch.setenv("PRODUCT_EVENTS_QUEUE_URL", channel.queue_url)
     monkeypatch.setenv("PRODUCT_EVENTS_DEAD_LETTERS_URL", channel.queue_url)

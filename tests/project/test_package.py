@@ -124,6 +124,7 @@ def test_the_metadata_has_the_readme_the_urls_and_the_extras_of_users(in_the_whe
         "opentelemetry",
         "postgres",
         "prometheus",
+        "redis",
         "sqlalchemy",
         "verify",
     ]

@@ -110,7 +110,9 @@ def test_the_keys_are_as_documented(make, client, name):
     assert keys == {"entity:p1", "entity:p2", "ids", "state", "epoch"}
 
     documented = RedisSink.__doc__
-    fields = re.findall(r"^ +(?:\{entities\}:entity:ID  hash: )?(\w+) {2,}\S", documented, re.M)
+    fields = re.findall(
+        r"^ +(?:\{entities\}:entity:ID  hash: )?(\w+) {2,}\S", documented, re.MULTILINE
+    )
     assert fields == ["version", "present", "body", "etag", "digest", "revision", "applied_at"]
     assert set(fields) == {field.decode() for field in entity}
     (names,) = re.findall(r"\{entities\}:epoch +hash: (.*)", documented)
@@ -162,8 +164,8 @@ def test_tombstones_can_not_be_kept_for_less_than_14_days_nor_for_ever(make, sec
         make(keep_tombstones=seconds)
 
     assert str(caught.value) == (
-        f"keep_tombstones must be 14 days (1209600 s) to a hundred years, not {seconds!r}: an event "
-        "can be in a queue for 14 days, and its look could bring a deleted entity back"
+        f"keep_tombstones must be 14 days (1209600 s) to a hundred years, not {seconds!r}: an "
+        "event can be in a queue for 14 days, and its look could bring a deleted entity back"
     )
 
 

@@ -49,7 +49,7 @@ def test_all_keys_of_a_cache_are_in_one_slot(cluster):
         sink.set_state("guard", "text", if_state=None)
         sink.epoch()
 
-    keys = [key for key in cluster.scan_iter(f"*{name}*")]
+    keys = list(cluster.scan_iter(f"*{name}*"))
     assert len(keys) == 43
     assert {cluster.keyslot(key) for key in keys} == {cluster.keyslot(f"{{{name}}}")}
 
@@ -87,6 +87,8 @@ def test_a_clusters_client_that_can_wait_for_ever_is_refused(node):
 
 
 def test_a_node_that_does_not_have_the_slot_is_an_error_at_the_start(node, make_redis):
-    with make_redis(**{"cluster-enabled": "yes"}) as other:
-        with pytest.raises(ConfigurationError, match=r"a cluster needs a redis\.RedisCluster"):
-            RedisSink(other.url)
+    with (
+        make_redis(**{"cluster-enabled": "yes"}) as other,
+        pytest.raises(ConfigurationError, match=r"a cluster needs a redis\.RedisCluster"),
+    ):
+        RedisSink(other.url)

@@ -152,7 +152,10 @@ def test_a_restart_is_noticed(sink, server, saved, caplog):
 
 
 def test_a_restart_counts_even_if_the_append_only_file_has_all(make_redis, caplog):
-    with make_redis(appendonly="yes", appendfsync="always") as server, RedisSink(server.url) as sink:
+    with (
+        make_redis(appendonly="yes", appendfsync="always") as server,
+        RedisSink(server.url) as sink,
+    ):
         look(sink, FOUND)
         restart(server)
 
@@ -193,53 +196,67 @@ def test_evicted_keys_of_earlier_times_do_not_count(server, caplog):
 
 
 def test_a_failover_is_noticed_and_looks_from_before_store_nothing(make_redis, caplog):
-    with make_redis() as primary, make_redis() as replica, replica.client as other:
-        with primary.client as client, RedisSink(client) as sink:
-            other.replicaof("127.0.0.1", str(primary.port))
-            wait_until(lambda: other.info("replication")["master_link_status"] == "up")
-            sink.epoch()
-            look(sink, FOUND)
-            wait_until(lambda: other.zcard("{entities}:ids") == 1)
-            before = sink.entry("p1")
-            primary.kill()
-            other.replicaof("NO", "ONE")
-            client.connection_pool = other.connection_pool  # as if its name led there now
+    with (
+        make_redis() as primary,
+        make_redis() as replica,
+        primary.client as client,
+        replica.client as other,
+        RedisSink(client) as sink,
+    ):
+        other.replicaof("127.0.0.1", str(primary.port))
+        wait_until(lambda: other.info("replication")["master_link_status"] == "up")
+        sink.epoch()
+        look(sink, FOUND)
+        wait_until(lambda: other.zcard("{entities}:ids") == 1)
+        before = sink.entry("p1")
+        primary.kill()
+        other.replicaof("NO", "ONE")
+        client.connection_pool = other.connection_pool  # as if its name led there now
 
-            assert sink.entry("p1") == before
-            assert not sink.apply("p1", NEWER, if_version=before.version)
-            assert losses(caplog) == ["restarted"]
-            look(sink, NEWER)
+        assert sink.entry("p1") == before
+        assert not sink.apply("p1", NEWER, if_version=before.version)
+        assert losses(caplog) == ["restarted"]
+        look(sink, NEWER)
 
 
 def test_a_first_replica_is_no_loss(make_redis, caplog):
-    with make_redis() as primary, make_redis() as replica, replica.client as other:
-        with RedisSink(primary.url) as sink:
-            before, read = sink.epoch(), sink.entry("p1")
-            other.replicaof("127.0.0.1", str(primary.port))
-            wait_until(lambda: other.hget("{entities}:epoch", "epoch") == before.encode())
+    with (
+        make_redis() as primary,
+        make_redis() as replica,
+        replica.client as other,
+        RedisSink(primary.url) as sink,
+    ):
+        before, read = sink.epoch(), sink.entry("p1")
+        other.replicaof("127.0.0.1", str(primary.port))
+        wait_until(lambda: other.hget("{entities}:epoch", "epoch") == before.encode())
 
-            assert sink.insert_many({"p1": FOUND}) == set()  # it says so once, and is asked again
-            assert sink.apply("p1", FOUND, if_version=read.version)
-            assert sink.epoch() == before
+        assert sink.insert_many({"p1": FOUND}) == set()  # it says so once, and is asked again
+        assert sink.apply("p1", FOUND, if_version=read.version)
+        assert sink.epoch() == before
     assert losses(caplog) == []
 
 
 def test_a_primary_that_was_a_replica_meanwhile_is_another_one(make_redis, caplog):
-    with make_redis() as one, make_redis() as two, one.client as first, two.client as second:
-        with RedisSink(one.url) as sink:
-            look(sink, FOUND)
-            second.replicaof("127.0.0.1", str(one.port))
-            wait_until(lambda: second.zcard("{entities}:ids") == 1)
-            second.replicaof("NO", "ONE")
-            sink.epoch()
-            look(sink, NEWER)  # which the other one does not have
-            first.replicaof("127.0.0.1", str(two.port))
-            wait_until(lambda: first.info("replication")["master_link_status"] == "up")
-            first.replicaof("NO", "ONE")
+    with (
+        make_redis() as one,
+        make_redis() as two,
+        one.client as first,
+        two.client as second,
+        RedisSink(one.url) as sink,
+    ):
+        look(sink, FOUND)
+        second.replicaof("127.0.0.1", str(one.port))
+        wait_until(lambda: second.zcard("{entities}:ids") == 1)
+        second.replicaof("NO", "ONE")
+        sink.epoch()
+        look(sink, NEWER)  # which the other one does not have
+        first.replicaof("127.0.0.1", str(two.port))
+        wait_until(lambda: first.info("replication")["master_link_status"] == "up")
+        first.replicaof("NO", "ONE")
 
-            assert sink.get("p1") == FOUND.value
-            assert not sink.apply("p1", NEWER, if_version=sink.entry("p1").version)
-            assert losses(caplog) == ["restarted"]
+        assert sink.get("p1") == FOUND.value
+        assert not sink.apply("p1", NEWER, if_version=sink.entry("p1").version)
+        assert losses(caplog) == ["restarted"]
 
 
 def test_each_process_notices_by_itself_and_agrees_with_the_others(sink, server, caplog):

@@ -43,6 +43,7 @@ def with_an_audit(queue_url: str) -> None:
     assert_type(worker.audit_per_minute, float | None)
     assert_type(worker.health().audit_stale, int | None)
     assert_type(worker.health().last_clean_audit, float | None)
+    assert_type(worker.health().since_loss, float | None)
     assert_type(worker.stats().audit_compared, int)
     Worker(queue_url, fetcher=fetcher, sink=products, audit_per_minute=0.5, audit_min_age=300.0)
     Worker(queue_url, fetcher=fetcher, sink=products, audit_per_minute="10")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # not a number

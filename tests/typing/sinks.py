@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from redis import Redis, RedisCluster
 from typing_extensions import assert_type
 
 from change_events import (
     BulkSink,
     DynamoDBSink,
+    ForgetfulSink,
     Found,
     Gone,
     MemorySink,
     PostgresSink,
     ReadableSink,
+    RedisSink,
     Sink,
     SQLiteSink,
 )
@@ -26,6 +29,7 @@ def bulk_sinks() -> None:
         SQLiteSink("cache.db"),
         PostgresSink(""),
         DynamoDBSink("products"),
+        RedisSink("redis://"),
     ]
     assert_type(sinks[0].insert_many({"p1": Found({"id": "p1"})}), set[str])
     sinks[0].insert_many({"p1": Gone()})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]  # only what was found
@@ -43,6 +47,7 @@ def readable_sinks() -> None:
         SQLiteSink("cache.db"),
         PostgresSink(""),
         DynamoDBSink("products"),
+        RedisSink("redis://"),
     ]
     assert_type(sinks[0].get_many(["p1"]), Mapping[str, dict[str, Any]])
     assert_type(SQLiteSink("cache.db").get_many(["p1"]), dict[str, dict[str, Any]])
@@ -52,3 +57,18 @@ def readable_sinks() -> None:
 def readable_sink_or_not(sink: Sink[Any]) -> None:
     if isinstance(sink, ReadableSink):
         assert_type(sink.get_many([]), Mapping[str, Any])
+
+
+def forgetful_sink_or_not(sink: Sink[Any]) -> None:
+    if isinstance(sink, ForgetfulSink):
+        assert_type(sink.epoch(), str)
+
+
+def redis_sink(client: Redis, cluster: RedisCluster) -> None:
+    RedisSink(client, name="products", keep_tombstones=30 * 86400.0, timeout=1)
+    with RedisSink(cluster) as sink:
+        forgetful: ForgetfulSink = sink
+        assert_type(forgetful.epoch(), str)
+        assert_type(sink.since_loss, float | None)
+        assert_type(sink.get("p1"), dict[str, Any] | None)
+    RedisSink(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no server

@@ -16,6 +16,7 @@ from change_events import (
     HTTPFetcher,
     HTTPListing,
     MemorySink,
+    RedisSink,
     SQLiteSink,
 )
 from change_events._operations.checkup import Case, Finding, SkippedError
@@ -303,6 +304,30 @@ def test_a_table_whose_entities_can_not_be_read_is_a_problem(case, line):
     (check,) = (each for each in doctor(case) if each.name == "sink")
 
     assert (check.status, "BatchGetItem" in check.seen) == ("problem", True)
+
+
+def test_a_server_that_loses_entities_is_warned_of(case, make_redis):
+    with make_redis() as server, server.client as client, RedisSink(server.url) as case.sink:
+        finding = examine(case, "sink's server")
+        assert finding.status == "warning"
+        assert re.match(r"(Redis|Valkey) \d+\.\d+\.\d+: it has no append-only file", finding.seen)
+        assert finding.advice.startswith("Set appendonly yes.")
+
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        finding = examine(case, "sink's server")
+        assert finding.status == "warning"
+        assert "its maxmemory-policy is 'allkeys-lru'" in finding.seen
+        assert finding.advice.startswith("Set maxmemory-policy noeviction. Set appendonly yes.")
+
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("appendonly", "yes")
+        assert examine(case, "sink's server").status == "ok"
+
+
+def test_a_sink_without_a_server_is_not_examined(case):
+    case.sink = MemorySink()
+
+    assert examine(case, "sink's server") == Finding("skipped", "MemorySink says nothing about it")
 
 
 class Plain:

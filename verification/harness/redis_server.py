@@ -68,8 +68,11 @@ class RedisServer:
             "port": str(self.port),
             "dir": str(self._directory),
         }
+        path = program()
+        if path is None:
+            raise RuntimeError(MISSING)
         words = [word for name, value in settings.items() for word in (f"--{name}", value)]
-        self._process = Process(self._directory / "server.log", str(program()), *words)
+        self._process = Process(self._directory / "server.log", path, *words)
         wait_until(lambda: self._answers(loaded=loaded), START_PATIENCE)
 
     def kill(self) -> None:
@@ -95,7 +98,7 @@ class RedisServer:
         with self.client as client, suppress(redis.ConnectionError):
             try:
                 return bool(client.ping())
-            except redis.exceptions.BusyLoadingError:
+            except redis.BusyLoadingError:
                 return not loaded
         return False
 

@@ -45,6 +45,7 @@ OF_A_QUEUE: dict[str, Callable[[Case], Finding]] = {
 OF_A_CACHE: dict[str, Callable[[Case], Finding]] = {
     "timeouts": queue_checks.timeouts,
     "sink": source_checks.cache,
+    "sink's server": source_checks.server,
     "state": source_checks.state,
     "listing": source_checks.listing,
     "source": source_checks.known_id,

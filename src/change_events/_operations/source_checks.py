@@ -60,6 +60,20 @@ def cache(case: Case) -> Finding:
     return ok(f"{name}, has {case.names[0]!r:.80}, for example")
 
 
+def server(case: Case) -> Finding:
+    """Ask a sink that can examine its server what is wrong with it."""
+    sink = _sink(case)
+    examine = getattr(sink, "examine", None)
+    if examine is None:
+        raise SkippedError(f"{type(sink).__name__} says nothing about it")
+    seen, wrong = examine()
+    if not wrong:
+        return ok(seen)
+    return warning(
+        f"{seen}: {'; '.join(each for each, _ in wrong)}", " ".join(advice for _, advice in wrong)
+    )
+
+
 def state(case: Case) -> Finding:
     """Store a state under a name that nothing else uses, and read it."""
     sink = _sink(case)

@@ -56,7 +56,7 @@ class RedisSink:
                                     etag        missing if the source sent none
                                     digest      equal for equal entities
                                     revision    the `revision` that stored the entity
-                                    applied_at  the time of the last look, in seconds since the epoch
+                                    applied_at  when the last look was, in seconds since the epoch
         {entities}:ids        sorted set of the ids of cached entities, in order
         {entities}:state      hash: a worker's own texts
         {entities}:epoch      hash: epoch, server, run, evicted, why, began
@@ -71,9 +71,10 @@ class RedisSink:
     (action `lost`), and a worker's `backfill` starts from the beginning.
 
     Args:
-        server: A URL (`"redis://host:6379/0"`, `"rediss://..."`, `"unix://..."`), or a `redis.Redis`
-            or `redis.RedisCluster`, which you close yourself. It needs a `socket_timeout`, and must
-            not read from replicas. Any `decode_responses` and `encoding` will do.
+        server: A URL (`"redis://host:6379/0"`, `"rediss://..."`, `"unix://..."`), or your own
+            `redis.Redis` or `redis.RedisCluster`, which you close yourself. It needs a
+            `socket_timeout`, and must not read from replicas. Any `decode_responses` and `encoding`
+            will do.
         name: The cache's name. One database can hold several kinds of entities.
         keep_tombstones: For how many seconds Redis keeps the tombstone of an entity that is gone,
             after the last look at it, at least 14 days: an event can stay in a queue that long.
@@ -105,9 +106,8 @@ class RedisSink:
         self._revision = revision
         self._clock = clock
         prefix = f"{{{name}}}:".encode()
-        self._entity, self._ids, self._states, self._epoch_key = (
-            prefix + kind for kind in (b"entity:", b"ids", b"state", b"epoch")
-        )
+        self._entity, self._ids = prefix + b"entity:", prefix + b"ids"
+        self._states, self._epoch_key = prefix + b"state", prefix + b"epoch"
         self._server = Server(server, timeout)
         try:
             self._server.check(self._epoch_key)
@@ -116,9 +116,10 @@ class RedisSink:
         # redis-py has no common root for what can be wrong here, from a name to the server's word.
         except Exception as error:
             self._server.close()
+            why = printable(error).rstrip(".")
             advice = "" if isinstance(error, ConfigurationError) else UNREACHABLE
             raise ConfigurationError(
-                f"the Redis of the cache {name!r} can't be used: {printable(error).rstrip('.')}{advice}"
+                f"the Redis of the cache {name!r} can't be used: {why}{advice}"
             ) from error
 
     def entry(self, id: str, /) -> Entry:
@@ -253,9 +254,7 @@ class RedisSink:
         """Write entries that are as they were read, in this epoch; return their ids."""
         keys = [self._epoch_key, self._ids, *map(self._key, entries)]
         arguments = chain.from_iterable(entries.values())
-        done = self._server.run(
-            scripts.APPLY, keys, epoch.encode(), self._tombstone_ms, *arguments
-        )
+        done = self._server.run(scripts.APPLY, keys, epoch.encode(), self._tombstone_ms, *arguments)
         if done is None:
             self._epochs.check()
             return set()

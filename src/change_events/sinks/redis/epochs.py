@@ -29,7 +29,8 @@ REASONS = {
     "empty": "all of it is gone: FLUSHALL, FLUSHDB, or a restart without a snapshot",
     "restarted": "Redis was restarted, or a replica has taken over, and what was acknowledged last "
     "can be lost",
-    "evicted": "Redis has evicted keys, because its memory is full: set maxmemory-policy noeviction",
+    "evicted": "Redis has evicted keys, because its memory was full: set maxmemory-policy "
+    "noeviction",
 }
 """What can have happened, by the reason that is kept."""
 
@@ -65,7 +66,9 @@ class Epochs:
         redis.RedisError: The server can't be reached, or refuses.
     """
 
-    def __init__(self, server: Server, key: bytes, *, name: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, server: Server, key: bytes, *, name: str, clock: Callable[[], float]
+    ) -> None:
         self._server = server
         self._key = key
         self._name = name

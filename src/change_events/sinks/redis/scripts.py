@@ -59,12 +59,12 @@ return {ARGV[1], why}
 """)
 
 APPLY = Script("""
--- Compare and set entries; return a 1 or a 0 for each. Write nothing and return nil if data can have
--- been lost since this epoch.
+-- Compare and set entries; return a 1 or a 0 for each. Write nothing and return nil if data can
+-- have been lost since this epoch.
 -- KEYS: the epoch, the ids, then each entry.
--- ARGV: the epoch, a tombstone's milliseconds, then for each entry: the id, the version that it must
--- have, what was found, how many fields and values follow, these, how many names, and these: fields
--- to remove.
+-- ARGV: the epoch, a tombstone's milliseconds, then for each entry: the id, the version that it
+-- must have, what was found, how many fields and values follow, these, how many names of fields to
+-- remove follow, and these.
 local server = string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)')
 local kept = redis.call('HMGET', KEYS[1], 'epoch', 'server')
 if kept[1] ~= ARGV[1] or kept[2] ~= server then return false end

@@ -23,6 +23,8 @@ LEAST = (6, 2)
 NEEDED = {"evicted_keys", "master_replid", "master_replid2", "run_id"}
 """What INFO must show."""
 
+UNSAVED = "it has no append-only file: a restart loses what came after the last snapshot"
+
 
 class Server:
     """
@@ -92,16 +94,9 @@ class Server:
         if info.get("maxmemory_policy") != "noeviction":
             wrong.append((_evicts(info), "Set maxmemory-policy noeviction."))
         if info.get("aof_enabled") == "0":
-            wrong.append(
-                (
-                    "no append-only file: after a restart all is gone that came after the last "
-                    "snapshot",
-                    "Set appendonly yes, or let a worker's backfill= fill the cache again.",
-                )
-            )
+            wrong.append((UNSAVED, "Set appendonly yes. A worker's backfill= fills it again, too."))
         product = "Valkey" if "valkey_version" in info else "Redis"
-        version = info.get("valkey_version", info.get("redis_version"))
-        return f"{product} {version}", wrong
+        return f"{product} {info.get('valkey_version', info['redis_version'])}", wrong
 
     def _info(self, key: bytes) -> dict[str, str]:
         """Return what the server that has the key says of itself."""
