@@ -129,9 +129,8 @@ class Worker(Settings[T], Generic[T]):
             200 while the worker is alive, `/readyz` with 200 while it is ready, otherwise with 503.
             The body is `health()` as JSON. Use `0.0.0.0` where the platform asks from outside the
             container (Kubernetes), `127.0.0.1` where it asks inside (ECS). None: nowhere.
-        backfill: A listing, as for `Backfill`. `run()` fills the cache from it, once; again if the
-            sink is a `ForgetfulSink` that can have lost something. Events go
-            first. The sink must keep state.
+        backfill: A listing, as for `Backfill`. `run()` fills the cache from it, once, and again if
+            a `ForgetfulSink` can have lost something. Events go first. The sink must keep state.
         audit_per_minute: How many ids one of the cache's workers compares with the source in each
             minute, for ever. The sink must keep state. None: none does.
         audit_min_age: Seconds for which an entry must be wrong to count. None: `settle` and 60 s.

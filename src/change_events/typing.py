@@ -291,8 +291,8 @@ class StatefulSink(Protocol):
 @runtime_checkable
 class ForgetfulSink(Protocol):
     """
-    A sink that can lose what it has stored, and notices that, as a server can that keeps its data
-    in memory. A backfill begins again then.
+    A sink that can lose what it has stored, and notices that: one in a server's memory, say. A
+    backfill begins again then.
 
     If it also has a `since_loss`, the seconds since it noticed a loss, or None, a worker's health
     shows that.

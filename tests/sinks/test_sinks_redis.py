@@ -255,6 +255,12 @@ def test_the_timeout_is_of_connecting_and_of_each_answer(make):
     assert make()._server._client.connection_pool.connection_kwargs["socket_timeout"] == 5.0
 
 
+@pytest.mark.parametrize("timeout", [0, -1, math.inf, math.nan])
+def test_a_timeout_that_waits_for_ever_or_not_at_all_is_refused(timeout):
+    with pytest.raises(ConfigurationError, match="timeout must be more than 0 seconds, not"):
+        RedisSink("redis://127.0.0.1", timeout=timeout)
+
+
 def test_without_redis_py_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "redis", None)
 

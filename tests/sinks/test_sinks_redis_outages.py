@@ -97,10 +97,8 @@ def test_after_a_failover_a_client_looks_for_the_new_primary(sink, server, make_
         with pytest.raises(redis.ResponseError, match=r"READONLY|read only replica"):
             sink.apply("p1", NEWER, if_version=before.version)
         assert connection_of(sink) != connection  # so a name is looked up again
-        with pytest.raises(
-            ConfigurationError, match=r"(READONLY|read only replica).*Check.* is a primary"
-        ):
-            RedisSink(server.url, name="another")
+        with pytest.raises(ConfigurationError, match="it is a replica: use the address of its"):
+            RedisSink(server.url)
 
         client.replicaof("NO", "ONE")
         assert not sink.apply("p1", NEWER, if_version=before.version)  # it can have lost something
@@ -137,10 +135,8 @@ def test_a_pool_without_a_free_connection_makes_a_look_fail_in_time(server):
         port=server.port, socket_timeout=20, max_connections=1, timeout=0.05
     )
     with redis.Redis(connection_pool=pool) as client, RedisSink(client) as sink:
-        held = pool.get_connection()
-        with pytest.raises(redis.ConnectionError, match="No connection available"):
+        with client.client(), pytest.raises(redis.ConnectionError, match="No connection avail"):
             sink.entry("p1")
-        pool.release(held)
 
         assert look(sink, FOUND)
 

@@ -46,7 +46,7 @@ def test_a_worker_is_examined_line_by_line(app, channel):
     assert "ok       source: knows 'p1'" in lines
     at = lines.index("problem  redrive policy: there is none")
     assert lines[at + 1].startswith("         -> What is not an event")
-    assert lines[-1] == "2 problem(s), 1 warning(s), 3 check(s) skipped"
+    assert lines[-1] == "2 problem(s), 1 warning(s), 4 check(s) skipped"
 
 
 def test_the_checks_can_be_read_by_machines(app):

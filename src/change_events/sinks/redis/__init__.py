@@ -33,8 +33,8 @@ LONGEST = 100 * 365 * 24 * 3600.0
 
 RANDOM_BITS = 20
 """
-The lower bits of a version. They keep two looks apart that continue one version, of which the
-first was lost.
+The lower bits of a version. They keep two looks apart that continue the same version, if the first
+is lost.
 """
 
 UNREACHABLE = (
@@ -87,7 +87,7 @@ class RedisSink:
 
     Raises:
         ConfigurationError: redis-py is not installed; a value is out of its range; the server can't
-            be reached or written, is too old, evicts keys or is a replica.
+            be reached, is too old, evicts keys or is a replica.
     """
 
     def __init__(
@@ -102,6 +102,8 @@ class RedisSink:
     ) -> None:
         check_revision(revision)
         _check_name(name)
+        if not 0 < timeout < math.inf:
+            raise ConfigurationError(f"timeout must be more than 0 seconds, not {timeout!r}")
         self._tombstone_ms = b"%d" % _milliseconds(keep_tombstones)
         self._revision = revision
         self._clock = clock

@@ -48,8 +48,8 @@ class Server:
         if isinstance(given, str):
             self._client: Any = _client_of(self._redis, given, timeout)
         else:
-            _check_client(self._redis, given)
             self._client = given
+        _check_client(self._redis, self._client)
 
     def command(self, command: str, *words: bytes) -> Any:
         """Call a command; return its answer, undecoded."""
@@ -87,6 +87,8 @@ class Server:
             )
         if info.get("maxmemory_policy") != "noeviction":
             raise ConfigurationError(_evicts(info))
+        if info.get("role") != "master":
+            raise ConfigurationError("it is a replica: use the address of its primary")
 
     def examine(self, key: bytes) -> tuple[str, list[tuple[str, str]]]:
         """Return what the server is; and what is wrong with it, each with what to do about it."""
