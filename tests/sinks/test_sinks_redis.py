@@ -230,8 +230,16 @@ def test_what_is_no_client_is_refused(make, given):
 
 @pytest.mark.parametrize("url", ["", "http://cache", "redis://host:port", "redis://h?db=x"])
 def test_what_is_no_url_is_refused(url):
-    with pytest.raises(ConfigurationError, match=r"URL of Redis can't be used: .* redis://"):
+    with pytest.raises(ConfigurationError, match="URL of Redis can't be read. It begins with"):
         RedisSink(url)
+
+
+def test_the_error_for_a_url_does_not_show_a_password():
+    with pytest.raises(ConfigurationError) as caught:
+        RedisSink("redis://someone:sec/ret@cache:6379")
+
+    assert caught.value.__suppress_context__
+    assert "sec" not in str(caught.value)
 
 
 def test_a_server_that_does_not_answer_is_an_error_at_the_start(free_port):

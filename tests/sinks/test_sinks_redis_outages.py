@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import socketserver
 import threading
@@ -150,7 +151,10 @@ def test_a_connection_that_died_with_its_server_makes_no_look_fail(sink, server)
 
 
 class _Relay(socketserver.BaseRequestHandler):
-    """Forwards a connection. While `lose` is set, it loses the answer to a script, and ends."""
+    """
+    Forwards a connection. While `lose` is set, it loses the answer to a script, and ends. In
+    answers it replaces `was` by `instead`, which has the same length.
+    """
 
     def handle(self):
         with socket.create_connection(self.server.upstream) as upstream:
@@ -160,7 +164,7 @@ class _Relay(socketserver.BaseRequestHandler):
                 if b"EVALSHA" in request and self.server.lose.is_set():
                     self.server.lose.clear()
                     return
-                self.request.sendall(answer)
+                self.request.sendall(re.sub(self.server.was, self.server.instead, answer))
 
 
 @pytest.fixture
@@ -168,6 +172,7 @@ def relay(server):
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Relay) as relay:
         relay.daemon_threads = True
         relay.upstream, relay.lose = ("127.0.0.1", server.port), threading.Event()
+        relay.was, relay.instead = rb"(?!)", b""  # nothing
         thread = threading.Thread(target=relay.serve_forever, args=(0.01,))
         thread.start()
         yield relay
@@ -189,6 +194,30 @@ def test_a_write_whose_answer_is_lost_counts_as_a_lost_compare_and_set(relay):
         relay.lose.set()
         assert sink.set_state("guard", "text", if_state="") is False
         assert sink.state("guard") == "text"
+
+
+@pytest.mark.parametrize(
+    ("was", "instead", "error"),
+    [
+        (
+            rb"redis_version:\d\.\d",
+            b"redis_version:6.1",
+            r"it is Redis 6\.1\.\d+, and must be 6\.2 or",
+        ),
+        (
+            rb"run_id:",
+            b"xun_id:",
+            "INFO does not show run_id, so nobody could notice what it loses",
+        ),
+    ],
+    ids=["too old", "silent"],
+)
+def test_a_server_that_can_not_keep_the_promise_is_refused(relay, was, instead, error):
+    relay.was, relay.instead = was, instead
+
+    with pytest.raises(ConfigurationError, match=error) as caught:
+        RedisSink(f"redis://127.0.0.1:{relay.server_address[1]}")
+    assert "Check its address" not in str(caught.value)
 
 
 def test_a_server_that_is_gone_makes_looks_fail_at_once(sink, server):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from change_events._extras import missing_extra
-from change_events._text import printable
 from change_events.exceptions import ConfigurationError
 from change_events.sinks.redis import scripts
 
@@ -116,7 +115,8 @@ class Server:
         Close the connections that nobody uses: they lead to a replica, which was the primary until
         now. New ones ask the DNS, or Sentinel, again.
         """
-        if pool := getattr(self._client, "connection_pool", None):  # a cluster's client finds out
+        client = self._client  # a cluster's has no pool of its own, and finds out by itself
+        for pool in [client.connection_pool] if hasattr(client, "connection_pool") else []:
             pool.disconnect(inuse_connections=False)
 
 
@@ -153,11 +153,12 @@ def _client_of(redis: Any, url: str, timeout: float) -> Redis | RedisCluster:
     }
     try:
         client: Redis = redis.Redis.from_url(url, **settings)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError):
+        # What is wrong can be a password, and the error's text quotes it.
         raise ConfigurationError(
-            f"the URL of Redis can't be used: {printable(error)}. It begins with redis:// or "
-            "rediss://, like redis://cache.example.com:6379/0"
-        ) from error
+            "the URL of Redis can't be read. It begins with redis://, rediss:// or unix://, like "
+            "redis://cache.example.com:6379/0, and a password is percent-encoded"
+        ) from None
     return client
 
 
