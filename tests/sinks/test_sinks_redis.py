@@ -230,7 +230,7 @@ def test_what_is_no_client_is_refused(make, given):
 
 @pytest.mark.parametrize("url", ["", "http://cache", "redis://host:port", "redis://h?db=x"])
 def test_what_is_no_url_is_refused(url):
-    with pytest.raises(ConfigurationError, match="URL of Redis can't be read. It begins with"):
+    with pytest.raises(ConfigurationError, match=r"URL of Redis can't be read\. It begins with"):
         RedisSink(url)
 
 
