@@ -221,6 +221,7 @@ MADE = {
     ),
     "MemorySink.purge": lambda **settings: change_events.MemorySink().purge(**settings),
     "SQLiteSink.purge": purged,
+    "RedisSink": lambda **settings: change_events.RedisSink("redis://", **settings),
     "HTTPFetcher": lambda **settings: change_events.HTTPFetcher(
         "https://products.example.com/{id}", **settings
     ),
