@@ -67,6 +67,10 @@ TESTS = {
     "integrations": ["tests/wire/test_aws_lambda.py"],
     "sinks.dynamodb": [f"tests/sinks/test_sinks_{part}.py" for part in ("dynamodb", "stored")],
     "sinks.postgres": [f"tests/sinks/test_sinks_{part}.py" for part in ("postgres", "stored")],
+    "sinks.redis": [
+        f"tests/sinks/test_sinks_{part}.py"
+        for part in ("redis", "redis_losses", "redis_outages", "redis_cluster", "stored")
+    ],
     "sinks": [f"tests/sinks/test_sinks{part}.py" for part in ("", "_limits", "_fork", "_stored")],
     "": ["tests/unit/*.py"],
 }
