@@ -45,8 +45,8 @@ UNREACHABLE = (
 
 class RedisSink:
     """
-    Keeps JSON objects in Redis 6.2 or later, or in Valkey. Threads can share one sink, processes
-    and forks one cache. Needs `pip install 'change-events[redis]'`.
+    Keeps JSON objects in Redis 6.2 or later, or in Valkey. Threads can share one sink, and
+    processes one cache. Needs `pip install 'change-events[redis]'`.
 
     You can read it with any client. With the default `name`:
 
@@ -64,6 +64,9 @@ class RedisSink:
     So `HGET {entities}:entity:p1 body` is the entity `p1`. In a cluster all keys of a cache are in
     one slot, because of the braces, and so on one node; caches of other names are on others. A
     tombstone expires by itself.
+
+    A fork can't use the sink of its parent: it gets a `ConfigurationError`. Make a sink in each
+    process.
 
     Redis can lose what it has acknowledged: when it evicts keys, is flushed, is restarted from a
     snapshot, or when a replica takes over that was behind. So the sink refuses a server that

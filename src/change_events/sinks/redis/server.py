@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from change_events._extras import missing_extra
 from change_events.exceptions import ConfigurationError
+from change_events.sinks import check_process
 from change_events.sinks.redis import scripts
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ class Server:
 
     def __init__(self, given: str | Redis | RedisCluster, timeout: float) -> None:
         self._redis = _require_redis()
+        self._pid = os.getpid()
         self._own = isinstance(given, str)
         if isinstance(given, str):
             self._client: Any = _client_of(self._redis, given, timeout)
@@ -52,6 +55,7 @@ class Server:
 
     def command(self, command: str, *words: bytes) -> Any:
         """Call a command; return its answer, undecoded."""
+        check_process(self._pid, "RedisSink")  # redis-py's locks can be held for ever in a child
         try:
             return self._client.execute_command(command, *words, NEVER_DECODE=True)
         except self._redis.exceptions.ResponseError as error:
@@ -106,8 +110,8 @@ class Server:
         return {name: value.strip() for name, _, value in pairs}
 
     def close(self) -> None:
-        """Close the connections, unless the client is the user's."""
-        if self._own:
+        """Close the connections, unless the client is the user's, or the parent's of this fork."""
+        if self._own and self._pid == os.getpid():
             self._client.close()
 
     def _hang_up(self) -> None:
