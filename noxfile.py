@@ -28,6 +28,7 @@ CORE_TESTS = [
     "tests/sinks/test_sinks_postgres.py",
     "tests/sinks/test_sinks_redis.py",
     "tests/sinks/test_sinks_redis_cluster.py",
+    "tests/sinks/test_sinks_sqlalchemy.py",
     "tests/wire/test_django.py",
     "tests/wire/test_django_commits.py",
     "tests/wire/test_fetcher.py",

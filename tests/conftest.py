@@ -37,7 +37,9 @@ from change_events._producer.renewals import process_renewals
 from demo_parts.emulator import make_emulator
 from verification.harness.emulators import (
     CREDENTIALS,
+    MariaDB,
     make_table,  # noqa: F401  # tests import it from here
+    mariadb_server,
     postgres_server,
     subscribe,
 )
@@ -167,6 +169,15 @@ def make_redis() -> Callable[..., Any]:
 def redis_server(make_redis: Callable[..., Any]) -> Iterator[Any]:
     """A Redis that tests share: they use names of their own."""
     with make_redis() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDB]:
+    """A MariaDB server on a port of loopback."""
+    if MariaDB.program is None:
+        pytest.skip("MariaDB is not installed (Debian: apt-get install mariadb-server)")
+    with mariadb_server() as server:
         yield server
 
 

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from change_events.sinks.memory import MemorySink
     from change_events.sinks.postgres import PostgresSink
     from change_events.sinks.redis import RedisSink
+    from change_events.sinks.sqlalchemy import SQLAlchemySink
     from change_events.sinks.sqlite import SQLiteSink
     from change_events.typing import (
         AsyncFetcher,
@@ -113,6 +114,7 @@ __all__ = [
     "RedriveProgress",
     "RedriveReport",
     "SNSPublisher",
+    "SQLAlchemySink",
     "SQLiteSink",
     "SigV4",
     "Sink",
@@ -156,6 +158,7 @@ _NAMES = {
     "sinks.memory": ["MemorySink"],
     "sinks.postgres": ["PostgresSink"],
     "sinks.redis": ["RedisSink"],
+    "sinks.sqlalchemy": ["SQLAlchemySink"],
     "sinks.sqlite": ["SQLiteSink"],
     "typing": [
         "AsyncFetcher",

@@ -9,9 +9,18 @@ from contextlib import closing
 import psycopg
 import pytest
 
-from change_events import DynamoDBSink, Gone, HTTPFetcher, PostgresSink, SQLiteSink, refresh
+from change_events import (
+    DynamoDBSink,
+    Gone,
+    HTTPFetcher,
+    PostgresSink,
+    SQLAlchemySink,
+    SQLiteSink,
+    refresh,
+)
 from change_events._operations.audit import Audit
 from conftest import make_schema, make_table
+from databases import running_on
 
 NUMBER = 30
 
@@ -41,6 +50,13 @@ def postgresql(postgres):
         yield sink, connection.execute, """jsonb_set(body, '{name}', '"Hammer"')"""
 
 
+@pytest.fixture
+def mariadb_database(mariadb):
+    url = mariadb.make_database()
+    with SQLAlchemySink(url) as sink, running_on(url) as execute:
+        yield sink, execute, "json_set(body, '$.name', 'Hammer')"
+
+
 def spoil(sink, execute, changed, source):
     """Plant the five faults."""
     execute(f"UPDATE entities SET body = {changed} WHERE id = 'p1'")
@@ -48,6 +64,8 @@ def spoil(sink, execute, changed, source):
     columns, values = "id, version, body, applied_at", "'extra', 1, '{\"id\": \"extra\"}'"
     if isinstance(sink, PostgresSink):
         execute(f"INSERT INTO entities ({columns}, present) VALUES ({values}, now(), true)")
+    elif isinstance(sink, SQLAlchemySink):
+        execute(f"INSERT INTO entities ({columns}, present, revision) VALUES ({values}, 0, 1, '')")
     else:
         execute(f"INSERT INTO entities ({columns}) VALUES ({values}, 0)")
     source.entities["p3"] = {"id": "p3", "name": "Saved without a broadcast", "n": 3}
@@ -55,7 +73,7 @@ def spoil(sink, execute, changed, source):
 
 
 @pytest.mark.parametrize("entities", [True, False])
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mariadb_database"])
 def test_planted_faults_are_found_and_repaired(kind, entities, request, source, fetcher):
     sink, execute, changed = request.getfixturevalue(kind)
     for id in source.entities:

@@ -198,6 +198,29 @@ with PostgresSink(sys.argv[1]) as sink:
     assert written == ["p0", "p1", "p2"]
 
 
+def test_a_fork_can_not_use_connections_of_sqlalchemy_and_the_parents_stay_good(mariadb):
+    refused, *written = run(
+        """
+with SQLAlchemySink(sys.argv[1], connections=1) as sink:
+    def use():
+        with sink:
+            attempt(lambda: sink.entry("p1"))
+    session = lambda: sink._transactions.run(
+        lambda connection: connection.exec_driver_sql("SELECT connection_id()").scalar()
+    )
+    before = session()
+    os.waitpid(child(use), 0)
+    for n in range(3):
+        apply(sink, f"p{n}")
+    assert session() == before
+""",
+        mariadb.make_database(),
+    )
+
+    assert "SQLAlchemySink was made in process" in refused
+    assert written == ["p0", "p1", "p2"]
+
+
 def test_a_fork_can_not_use_connections_to_dynamodb(aws):
     table = make_table()
     refused, *written = run(

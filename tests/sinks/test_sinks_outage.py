@@ -18,7 +18,15 @@ from botocore.config import Config
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-from change_events import DynamoDBSink, Found, Gone, PostgresSink, RedisSink, SQLiteSink
+from change_events import (
+    DynamoDBSink,
+    Found,
+    Gone,
+    PostgresSink,
+    RedisSink,
+    SQLAlchemySink,
+    SQLiteSink,
+)
 from change_events._consumer import backoff
 from conftest import make_table, running, wait_until
 from demo_parts.emulator import OneAtATime
@@ -65,6 +73,18 @@ class Postgres:
 
     def open(self):
         return PostgresSink(self._server.get_uri(), table=f"t{uuid.uuid4().hex}", timeout=0.5)
+
+
+class MariaDB:
+    """The server is killed, and starts again."""
+
+    def __init__(self, server):
+        self._url = server.make_database()
+        self.go_away = server.stop
+        self.come_back = server.start
+
+    def open(self):
+        return SQLAlchemySink(self._url, timeout=0.5)
 
 
 class DynamoDB:
@@ -115,7 +135,7 @@ class Redis:
         return RedisSink(self._server.url, timeout=0.5)
 
 
-@pytest.fixture(params=["SQLite", "PostgreSQL", "DynamoDB", "Redis"])
+@pytest.fixture(params=["SQLite", "PostgreSQL", "MariaDB", "DynamoDB", "Redis"])
 def database(request, tmp_path):
     if request.param == "SQLite":
         yield SQLite(tmp_path / "cache.db")
@@ -124,6 +144,8 @@ def database(request, tmp_path):
     elif request.param == "Redis":
         with request.getfixturevalue("make_redis")() as server:
             yield Redis(server)
+    elif request.param == "MariaDB":
+        yield MariaDB(request.getfixturevalue("mariadb"))
     else:
         database = DynamoDB()
         yield database

@@ -17,6 +17,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool
+from sqlalchemy.engine import make_url
 
 from change_events import ConfigurationError, Entry, Found, Gone, PostgresSink, Unchanged
 from change_events.sinks.postgres import pool as postgres_pool
@@ -650,6 +651,95 @@ def test_a_call_names_a_thousand_ids_unless_it_is_told_another_number(database, 
         assert len(sink.ids(limit=1001)) == len(sink) == 1001
 
 
+# URLs of SQLAlchemy, and schemas
+
+
+@pytest.mark.parametrize("driver", ["+psycopg", "+psycopg2", "+asyncpg", ""])
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres"])
+def test_a_url_of_sqlalchemy_names_the_same_database(database, sql, scheme, driver):
+    url = database.replace("postgresql://", f"{scheme}{driver}://")
+    with PostgresSink(url) as sink:
+        sink.apply("p1", FOUND, if_version=0)
+
+    assert sql("SELECT id FROM entities") == [("p1",)]
+
+
+def test_a_url_object_keeps_its_password_and_its_options(database, sql, role):
+    _, name = role
+    sql(f"ALTER ROLE {name} PASSWORD 'p+ %/@'")
+    PostgresSink(database).close()
+    sql(f"GRANT ALL ON entities TO {name}")
+    url = make_url(database).set(drivername="postgresql+asyncpg", username=name, password="p+ %/@")
+    assert postgres_pool.text_of(url) != str(url)
+    given = psycopg.conninfo.conninfo_to_dict(
+        postgres_pool._conninfo(postgres_pool.text_of(url), 5)
+    )
+    assert given["password"] == "p+ %/@"
+
+    spaced = url.update_query_dict({"options": url.query["options"].replace("-c", "-c ")})
+    assert "-c+search_path" in str(spaced)
+    with PostgresSink(spaced) as sink:
+        assert sink.apply("p1", FOUND, if_version=0)
+    assert sql("SELECT id FROM entities") == [("p1",)]
+
+
+def test_what_only_sqlalchemys_driver_knows_in_a_url_is_an_error_at_the_start():
+    with pytest.raises(
+        ConfigurationError,
+        match=r'(?s)^the database\'s URL can\'t be used: .*"ssl".* libpq reads it, so leave out',
+    ):
+        PostgresSink("postgresql+asyncpg://a/b?ssl=require")
+
+
+def test_several_hosts_as_sqlalchemy_writes_them_are_an_error_at_the_start():
+    with pytest.raises(ConfigurationError, match=r"has host more than once.*\?host=a,b&port="):
+        PostgresSink("postgresql+psycopg://user@/b?host=a:5432&host=b:5432&sslmode=disable")
+
+
+@pytest.fixture
+def other_schema(sql):
+    schema = f"Shop_{uuid.uuid4().hex}"
+    sql(f'CREATE SCHEMA "{schema}"')
+    return schema
+
+
+def test_a_table_can_be_in_another_schema(database, sql, other_schema):
+    with (
+        PostgresSink(database) as plain,
+        PostgresSink(database, table=f"{other_schema}.entities") as sink,
+        PostgresSink(database, table=f"{other_schema}.order") as order,
+    ):
+        assert sink.apply("p1", FOUND, if_version=0)
+        assert sink.insert_many({"p2": FOUND}) == {"p2"}
+        assert sink.set_state("name", "text", if_state=None)
+        assert (len(plain), len(sink), len(order)) == (0, 2, 0)
+        assert (sink.get("p1"), sink.ids(), sink.state("name")) == (
+            FOUND.value,
+            ["p1", "p2"],
+            "text",
+        )
+    assert sql(f'SELECT count(*) FROM "{other_schema}".entities') == [(3,)]
+    assert sql("SELECT count(*) FROM entities") == [(0,)]
+
+
+def test_columns_are_added_to_an_older_table_in_another_schema(database, sql, other_schema):
+    PostgresSink(database).close()
+    sql(OLD_TABLE.replace("entities", f'"{other_schema}".entities'))
+
+    with PostgresSink(database, table=f"{other_schema}.entities") as sink:
+        assert sink.apply("p1", Found({"n": 2}, '"two"', "d2"), if_version=0)
+        assert sink.entry("p1").digest == "d2"
+
+
+def test_a_schema_that_is_missing_is_an_error_at_the_start(database):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"^the table 'nowhere\.entities' can't be created, because there is no schema "
+        r"'nowhere'\. Create it first, in a migration$",
+    ):
+        PostgresSink(database, table="nowhere.entities")
+
+
 def test_many_sinks_can_start_at_once(database):
     start = Barrier(8)
 
@@ -730,7 +820,9 @@ def test_a_closed_pool_is_an_error_at_the_start(database):
         PostgresSink(ConnectionPool(database, open=False))
 
 
-@pytest.mark.parametrize("table", ["", "a b", "entities; --", "1st", 'a"b'])
+@pytest.mark.parametrize(
+    "table", ["", "a b", "entities; --", "1st", 'a"b', ".a", "a.", "a.b.c", "a b.c"]
+)
 def test_a_table_name_that_sql_would_quote_is_refused(table):
     with pytest.raises(ConfigurationError, match="can't be a table's name"):
         PostgresSink("", table=table)

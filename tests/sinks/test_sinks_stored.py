@@ -16,13 +16,14 @@ from change_events import (
     MemorySink,
     PostgresSink,
     RedisSink,
+    SQLAlchemySink,
     SQLiteSink,
     Unchanged,
 )
 from conftest import make_schema, make_table
 
 
-@pytest.fixture(params=["SQLite", "PostgreSQL", "DynamoDB", "Redis"])
+@pytest.fixture(params=["SQLite", "PostgreSQL", "SQLAlchemy", "DynamoDB", "Redis"])
 def open_sink(request, tmp_path, aws):
     """Open one cache, as often as the test likes."""
     fixture = request.getfixturevalue
@@ -30,6 +31,7 @@ def open_sink(request, tmp_path, aws):
     make = {
         "SQLite": lambda: partial(SQLiteSink, tmp_path / "cache.db"),
         "PostgreSQL": lambda: partial(PostgresSink, make_schema(fixture("postgres"))),
+        "SQLAlchemy": lambda: partial(SQLAlchemySink, fixture("mariadb").make_database()),
         "DynamoDB": lambda: partial(DynamoDBSink, make_table()),
         "Redis": lambda: partial(RedisSink, fixture("redis_server").url, name=uuid.uuid4().hex),
     }[request.param]()

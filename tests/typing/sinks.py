@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
 from redis import Redis, RedisCluster
+from sqlalchemy import URL, Connection, Engine
 from typing_extensions import assert_type
 
 from change_events import (
@@ -19,6 +21,7 @@ from change_events import (
     ReadableSink,
     RedisSink,
     Sink,
+    SQLAlchemySink,
     SQLiteSink,
 )
 
@@ -28,6 +31,7 @@ def bulk_sinks() -> None:
         MemorySink(),
         SQLiteSink("cache.db"),
         PostgresSink(""),
+        SQLAlchemySink("sqlite:///cache.db"),
         DynamoDBSink("products"),
         RedisSink("redis://"),
     ]
@@ -46,6 +50,7 @@ def readable_sinks() -> None:
         MemorySink(),
         SQLiteSink("cache.db"),
         PostgresSink(""),
+        SQLAlchemySink("sqlite:///cache.db"),
         DynamoDBSink("products"),
         RedisSink("redis://"),
     ]
@@ -72,3 +77,27 @@ def redis_sink(client: Redis, cluster: RedisCluster) -> None:
         assert_type(sink.since_loss, float | None)
         assert_type(sink.get("p1"), dict[str, Any] | None)
     RedisSink(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no server
+
+
+def upsert(connection: Connection, id: str, value: Mapping[str, Any]) -> None: ...
+
+
+def delete(connection: Connection, id: str) -> None: ...
+
+
+def upsert_in_sqlite(connection: sqlite3.Connection, id: str, value: Mapping[str, Any]) -> None: ...
+
+
+def delete_in_sqlite(connection: sqlite3.Connection, id: str) -> None: ...
+
+
+def tables_of_ones_own(engine: Engine, url: URL) -> None:
+    SQLAlchemySink(engine, upsert=upsert, delete=delete)
+    SQLAlchemySink(url, table="shop.entities", upsert=upsert, delete=delete)
+    SQLiteSink("cache.db", upsert=upsert_in_sqlite, delete=delete_in_sqlite)
+    PostgresSink(url)
+    assert_type(SQLAlchemySink(engine).get("p1"), dict[str, Any] | None)
+    assert_type(SQLAlchemySink(engine).purge(), int)
+    SQLAlchemySink(engine, upsert=upsert_in_sqlite, delete=delete)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # another library's connection
+    SQLiteSink("cache.db", upsert=upsert_in_sqlite, delete=delete)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # another library's connection
+    SQLAlchemySink(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no database

@@ -1,11 +1,13 @@
-"""AWS and PostgreSQL on loopback."""
+"""AWS, PostgreSQL and MariaDB on loopback."""
 
 from __future__ import annotations
 
 import atexit
 import functools
 import os
+import pwd
 import shutil
+import subprocess
 import sys
 import tempfile
 import uuid
@@ -17,9 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
+from sqlalchemy import create_engine, text
 
 from verification.harness import ROOT
-from verification.harness.processes import Process
+from verification.harness.processes import (
+    START_PATIENCE,
+    Process,
+    lasting_port,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,3 +122,82 @@ def postgres_server() -> Iterator[Any]:
     finally:
         server.cleanup()
         Path(f"{directory}.lock").unlink()
+
+
+class MariaDB:
+    """
+    A MariaDB server on a port of loopback, with data of its own.
+
+    Args:
+        directory: Where its data and its log are. It must be empty.
+
+    Attributes:
+        program: Its path; None if it is not installed.
+        port: Its port. PyMySQL leaves a Unix socket open if it can't be connected.
+    """
+
+    program = shutil.which("mariadbd", path=f"{os.environ['PATH']}:/usr/sbin")
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.port = lasting_port()
+        user = pwd.getpwuid(os.getuid()).pw_name  # it runs as root only if it is told to
+        self._settings = ["--no-defaults", f"--datadir={directory}/data", f"--user={user}"]
+        # A server that starts deletes temporary tables in its directory for these, also others'.
+        self._environment = {"TMPDIR": str(directory)}
+        subprocess.run(  # noqa: S603  # of this machine
+            [
+                *(shutil.which("mariadb-install-db") or "", *self._settings, "--skip-test-db"),
+                "--auth-root-authentication-method=normal",  # without a password
+            ],
+            check=True,
+            capture_output=True,
+            env={**os.environ, **self._environment},
+        )
+        self.start()
+
+    def url(self, database: str = "") -> str:
+        """Return a URL of SQLAlchemy's for a database of the server."""
+        return f"mysql+pymysql://root@127.0.0.1:{self.port}/{database}"
+
+    def make_database(self) -> str:
+        """Make a database; return its URL."""
+        name = f"d{uuid.uuid4().hex}"
+        engine = create_engine(self.url())
+        with engine.begin() as connection:
+            connection.execute(text(f"CREATE DATABASE {name}"))
+        engine.dispose()
+        return self.url(name)
+
+    def start(self) -> None:
+        """Start the server, and wait until it listens."""
+        self._process = Process(
+            self._directory / "log",
+            *(self.program or "", *self._settings, f"--socket={self._directory}/socket"),
+            *("--bind-address=127.0.0.1", f"--port={self.port}", "--skip-name-resolve"),
+            **self._environment,
+        )
+        wait_until(
+            lambda: "ready for connections" in self._process.text() or not self._process.alive,
+            START_PATIENCE,
+        )
+        self._process.require_alive()
+
+    def stop(self) -> None:
+        """Kill the server."""
+        self._process.close()
+
+    def send(self, signal: int) -> None:
+        """Send the server a signal."""
+        self._process.send(signal)
+
+
+@contextmanager
+def mariadb_server() -> Iterator[MariaDB]:
+    """Run a MariaDB server."""
+    with tempfile.TemporaryDirectory(prefix="mariadb-") as directory:  # a socket's path is short
+        server = MariaDB(Path(directory))
+        try:
+            yield server
+        finally:
+            server.stop()

@@ -71,7 +71,10 @@ TESTS = {
         f"tests/sinks/test_sinks_{part}.py"
         for part in ("redis", "redis_losses", "redis_outages", "redis_cluster", "stored")
     ],
-    "sinks": [f"tests/sinks/test_sinks{part}.py" for part in ("", "_limits", "_fork", "_stored")],
+    "sinks": [
+        f"tests/sinks/test_sinks{part}.py"
+        for part in ("", "_limits", "_sqlite_tables", "_fork", "_stored")
+    ],
     "": ["tests/unit/*.py"],
 }
 """

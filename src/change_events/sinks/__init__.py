@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 
@@ -45,6 +46,42 @@ def check_table_name(table: str) -> None:
         raise ConfigurationError(
             f"{table!r} can't be a table's name; use letters, digits and underscores"
         )
+
+
+def split_table_name(table: str) -> tuple[str | None, str]:
+    """Return the schema, or None, and the table of `table` or `schema.table`."""
+    schema, dot, name = table.rpartition(".")
+    for part in (schema, name) if dot else (name,):
+        check_table_name(part)
+    return schema or None, name
+
+
+def check_hooks(upsert: object, delete: object) -> None:
+    """Refuse one hook without the other: the user's tables would not follow the source."""
+    if (upsert is None) != (delete is None):
+        raise ConfigurationError(
+            "tables of your own need both upsert= and delete= to follow the source"
+        )
+
+
+def check_bodies(upsert: object) -> None:
+    """Refuse to read entities that are in tables of the user's own."""
+    if upsert is not None:
+        raise ConfigurationError(
+            "the entities are where upsert= put them, in tables of your own; query those"
+        )
+
+
+def libpq_timeouts(timeout: float) -> dict[str, int]:
+    """Return timeouts of libpq for a server that is gone. The defaults are hours."""
+    seconds = max(2, math.ceil(timeout))  # libpq's minimum
+    return {
+        "connect_timeout": seconds,
+        "keepalives_idle": seconds,
+        "keepalives_interval": seconds,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 4 * seconds * 1000,
+    }
 
 
 def check_revision(revision: object) -> None:

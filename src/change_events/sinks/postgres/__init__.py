@@ -7,9 +7,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from change_events._event import Found, Unchanged
-from change_events.exceptions import ConfigurationError
 from change_events.sinks import (
     MAX_EVENT_AGE,
+    check_bodies,
+    check_hooks,
     check_purge_age,
     check_revision,
     state_key,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from psycopg import Connection
     from psycopg_pool import ConnectionPool
+    from sqlalchemy import URL
     from typing_extensions import Self
 
     from change_events._event import Entry, Gone
@@ -81,8 +83,10 @@ class PostgresSink:
         database: A connection string (`"postgresql://user@host/name"`, or `"host=...
             dbname=..."`), or an open pool, which you close yourself. A pool should check its
             connections (`check=ConnectionPool.check_connection`): otherwise each connection that
-            died with a server makes one look fail.
-        table: The table's name. One schema can hold several kinds of entities.
+            died with a server makes one look fail. A URL of SQLAlchemy's, as text or a `URL`, will
+            do, too: the driver (`postgresql+asyncpg://`) is left out.
+        table: The table's name, or `schema.table`. One schema can hold several kinds of entities.
+            Without a schema, it is that of the connection's `search_path`.
         upsert: Stores an entity in your tables: `upsert(connection, id, value)`. It must work
             whether the entity exists or not.
         delete: Deletes an entity from your tables: `delete(connection, id)`. It must work whether
@@ -97,12 +101,13 @@ class PostgresSink:
 
     Raises:
         ConfigurationError: psycopg is not installed; the database can't be reached; the table can't
-            be created or written, or has other columns; only one of `upsert` and `delete` is given.
+            be created or written, or has other columns; there is no such schema; libpq can't read
+            the connection string; only one of `upsert` and `delete` is given.
     """
 
     def __init__(
         self,
-        database: str | ConnectionPool[Any],
+        database: str | URL | ConnectionPool[Any],
         *,
         table: str = "entities",
         upsert: Callable[[Connection[Any], str, Mapping[str, Any]], object] | None = None,
@@ -113,10 +118,7 @@ class PostgresSink:
         clock: Callable[[], float] = time.time,
     ) -> None:
         check_revision(revision)
-        if (upsert is None) != (delete is None):
-            raise ConfigurationError(
-                "tables of your own need both upsert= and delete= to follow the source"
-            )
+        check_hooks(upsert, delete)
         self._upsert = upsert
         self._delete = delete
         self._clock = clock
@@ -194,7 +196,7 @@ class PostgresSink:
 
     def get_many(self, ids: Sequence[str], /) -> dict[str, dict[str, Any]]:
         """Return those of these entities that are cached, by id. Errors are those of `get`."""
-        self._require_bodies()
+        check_bodies(self._upsert)
         query = "SELECT id, body::text FROM {table} WHERE id = ANY(%s) AND present"
         return {id: json.loads(body) for id, body in self._table.rows(query, list(ids))}
 
@@ -205,7 +207,7 @@ class PostgresSink:
         Raises:
             ConfigurationError: The entities are in tables of your own.
         """
-        self._require_bodies()
+        check_bodies(self._upsert)
         rows = self._table.rows("SELECT id, body::text FROM {table} WHERE present ORDER BY id")
         return ((id, json.loads(body)) for id, body in rows)
 
@@ -270,9 +272,3 @@ class PostgresSink:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _require_bodies(self) -> None:
-        if self._upsert is not None:
-            raise ConfigurationError(
-                "the entities are where upsert= put them, in tables of your own; query those"
-            )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import parse_qsl, quote, urlencode
 
 from change_events._extras import missing_extra
+from change_events.exceptions import ConfigurationError
+from change_events.sinks import libpq_timeouts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
     from psycopg import Connection
     from psycopg_pool import ConnectionPool
+    from sqlalchemy import URL
 
 SETTINGS: dict[str, Any] = {
     "autocommit": True,  # transactions are explicit
@@ -69,6 +72,13 @@ def require_psycopg() -> Any:
     return psycopg
 
 
+def text_of(database: str | URL | ConnectionPool[Any]) -> str | ConnectionPool[Any]:
+    """Return a URL of SQLAlchemy's as text, with its password. `str` would hide that."""
+    # SQLAlchemy need not be installed.
+    render = getattr(database, "render_as_string", None)
+    return render(hide_password=False) if render else cast("str | ConnectionPool[Any]", database)
+
+
 def connection_to(
     database: str | ConnectionPool[Any], timeout: float
 ) -> AbstractContextManager[Connection[Any]]:
@@ -98,15 +108,38 @@ def make_pool(database: str, connections: int, timeout: float) -> ConnectionPool
 
 
 def _conninfo(database: str, timeout: float) -> str:
-    """Add timeouts that the string does not set, for a server that is gone: defaults are hours."""
+    """Add timeouts that the string does not set."""
+    from psycopg import ProgrammingError
     from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-    seconds = max(2, math.ceil(timeout))  # libpq's minimum
-    timeouts = {
-        "connect_timeout": seconds,
-        "keepalives_idle": seconds,
-        "keepalives_interval": seconds,
-        "keepalives_count": 3,
-        "tcp_user_timeout": 4 * seconds * 1000,
-    }
-    return make_conninfo("", **(timeouts | dict(conninfo_to_dict(database))))
+    libpq_url = _libpq_url(database)
+    try:
+        given = conninfo_to_dict(libpq_url)
+    except ProgrammingError as error:
+        if libpq_url == database:
+            raise
+        raise ConfigurationError(
+            f"the database's URL can't be used: {error}. libpq reads it, so leave out what only "
+            "SQLAlchemy or its driver knows"
+        ) from error
+    return make_conninfo("", **(libpq_timeouts(timeout) | dict(given)))
+
+
+def _libpq_url(database: str) -> str:
+    """
+    Return a URL of SQLAlchemy's as libpq reads it: without the driver, and with `%20` for the `+`
+    that is a space in SQLAlchemy's queries. Anything else is returned as it is.
+    """
+    scheme, _, rest = database.partition("://")
+    name, plus, _ = scheme.partition("+")
+    if not (plus and name in {"postgresql", "postgres"}):
+        return database
+    address, _, query = rest.partition("?")
+    pairs = parse_qsl(query, keep_blank_values=True)
+    names = [name for name, _ in pairs]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise ConfigurationError(
+            f"the database's URL has {', '.join(twice)} more than once, and libpq reads only the "
+            "last one. For several servers, write ?host=a,b&port=5432,5432"
+        )
+    return f"{name}://{address.replace(' ', '%20')}?{urlencode(pairs, quote_via=quote)}"

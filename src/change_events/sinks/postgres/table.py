@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from change_events.exceptions import ConfigurationError
-from change_events.sinks import check_process, check_table_name
+from change_events.sinks import check_process, split_table_name
 from change_events.sinks.postgres.pool import (
     borrow,
     connection_to,
     make_pool,
     require_psycopg,
+    text_of,
 )
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from psycopg import Connection, Cursor
     from psycopg_pool import ConnectionPool
+    from sqlalchemy import URL
 
 LATER_COLUMNS = {"digest": "text", "revision": "text NOT NULL DEFAULT ''", "state": "text"}
 """Columns that the tables of version 0.1.0 lack, and their types."""
@@ -36,15 +38,17 @@ class Table:
 
     def __init__(
         self,
-        database: str | ConnectionPool[Any],
+        database: str | URL | ConnectionPool[Any],
         name: str,
         connections: int,
         timeout: float,
     ) -> None:
-        check_table_name(name)
+        self._schema, _ = parts = split_table_name(name)
         self._name = name
+        self._quoted = ".".join(f'"{part}"' for part in parts if part)
         self._pid = os.getpid()
         psycopg = require_psycopg()
+        database = text_of(database)
         self._row_factory = psycopg.rows.tuple_row  # the user's pool can have another
         try:
             # Without a pool of our own: it would only raise that it has no connection, and log why.
@@ -91,6 +95,7 @@ class Table:
             self.execute(connection, "SELECT pg_advisory_xact_lock(hashtext('change_events'))")
             # IF NOT EXISTS would need the permission to create even if the table exists.
             if self.execute(connection, "SELECT to_regclass('{table}')").fetchone() == (None,):
+                self._require_schema(connection)
                 later = "".join(f"{name} {kind}, " for name, kind in LATER_COLUMNS.items())
                 self.execute(
                     connection,
@@ -105,6 +110,16 @@ class Table:
                 connection,
                 f"INSERT INTO {{table}} ({COLUMNS}) SELECT {COLUMNS} FROM {{table}} WHERE false "
                 "ON CONFLICT (id) DO UPDATE SET version = excluded.version",
+            )
+
+    def _require_schema(self, connection: Connection[Any]) -> None:
+        query = "SELECT to_regnamespace(%s)"
+        if self._schema and self.execute(connection, query, (f'"{self._schema}"',)).fetchone() == (
+            None,
+        ):
+            raise ConfigurationError(
+                f"the table {self._name!r} can't be created, because there is no schema "
+                f"{self._schema!r}. Create it first, in a migration"
             )
 
     def _add_columns(self, connection: Connection[Any]) -> None:
@@ -131,7 +146,7 @@ class Table:
             ) from error
 
     def _named(self, statement: str) -> str:
-        return statement.format(table=f'"{self._name}"')
+        return statement.format(table=self._quoted)
 
 
 def _unusable(table: str, error: Exception) -> ConfigurationError:

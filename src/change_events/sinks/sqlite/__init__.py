@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from change_events._event import Entry, Found, Gone, Unchanged
+from change_events._event import Entry, Found, Unchanged
 from change_events.sinks import (
     MAX_EVENT_AGE,
+    check_bodies,
+    check_hooks,
     check_purge_age,
     check_revision,
     check_table_name,
-    first_version,
     state_key,
 )
 from change_events.sinks.sqlite.file import File
+from change_events.sinks.sqlite.table import ADD_STATE, INSERT, SET_STATE, Writes, prepare, unended
 
 if TYPE_CHECKING:
     import os
@@ -24,15 +27,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-COLUMNS = "id, version, body, etag, applied_at"
-
-LATER_COLUMNS = {"digest": "TEXT", "revision": "TEXT NOT NULL DEFAULT ''", "state": "TEXT"}
-"""Columns that the tables of version 0.1.0 lack, and their types."""
-
-_INSERT = (
-    "INSERT INTO {table} (id, version, body, etag, digest, revision, applied_at) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
-)
+    from change_events._event import Gone
 
 
 class SQLiteSink:
@@ -45,7 +40,8 @@ class SQLiteSink:
             id         TEXT PRIMARY KEY,
             version    INTEGER NOT NULL,  -- grows with every look; starts at the current time
                                           -- in µs since the epoch
-            body       TEXT,              -- the entity as JSON; NULL if it is gone (a tombstone)
+            body       TEXT,              -- the entity as JSON; NULL if it is gone (a tombstone),
+                                          -- 'null' if it is in a table of your own
             etag       TEXT,
             digest     TEXT,              -- equal for equal entities
             revision   TEXT NOT NULL DEFAULT '',  -- the `revision` that stored the entity
@@ -61,6 +57,13 @@ class SQLiteSink:
     the disk before its event is acknowledged, so neither a crash nor a power cut loses what SQS
     will not send again.
 
+    With `upsert` and `delete` the entities are in tables of your own, in the same file, and
+    `entities` holds the rest. The two run in the transaction that raises the version, after it was
+    raised, and only if no other look was faster. So both changes happen, or neither. If one raises,
+    everything is rolled back, and the look is tried again later. They must not end the transaction
+    (`executescript` does), nor call the sink. Their connection enforces foreign keys. Each look
+    then has a commit of its own; otherwise looks that wait for one another share one.
+
     Both sides of a fork can use the sink: it closes the file before the fork, and each process
     opens it again. A cache in memory stays with the parent. Its child gets a `ConfigurationError`,
     and so does the child of a fork that Python does not see (`os.register_at_fork`).
@@ -68,15 +71,19 @@ class SQLiteSink:
     Args:
         path: The file; it is created if it does not exist. `":memory:"` keeps the table in memory.
         table: The table's name. One file can hold several kinds of entities.
+        upsert: Stores an entity in your tables: `upsert(connection, id, value)`, with a
+            `sqlite3.Connection`. It must work whether the entity exists or not.
+        delete: Deletes an entity from your tables: `delete(connection, id)`. It must work whether
+            the entity exists or not.
         timeout: The most seconds to wait while another process writes.
-        revision: Names what your code makes of an entity before it is stored. An entity that was
+        revision: Names what your code makes of an entity, `upsert` above all. An entity that was
             stored under another revision counts as changed at its next look, although the source
             has not changed it.
         clock: Returns the time in seconds since the epoch, for `applied_at` and new versions.
 
     Raises:
-        ConfigurationError: The file can't be opened or written, or is not a SQLite database; or the
-            table has other columns.
+        ConfigurationError: The file can't be opened or written, or is not a SQLite database; the
+            table has other columns; or only one of `upsert` and `delete` is given.
     """
 
     def __init__(
@@ -84,40 +91,28 @@ class SQLiteSink:
         path: str | os.PathLike[str],
         *,
         table: str = "entities",
+        upsert: Callable[[sqlite3.Connection, str, Mapping[str, Any]], object] | None = None,
+        delete: Callable[[sqlite3.Connection, str], object] | None = None,
         timeout: float = 5.0,
         revision: str = "",
         clock: Callable[[], float] = time.time,
     ) -> None:
         check_table_name(table)
         check_revision(revision)
+        check_hooks(upsert, delete)
         self._table = table
+        self._upsert = upsert
+        self._delete = delete
         self._revision = revision
         self._clock = clock
-        self._file = File(path, timeout, self._prepare)
+        self._writes = Writes(bodies=upsert is None, revision=revision, clock=clock)
+        foreign_keys = upsert is not None
+        self._file = File(path, timeout, partial(prepare, table), foreign_keys=foreign_keys)
 
     @property
     def in_memory(self) -> bool:
         """True if the table is in this process's memory."""
         return self._file.in_memory
-
-    def _prepare(self, connection: sqlite3.Connection) -> None:
-        execute = connection.execute
-        later = "".join(f"{name} {kind}, " for name, kind in LATER_COLUMNS.items())
-        execute("BEGIN IMMEDIATE")  # one sink at a time
-        execute(
-            f"CREATE TABLE IF NOT EXISTS {self._table} (id TEXT PRIMARY KEY, "
-            f"version INTEGER NOT NULL, body TEXT, etag TEXT, {later}applied_at REAL NOT NULL) "
-            "WITHOUT ROWID"
-        )
-        execute(f"SELECT {COLUMNS} FROM {self._table} LIMIT 0")
-        present = {row[1] for row in execute(f"PRAGMA table_info({self._table})")}
-        for name, kind in LATER_COLUMNS.items():
-            if name not in present:
-                execute(f"ALTER TABLE {self._table} ADD COLUMN {name} {kind}")
-        # No id is empty, so this write changes nothing. It fails now, and not at the first event,
-        # if the file can't be written.
-        execute(f"DELETE FROM {self._table} WHERE id = ''")
-        execute("COMMIT")
 
     def entry(self, id: str, /) -> Entry:
         """Return what the sink knows of the id."""
@@ -138,62 +133,74 @@ class SQLiteSink:
         Store what a look found, unless another worker got there first.
 
         Returns:
-            False if the entry has changed since; nothing is written.
+            False if the entry has changed since; nothing is written, and neither `upsert` nor
+            `delete` is called.
 
         Raises:
             sqlite3.OperationalError: The database stayed locked for `timeout` seconds.
             TypeError, ValueError: JSON can't hold the entity.
+            Exception: `upsert` or `delete` raised it; nothing is written.
+            RuntimeError: `upsert` or `delete` ended the transaction or the connection, or caught an
+                error that ended it; or it called the sink.
         """
-        now = self._clock()
-        if isinstance(change, Unchanged):
-            return self._write(
-                "UPDATE {table} SET version = version + 1, etag = coalesce(?, etag), "
-                "applied_at = ? WHERE id = ? AND version = ?",
-                (change.etag, now, id, if_version),
-            )
-        body, etag, digest = None, None, None
-        if isinstance(change, Found):
-            body = json.dumps(change.value, allow_nan=False)
-            etag, digest = change.etag, change.digest
-        if if_version == 0:
-            return self._write(
-                _INSERT, (id, first_version(now), body, etag, digest, self._revision, now)
-            )
-        return self._write(
-            "UPDATE {table} SET version = version + 1, body = ?, etag = ?, digest = ?, "
-            "revision = ?, applied_at = ? WHERE id = ? AND version = ?",
-            (body, etag, digest, self._revision, now, id, if_version),
-        )
+        upsert, delete = self._upsert, self._delete
+        statement, values = self._writes.of(id, change, if_version)
+        if upsert is None or delete is None or isinstance(change, Unchanged):
+            return self._write(statement, values)
+
+        def work(connection: sqlite3.Connection) -> bool:
+            if connection.execute(statement.format(table=self._table), values).rowcount == 0:
+                return False
+            if isinstance(change, Found):
+                with unended(connection, self._table, id, "upsert"):
+                    upsert(connection, id, change.value)
+            else:
+                with unended(connection, self._table, id, "delete"):
+                    delete(connection, id)
+            return True
+
+        return self._file.transact(work)
 
     def insert_many(self, found: Mapping[str, Found[Mapping[str, Any]]], /) -> set[str]:
         """
-        Store those entities whose ids no `apply` has ever touched; return their ids. All are stored
-        in one transaction, or none.
-
-        Raises:
-            sqlite3.OperationalError: The database stayed locked for `timeout` seconds.
-            TypeError, ValueError: JSON can't hold one of the entities.
+        Store those entities whose ids no `apply` has ever touched; return their ids. `upsert` is
+        called for these. All are stored in one transaction, or none. Errors are those of `apply`.
         """
-        now = self._clock()
-        rows = [
-            (
-                *(id, first_version(now), json.dumps(each.value, allow_nan=False)),
-                *(each.etag, each.digest, self._revision, now),
-            )
-            for id, each in found.items()
-        ]
+        upsert = self._upsert
+        rows, statement = self._writes.inserts(found), INSERT.format(table=self._table)
         if not rows:
             return set()
-        counts = self._file.write_many(_INSERT.format(table=self._table), rows)
-        return {id for id, count in zip(found, counts, strict=True) if count}
+        if upsert is None:
+            counts = self._file.write_many(statement, rows)
+            return {id for id, count in zip(found, counts, strict=True) if count}
+
+        def work(connection: sqlite3.Connection) -> set[str]:
+            counts = [connection.execute(statement, row).rowcount for row in rows]
+            inserted = [id for id, count in zip(found, counts, strict=True) if count]
+            for id in inserted:
+                with unended(connection, self._table, id, "upsert"):
+                    upsert(connection, id, found[id].value)
+            return set(inserted)
+
+        return self._file.transact(work)
 
     def get(self, id: str, /) -> dict[str, Any] | None:
-        """Return the cached entity, or None."""
+        """
+        Return the cached entity, or None.
+
+        Raises:
+            ConfigurationError: The entities are in tables of your own.
+        """
+        check_bodies(self._upsert)
         row = self._row("SELECT body FROM {table} WHERE id = ? AND body IS NOT NULL", id)
         return json.loads(row[0]) if row else None
 
     def get_many(self, ids: Sequence[str], /) -> dict[str, dict[str, Any]]:
-        """Return those of these entities that are cached, by id. All are read at one moment."""
+        """
+        Return those of these entities that are cached, by id. All are read at one moment. Errors
+        are those of `get`.
+        """
+        check_bodies(self._upsert)
         rows = self._read(
             "SELECT id, body FROM {table} "
             "WHERE id IN (SELECT value FROM json_each(?)) AND body IS NOT NULL",
@@ -202,7 +209,11 @@ class SQLiteSink:
         return {id: json.loads(body) for id, body in rows}
 
     def items(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Iterate over a snapshot of the cached entities, with their ids, in order of the ids."""
+        """
+        Iterate over a snapshot of the cached entities, with their ids, in order of the ids. Errors
+        are those of `get`.
+        """
+        check_bodies(self._upsert)
         rows = self._read("SELECT id, body FROM {table} WHERE body IS NOT NULL ORDER BY id")
         return ((id, json.loads(body)) for id, body in rows)
 
@@ -235,15 +246,8 @@ class SQLiteSink:
         """
         now, key = self._clock(), state_key(name)
         if if_state is None:
-            return self._write(
-                "INSERT INTO {table} (id, version, state, applied_at) VALUES (?, 0, ?, ?) "
-                "ON CONFLICT (id) DO NOTHING",
-                (key, text, now),
-            )
-        return self._write(
-            "UPDATE {table} SET state = ?, applied_at = ? WHERE id = ? AND state = ?",
-            (text, now, key, if_state),
-        )
+            return self._write(ADD_STATE, (key, text, now))
+        return self._write(SET_STATE, (text, now, key, if_state))
 
     def purge(self, *, older_than: float = MAX_EVENT_AGE) -> int:
         """

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
 from change_events.exceptions import ConfigurationError
@@ -19,6 +19,8 @@ from change_events.sinks import check_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+T = TypeVar("T")
 
 
 class File:
@@ -29,6 +31,7 @@ class File:
         path: The file, or `":memory:"`.
         timeout: The most seconds to wait for a lock.
         prepare: Is called with the first connection, before any other use.
+        foreign_keys: Enforce foreign keys. SQLite does so only if each connection asks for it.
     """
 
     def __init__(
@@ -36,14 +39,19 @@ class File:
         path: str | os.PathLike[str],
         timeout: float,
         prepare: Callable[[sqlite3.Connection], None],
+        *,
+        foreign_keys: bool = False,
     ) -> None:
         self.in_memory = os.fspath(path) in {":memory:", ""}
         # A daemon changes its directory after its fork.
         self._path = os.fspath(path) if self.in_memory else str(Path(path).absolute())
         self._timeout = timeout
+        self._foreign_keys = foreign_keys
         # One connection behind a lock: SQLite lets only one thread write at a time anyway, and a
         # read takes microseconds.
-        self.lock = threading.Lock()
+        # A thread can get it twice only from within `transact`, and is told so.
+        self.lock = threading.RLock()
+        self._transacting = False
         self.waiting: deque[_Write] = deque()
         with FORKS.lock:
             self.connection = self._connect(self._path, prepare)
@@ -73,6 +81,27 @@ class File:
                 return self._commit_with_others(write)
         return write.counts
 
+    def transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """
+        Do work of the user's in a transaction of its own; commit it, or nothing if it raises.
+
+        Raises:
+            RuntimeError: The work has called this object.
+        """
+        with self.lock:
+            connection = self._opened_to_write()
+            connection.execute("BEGIN IMMEDIATE")
+            self._transacting = True
+            try:
+                result = work(connection)
+                connection.execute("COMMIT")
+            except BaseException:
+                self._roll_back(connection)
+                raise
+            finally:
+                self._transacting = False
+            return result
+
     def close(self) -> None:
         """Close the connection for good."""
         with FORKS.lock, self.lock:
@@ -88,6 +117,10 @@ class File:
             self._pid = _CLOSED
 
     def _opened(self) -> sqlite3.Connection:
+        if self._transacting:
+            raise RuntimeError(
+                "upsert and delete can't call their sink: use the connection that they are given"
+            )
         pid = os.getpid()
         if self._pid == _CLOSED:
             # With `rw`, SQLite does not make an empty file where the cache was.
@@ -96,6 +129,21 @@ class File:
         elif self._pid != pid:
             check_process(self._pid, "cache in memory" if self.in_memory else "SQLiteSink")
         return self.connection
+
+    def _roll_back(self, connection: sqlite3.Connection) -> None:
+        try:
+            connection.execute("ROLLBACK")
+        except sqlite3.ProgrammingError:  # the work has closed the connection
+            if not self.in_memory:
+                self._pid = _CLOSED
+        except sqlite3.Error:
+            pass  # an error, or the work, has ended the transaction
+
+    def _opened_to_write(self) -> sqlite3.Connection:
+        connection = self._opened()
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")  # Ctrl-C came between a BEGIN and what ends it
+        return connection
 
     def _connect(
         self,
@@ -116,6 +164,7 @@ class File:
                 at_error.callback(connection.close)
                 self._use_wal(connection)
                 connection.execute("PRAGMA synchronous = FULL")
+                connection.execute(f"PRAGMA foreign_keys = {self._foreign_keys:d}")
                 prepare(connection)
             except sqlite3.Error as error:
                 raise _unusable(self._path, error) from error
@@ -139,9 +188,7 @@ class File:
     def _commit_with_others(self, write: _Write) -> list[int]:
         waiting = [self.waiting.popleft() for _ in range(len(self.waiting))]
         others = [other for other in waiting if other is not write]
-        connection = self._opened()
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")  # Ctrl-C came between a BEGIN and what ends it
+        connection = self._opened_to_write()
         if others:
             connection.execute("BEGIN IMMEDIATE")
             # After an error of one write, each thread writes alone and gets its own error.

@@ -1,0 +1,54 @@
+"""Databases that SQLAlchemy knows, and statements on them, for tests."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+from sqlalchemy import create_engine, text
+
+from conftest import make_schema
+
+DATABASES = ("SQLite", "PostgreSQL", "MariaDB")
+
+
+def make_url(request, tmp_path, name):
+    """Return the URL of an empty database; or skip the test."""
+    if name == "SQLite":
+        return f"sqlite:///{tmp_path}/cache.db"
+    if name == "PostgreSQL":
+        return make_schema(request.getfixturevalue("postgres")).replace("://", "+psycopg://", 1)
+    return request.getfixturevalue("mariadb").make_database()
+
+
+@contextmanager
+def running_on(url):
+    """A function that runs a statement without the sink, and returns its rows."""
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+
+    def run(statement):
+        with engine.connect() as connection:
+            result = connection.execute(text(statement))
+            return [tuple(row) for row in result] if result.returns_rows else []
+
+    yield run
+    engine.dispose()
+
+
+def upsert(connection, id, value):
+    values = {"id": id, "name": value["name"], "n": value["n"]}
+    update = text("UPDATE products SET name = :name, n = :n WHERE id = :id")
+    if connection.execute(update, values).rowcount == 0:
+        connection.execute(text("INSERT INTO products VALUES (:id, :name, :n)"), values)
+
+
+def delete(connection, id):
+    connection.execute(text("DELETE FROM products WHERE id = :id"), {"id": id})
+
+
+def make_products(url, sql):
+    """Make the table that `upsert` writes to."""
+    collation = "CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin" if "mysql" in url else ""
+    sql(
+        f"CREATE TABLE products (id varchar(513) {collation} PRIMARY KEY, "
+        "name varchar(100) NOT NULL CHECK (name <> ''), n integer NOT NULL)"
+    )
