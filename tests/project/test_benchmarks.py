@@ -13,6 +13,7 @@ from verification.benchmarks.bench import OLD, Bench, distinct
 from verification.benchmarks.floor import floor
 from verification.benchmarks.workloads import WORKLOADS, zipf
 from verification.harness import ROOT
+from verification.harness.emulators import MariaDB
 from verification.harness.processes import wait_until
 
 # Coverage would slow down what is measured.
@@ -151,6 +152,22 @@ def test_staleness_is_measured_beside_both_kinds_of_backfill(bench):
     assert all(
         len(lags) == 20 for rounds in report.data["milliseconds"].values() for lags in rounds
     )
+
+
+def test_each_sink_is_measured(bench):
+    report = WORKLOADS["N"](bench)
+
+    names = [row[0] for row in report.table[1:]]
+    assert {name.partition(",")[0] for name in names} >= {
+        "MemorySink",
+        "SQLiteSink",
+        "PostgresSink",
+        "DynamoDBSink",
+        "SQLAlchemySink",
+    }
+    assert {len(row) for row in report.table} == {7}
+    assert all(figure > 0 for rounds in report.data.values() for of in rounds for figure in of)
+    assert ("SQLAlchemySink, MariaDB" in names) == (MariaDB.program is not None)
 
 
 def test_the_bill_multiplies_requests_by_the_consumers():

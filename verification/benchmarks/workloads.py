@@ -25,6 +25,7 @@ from verification.benchmarks.fresh import freshness
 from verification.benchmarks.hold import holding
 from verification.benchmarks.publishing import publishing
 from verification.benchmarks.redriving import redriving
+from verification.benchmarks.sinks import storing
 from verification.benchmarks.stage import CREDENTIALS, Stage, name_of
 from verification.harness.figures import Figure
 from verification.harness.processes import wait_until
@@ -352,4 +353,5 @@ WORKLOADS: dict[str, Callable[[Bench], Report]] = {
     "K": backfilling,
     "L": auditing,
     "M": beside_backfills,
+    "N": storing,
 }

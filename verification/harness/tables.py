@@ -38,6 +38,7 @@ SPEAKS_OF: dict[str, dict[str, tuple[str, ...]]] = {
         "I": ("verification/benchmarks/capacity.py",),
         "L": (*OPERATIONS, "verification/benchmarks/auditing.py"),
         "M": (*OPERATIONS, "verification/benchmarks/beside.py"),
+        "N": ("src/change_events/sinks", "verification/benchmarks/sinks.py"),
         "": (*WORKER, "verification/benchmarks/contenders"),
     },
 }
