@@ -17,6 +17,7 @@ from change_events import (
     Found,
     MemorySink,
     PostgresSink,
+    RedisSink,
     SQLAlchemySink,
     SQLiteSink,
     Unchanged,
@@ -31,6 +32,8 @@ from verification.harness.emulators import (
     postgres_server,
     start_emulator,
 )
+from verification.harness.redis_server import program as redis_program
+from verification.harness.redis_server import redis_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -116,6 +119,12 @@ def sinks(exits: ExitStack, notes: list[str]) -> dict[str, Callable[[], Any]]:
     else:
         mariadb = exits.enter_context(mariadb_server()).make_database()
         makes["SQLAlchemySink, MariaDB"] = partial(in_table, SQLAlchemySink, mariadb)
+    if redis_program() is None:
+        notes.append("RedisSink did not take part: Redis is not installed.")
+    else:  # like the other databases, it answers when a change is on the disk
+        settings = {"appendonly": "yes", "appendfsync": "always"}
+        redis = exits.enter_context(redis_server(**settings)).url
+        makes["RedisSink"] = lambda: exits.enter_context(RedisSink(redis, name=uuid.uuid4().hex))
     return makes
 
 
