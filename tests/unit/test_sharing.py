@@ -234,6 +234,46 @@ def test_a_call_is_no_longer_than_sns_allows(topic, patient, text, fits):
     topic.close()
 
 
+def test_the_length_of_all_messages_of_a_call_counts(topic, patient):
+    topic.hold()
+    for number, id in enumerate("abc", start=1):
+        topic.start(id, name="x" * (MOST_BYTES // 3 - 10))
+        waits_for(topic, number)
+
+    topic.start("d", name="x" * 100)
+
+    wait_until(lambda: len(topic.calls) == 2)
+    assert topic.calls[1] == ["a", "b", "c"]
+    topic.close()
+
+
+def test_what_comes_while_a_call_is_under_way_does_not_join_it(topic, monkeypatch):
+    monkeypatch.setattr("change_events._producer.sharing.PATIENCE", 100.0)
+    topic.hold()
+    topic.shared._usual = 0.0
+    first = topic.start("a")
+    wait_until(lambda: len(topic.calls) == 2)
+
+    second = topic.start("b")
+
+    wait_until(lambda: len(topic.calls) == 3)
+    topic.end()
+    assert (first, second) == ([[None]], [[None]])
+    assert topic.calls == [["first"], ["a"], ["b"]]
+
+
+def test_nobody_joins_a_call_for_which_a_thread_has_waited_too_long(topic, patient, monkeypatch):
+    monkeypatch.setattr("change_events._producer.sharing.PATIENCE", 0.05)
+    topic.hold()
+    topic.start("a")
+    waits_for(topic, 1)
+
+    topic.start("b")
+
+    wait_until(lambda: len(topic.calls) == 3)
+    assert sorted(topic.calls[1:]) == [["a", "b"], ["b"]]
+
+
 def refusal(status, code="InvalidParameter"):
     answer = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
     return ClientError(answer, "PublishBatch")

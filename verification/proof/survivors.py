@@ -149,6 +149,13 @@ SURVIVORS = {
             "broadcasts[1].publisher.publish(",
         ),
     ],
+    "both defaults are below every status": [
+        (
+            "_producer.sharing._may_be_anothers",
+            'status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)',
+            'status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 1)',
+        ),
+    ],
     "every save that waits has a sender of its own": [
         ("_producer.renewals.Renewals._next_saves", "continue", "break"),
     ],

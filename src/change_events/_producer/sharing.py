@@ -177,6 +177,6 @@ def _may_be_anothers(why: Why) -> bool:
         return False
     if isinstance(answer := getattr(why, "response", None), dict):  # botocore's ClientError
         status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return 400 <= status < 429 and "Throttl" not in answer.get("Error", {}).get("Code", "")
+        return 400 <= status < 429 and "Throttl" not in str(answer.get("Error"))
     names = {kind.__name__ for kind in type(why).__mro__}
     return not names & {"ConnectionError", "HTTPClientError"}  # Python's, or botocore's: no answer
