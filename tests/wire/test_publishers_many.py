@@ -457,6 +457,29 @@ def test_saves_of_tasks_share_calls(channel, line, monkeypatch):
     assert len(calls) < 25
 
 
+def test_no_save_waits_for_a_confirmation(channel, line, monkeypatch):
+    monkeypatch.setattr(sharing, "LONGEST", 1000.0)
+    over, confirming = threading.Event(), threading.Event()
+    publisher = patient_publisher(channel)
+
+    def hang(asked):
+        if b"StringValue=saved" in asked.body:
+            confirming.set()
+            assert over.wait(60)
+
+    line.fault = hang
+    with broadcasting(publisher, "p0", confirm=True):
+        pass
+    assert confirming.wait(20)
+    for calls in publisher._calls.values():
+        calls._usual = 1000.0
+
+    with broadcasting(publisher, "p1"), broadcasting(publisher, "p2", confirm=True):
+        over.set()
+
+    assert set(channel.ids()) == {"p0", "p1", "p2"}
+
+
 def test_an_entry_that_sns_refuses_fails_its_own_save_only(channel, line, monkeypatch):
     monkeypatch.setattr(sharing, "LONGEST", 10.0)
     client = boto3.client("sns", config=Config(read_timeout=60, max_pool_connections=100))

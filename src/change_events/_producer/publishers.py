@@ -26,7 +26,7 @@ from change_events.traces import require_traces
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from change_events._event import ChangeEvent
+    from change_events._event import ChangeEvent, Phase
     from change_events.traces import OpenTelemetryTraces
 
 T = TypeVar("T")
@@ -113,7 +113,7 @@ class SNSPublisher:
         self._warned = False
         # By process, because two must not share connections, and region.
         self._clients: dict[tuple[int, str], Any] = {}
-        self._calls: dict[tuple[int, str], SharedCalls] = {}  # by process, and topic
+        self._calls: dict[tuple[int, str, Phase | None], SharedCalls] = {}  # by process and topic
         self._attributes = attributes
         self._traces = traces
         self._reserved = OWN_ATTRIBUTES + (TRACE_ATTRIBUTES if traces else ())
@@ -209,7 +209,7 @@ class SNSPublisher:
         elif connections == 1:
             whys = send_in_one_call(client, topic_arn, messages)
         else:
-            whys = self._shared(client, topic_arn).send(messages)
+            whys = self._shared(client, topic_arn, events[0].phase).send(messages)
         missing = [event for event, why in zip(events, whys, strict=True) if why is not None]
         if missing:
             raise _not_broadcast(missing, topic_arn, whys) from _error_in(whys)
@@ -244,8 +244,8 @@ class SNSPublisher:
                 )
             return self._clients[key]
 
-    def _shared(self, client: Any, topic_arn: str) -> SharedCalls:
-        key = os.getpid(), topic_arn
+    def _shared(self, client: Any, topic_arn: str, phase: Phase | None) -> SharedCalls:
+        key = os.getpid(), topic_arn, phase  # no save waits for confirmations
         if key not in self._calls:
             calls = SharedCalls(partial(send_in_one_call, client, topic_arn))
             self._calls.setdefault(key, calls)
