@@ -71,6 +71,16 @@ def test_a_listing_that_names_nothing_is_told(make_worker, caplog):
     assert [each.levelname for each in filled] == ["INFO", "WARNING"]
 
 
+def test_the_report_is_logged_as_one_readable_line(make_worker, caplog):
+    worker = make_worker(backfill=Pages(["p1"]))
+    with caplog.at_level("INFO"), running(worker):
+        wait_until(lambda: "the cache is filled" in caplog.text)
+
+    (text,) = (each.getMessage() for each in caplog.records if "is filled" in each.getMessage())
+    assert "1 ids listed on 1 pages; 0 entities stored from these pages; 1 ids looked at" in text
+    assert "\\n" not in text
+
+
 def test_the_probe_tells_whether_the_cache_is_filled(make_worker, source, free_port):
     def status(path):
         connection = HTTPConnection("127.0.0.1", free_port, timeout=10)

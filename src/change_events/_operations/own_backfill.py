@@ -89,7 +89,8 @@ class OwnBackfill(Generic[T]):
                     desk.changed()
                 stopping.wait(1.0)
             else:
-                log.info("the cache is filled: %s", printable(report), extra={"action": "filled"})
+                line = "; ".join(map(str.strip, str(report).splitlines())).replace(":; ", ": ")
+                log.info("the cache is filled: %s", printable(line), extra={"action": "filled"})
                 if not report.listed:
                     log.warning(
                         "the listing names nothing. If the source has entities, the listing is "
