@@ -832,13 +832,26 @@ def test_progress_says_how_long_the_rest_of_the_listing_will_take():
     throttle = Throttle()
     throttle.waits_for("the source", FetchError("no answer"))
     teller = Teller("audit", throttle, found.count, told.append)
-    for done in (10, 20):
+    for done in (0, 20):
         found.done = done
         teller.tell(last=True)
 
     assert told[0].seconds_left is None
     assert told[1].seconds_left > 0
     assert told[1].slow == "no answer"
+
+
+def test_work_that_is_over_before_its_first_progress_has_a_speed():
+    told, found, clock = [], Findings(total=100), [0.0]
+    found.done = 40  # before a restart
+    throttle = Throttle()
+    throttle.threads.clock = lambda: clock[0]
+    teller = Teller("audit", throttle, found.count, told.append)
+    teller.tell()
+    clock[0], found.done = 2.0, 100
+    teller.tell(last=True)
+
+    assert str(told[0]) == "100 of 100 ids, 30 a second, 0 s to go; limited by: the listing"
 
 
 def test_progress_is_logged_without_on_progress(caplog):

@@ -63,7 +63,8 @@ class Progress:
         total = "" if self.total is None else f" of {self.total:,}"
         left = "" if self.seconds_left is None else f", {self.seconds_left:,.0f} s to go"
         what = WHAT[self.phase]
-        return f"{self.done:,}{total} {what}, {self.per_second:,.0f} a second{left}; {self.slow}"
+        speed = f"{self.per_second:,.0f} a second{left}"
+        return f"{self.done:,}{total} {what}, {speed}; limited by: {self.slow}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,15 +156,18 @@ class Teller:
         self._on_progress = on_progress
         self._every = LOG_EVERY if on_progress is None else TELL_EVERY
         self._next = throttle.threads.clock() + self._every
-        self._speed = Speed()
+        self._speed: Speed | None = None
 
     def tell(self, *, last: bool = False) -> None:
         """Tell it, if it is time."""
         now = self._throttle.threads.clock()
+        if self._speed is None:
+            self._speed = Speed()
+            self._speed.at(now, self._count().done)  # not 0: it can go on with what was begun
         if now < self._next and not last:
             return
         self._next = now + self._every
-        progress = self._progress(now)
+        progress = self._progress(now, self._speed)
         if self._on_progress is None:
             log.info("%s: %s", self._name, printable(progress), extra={"action": "progress"})
             return
@@ -172,9 +176,9 @@ class Teller:
         except Exception:  # the user's; the work goes on
             log.exception("on_progress failed", extra={"action": "progress"})
 
-    def _progress(self, now: float) -> Progress:
+    def _progress(self, now: float, measured: Speed) -> Progress:
         count, spent = self._count(), self._throttle.take_spent()
-        speed = self._speed.at(now, count.done)
+        speed = measured.at(now, count.done)
         left = None
         if count.total is not None and speed and count.phase == "listing":
             left = max(0.0, (count.total - count.done) / speed)
