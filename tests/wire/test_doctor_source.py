@@ -236,6 +236,32 @@ def test_the_first_page_of_the_list_is_read_and_its_first_id_looked_for(listed):
     assert finding == Finding("ok", "2 of 5,000 ids on its first page, like 'p1'")
 
 
+def test_a_round_number_of_ids_without_a_next_page_is_warned_of(listed, source):
+    source.entities |= {f"p{n}": {"id": f"p{n}"} for n in range(100)}
+
+    finding = examine(listed(*(f"p{n}" for n in range(100))), "listing")
+
+    assert finding.status == "warning"
+    assert finding.seen == "100 ids on its first page, like 'p0', and no next page"
+    assert "cursor=" in finding.advice
+    assert examine(listed(*(f"p{n}" for n in range(99))), "listing").status == "ok"
+
+
+def test_a_round_number_of_ids_with_a_next_page_is_not(listed, source):
+    source.entities |= {f"p{n}": {"id": f"p{n}"} for n in range(100)}
+    case = listed(*(f"p{n}" for n in range(100)))
+    case.listing = HTTPListing(source.url + "/products", cursor="after")
+
+    assert examine(case, "listing").status == "ok"
+
+
+def test_a_round_number_in_a_list_of_ones_own_is_not(case, source):
+    source.entities |= {f"p{n}": {"id": f"p{n}"} for n in range(10)}
+    case.listing = [f"p{n}" for n in range(10)]
+
+    assert examine(case, "listing").status == "ok"
+
+
 def test_the_known_id_is_one_that_is_listed(listed):
     case = listed("p1")
     case.known_id = None

@@ -19,7 +19,7 @@ from change_events._operations.checkup import (
 )
 from change_events._operations.sides import bodies_of
 from change_events._source.fetcher import HTTPFetcher
-from change_events._source.listing import listing_of
+from change_events._source.listing import HTTPListing, listing_of
 from change_events._text import printable
 from change_events.exceptions import FetchError
 from change_events.typing import EnumerableSink, StatefulSink
@@ -110,6 +110,13 @@ def listing(case: Case) -> Finding:
         return problem(
             f"{seen}, which the source does not know",
             "A backfill would look at ids of something else. Correct the listing's URL or id_of=.",
+        )
+    # Pages have round sizes. Where nobody has said how to ask for the next one, a list ends early.
+    if isinstance(case.listing, HTTPListing) and not page.cursor and len(page.ids) % 10 == 0:
+        return warning(
+            f"{seen}, and no next page",
+            "If the source has more, a backfill misses the rest: say where a page names the next "
+            "one, with next= or cursor= of HTTPListing.",
         )
     return ok(seen)
 
