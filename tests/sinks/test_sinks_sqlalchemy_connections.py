@@ -433,6 +433,24 @@ def test_what_is_not_installed_is_named(monkeypatch, missing):
         SQLAlchemySink("mysql+pymysql://a/b")
 
 
+@pytest.mark.parametrize("commits_each", [False, True])
+def test_connections_that_read_what_is_not_committed_are_refused(
+    mariadb_url, on_mariadb, commits_each
+):
+    """A look could read a version that is undone, and comes again."""
+    on_mariadb("SET GLOBAL TRANSACTION ISOLATION LEVEL READ UNCOMMITTED")
+    try:
+        engine = create_engine(mariadb_url, connect_args={"autocommit": commits_each})
+        with pytest.raises(ConfigurationError, match='isolation_level="READ COMMITTED"'):
+            SQLAlchemySink(engine)
+        engine.dispose()
+        engine = create_engine(mariadb_url, isolation_level="READ COMMITTED")
+        assert SQLAlchemySink(engine).apply("p1", FOUND, if_version=0)
+        engine.dispose()
+    finally:
+        on_mariadb("SET GLOBAL TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+
+
 def test_a_revision_must_be_text():
     with pytest.raises(ConfigurationError, match="revision must be text, not 7"):
         SQLAlchemySink("sqlite:///cache.db", revision=7)

@@ -95,7 +95,8 @@ class SQLAlchemySink:
         ConfigurationError: SQLAlchemy or the driver is not installed; the driver is asynchronous;
             the database can't be reached, or is SQLite in memory; the table can't be created or
             written, or has other columns; there is no such schema; the database can't roll back,
-            confuses ids or cuts texts off; only one of `upsert` and `delete` is given.
+            confuses ids or cuts texts off, or its connections read what others have not committed;
+            only one of `upsert` and `delete` is given.
     """
 
     def __init__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
@@ -89,22 +90,38 @@ def prepare(engine: Engine, name: str) -> tuple[Table, Engine]:
         level, if that one commits each statement.
 
     Raises:
-        ConfigurationError: There is no such schema, or the table can't be what the sink needs.
+        ConfigurationError: There is no such schema; the table can't be what the sink needs; or
+            connections read what others have not committed.
     """
     with engine.connect() as connection:  # only then the dialect knows what the server is
         table = make_table(name, connection.dialect)
         _require_schema(connection, table)
     _create(engine, table)
-    if _is_undone(engine, table):
-        return table, engine
-    level = engine.dialect.default_isolation_level
-    with_transactions = engine.execution_options(isolation_level=level)
-    if not _is_undone(with_transactions, table):
+    if not _is_undone(engine, table):
+        level = engine.dialect.default_isolation_level
+        engine = engine.execution_options(isolation_level=level)
+        if not _is_undone(engine, table):
+            raise ConfigurationError(
+                f"the table {name!r} can't be used, because the database can't roll back what is "
+                "written to it. In MySQL and MariaDB, it must be an InnoDB table"
+            )
+    _refuse_dirty_reads(engine)
+    return table, engine
+
+
+def _refuse_dirty_reads(engine: Engine) -> None:
+    """
+    Refuse READ UNCOMMITTED. A version that is undone comes again, so a look that has read it would
+    be taken for one that began later.
+    """
+    level: str | None = None
+    with engine.connect() as connection, suppress(NotImplementedError, DBAPIError):
+        level = connection.get_isolation_level()
+    if level == "READ UNCOMMITTED":
         raise ConfigurationError(
-            f"the table {name!r} can't be used, because the database can't roll back what is "
-            "written to it. In MySQL and MariaDB, it must be an InnoDB table"
+            "the database's connections read what others have not committed: use another isolation "
+            'level, with create_engine(..., isolation_level="READ COMMITTED")'
         )
-    return table, with_transactions
 
 
 def _require_schema(connection: Connection, table: Table) -> None:
