@@ -352,6 +352,25 @@ def deadlock(on_mariadb, mariadb_url):
     engine.dispose()
 
 
+def test_a_deadlock_that_a_hook_catches_is_not_taken_for_the_look_that_came_next(
+    mariadb_url, deadlock
+):
+    """The next look writes the same version, because the first one's is undone."""
+    sink = SQLAlchemySink(mariadb_url, upsert=lambda *_: None, delete=lambda *_: None)
+    sink.apply("p1", FOUND, if_version=0)
+    version = sink.entry("p1").version
+
+    def catch(connection, id, value):
+        with suppress(DBAPIError):
+            deadlock(connection)
+        assert sink.apply("p1", Found({"n": 2}, None, "older"), if_version=version)
+
+    with sink, SQLAlchemySink(mariadb_url, upsert=catch, delete=delete) as other:
+        with pytest.raises(RuntimeError, match="upsert caught an error"):
+            other.apply("p1", Found({"n": 3}, None, "newer"), if_version=version)
+        assert sink.entry("p1").digest == "older"
+
+
 def test_a_deadlock_is_tried_again(mariadb_url, on_mariadb, deadlock):
     called = []
 

@@ -268,8 +268,9 @@ class SQLAlchemySink:
             return
         transaction = connection.get_transaction()
         if isinstance(change, Found):
+            hook, digest = "upsert", change.digest
             upsert(connection, id, change.value)
         else:
+            hook, digest = "delete", None
             delete(connection, id)
-        hook = "upsert" if isinstance(change, Found) else "delete"
-        self._entries.check_hook(connection, transaction, id, version, hook)
+        self._entries.check_hook(connection, transaction, id, (version, digest), hook)

@@ -106,7 +106,7 @@ class Entries:
         connection: Connection,
         transaction: RootTransaction | None,
         id: str,
-        version: int,
+        written: tuple[int, str | None],
         hook: str,
     ) -> None:
         """
@@ -116,7 +116,8 @@ class Entries:
             connection: The one that the hook has used.
             transaction: Its transaction before that.
             id: The entity's id.
-            version: The version that was written in that transaction.
+            written: The version and the digest that were written in that transaction. If it is
+                undone, another look can write the same version, of something else.
             hook: The hook's name.
         """
         if connection.closed or connection.get_transaction() is not transaction:
@@ -125,12 +126,12 @@ class Entries:
                 "back or close there"
             )
         try:
-            found = self.entry(connection, id).version
+            entry = self.entry(connection, id)
         except DBAPIError as error:
             if error.connection_invalidated or is_conflict(error):
                 raise
             raise _undone(hook) from error
-        if found != version:
+        if (entry.version, entry.digest) != written:
             raise _undone(hook)
 
     def state(self, connection: Connection, name: str) -> tuple[int, str | None]:
