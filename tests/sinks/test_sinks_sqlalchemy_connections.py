@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import select
 import signal
@@ -16,6 +17,7 @@ from sqlalchemy.engine import make_url as parsed
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import StaticPool
 
 from change_events import ConfigurationError, Found, SQLAlchemySink
 from change_events.sinks.sqlalchemy import engine as engine_module
@@ -403,6 +405,40 @@ def test_what_can_not_be_a_database_is_refused(database, reason):
     with pytest.raises(ConfigurationError, match=reason) as caught:
         SQLAlchemySink(database)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("mysql+pymysql://user:secret@127.0.0.1:{port}/name?pool=3", "unexpected keyword .*pool"),
+        ("mysql+pymysql://user:secret@127.0.0.1:{port}/name?read_timeout=x", "timeouts are numbers"),
+        ("mysql+pymysql://user:secret@127.0.0.1:{port}/name?charset=latin99", "no attribute 'enc"),
+        ("mysql+pymysql://user:pass@word:secret@host/name", "or a URL that SQLAlchemy knows"),
+        ("mysql+pymysql://user:secret@127.0.0.1:my/name", "or a URL that SQLAlchemy knows"),
+    ],
+)
+def test_what_a_driver_does_not_know_is_an_error_at_the_start(url, reason, free_port):
+    with pytest.raises(ConfigurationError, match=reason) as caught:
+        SQLAlchemySink(url.format(port=free_port))
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"connections": 0}, {"connections": -1}, {"timeout": -1}, {"timeout": math.inf}]
+    + [{"timeout": math.nan}],
+)
+def test_a_number_out_of_its_range_is_refused(settings):
+    with pytest.raises(ConfigurationError, match="connections must be at least 1, and timeout 0"):
+        SQLAlchemySink("sqlite:///cache.db", **settings)
+
+
+def test_an_engine_whose_threads_share_a_connection_is_refused(tmp_path):
+    """One thread's rollback would undo what another one has been told is stored."""
+    engine = create_engine(f"sqlite:///{tmp_path}/cache.db", poolclass=StaticPool)
+
+    with pytest.raises(ConfigurationError, match="use another poolclass="):
+        SQLAlchemySink(engine)
 
 
 def test_an_asynchronous_engine_is_refused(tmp_path):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import URL, Engine, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError, StatementError
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import QueuePool, StaticPool
 
 from change_events.exceptions import ConfigurationError
 from change_events.sinks import check_process, libpq_timeouts
@@ -74,7 +74,10 @@ class Transactions:
     def _prepared(self, name: str) -> tuple[Table, Engine]:
         try:
             return prepare(self.engine, name)
-        except (SQLAlchemyError, UnicodeError) as error:
+        except ConfigurationError:
+            raise
+        # Drivers raise the last three for what a URL gives them.
+        except (SQLAlchemyError, ValueError, TypeError, AttributeError) as error:
             if isinstance(error, StatementError):
                 error.hide_parameters = True
             raise ConfigurationError(
@@ -115,6 +118,11 @@ def is_conflict(error: StatementError) -> bool:
 
 
 def _make_engine(database: str | URL, connections: int, timeout: float) -> Engine:
+    if connections < 1 or not 0 <= timeout < math.inf:
+        raise ConfigurationError(
+            f"connections must be at least 1, and timeout 0 seconds or more, not {connections!r} "
+            f"and {timeout!r}"
+        )
     try:
         url = make_url(database)
         given = _patience(url.get_driver_name(), timeout)
@@ -134,10 +142,13 @@ def _make_engine(database: str | URL, connections: int, timeout: float) -> Engin
         raise ConfigurationError(
             f"the driver that the database's URL names is missing ({error}): install it"
         ) from error
-    except ArgumentError:  # it can quote the URL, and with it the password
+    except ConfigurationError:
+        raise
+    except (ArgumentError, ValueError):  # it can quote the URL, and with it the password
         raise ConfigurationError(
             "SQLAlchemySink needs an Engine, or a URL that SQLAlchemy knows, such as "
-            '"mysql+pymysql://user@host/name" or "sqlite:///cache.db"'
+            '"mysql+pymysql://user@host/name" or "sqlite:///cache.db". A password is '
+            "percent-encoded; ports and timeouts are numbers"
         ) from None
 
 
@@ -146,6 +157,11 @@ def _checked(engine: Engine) -> Engine:
         raise ConfigurationError(
             f"SQLAlchemySink needs an Engine or a URL, not {type(engine).__name__}. A worker's "
             "threads can't use an AsyncEngine: make an Engine for it"
+        )
+    if isinstance(engine.pool, StaticPool):
+        raise ConfigurationError(
+            "the engine's StaticPool lends one connection to all threads at once, so each would "
+            "commit or roll back what the others write: use another poolclass="
         )
     _check(engine.url, engine.dialect)
     return engine
