@@ -304,7 +304,8 @@ class ForgetfulSink(Protocol):
         another one once it can have lost something, and never an earlier one again. It is the same
         in all processes, and is called every few seconds.
 
-        `apply` must return False for a version that `entry` returned in an earlier epoch.
+        `apply` must return False for a version that `entry` returned in an earlier epoch. The
+        `insert_many` of such a sink gets `epoch=...`, and must store nothing if that one is over.
         """
         ...
 

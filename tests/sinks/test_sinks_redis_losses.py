@@ -117,6 +117,15 @@ def test_a_page_that_was_read_before_a_loss_is_not_stored(sink, server):
     assert sink.insert_many({"p1": FOUND}) == {"p1"}
 
 
+def test_a_page_that_was_read_before_a_loss_that_others_noticed_is_not_stored(sink, server):
+    before = sink.epoch()
+    flush(server)
+    assert sink.epoch() != before
+
+    assert sink.insert_many({"p1": FOUND}, epoch=before) == set()
+    assert sink.insert_many({"p1": FOUND}, epoch=sink.epoch()) == {"p1"}
+
+
 def test_a_version_without_an_epoch_is_of_the_current_one(sink):
     assert sink.apply("p1", FOUND, if_version=0)
     assert sink.apply("p1", NEWER, if_version=int(sink.entry("p1").version))
@@ -384,8 +393,89 @@ def products(source):
     return source.entities
 
 
+class MappingFetcher:
+    def __init__(self, entities):
+        self._entities = entities
+
+    def fetch(self, id, *, etag=None):
+        value = self._entities.get(id)
+        return Gone() if value is None else Found(dict(value))
+
+
 def fetcher_of(source):
     return HTTPFetcher(source.url + "/products/{id}")
+
+
+def test_a_page_is_looked_at_if_a_forgetful_sink_can_not_store_it_at_once():
+    class Forgetful:
+        def __init__(self):
+            self.inner = MemorySink()
+            self.entry, self.ids, self.state = self.inner.entry, self.inner.ids, self.inner.state
+            self.set_state = self.inner.set_state
+            self.past, self.seen = 0, []
+
+        def apply(self, id, change, *, if_version):
+            self.seen.append(change if id == "p0" else None)
+            return self.inner.apply(id, change, if_version=if_version)
+
+        def epoch(self):
+            return f"epoch {self.past}"
+
+    class Shown:
+        def page(self, cursor):
+            sink.past += cursor is None and not sink.past
+            return Page(["p0", "p1"], {id: Found({"id": id}) for id in ("p0", "p1")}, None)
+
+    sink = Forgetful()
+    Backfill(Shown(), fetcher=MappingFetcher({"p1": {"id": "p1"}}), sink=sink).run()
+
+    assert set(sink.seen) == {None, Gone()}
+
+
+@pytest.mark.parametrize("way", ["page", "look in bulk"])
+def test_a_backfill_brings_no_entity_back_that_was_deleted_before_a_loss(
+    way, sink, server, source, products, monkeypatch
+):
+    """Its tombstone is lost, and that was noticed, when the backfill stores what it read."""
+    calls, seen = [], []
+
+    def lose():
+        if not calls:
+            calls.append(products.pop("p0"))
+            look(sink, Gone(), "p0")
+            flush(server)
+            sink.epoch()
+
+    class Shown:
+        def page(self, cursor):
+            found = {id: Found(dict(value)) for id, value in products.items()}
+            if way != "look in bulk":
+                lose()
+            return Page(list(found), None if way == "look in bulk" else found, None)
+
+    class Fetcher(MappingFetcher):
+        if way == "look in bulk":
+
+            def fetch_many(self, ids):
+                found = {id: self.fetch(id) for id in ids}
+                lose()
+                return found
+
+            bulk_size = 100
+
+    write = sink._write
+
+    def watched(*arguments):
+        written = write(*arguments)
+        seen.append(sink.get("p0"))
+        return written
+
+    monkeypatch.setattr(sink, "_write", watched)
+    Backfill(Shown(), fetcher=Fetcher(products), sink=sink).run()
+
+    assert seen
+    assert not any(seen)
+    assert dict(sink.items()) == products
 
 
 @pytest.mark.parametrize("loss", ["flush", "restart"])

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from change_events._consumer.log import log
 from change_events._event import Found, Gone, Outcome
 from change_events._operations.listed import Listed, is_in
-from change_events._operations.pages import digest_of, insert_many, with_digest
+from change_events._operations.pages import digest_of, epoch_of, insert_many, with_digest
 from change_events._operations.patience import patiently
 from change_events._operations.progress import BackfillReport, Count, Teller
 from change_events._operations.reading import Pages
@@ -29,7 +29,7 @@ from change_events._operations.sweep import Sweep
 from change_events._operations.throttle import SINK, SOURCE, Asked, Stopped
 from change_events._text import printable
 from change_events.exceptions import AlreadyRunningError, ListingError
-from change_events.typing import EnumerableSink, ForgetfulSink
+from change_events.typing import EnumerableSink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -191,7 +191,7 @@ class Filling(Generic[T]):
         found = {id: with_digest(each) for id, each in page.found.items()}
         try:
             with self._throttle.spent_on(SINK):
-                return insert_many(self._sink, found)
+                return insert_many(self._sink, found, self._kept.values["epoch"])
         except Exception as error:  # a look at each id tells which one can't be stored
             log.warning(
                 "a page of %d entities was not stored, so each is looked at: %s",
@@ -339,11 +339,6 @@ def fill(
             "the backfill begins again, because the sink can have lost entities",
             extra={"action": "backfill"},
         )
-
-
-def epoch_of(sink: object) -> str | None:
-    """Return the sink's epoch; None if it never loses anything."""
-    return sink.epoch() if isinstance(sink, ForgetfulSink) else None
 
 
 def is_filled(sink: StatefulSink, listing: object) -> bool:

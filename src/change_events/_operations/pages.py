@@ -8,7 +8,7 @@ from change_events._consumer.look import digest
 from change_events._event import Found, Page
 from change_events._ids import checked_id
 from change_events.exceptions import ListingError
-from change_events.typing import BulkSink
+from change_events.typing import BulkSink, ForgetfulSink
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,16 +18,30 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def insert_many(sink: Sink[T], found: Mapping[str, Found[T]]) -> set[str]:
+def epoch_of(sink: object) -> str | None:
+    """Return the sink's epoch; None if it never loses anything."""
+    return sink.epoch() if isinstance(sink, ForgetfulSink) else None
+
+
+def insert_many(sink: Sink[T], found: Mapping[str, Found[T]], epoch: str | None) -> set[str]:
     """
     Store those entities that no look has ever touched, at once if the sink can; return their ids.
+
+    Args:
+        sink: The sink.
+        found: What the source had, by id.
+        epoch: What `epoch_of` returned before the source was asked. After a loss, "never touched"
+            says nothing about what was read before it.
 
     Raises:
         TypeError: The sink returned something else.
     """
     if not isinstance(sink, BulkSink):
+        if epoch is not None:
+            return set()  # a look at each has a version that is of its epoch
         return {id for id, each in found.items() if sink.apply(id, each, if_version=0)}
-    stored = sink.insert_many(found)
+    of_epoch: dict[str, Any] = {} if epoch is None else {"epoch": epoch}
+    stored = sink.insert_many(found, **of_epoch)
     if isinstance(stored, (set, frozenset)) and stored <= found.keys():
         return set(stored)
     raise TypeError(

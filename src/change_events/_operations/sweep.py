@@ -14,7 +14,7 @@ from change_events._consumer.look import (
     stored,
 )
 from change_events._event import Found, Gone, Outcome
-from change_events._operations.pages import insert_many
+from change_events._operations.pages import epoch_of, insert_many
 from change_events._operations.throttle import SINK, SOURCE, Stopped
 from change_events.exceptions import ConfigurationError, MassDeletionError
 from change_events.typing import BulkFetcher
@@ -85,6 +85,7 @@ class Sweep(Generic[T]):
     def _look_at_many(self, ids: Sequence[str]) -> dict[str, Outcome | Exception]:
         assert isinstance(self._fetcher, BulkFetcher)  # noqa: S101  # otherwise chunks have one id
         with self._throttle.spent_on(SINK):
+            epoch = epoch_of(self._sink)
             entries = {id: entry_of(self._sink, id) for id in ids}
         self._throttle.before_get()
         with self._throttle.spent_on(SOURCE):
@@ -95,21 +96,23 @@ class Sweep(Generic[T]):
             if id in found
         }
         with self._throttle.spent_on(SINK):
-            stored_ids = self._store(entries, changes)
+            stored_ids = self._store(entries, changes, epoch)
         done: dict[str, Outcome | Exception] = {}
         for id in stored_ids:
             self._deletions.found(cached=entries[id].present)
             done[id] = outcome(entries[id], changes[id])
         return done
 
-    def _store(self, entries: Mapping[str, Entry], changes: Mapping[str, Change[T]]) -> set[str]:
+    def _store(
+        self, entries: Mapping[str, Entry], changes: Mapping[str, Change[T]], epoch: str | None
+    ) -> set[str]:
         """Store them, those at once that no look has touched; return the ids that were stored."""
         new = {
             id: change
             for id, change in changes.items()
             if isinstance(change, Found) and not entries[id].version
         }
-        ids = insert_many(self._sink, new) if new else set()
+        ids = insert_many(self._sink, new, epoch) if new else set()
         ids |= {
             id
             for id, change in changes.items()

@@ -160,16 +160,23 @@ class RedisSink:
         epoch = getattr(if_version, "epoch", None) or self._epochs.known
         return bool(self._write(epoch, {id: self._arguments(id, change, if_version)}))
 
-    def insert_many(self, found: Mapping[str, Found[Mapping[str, Any]]], /) -> set[str]:
+    def insert_many(
+        self, found: Mapping[str, Found[Mapping[str, Any]]], /, *, epoch: str | None = None
+    ) -> set[str]:
         """
         Store those entities whose ids no `apply` has ever touched; return their ids. A hundred are
         stored by one script, all or none.
+
+        Args:
+            found: The entities, by id.
+            epoch: What `epoch()` returned before the entities were read; nothing is stored if Redis
+                can have lost something since. None: it is not known.
 
         Raises:
             redis.RedisError: As in `apply`. Some of the entities can be stored.
             TypeError, ValueError: JSON can't hold one of the entities. Nothing is written.
         """
-        epoch = self._epochs.known
+        epoch = epoch or self._epochs.known
         arguments = [(id, self._arguments(id, each, 0)) for id, each in found.items()]
         stored: set[str] = set()
         for at in range(0, len(arguments), AT_ONCE):
