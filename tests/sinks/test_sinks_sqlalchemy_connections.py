@@ -411,7 +411,10 @@ def test_what_can_not_be_a_database_is_refused(database, reason):
     ("url", "reason"),
     [
         ("mysql+pymysql://user:secret@127.0.0.1:{port}/name?pool=3", "unexpected keyword .*pool"),
-        ("mysql+pymysql://user:secret@127.0.0.1:{port}/name?read_timeout=x", "timeouts are numbers"),
+        (
+            "mysql+pymysql://user:secret@127.0.0.1:{port}/name?read_timeout=x",
+            "timeouts are numbers",
+        ),
         ("mysql+pymysql://user:secret@127.0.0.1:{port}/name?charset=latin99", "no attribute 'enc"),
         ("mysql+pymysql://user:pass@word:secret@host/name", "or a URL that SQLAlchemy knows"),
         ("mysql+pymysql://user:secret@127.0.0.1:my/name", "or a URL that SQLAlchemy knows"),
