@@ -686,7 +686,7 @@ def test_a_url_object_keeps_its_password_and_its_options(database, sql, role):
 def test_what_only_sqlalchemys_driver_knows_in_a_url_is_an_error_at_the_start():
     with pytest.raises(
         ConfigurationError,
-        match=r'(?s)^the database\'s URL can\'t be used: .*"ssl".* libpq reads it, so leave out',
+        match=r'^the database\'s URL .* can\'t be read: .*"ssl"\. libpq reads it, so leave out',
     ):
         PostgresSink("postgresql+asyncpg://a/b?ssl=require")
 
@@ -804,15 +804,40 @@ def test_a_table_with_other_columns_or_no_key_is_an_error_at_the_start(
         PostgresSink(database)
 
 
-@pytest.mark.parametrize(
-    ("database", "reason"),
-    [("host=127.0.0.1 port={port} user=nobody", "refused"), ("no such thing", 'missing "="')],
-)
-def test_a_database_that_can_not_be_reached_is_an_error_at_the_start(database, reason, free_port):
+def test_a_database_that_can_not_be_reached_is_an_error_at_the_start(free_port):
     with pytest.raises(
-        ConfigurationError, match=f"(?s)can't be used: .*{reason}.*Check the connection string"
+        ConfigurationError, match=r"(?s)can't be used: .*refused.*Check the connection string"
     ):
-        PostgresSink(database.format(port=free_port))
+        PostgresSink(f"host=127.0.0.1 port={free_port} user=nobody")
+
+
+@pytest.mark.parametrize(
+    "database",
+    [
+        "no such secret",
+        "host=127.0.0.1 password=the secret",
+        "postgresql://user:%secret@127.0.0.1/name",
+        "postgresql+psycopg://user:%secret@127.0.0.1/name",
+        "postgresql://user:the secret@127.0.0.1/name",
+        "postgresql://user:secret@[::1/name",
+        "postgresql://user:the@secret@127.0.0.1/name",
+        "postgresql+psycopg://user:the@secret#/@127.0.0.1/name",
+        "mysql+pymysql://user:secret@127.0.0.1/name",
+    ],
+)
+def test_an_error_for_what_libpq_can_not_read_shows_no_password(database):
+    """libpq's own text quotes what it has taken for a host, say."""
+    with pytest.raises(ConfigurationError, match=r"can't be read\. libpq reads it") as caught:
+        PostgresSink(database)
+    assert "secret" not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
+def test_a_url_object_without_a_driver_can_have_a_password_with_spaces(database):
+    url = make_url(database).set(username="user", password="p +%")
+    text = postgres_pool.text_of(url)
+    given = psycopg.conninfo.conninfo_to_dict(postgres_pool._conninfo(text, 5))
+    assert given["password"] == "p +%"
 
 
 def test_a_closed_pool_is_an_error_at_the_start(database):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, urlencode
 
 from change_events._extras import missing_extra
@@ -75,8 +76,11 @@ def require_psycopg() -> Any:
 def text_of(database: str | URL | ConnectionPool[Any]) -> str | ConnectionPool[Any]:
     """Return a URL of SQLAlchemy's as text, with its password. `str` would hide that."""
     # SQLAlchemy need not be installed.
-    render = getattr(database, "render_as_string", None)
-    return render(hide_password=False) if render else cast("str | ConnectionPool[Any]", database)
+    if not hasattr(database, "render_as_string"):
+        return database
+    if "+" not in database.drivername:  # the text is SQLAlchemy's, and not libpq's, all the same
+        database = database.set(drivername=f"{database.drivername}+psycopg")
+    return database.render_as_string(hide_password=False)
 
 
 def connection_to(
@@ -112,16 +116,19 @@ def _conninfo(database: str, timeout: float) -> str:
     from psycopg import ProgrammingError
     from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-    libpq_url = _libpq_url(database)
     try:
-        given = conninfo_to_dict(libpq_url)
+        if re.match(r"postgres(ql)?(\+\w+)?://[^?]*@[^?]*@", database):
+            raise ProgrammingError("a sign @ that is not percent-encoded")
+        given = conninfo_to_dict(_libpq_url(database))
     except ProgrammingError as error:
-        if libpq_url == database:
-            raise
+        # Its text can quote the password, but for that of a name that libpq does not know.
+        unknown = re.match(r"invalid (?:URI query parameter|connection option).*", str(error))
+        why = f": {unknown[0]}" if unknown else ""
         raise ConfigurationError(
-            f"the database's URL can't be used: {error}. libpq reads it, so leave out what only "
-            "SQLAlchemy or its driver knows"
-        ) from error
+            f"the database's URL or connection string can't be read{why}. libpq reads it, so leave "
+            "out what only SQLAlchemy or its driver knows, percent-encode a URL's password, and "
+            "quote spaces"
+        ) from None
     return make_conninfo("", **(libpq_timeouts(timeout) | dict(given)))
 
 
