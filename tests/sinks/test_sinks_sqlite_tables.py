@@ -246,6 +246,39 @@ def test_a_look_whose_hook_ends_the_transaction_fails_and_is_right_when_it_is_tr
     assert products() == ([("p1", "Anvil", 1)] if hook == "upsert" else [])
 
 
+def as_dict(cursor, row):
+    return {name: value for (name, *_), value in zip(cursor.description, row, strict=True)}
+
+
+@pytest.mark.parametrize("raises", [False, True], ids=["returns", "raises"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("row_factory", sqlite3.Row),
+        ("row_factory", as_dict),
+        ("text_factory", bytes),
+        ("isolation_level", "DEFERRED"),
+    ],
+)
+def test_what_hooks_set_on_their_connection_changes_nothing_for_the_sink(
+    make, path, name, value, raises
+):
+    def choose(connection, id, entity):
+        setattr(connection, name, value)
+        if raises:
+            raise LookupError("no such shelf")
+
+    sink = make(upsert=choose)
+    with suppress(LookupError):
+        assert sink.insert_many(PAGE) == set(PAGE)
+    assert [sink.entry(id).digest for id in PAGE] == ([None] * 3 if raises else ["d0", "d1", "d2"])
+    assert sink.ids() == ([] if raises else list(PAGE))
+
+    assert sink.set_state("name", "text", if_state=None)
+    with SQLiteSink(path) as other:
+        assert other.state("name") == "text"
+
+
 def test_a_hook_can_catch_an_error_of_a_statement(make, sql, products):
     sql("INSERT INTO products VALUES ('p1', 'Anvil', 1)")
 

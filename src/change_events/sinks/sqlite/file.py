@@ -100,6 +100,7 @@ class File:
                 raise
             finally:
                 self._transacting = False
+                _set_up(connection)
             return result
 
     def close(self) -> None:
@@ -157,11 +158,11 @@ class File:
                 connection = sqlite3.connect(
                     database,
                     timeout=self._timeout,
-                    isolation_level=None,
                     check_same_thread=False,
                     uri=uri,
                 )
                 at_error.callback(connection.close)
+                _set_up(connection)
                 self._use_wal(connection)
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute(f"PRAGMA foreign_keys = {self._foreign_keys:d}")
@@ -198,6 +199,13 @@ class File:
             connection.execute("BEGIN IMMEDIATE")
             return _commit(connection, [write])
         return [connection.execute(write.statement, write.rows[0]).rowcount]
+
+
+def _set_up(connection: sqlite3.Connection) -> None:
+    """Set what our statements rely on. Work of the user's can have changed it."""
+    connection.row_factory, connection.text_factory = None, str
+    with contextlib.suppress(sqlite3.ProgrammingError):  # the work has closed it
+        connection.isolation_level = None  # each statement commits
 
 
 def _commit(connection: sqlite3.Connection, writes: Sequence[_Write]) -> list[int]:

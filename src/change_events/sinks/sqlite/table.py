@@ -65,19 +65,22 @@ def prepare(table: str, connection: sqlite3.Connection) -> None:
 @contextmanager
 def unended(connection: sqlite3.Connection, table: str, id: str, hook: str) -> Iterator[None]:
     """Run a hook; refuse to go on if COMMIT would not commit what it has done, and the version."""
-    query = f"SELECT version FROM {table} WHERE id = ?"
-    (version,) = connection.execute(query, (id,)).fetchone()
+    version = _version(connection, table, id)
     yield
     is_same = False
     with suppress(sqlite3.ProgrammingError):  # the connection is closed
-        is_same = connection.in_transaction and connection.execute(query, (id,)).fetchone() == (
-            version,
-        )
+        is_same = connection.in_transaction and _version(connection, table, id) == version
     if not is_same:
         raise RuntimeError(
             f"{hook} must leave its transaction and the connection open. Don't commit, roll back "
             "or close there, and don't catch an error after which SQLite rolls back"
         )
+
+
+def _version(connection: sqlite3.Connection, table: str, id: str) -> Any:
+    cursor = connection.cursor()
+    cursor.row_factory = None  # the hook can have set one
+    return cursor.execute(f"SELECT version FROM {table} WHERE id = ?", (id,)).fetchone()
 
 
 class Writes:
