@@ -157,6 +157,7 @@ def _client_of(redis: Any, url: str, timeout: float) -> Redis | RedisCluster:
     }
     try:
         client: Redis = redis.Redis.from_url(url, **settings)
+        _connection_of(client.connection_pool)
     except (ValueError, TypeError):
         # What is wrong can be a password, and the error's text quotes it.
         raise ConfigurationError(
@@ -178,10 +179,15 @@ def _check_client(redis: Any, client: Any) -> None:
         pool = client.connection_pool
     else:
         raise ConfigurationError(
-            f"RedisSink needs a URL, a redis.Redis or a redis.RedisCluster, not {client!r:.200}"
+            "RedisSink needs a URL, a redis.Redis or a redis.RedisCluster, not "
+            f"{type(client).__module__}.{type(client).__qualname__}"  # its text can have a password
         )
-    # A connection that is not opened: the pool does not know its class's own default.
-    connection = pool.connection_class(**pool.connection_kwargs)
+    connection = _connection_of(pool)
+    if getattr(connection.retry, "_retries", 0) < 0:  # get_retries() came with redis-py 6
+        raise ConfigurationError(
+            "the client tries again for ever, so a look could wait for ever for a server that is "
+            "gone: give its Retry a number of retries"
+        )
     if connection.socket_timeout is None:
         raise ConfigurationError(
             "the client has no socket_timeout, so a look could wait for ever for a server that is "
@@ -192,3 +198,8 @@ def _check_client(redis: Any, client: Any) -> None:
             "the client's pool has timeout=None, so a look could wait for ever for a connection: "
             "give it the most seconds to wait"
         )
+
+
+def _connection_of(pool: Any) -> Any:
+    """Return a connection that is not opened: the pool does not know its class's own defaults."""
+    return pool.connection_class(**pool.connection_kwargs)
