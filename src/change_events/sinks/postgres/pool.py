@@ -76,11 +76,12 @@ def require_psycopg() -> Any:
 def text_of(database: str | URL | ConnectionPool[Any]) -> str | ConnectionPool[Any]:
     """Return a URL of SQLAlchemy's as text, with its password. `str` would hide that."""
     # SQLAlchemy need not be installed.
-    if not hasattr(database, "render_as_string"):
+    url: Any = database
+    if not hasattr(url, "render_as_string"):
         return database
-    if "+" not in database.drivername:  # the text is SQLAlchemy's, and not libpq's, all the same
-        database = database.set(drivername=f"{database.drivername}+psycopg")
-    return database.render_as_string(hide_password=False)
+    if "+" not in url.drivername:  # the text is SQLAlchemy's, and not libpq's, all the same
+        url = url.set(drivername=f"{url.drivername}+psycopg")
+    return str(url.render_as_string(hide_password=False))
 
 
 def connection_to(
