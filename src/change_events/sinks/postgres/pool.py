@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qsl, quote, urlencode
 
 from change_events._extras import missing_extra
@@ -78,7 +78,7 @@ def text_of(database: str | URL | ConnectionPool[Any]) -> str | ConnectionPool[A
     # SQLAlchemy need not be installed.
     url: Any = database
     if not hasattr(url, "render_as_string"):
-        return database
+        return cast("str | ConnectionPool[Any]", database)
     if "+" not in url.drivername:  # the text is SQLAlchemy's, and not libpq's, all the same
         url = url.set(drivername=f"{url.drivername}+psycopg")
     return str(url.render_as_string(hide_password=False))

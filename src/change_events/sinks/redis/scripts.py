@@ -10,7 +10,8 @@ replica becomes a primary (redis.io, "Replication ID explained"). So it is anoth
 everything that can lose what was acknowledged, but for commands: FLUSHALL, FLUSHDB and DEL. It is
 also another one, and nothing is lost, when a primary gets its first replica, and an hour after the
 last one is gone (`repl-backlog-ttl`). Then there is no `master_replid2`, and the process, its
-`run_id`, is the same.
+`run_id`, is the same. Both are also true of a primary that was a replica meanwhile, if nobody has
+written or asked for the epoch until its last replica was gone for that hour.
 """
 
 from __future__ import annotations

@@ -146,7 +146,8 @@ class SQLAlchemySink:
 
         Raises:
             sqlalchemy.exc.SQLAlchemyError: The database can't be reached, or refuses the entity.
-                Its text has no values of the statement, because one is the entity.
+                Its text has no values of the statement, because one is the entity; but the
+                database's own words can quote some.
             TypeError, ValueError: JSON can't hold the entity; the id is too long.
             Exception: `upsert` or `delete` raised it; nothing is written.
             RuntimeError: `upsert` or `delete` caught an error without a savepoint after which the
