@@ -169,8 +169,7 @@ class RedisSink:
 
         Args:
             found: The entities, by id.
-            epoch: What `epoch()` returned before the entities were read; nothing is stored if Redis
-                can have lost something since. None: it is not known.
+            epoch: The one in which they were read: nothing is stored in another. None: unknown.
 
         Raises:
             redis.RedisError: As in `apply`. Some of the entities can be stored.
