@@ -48,7 +48,7 @@ MUTANTS = (
     Mutant(
         name="a page is stored at a version that was read after the page",
         module="filling.py",
-        old="return insert_many(self._sink, found)\n",
+        old='return insert_many(self._sink, found, self._kept.values["epoch"])\n',
         new="return {\n"
         "                    id\n"
         "                    for id, each in found.items()\n"

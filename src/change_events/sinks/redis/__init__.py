@@ -235,10 +235,7 @@ class RedisSink:
         return bool(self._server.run(scripts.SET_STATE, [self._states], *arguments))
 
     def epoch(self) -> str:
-        """
-        Return the name of the time in which Redis has lost nothing, as far as that can be noticed:
-        another one once it can have. See `ForgetfulSink`.
-        """
+        """Return the name of the time in which Redis has lost nothing. See `ForgetfulSink`."""
         return self._epochs.check()
 
     @property
