@@ -494,6 +494,7 @@ LIKELY = {
     },
     "version_read_after_the_get": {"seed": 116},
     "what_is_left_out_is_gone": {"seed": 121},
+    "confirmation_of_a_failed_save": {"seed": 191},
     "no_guard": {"seed": 107},
     "the_guard_forgets_at_each_start": {"seed": 109},
     "equal": {"seed": 122},

@@ -21,6 +21,7 @@ from change_events import (
 )
 from change_events.testing import FakeQueue, FakeSource, recording
 from change_events.testing._queue import TOPIC_ARN, _Topic
+from conftest import wait_until
 
 
 @dataclass(frozen=True)
@@ -546,6 +547,7 @@ def test_several_workers_share_a_queue(fake):
         thread.start()
     fake.publish(events(*ids))
     done = make_worker(fake, fetcher=source, sink=sink).drain()
+    wait_until(lambda: len(sink) == len(ids))  # the others can still hold some
     for worker in workers:
         worker.stop()
     for thread in threads:

@@ -19,7 +19,7 @@ from change_events import SNSPublisher, broadcast_stats, broadcasting
 from change_events._producer.renewals import process_renewals as renewals
 
 topic = SNSPublisher(sys.argv[1])
-topic.publish([])  # boto3 needs some time to be imported
+topic._own_client(sys.argv[1].split(":")[3])  # it needs some time
 """
 
 

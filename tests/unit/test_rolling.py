@@ -146,3 +146,21 @@ def test_the_first_id_can_be_broken_and_so_can_the_next_ones():
     with audited(source, sink) as kept:
         wait_until(lambda: kept.values.get("last_pass"))
     assert kept.values["last_pass"]["undecided"].keys() == {"p0", "p1", "p2"}
+
+
+def test_a_wait_that_ends_early_for_a_suspect_goes_on(monkeypatch):
+    audit, _, _ = rolling(FakeSource(products(1)), MemorySink())
+    now, waits = [0.0], []
+
+    def wait(seconds, why):
+        waits.append(seconds)
+        now[0] += min(seconds, 1.0)
+
+    monkeypatch.setattr("change_events._operations.rolling.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(audit._rounds, "wait", wait)
+    monkeypatch.setattr(audit, "_tick", lambda: None)
+    audit._next = 2.5
+
+    audit._pause()
+
+    assert waits == [2.5, 1.5, 0.5]

@@ -287,11 +287,10 @@ def _is_modified(row: Any) -> bool:
         if get_history(row, key, PassiveFlag.NO_CHANGE).has_changes():
             return True
     session = object_session(row)
-    if session is None or session.is_modified(row):
-        return True
     # Nothing public says what the other side of a relationship has added to a collection that is
     # not loaded.
-    return bool(getattr(state, "_pending_mutations", None))
+    pending = getattr(state, "_pending_mutations", None)
+    return session is None or session.is_modified(row) or bool(pending)
 
 
 def _named(execution: ORMExecuteState, row_ids: RowIds) -> list[str]:
