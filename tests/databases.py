@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 
+import pytest
 from sqlalchemy import create_engine, text
 
 from conftest import make_schema
@@ -52,3 +53,20 @@ def make_products(url, sql):
         f"CREATE TABLE products (id varchar(513) {collation} PRIMARY KEY, "
         "name varchar(100) NOT NULL CHECK (name <> ''), n integer NOT NULL)"
     )
+
+
+class OfOwnTables:
+    """What `SinkContract` needs if `upsert` stores products, which the fixture `products` reads."""
+
+    @pytest.fixture(autouse=True)
+    def _ask(self, products):
+        self.products = products
+
+    def entity(self, n):
+        return {"name": f"Anvil {n}", "n": n}
+
+    def listed(self, sink):
+        return {id: {"name": name, "n": n} for id, name, n in self.products()}
+
+    def stored(self, sink, id):
+        return self.listed(sink).get(id)

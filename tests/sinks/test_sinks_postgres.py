@@ -23,6 +23,7 @@ from change_events import ConfigurationError, Entry, Found, Gone, PostgresSink, 
 from change_events.sinks.postgres import pool as postgres_pool
 from change_events.testing import SinkContract
 from conftest import make_schema
+from databases import OfOwnTables
 from fetching import talking
 
 FOUND = Found({"id": "p1", "name": "Anvil"}, '"one"')
@@ -91,23 +92,10 @@ class TestPostgresSink(SinkContract):
         return partial(PostgresSink, database)
 
 
-class TestPostgresSinkWithTablesOfYourOwn(TestPostgresSink):
+class TestPostgresSinkWithTablesOfYourOwn(OfOwnTables, TestPostgresSink):
     @pytest.fixture
     def open_again(self, database, products):
         return partial(PostgresSink, database, upsert=upsert, delete=delete)
-
-    @pytest.fixture(autouse=True)
-    def _ask(self, products):
-        self.products = products
-
-    def entity(self, n):
-        return {"name": f"Anvil {n}", "n": n}
-
-    def listed(self, sink):
-        return {id: {"name": name, "n": n} for id, name, n in self.products()}
-
-    def stored(self, sink, id):
-        return self.listed(sink).get(id)
 
 
 def test_the_table_is_as_documented_and_can_be_queried(database, sql):

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from change_events import ConfigurationError, Entry, Found, Gone, SQLAlchemySink, Unchanged
 from change_events.sinks.sqlalchemy.entries import AT_ONCE
 from change_events.testing import SinkContract
-from databases import DATABASES, delete, make_products, make_url, running_on, upsert
+from databases import DATABASES, OfOwnTables, delete, make_products, make_url, running_on, upsert
 
 FOUND = Found({"id": "p1", "name": "Anvil", "n": 1}, '"one"', "d1")
 
@@ -73,23 +73,10 @@ class TestSQLAlchemySink(SinkContract):
         return partial(SQLAlchemySink, url, timeout=30)
 
 
-class TestSQLAlchemySinkWithTablesOfYourOwn(TestSQLAlchemySink):
+class TestSQLAlchemySinkWithTablesOfYourOwn(OfOwnTables, TestSQLAlchemySink):
     @pytest.fixture
     def open_again(self, url, products):
         return partial(SQLAlchemySink, url, timeout=30, upsert=upsert, delete=delete)
-
-    @pytest.fixture(autouse=True)
-    def _ask(self, products):
-        self.products = products
-
-    def entity(self, n):
-        return {"name": f"Anvil {n}", "n": n}
-
-    def listed(self, sink):
-        return {id: {"name": name, "n": n} for id, name, n in self.products()}
-
-    def stored(self, sink, id):
-        return self.listed(sink).get(id)
 
 
 def test_the_table_is_as_documented_and_can_be_queried(mariadb_url, on_mariadb):

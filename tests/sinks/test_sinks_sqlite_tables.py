@@ -13,6 +13,7 @@ import pytest
 
 from change_events import ConfigurationError, Entry, Found, Gone, SQLiteSink, Unchanged
 from change_events.testing import SinkContract
+from databases import OfOwnTables
 
 FOUND = Found({"id": "p1", "name": "Anvil", "n": 1}, '"one"', "d1")
 PAGE = {f"p{n}": Found({"name": f"Anvil {n}", "n": n}, None, f"d{n}") for n in range(3)}
@@ -67,7 +68,7 @@ def make(path, products):
         sink.close()
 
 
-class TestSQLiteSinkWithTablesOfYourOwn(SinkContract):
+class TestSQLiteSinkWithTablesOfYourOwn(OfOwnTables, SinkContract):
     @pytest.fixture
     def sink(self, open_again, clock):
         with open_again(clock=clock) as sink:
@@ -76,19 +77,6 @@ class TestSQLiteSinkWithTablesOfYourOwn(SinkContract):
     @pytest.fixture
     def open_again(self, path, products):
         return partial(SQLiteSink, path, timeout=30, upsert=upsert, delete=delete)
-
-    @pytest.fixture(autouse=True)
-    def _ask(self, products):
-        self.products = products
-
-    def entity(self, n):
-        return {"name": f"Anvil {n}", "n": n}
-
-    def listed(self, sink):
-        return {id: {"name": name, "n": n} for id, name, n in self.products()}
-
-    def stored(self, sink, id):
-        return self.listed(sink).get(id)
 
 
 def test_the_version_and_the_users_tables_change_together_or_not_at_all(make, products):

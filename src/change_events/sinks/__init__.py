@@ -5,8 +5,13 @@ from __future__ import annotations
 import math
 import os
 import re
+from typing import TYPE_CHECKING, Any
 
+from change_events._event import Entry
 from change_events.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MAX_EVENT_AGE = 14 * 24 * 3600.0
 """
@@ -38,6 +43,22 @@ def first_version(now: float) -> int:
         now: The time, in seconds since the epoch.
     """
     return max(1, int(now * 1_000_000))
+
+
+def entry_of(row: Sequence[Any] | None, revision: str) -> Entry:
+    """
+    Return the entry of a database's row; of none, that of an id that was never looked at.
+
+    Args:
+        row: The row's revision and version, whether the entity is present, its ETag and its digest.
+        revision: The sink's. What was stored under another one counts as changed at its next look.
+    """
+    if not row:
+        return Entry()
+    stored_by, version, present, etag, digest = row
+    if stored_by != revision:
+        etag, digest = None, None
+    return Entry(version, bool(present), etag, digest)
 
 
 def check_table_name(table: str) -> None:

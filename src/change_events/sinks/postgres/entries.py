@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from change_events._event import Entry, Found, Gone, Unchanged
-from change_events.sinks import first_version
+from change_events._event import Found, Gone, Unchanged
+from change_events.sinks import entry_of, first_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from psycopg import Connection
 
+    from change_events._event import Entry
     from change_events.sinks.postgres.table import Table
 
 _INSERT = (
@@ -63,12 +64,7 @@ class Entries:
         row = self._table.row(
             "SELECT revision, version, present, etag, digest FROM {table} WHERE id = %s", id
         )
-        if not row:
-            return Entry()
-        revision, version, present, etag, digest = row
-        if revision != self._revision:
-            etag, digest = None, None
-        return Entry(version, present, etag, digest)
+        return entry_of(row, self._revision)
 
     def compare_and_set(
         self,

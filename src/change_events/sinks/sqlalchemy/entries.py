@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import and_, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from change_events._event import Entry, Found, Gone, Unchanged
+from change_events._event import Found, Gone, Unchanged
 from change_events._ids import MAX_ID_LENGTH
-from change_events.sinks import first_version, state_key
+from change_events.sinks import entry_of, first_version, state_key
 from change_events.sinks.sqlalchemy.engine import is_conflict
 from change_events.sinks.sqlalchemy.table import KEY_LENGTH
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Table
     from sqlalchemy.engine import RootTransaction
+
+    from change_events._event import Entry
 
 AT_ONCE = 500
 """The most parameters of a statement: databases limit them, some to a thousand."""
@@ -58,13 +60,7 @@ class Entries:
 
     def entry(self, connection: Connection, id: str) -> Entry:
         """Return what is known of the id."""
-        row = connection.execute(self._entry, {"key": id}).one_or_none()
-        if row is None:
-            return Entry()
-        revision, version, present, etag, digest = row
-        if revision != self._revision:
-            etag, digest = None, None
-        return Entry(version, present, etag, digest)
+        return entry_of(connection.execute(self._entry, {"key": id}).one_or_none(), self._revision)
 
     def compare_and_set(
         self,

@@ -7,7 +7,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from change_events._event import Entry, Found, Unchanged
+from change_events._event import Found, Unchanged
 from change_events.sinks import (
     MAX_EVENT_AGE,
     check_bodies,
@@ -15,6 +15,7 @@ from change_events.sinks import (
     check_purge_age,
     check_revision,
     check_table_name,
+    entry_of,
     state_key,
 )
 from change_events.sinks.sqlite.file import File
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from change_events._event import Gone
+    from change_events._event import Entry, Gone
 
 
 class SQLiteSink:
@@ -119,12 +120,7 @@ class SQLiteSink:
         row = self._row(
             "SELECT revision, version, body IS NOT NULL, etag, digest FROM {table} WHERE id = ?", id
         )
-        if not row:
-            return Entry()
-        revision, version, present, etag, digest = row
-        if revision != self._revision:
-            etag, digest = None, None
-        return Entry(version, bool(present), etag, digest)
+        return entry_of(row, self._revision)
 
     def apply(
         self, id: str, change: Found[Mapping[str, Any]] | Unchanged | Gone, /, *, if_version: int
