@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -49,10 +50,14 @@ def results(
         yield from map(function, jobs)
         return
     executor = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), ignore_ctrl_c)
+    # Not `as_completed`: it holds the futures' locks for a moment, and an exception of a signal's
+    # handler in that moment would leave them locked, so that the shutdown never ended.
+    done: SimpleQueue[Future[Result]] = SimpleQueue()
     try:
         with signals_later():
-            futures = [executor.submit(function, job) for job in jobs]
-        for future in as_completed(futures):
-            yield future.result()
+            for job in jobs:
+                executor.submit(function, job).add_done_callback(done.put)
+        for _ in jobs:
+            yield done.get().result()
     finally:
         executor.shutdown(cancel_futures=True)  # waits seconds, for the jobs that have begun
