@@ -62,5 +62,7 @@ def sources() -> None:
     assert_type(token.authorize("GET", URL, {}, timeout=1.0), Mapping[str, str])
     assert_type(signed.renew({}), bool)
     HTTPListing(URL, auth=signed, entity=lambda item: item["product"], media_types=("a/b",))
+    HTTPListing(URL, fetcher=fetcher)
+    HTTPListing(URL, fetcher=signed)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # no fetcher
     HTTPFetcher(URL, auth=("user", "password"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # not an Auth
     HTTPFetcher(URL, entity=7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # not a path

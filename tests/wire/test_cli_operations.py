@@ -14,7 +14,7 @@ import threading
 
 import pytest
 
-from change_events import HTTPListing, MemorySink, SQLiteSink
+from change_events import HTTPFetcher, HTTPListing, MemorySink, SQLiteSink
 from change_events._cli import status
 from change_events._event import Entry, Found
 from change_events._operations import audit as audit_module
@@ -22,7 +22,7 @@ from change_events._operations.pages import with_digest
 from change_events._operations.state import Owner
 from command_line import run
 from conftest import running, signalled, wait_until
-from verification.harness.wire import Answer
+from verification.harness.wire import Answer, Server
 
 
 def products(*numbers):
@@ -289,6 +289,33 @@ def test_the_options_of_a_listing_are_those_of_http_listing(app, source, sink, m
     assert result.exit_code == 0, result.output
     assert asked == ["products", "products?token=t2"]
     assert dict(sink.items()) == source.entities
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_listing_is_sent_the_fetchers_headers_if_it_is_at_the_same_origin(
+    make_worker, name_app, sink, elsewhere
+):
+    tokens = []
+
+    def respond(asked):
+        if asked.path.startswith("/p1"):
+            return Answer(200, b'{"id": "p1"}')
+        tokens.append(asked.headers.get("Authorization"))
+        return Answer(200, b'[{"product": {"id": "p1"}}]')
+
+    with Server(respond) as source, Server(respond) as other:
+        fetcher = HTTPFetcher(f"{source.url}/{{id}}", headers={"Authorization": "Bearer t"})
+
+        result = run(
+            "backfill",
+            name_app(make_worker(fetcher=fetcher)),
+            *("--listing", f"{(other if elsewhere else source).url}/list"),
+            *("--entity", "product", "--entities"),
+        )
+
+    assert result.exit_code == 0, result.output
+    assert tokens == [None if elsewhere else "Bearer t"]
+    assert dict(sink.items()) == {"p1": {"id": "p1"}}
 
 
 def test_the_workers_own_listing_is_the_default(make_worker, name_app, source, sink, list_products):

@@ -9,7 +9,15 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import urllib3
 
-from change_events import ConfigurationError, FetchError, Found, HTTPListing, ListingError, Page
+from change_events import (
+    ConfigurationError,
+    FetchError,
+    Found,
+    HTTPFetcher,
+    HTTPListing,
+    ListingError,
+    Page,
+)
 from change_events._source.headers import next_link
 from fetching import HTML, JSON
 from verification.harness.wire import HANG_UP, Answer, Raw, RawServer, Server, half
@@ -440,6 +448,56 @@ def test_a_gzipped_page_is_read_on_one_connection_with_the_users_headers(shop):
     assert [asked.headers["Authorization"] for asked in shop.asked] == ["one", "two"]
     assert len({asked.connection for asked in shop.asked}) == 1
     assert {asked.headers["Cache-Control"] for asked in shop.asked} == {"no-cache"}
+
+
+def test_a_listing_beside_a_fetcher_is_asked_with_its_headers_and_auth_on_its_connection(shop):
+    class Token:
+        def authorize(self, method, url, headers, *, timeout):
+            return {"Authorization": f"Bearer for {url}"}
+
+        def renew(self, headers):
+            return False
+
+    shop.answer = lambda path, given: {"id": "p1"} if path == "/products/p1" else IDS
+    fetcher = HTTPFetcher(f"{shop.url}/products/{{id}}", headers={"X-Team": "carts"}, auth=Token())
+    fetcher.fetch("p1")
+
+    assert ids_of(HTTPListing(f"{shop.url}/products?limit=9", fetcher=fetcher)) == IDS
+
+    entity, page = shop.asked
+    assert page.headers["X-Team"] == "carts"
+    assert page.headers["Authorization"] == f"Bearer for {shop.url}/products?limit=9"
+    assert page.connection == entity.connection
+
+
+def test_a_listing_beside_a_fetcher_has_limits_of_its_own(shop):
+    shop.answer = lambda path, given: {"id": "p1"} if path == "/products/p1" else IDS
+    fetcher = HTTPFetcher(f"{shop.url}/products/{{id}}", max_bytes=100)
+
+    with pytest.raises(ListingError, match="longer than 9 bytes"):
+        HTTPListing(f"{shop.url}/products", fetcher=fetcher, max_bytes=9).page(None)
+
+    assert fetcher.fetch("p1") == Found({"id": "p1"})
+
+
+def test_a_fetcher_of_another_origin_would_send_its_headers_to_strangers():
+    fetcher = HTTPFetcher("https://products.example.com/{id}")
+    with pytest.raises(ConfigurationError, match=r"fetcher= must be of the listing's scheme, host"):
+        HTTPListing("https://elsewhere.example.com/products", fetcher=fetcher)
+
+
+def test_another_fetcher_has_nothing_to_ask_with():
+    with pytest.raises(ConfigurationError, match="fetcher= must be an HTTPFetcher, not <object"):
+        HTTPListing("https://elsewhere.example.com/products", fetcher=object())
+
+
+@pytest.mark.parametrize(
+    "own", [{"headers": {"A": "b"}}, {"ca_file": None, "proxy": "http://127.0.0.1:3128"}]
+)
+def test_a_fetcher_and_what_it_brings_contradict_each_other(own):
+    fetcher = HTTPFetcher("https://products.example.com/{id}")
+    with pytest.raises(ConfigurationError, match="fetcher= brings headers, auth, certificates"):
+        HTTPListing("https://products.example.com/products", fetcher=fetcher, **own)
 
 
 def test_a_users_pool_is_used(shop):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from change_events._cli.problems import Mistake
+from change_events.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,12 +58,14 @@ allow_option = option(
 )
 
 LISTING = {
-    "--listing": "The URL of the first page.  [default: what the worker has as backfill=]",
+    "--listing": "The URL of the first page. At the origin of APP's fetcher it is sent the same "
+    "headers and auth.  [default: what the worker has as backfill=]",
     "--items": "Where a page has its list: a key, or a path like data.products.",
     "--id-of": "Where an item has its id: a key or a path.  [default: id]",
     "--next": "Where a page names the next one: a key or a path.  [default: its Link header]",
     "--cursor": "The parameter of the query that asks for the next page.",
     "--total": "Where a page says how many there are in all: a header, a key or a path.",
+    "--entity": "Where an item has its entity: a key or a path.  [default: the item]",
 }
 """The options that name a listing; see `HTTPListing`."""
 
@@ -89,7 +93,8 @@ def listing_options(command: F) -> F:
 
 def listing_for(worker: Worker[Any], **settings: Any) -> Any:
     """
-    Return the listing that the options name, or else the worker's own.
+    Return the listing that the options name, or else the worker's own. One at the origin of the
+    worker's `HTTPFetcher` is asked as that asks.
 
     Raises:
         Mistake: There is none, or the options are for one that is not named.
@@ -98,8 +103,12 @@ def listing_for(worker: Worker[Any], **settings: Any) -> Any:
     url = settings.pop("listing")
     given = {name: value for name, value in settings.items() if value}
     if url is not None:
+        from change_events._source.fetcher import HTTPFetcher
         from change_events._source.listing import HTTPListing
 
+        if isinstance(worker.fetcher, HTTPFetcher):
+            with suppress(ConfigurationError):  # another origin, or what is wrong without it, too
+                return HTTPListing(url, fetcher=worker.fetcher, **given)
         return HTTPListing(url, **given)
     if given:
         raise Mistake(f"--{next(iter(given)).replace('_', '-')} needs --listing, too")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, quote, urlsplit
@@ -64,6 +64,10 @@ class Endpoint:
         if _origin(parsed) != _origin(own):
             raise ValueError(f"{parsed.scheme}://{parsed.netloc} is not {self.origin}")
         return parsed.request_uri
+
+    def beside(self, url: str) -> Endpoint:
+        """Return another URL of this origin, with the same connections. Errors: `target_of`'s."""
+        return replace(self, target=self.target_of(url))
 
     def target_with(self, parameter: str, value: str) -> str:
         """

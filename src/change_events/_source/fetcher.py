@@ -157,6 +157,15 @@ class HTTPFetcher:
     def __repr__(self) -> str:
         return f"HTTPFetcher({self._url!r})"
 
+    def access_to(self, url: str) -> tuple[Endpoint, Getter]:
+        """
+        Return what GETs another URL of the same origin as this one is asked. For `HTTPListing`.
+
+        Raises:
+            ValueError: It is not a URL of this origin.
+        """
+        return self._single.beside(url), self._getter
+
     def fetch(
         self, id: str, /, *, etag: str | None = None
     ) -> Found[dict[str, Any]] | Unchanged | Gone:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from typing import TYPE_CHECKING
@@ -31,13 +32,8 @@ class Getter:
         max_bytes: int,
         auth: Auth | None = None,
     ) -> None:
-        if not 0 < timeout < math.inf or max_bytes <= 0:
-            raise ConfigurationError(
-                f"timeout and max_bytes must be positive, not {timeout} and {max_bytes}"
-            )
-        self.timeout = timeout
+        self.timeout, self.max_bytes = _checked(timeout, max_bytes)
         self._headers = {} if headers is None else headers
-        self._max_bytes = max_bytes
         if not callable(self._headers):
             try:
                 request_headers(self._headers, None)
@@ -45,6 +41,12 @@ class Getter:
                 raise ConfigurationError(str(error)) from None
         known = None if callable(self._headers) else self._headers
         self._authorizer = None if auth is None else Authorizer(auth, known)
+
+    def with_limits(self, timeout: float, max_bytes: int) -> Getter:
+        """Return another one with the same headers and the same authorization."""
+        other = copy.copy(self)
+        other.timeout, other.max_bytes = _checked(timeout, max_bytes)
+        return other
 
     def get(self, endpoint: Endpoint, target: str, etag: str | None) -> Answer:
         """
@@ -60,7 +62,7 @@ class Getter:
             if self._authorizer is not None:
                 return self._get_authorized(self._authorizer, endpoint, target, headers, etag)
             return endpoint.transport.get(
-                target, headers, timeout=self.timeout, max_bytes=self._max_bytes
+                target, headers, timeout=self.timeout, max_bytes=self.max_bytes
             )
         except FetchError as error:
             raise FetchError(
@@ -87,7 +89,7 @@ class Getter:
             whole = _valid(headers, etag, added)
             if (timeout := left()) <= 0:
                 raise FetchError(f"auth= has needed all of the {self.timeout} s of a GET")
-            return endpoint.transport.get(target, whole, timeout=timeout, max_bytes=self._max_bytes)
+            return endpoint.transport.get(target, whole, timeout=timeout, max_bytes=self.max_bytes)
 
         return authorizer.get(endpoint.origin + target, headers, send, left)
 
@@ -97,6 +99,14 @@ class Getter:
         except Exception as error:  # the user's own code
             raise FetchError(f"headers= raised {error!r:.200}") from error
         return _valid(given, etag)
+
+
+def _checked(timeout: float, max_bytes: int) -> tuple[float, int]:
+    if not 0 < timeout < math.inf or max_bytes <= 0:
+        raise ConfigurationError(
+            f"timeout and max_bytes must be positive, not {timeout} and {max_bytes}"
+        )
+    return timeout, max_bytes
 
 
 def _valid(given: object, etag: str | None, added: object = NO_HEADERS) -> dict[str, str]:

@@ -12,6 +12,7 @@ from change_events._ids import checked_id
 from change_events._source.endpoint import Endpoint, require_list_url
 from change_events._source.entities import json_in
 from change_events._source.envelopes import value_at
+from change_events._source.fetcher import HTTPFetcher
 from change_events._source.getter import Getter, undecided, what_of
 from change_events._source.headers import checked_media_types, next_link
 from change_events._source.items import ItemReader, checked_path, shown
@@ -87,14 +88,17 @@ class HTTPListing:
         ca_file: The authorities to trust, as in `HTTPFetcher`.
         client_cert: Our certificate, as in `HTTPFetcher`.
         proxy: An HTTP proxy, as in `HTTPFetcher`.
+        fetcher: An `HTTPFetcher` of the same scheme, host and port: its connections, headers and
+            authorization are used, too. Then none of `headers`, `pool`, `auth`, `ca_file`,
+            `client_cert` and `proxy` can be given. Default: none.
 
     Attributes:
         url: The URL. A backfill of another one begins at its beginning.
 
     Raises:
         ConfigurationError: `url` is not an http(s) URL, `headers` can't be sent, a path is not a
-            path, a number is out of its range, a file can't be used, or two settings contradict
-            each other.
+            path, a number is out of its range, a file can't be used, `fetcher` is of another
+            origin, or two settings contradict each other.
     """
 
     def __init__(
@@ -117,13 +121,23 @@ class HTTPListing:
         ca_file: File | None = None,
         client_cert: ClientCert | None = None,
         proxy: str | None = None,
+        fetcher: HTTPFetcher | None = None,
     ) -> None:
         if cursor is not None and not (isinstance(cursor, str) and cursor):
             raise ConfigurationError(f"cursor= must be a parameter's name, not {cursor!r}")
         self.url = url
         route = Route(pool, ca_file=ca_file, client_cert=client_cert, proxy=proxy)
-        self._endpoint = Endpoint.of(require_list_url(url), route)
-        self._getter = Getter(timeout, headers, max_bytes, auth)
+        getter = Getter(timeout, headers, max_bytes, auth)
+        self._endpoint, self._getter = Endpoint.of(require_list_url(url), route), getter
+        if fetcher is not None:
+            own = (headers, pool, auth, ca_file, client_cert, proxy)
+            if any(each is not None for each in own):
+                raise ConfigurationError(
+                    "fetcher= brings headers, auth, certificates, a pool and a proxy: give these "
+                    "to the fetcher, or leave fetcher= out"
+                )
+            self._endpoint, getter = _access(fetcher, url)
+            self._getter = getter.with_limits(timeout, max_bytes)
         self._reader = ItemReader(items, id_of, entities=entities, entity=entity)
         self._media_types = checked_media_types(media_types)
         self._next = checked_path(next, "next")
@@ -228,6 +242,17 @@ class HTTPListing:
             return None if isinstance(total, bool) else max(0, int(total))
         except (TypeError, ValueError, OverflowError):
             return None  # it only tells people how far a backfill is
+
+
+def _access(fetcher: HTTPFetcher, url: str) -> tuple[Endpoint, Getter]:
+    if not isinstance(fetcher, HTTPFetcher):
+        raise ConfigurationError(f"fetcher= must be an HTTPFetcher, not {fetcher!r:.200}")
+    try:
+        return fetcher.access_to(url)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"fetcher= must be of the listing's scheme, host and port: {error}"
+        ) from None
 
 
 def _json(answer: Answer, what: str, also: Collection[str]) -> tuple[Any, bool]:
