@@ -46,6 +46,12 @@ def delete(connection, id):
     connection.execute(text("DELETE FROM products WHERE id = :id"), {"id": id})
 
 
+def read(connection, id):
+    query = text("SELECT name, n FROM products WHERE id = :id")
+    row = connection.execute(query, {"id": id}).one_or_none()
+    return row and {"name": row.name, "n": row.n}
+
+
 def make_products(url, sql):
     """Make the table that `upsert` writes to."""
     collation = "CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin" if "mysql" in url else ""

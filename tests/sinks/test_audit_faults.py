@@ -132,22 +132,26 @@ def test_tables_of_ones_own_are_compared_by_what_read_returns(postgres, source, 
         def delete(connection, id):
             connection.execute("DELETE FROM products WHERE id = %s", (id,))
 
-        def read(id):
-            with psycopg.connect(database) as own:
-                row = own.execute("SELECT name, n FROM products WHERE id = %s", (id,)).fetchone()
+        def read(connection, id):
+            query = "SELECT name, n FROM products WHERE id = %s"
+            row = connection.execute(query, (id,)).fetchone()
             return row and {"id": id, "name": row[0], "n": row[1]}
 
-        with PostgresSink(database, upsert=upsert, delete=delete) as sink:
+        hooks = {"upsert": upsert, "delete": delete}
+        with (
+            PostgresSink(database, **hooks) as sink,
+            PostgresSink(database, **hooks, read=read) as reading,
+        ):
             for id in source.entities:
                 refresh(id, fetcher=fetcher, sink=sink)
             connection.execute("UPDATE products SET name = 'Hammer' WHERE id = 'p1'")
             connection.execute("DELETE FROM products WHERE id = 'p2'")
-            settings = {"fetcher": fetcher, "sink": sink, "min_age": 0.0}
+            settings = {"fetcher": fetcher, "min_age": 0.0}
 
-            by_digest = Audit(list(source.entities), **settings).run()
+            by_digest = Audit(list(source.entities), **settings, sink=sink).run()
             assert (by_digest.by, by_digest.clean) == ("digests", True)
 
-            audit = Audit(list(source.entities), **settings, read=read)
+            audit = Audit(list(source.entities), **settings, sink=reading)
             report = audit.run()
             assert (report.different_ids, report.missing_ids) == (["p1"], ["p2"])
             report.repair()

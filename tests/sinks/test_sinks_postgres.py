@@ -28,7 +28,10 @@ from fetching import talking
 
 FOUND = Found({"id": "p1", "name": "Anvil"}, '"one"')
 
-NOT_OURS = "the entities are where upsert= put them, in tables of your own; query those"
+NOT_OURS = (
+    "the entities are where upsert= put them, in tables of your own: query those; "
+    r"get\(\) needs read="
+)
 ONE_HOOK = "tables of your own need both upsert= and delete= to follow the source"
 
 
@@ -72,6 +75,11 @@ def delete(connection, id):
     connection.execute("DELETE FROM products WHERE id = %s", (id,))
 
 
+def read(connection, id):
+    row = connection.execute("SELECT name, n FROM products WHERE id = %s", (id,)).fetchone()
+    return row and {"name": row[0], "n": row[1]}
+
+
 @pytest.fixture
 def products(sql):
     sql(
@@ -95,7 +103,7 @@ class TestPostgresSink(SinkContract):
 class TestPostgresSinkWithTablesOfYourOwn(OfOwnTables, TestPostgresSink):
     @pytest.fixture
     def open_again(self, database, products):
-        return partial(PostgresSink, database, upsert=upsert, delete=delete)
+        return partial(PostgresSink, database, upsert=upsert, delete=delete, read=read)
 
 
 def test_the_table_is_as_documented_and_can_be_queried(database, sql):
@@ -380,9 +388,26 @@ def test_an_entity_that_the_sink_never_saw_is_deleted_from_the_users_tables(sink
 
 
 def test_entities_in_the_users_tables_can_not_be_read_through_the_sink(sink):
-    for read in (sink.items, partial(sink.get, "p1")):
+    for reading in (sink.items, partial(sink.get, "p1")):
         with pytest.raises(ConfigurationError, match=f"^{NOT_OURS}$"):
-            read()
+            reading()
+
+
+def test_read_is_for_tables_of_ones_own():
+    with pytest.raises(ConfigurationError, match=r"^read= is for tables of your own, which need"):
+        PostgresSink("", read=read)
+
+
+def test_what_read_raises_is_raised_and_the_next_read_is_as_always(database, products):
+    def fail(connection, id):
+        connection.execute("SELECT * FROM no_such_table")
+
+    hooks = {"upsert": upsert, "delete": delete}
+    with PostgresSink(database, **hooks, read=fail, connections=1) as other:
+        other.apply("p1", Found({"name": "Anvil", "n": 1}), if_version=0)
+        with pytest.raises(psycopg.errors.UndefinedTable):
+            other.get("p1")
+        assert other.entry("p1").present
 
 
 @pytest.mark.parametrize("hooks", [{"upsert": upsert}, {"delete": delete}])

@@ -16,11 +16,23 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from change_events import ConfigurationError, Entry, Found, Gone, SQLAlchemySink, Unchanged
 from change_events.sinks.sqlalchemy.entries import AT_ONCE
 from change_events.testing import SinkContract
-from databases import DATABASES, OfOwnTables, delete, make_products, make_url, running_on, upsert
+from databases import (
+    DATABASES,
+    OfOwnTables,
+    delete,
+    make_products,
+    make_url,
+    read,
+    running_on,
+    upsert,
+)
 
 FOUND = Found({"id": "p1", "name": "Anvil", "n": 1}, '"one"', "d1")
 
-NOT_OURS = "the entities are where upsert= put them, in tables of your own; query those"
+NOT_OURS = (
+    "the entities are where upsert= put them, in tables of your own: query those; "
+    r"get\(\) needs read="
+)
 
 
 @pytest.fixture(params=DATABASES)
@@ -76,7 +88,7 @@ class TestSQLAlchemySink(SinkContract):
 class TestSQLAlchemySinkWithTablesOfYourOwn(OfOwnTables, TestSQLAlchemySink):
     @pytest.fixture
     def open_again(self, url, products):
-        return partial(SQLAlchemySink, url, timeout=30, upsert=upsert, delete=delete)
+        return partial(SQLAlchemySink, url, timeout=30, upsert=upsert, delete=delete, read=read)
 
 
 def test_the_table_is_as_documented_and_can_be_queried(mariadb_url, on_mariadb):
@@ -462,9 +474,25 @@ def test_if_upsert_fails_for_one_entity_nothing_of_the_page_is_stored(url, produ
 
 
 def test_entities_in_the_users_tables_can_not_be_read_through_the_sink(sink):
-    for read in (sink.items, partial(sink.get, "p1"), partial(sink.get_many, ["p1"])):
+    for reading in (sink.items, partial(sink.get, "p1"), partial(sink.get_many, ["p1"])):
         with pytest.raises(ConfigurationError, match=f"^{NOT_OURS}$"):
-            read()
+            reading()
+
+
+def test_what_read_raises_is_raised_and_the_next_read_is_as_always(url, products):
+    def fail(connection, id):
+        connection.execute(text("SELECT * FROM no_such_table"))
+
+    with SQLAlchemySink(url, upsert=upsert, delete=delete, read=fail, connections=1) as sink:
+        sink.apply("p1", FOUND, if_version=0)
+        with pytest.raises(DBAPIError):
+            sink.get("p1")
+        assert sink.entry("p1").present
+
+
+def test_read_is_for_tables_of_ones_own(url):
+    with pytest.raises(ConfigurationError, match=r"^read= is for tables of your own, which need"):
+        SQLAlchemySink(url, read=read)
 
 
 def test_one_hook_without_the_other_is_refused(url):

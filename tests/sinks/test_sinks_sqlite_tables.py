@@ -18,7 +18,10 @@ from databases import OfOwnTables
 FOUND = Found({"id": "p1", "name": "Anvil", "n": 1}, '"one"', "d1")
 PAGE = {f"p{n}": Found({"name": f"Anvil {n}", "n": n}, None, f"d{n}") for n in range(3)}
 
-NOT_OURS = "the entities are where upsert= put them, in tables of your own; query those"
+NOT_OURS = (
+    "the entities are where upsert= put them, in tables of your own: query those; "
+    r"get\(\) needs read="
+)
 
 
 def upsert(connection, id, value):
@@ -31,6 +34,11 @@ def upsert(connection, id, value):
 
 def delete(connection, id):
     connection.execute("DELETE FROM products WHERE id = ?", (id,))
+
+
+def read(connection, id):
+    row = connection.execute("SELECT name, n FROM products WHERE id = ?", (id,)).fetchone()
+    return row and {"name": row[0], "n": row[1]}
 
 
 @pytest.fixture
@@ -76,7 +84,7 @@ class TestSQLiteSinkWithTablesOfYourOwn(OfOwnTables, SinkContract):
 
     @pytest.fixture
     def open_again(self, path, products):
-        return partial(SQLiteSink, path, timeout=30, upsert=upsert, delete=delete)
+        return partial(SQLiteSink, path, timeout=30, upsert=upsert, delete=delete, read=read)
 
 
 def test_the_version_and_the_users_tables_change_together_or_not_at_all(make, products):
@@ -152,9 +160,55 @@ def test_tables_of_ones_own_can_store_what_json_can_not(make, sql):
 
 def test_entities_in_the_users_tables_can_not_be_read_through_the_sink(make):
     sink = make()
-    for read in (sink.items, partial(sink.get, "p1"), partial(sink.get_many, ["p1"])):
+    for reading in (sink.items, partial(sink.get, "p1"), partial(sink.get_many, ["p1"])):
         with pytest.raises(ConfigurationError, match=f"^{NOT_OURS}$"):
-            read()
+            reading()
+
+
+def test_read_waits_for_no_writer(make, path):
+    sink = make(read=read, timeout=0.1)
+    sink.apply("p1", FOUND, if_version=0)
+    with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+
+        assert sink.get("p1") == {"name": "Anvil", "n": 1}
+
+
+def test_all_that_read_reads_is_of_one_moment(make, path, sql):
+    def read_and_change(connection, id):
+        found = read(connection, id)
+        sql("UPDATE products SET n = n + 1")
+        return found
+
+    sink = make(read=read_and_change)
+    sink.insert_many({"p1": FOUND, "p2": FOUND})
+
+    anvil = {"name": "Anvil", "n": 1}
+    assert sink.get_many(["p1", "p2"]) == {"p1": anvil, "p2": anvil}
+
+
+def test_what_read_raises_is_raised_and_the_next_look_is_as_always(make):
+    def fail(connection, id):
+        connection.row_factory = sqlite3.Row
+        raise LookupError("no such shelf")
+
+    sink = make(read=fail)
+    with pytest.raises(LookupError, match="no such shelf"):
+        sink.get("p1")
+
+    assert sink.apply("p1", FOUND, if_version=0)
+
+
+def test_read_can_not_call_its_sink(make):
+    sink = make(read=lambda _, id: sink.get(id))
+    with pytest.raises(RuntimeError, match="upsert, delete and read can't call their sink"):
+        sink.get("p1")
+
+
+def test_read_is_for_tables_of_ones_own(path):
+    with pytest.raises(ConfigurationError, match=r"^read= is for tables of your own, which need"):
+        SQLiteSink(path, read=read)
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("hooks", [{"upsert": upsert}, {"delete": delete}])
@@ -306,7 +360,7 @@ def test_a_hook_that_calls_its_sink_is_told_so_and_waits_for_nothing(make, produ
         calls[call]()
 
     sink = make(upsert=badly)
-    with pytest.raises(RuntimeError, match=r"^upsert and delete can't call their sink"):
+    with pytest.raises(RuntimeError, match=r"^upsert, delete and read can't call their sink"):
         sink.apply("p1", FOUND, if_version=0)
 
     assert (sink.entry("p1"), products()) == (Entry(), [])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
@@ -60,8 +60,8 @@ report.kept = 0  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIs
 redrive("https://...", fetcher=fetcher, sink=numbers)  # type: ignore[misc]  # pyright: ignore[reportArgumentType]  # numbers are not objects
 
 
-def audited(read: Callable[[str], dict[str, Any] | None]) -> None:
-    audit = Audit(["p1"], fetcher=fetcher, sink=products, min_age=300.0, read=read)
+def audited() -> None:
+    audit = Audit(["p1"], fetcher=fetcher, sink=products, min_age=300.0)
     Audit([("p1", {"id": "p1"})], fetcher=fetcher, sink=products)
     report = audit.run(sample=1000)
     assert_type(report, AuditReport)

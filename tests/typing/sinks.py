@@ -85,6 +85,9 @@ def upsert(connection: Connection, id: str, value: Mapping[str, Any]) -> None: .
 def delete(connection: Connection, id: str) -> None: ...
 
 
+def read(connection: Connection, id: str) -> Mapping[str, Any] | None: ...
+
+
 def upsert_in_sqlite(connection: sqlite3.Connection, id: str, value: Mapping[str, Any]) -> None: ...
 
 
@@ -95,6 +98,7 @@ def tables_of_ones_own(engine: Engine, url: URL) -> None:
     SQLAlchemySink(engine, upsert=upsert, delete=delete)
     SQLAlchemySink(url, table="shop.entities", upsert=upsert, delete=delete)
     SQLiteSink("cache.db", upsert=upsert_in_sqlite, delete=delete_in_sqlite)
+    SQLAlchemySink(engine, upsert=upsert, delete=delete, read=read)
     PostgresSink(url)
     assert_type(SQLAlchemySink(engine).get("p1"), dict[str, Any] | None)
     assert_type(SQLAlchemySink(engine).purge(), int)

@@ -123,7 +123,7 @@ def audited(world, listing, *, min_age):
     auditing = Auditing(
         pages_of(listing),
         sides=Sides(
-            world, world, bodies=bodies_of(world, None), throttle=throttle, clock=lambda: world.now
+            world, world, bodies=bodies_of(world), throttle=throttle, clock=lambda: world.now
         ),
         sink=world,
         rounds=rounds,

@@ -84,7 +84,7 @@ def _look(worker: Worker[Any], id: str) -> Looked:
     from change_events._operations.sides import bodies_of, equal
 
     try:
-        bodies = bodies_of(worker.sink, None)
+        bodies = bodies_of(worker.sink)
         cached = bodies and bodies.read([id]).get(id)
         fetched = worker.fetcher.fetch(id)
         outcome = worker.refresh(id).value

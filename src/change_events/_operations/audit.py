@@ -41,14 +41,12 @@ class Audit(Generic[T]):
         listing: An `HTTPListing`; any iterable of ids, or of pairs of an id and an entity; or your
             own `Listing`. With whole entities an audit needs a GET only where the cache differs.
         fetcher: Reads the source, as for a `Worker`.
-        sink: The cache. If it can't name its ids, what is cached and not listed is not found. If it
-            keeps state, it keeps the result.
+        sink: The cache, read by `sink.get_many(ids)` or `sink.get(id)`. If it has neither, or its
+            entities are in tables of your own and it has no `read`, only digests are compared: a
+            row that was changed by hand is not found. If it can't name its ids, what is cached and
+            not listed is not found. If it keeps state, it keeps the result.
         min_age: Seconds for which an entry must be wrong, to be reported. It must be longer than
             the worker needs to follow a change, which is the settle window and some more.
-        read: Returns the entity as it is cached, or None: `read(id)`. It must equal what `fetcher`
-            finds. None: `sink.get_many(ids)` or `sink.get(id)`. If the entities are in tables of
-            your own, these have none: then only digests are compared, and a row that was changed by
-            hand is not found.
         threads: How many reads run at once.
         max_gets_per_second: How many GETs to send to the source and the listing, evenly spread. A
             GET of many ids counts as one. None: no limit.
@@ -66,7 +64,6 @@ class Audit(Generic[T]):
         fetcher: Fetcher[T],
         sink: Sink[T],
         min_age: float = 65.0,
-        read: Callable[[str], T | None] | None = None,
         threads: int = 10,
         max_gets_per_second: float | None = None,
         on_progress: Callable[[Progress], object] | None = None,
@@ -81,7 +78,6 @@ class Audit(Generic[T]):
             fetcher=fetcher,
             sink=sink,
             min_age=min_age,
-            read=read,
             threads=checked_threads(threads),
             on_progress=on_progress,
             run=self._runs.run,

@@ -191,7 +191,7 @@ class AuditReport:
             shown = list(self.undecided_ids.items())[:PRINTED]
             lines += [f"  {printable(id)}: {why}" for id, why in shown]
         if self.by == "digests":
-            lines.append("digests don't show what was changed by hand; give the audit read=")
+            lines.append("digests don't show what was changed by hand; give the sink read=")
         if not self.whole:
             lines.append("the sink can't name its ids, so nothing that is not listed was compared")
         if self.last_clean is not None:

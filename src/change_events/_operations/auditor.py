@@ -47,7 +47,6 @@ class Auditor(Generic[T]):
         fetcher: Reads the source.
         sink: The cache.
         min_age: Seconds between the two readings.
-        read: Returns the entity as it is cached, or None; None: the sink does.
         threads: How many reads run at once.
         on_progress: Called about once a second.
         run: Runs a repair, and gives it a throttle.
@@ -60,7 +59,6 @@ class Auditor(Generic[T]):
         fetcher: Fetcher[T],
         sink: Sink[T],
         min_age: float,
-        read: Callable[[str], T | None] | None,
         threads: int,
         on_progress: Callable[[Progress], object] | None,
         run: Callable[[Callable[[Throttle], RepairReport]], RepairReport],
@@ -69,7 +67,6 @@ class Auditor(Generic[T]):
         self._fetcher = fetcher
         self._sink = sink
         self._min_age = min_age
-        self._read = read
         self._threads = threads
         self._on_progress = on_progress
         self._run = run
@@ -89,9 +86,7 @@ class Auditor(Generic[T]):
         rounds = Rounds(throttle, threads=self._threads, sink=self._sink, on_tick=teller.tell)
         pages = Pages(self._listing, throttle=throttle, awaited=rounds.awaited)
         try:
-            bodies = patiently(
-                lambda: bodies_of(self._sink, self._read), throttle=throttle, what=SINK
-            )
+            bodies = patiently(lambda: bodies_of(self._sink), throttle=throttle, what=SINK)
             sides = Sides(self._fetcher, self._sink, bodies=bodies, throttle=throttle, clock=clock)
             auditing = Auditing(
                 pages,

@@ -26,7 +26,7 @@ MISSING, EXTRA, DIFFERENT = KINDS = ("missing", "extra", "different")
 KEPT = 100
 """How many ids of each kind are kept in the sink's state."""
 
-NO_DIGEST = "there is no digest to compare: give the audit read="
+NO_DIGEST = "there is no digest to compare: give the sink read="
 
 
 class Stale(NamedTuple):

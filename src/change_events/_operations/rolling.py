@@ -111,7 +111,7 @@ class Rolling(Generic[T]):
         self._turns = 0
         self._late = False
         self._rounds = Rounds(throttle, threads=1, sink=sink, on_tick=self._tick)
-        bodies = self._patiently(lambda: bodies_of(sink, None))
+        bodies = self._patiently(lambda: bodies_of(sink))
         sides = Sides(fetcher, sink, bodies=bodies, throttle=throttle)
         self._comparing = Comparing(
             sides=sides, rounds=self._rounds, min_age=min_age, found=Findings()

@@ -226,20 +226,18 @@ class Sides(Generic[T]):
         )
 
 
-def bodies_of(sink: Sink[T], read: Callable[[str], T | None] | None) -> Bodies | None:
+def bodies_of(sink: Sink[Any]) -> Bodies | None:
     """
-    Return what reads entities as they are cached: `read`, or the sink's `get_many` or `get`; None:
-    nothing does.
+    Return what reads entities as they are cached: the sink's `get_many` or `get`; None: nothing
+    does.
 
     Whatever the sink raises is raised, but a `ConfigurationError`: it has no bodies.
     """
-    if read is not None:
-        return _one_by_one(read)
     get: Any = getattr(sink, "get", None)
     if isinstance(sink, ReadableSink):
         bodies = Bodies(sink.get_many, many=True)
     elif get is not None:
-        bodies = _one_by_one(get)
+        bodies = Bodies(lambda ids: {id: get(id) for id in ids})
     else:
         return None
     try:
@@ -247,10 +245,6 @@ def bodies_of(sink: Sink[T], read: Callable[[str], T | None] | None) -> Bodies |
     except ConfigurationError:
         return None
     return bodies
-
-
-def _one_by_one(get: Callable[[str], Any]) -> Bodies:
-    return Bodies(lambda ids: {id: get(id) for id in ids})
 
 
 def equal(one: object, other: object) -> bool:

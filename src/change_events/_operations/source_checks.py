@@ -47,7 +47,7 @@ def cache(case: Case) -> Finding:
     sink = _sink(case)
     name = type(sink).__name__
     sink.entry(case.known_id or STATE)
-    bodies_of(sink, None)  # in DynamoDB it needs a permission of its own
+    bodies_of(sink)  # in DynamoDB it needs a permission of its own
     if not isinstance(sink, EnumerableSink):
         return warning(
             f"{name} can't name its ids",

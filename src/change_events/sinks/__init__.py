@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import os
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from change_events._event import Entry
 from change_events.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+C = TypeVar("C")
 
 MAX_EVENT_AGE = 14 * 24 * 3600.0
 """
@@ -77,19 +79,32 @@ def split_table_name(table: str) -> tuple[str | None, str]:
     return schema or None, name
 
 
-def check_hooks(upsert: object, delete: object) -> None:
+def check_hooks(upsert: object, delete: object, read: object) -> None:
     """Refuse one hook without the other: the user's tables would not follow the source."""
     if (upsert is None) != (delete is None):
         raise ConfigurationError(
             "tables of your own need both upsert= and delete= to follow the source"
         )
+    if read is not None and upsert is None:
+        raise ConfigurationError(
+            "read= is for tables of your own, which need upsert= and delete=, too"
+        )
+
+
+def read_each(
+    read: Callable[[C, str], Mapping[str, Any] | None], ids: Iterable[str], connection: C
+) -> dict[str, Any]:
+    """Return those entities that `read` finds in tables of the user's own, by id."""
+    found = {id: read(connection, id) for id in ids}
+    return {id: entity for id, entity in found.items() if entity is not None}
 
 
 def check_bodies(upsert: object) -> None:
     """Refuse to read entities that are in tables of the user's own."""
     if upsert is not None:
         raise ConfigurationError(
-            "the entities are where upsert= put them, in tables of your own; query those"
+            "the entities are where upsert= put them, in tables of your own: query those; "
+            "get() needs read="
         )
 
 

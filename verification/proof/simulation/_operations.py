@@ -214,7 +214,6 @@ class Operations:
             fetcher=world.source,
             sink=self._watched(),
             min_age=min_age,
-            read=None,
             threads=chance.choice([1, 4, 10]),
             on_progress=lambda _: None,
             run=lambda repair: repair(throttle),

@@ -13,6 +13,7 @@ from change_events.sinks import (
     check_hooks,
     check_purge_age,
     check_revision,
+    read_each,
     state_key,
 )
 from change_events.sinks.postgres.entries import Entries
@@ -91,6 +92,8 @@ class PostgresSink:
             whether the entity exists or not.
         delete: Deletes an entity from your tables: `delete(connection, id)`. It must work whether
             the entity exists or not.
+        read: Reads an entity from your tables: `read(connection, id)`, as `upsert` was given it, or
+            None. `get` and audits need it; without it audits compare digests.
         revision: Names what your code makes of an entity, `upsert` above all. Give it another text
             when that changes: an entity that was stored under another revision counts as changed at
             its next look, although the source has not changed it.
@@ -102,7 +105,7 @@ class PostgresSink:
     Raises:
         ConfigurationError: psycopg is not installed; the database can't be reached; the table can't
             be created or written, or has other columns; there is no such schema; libpq can't read
-            the connection string; only one of `upsert` and `delete` is given.
+            the connection string; only one of `upsert` and `delete` is given, or only `read`.
     """
 
     def __init__(
@@ -112,15 +115,17 @@ class PostgresSink:
         table: str = "entities",
         upsert: Callable[[Connection[Any], str, Mapping[str, Any]], object] | None = None,
         delete: Callable[[Connection[Any], str], object] | None = None,
+        read: Callable[[Connection[Any], str], Mapping[str, Any] | None] | None = None,
         revision: str = "",
         connections: int = 10,
         timeout: float = 5.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         check_revision(revision)
-        check_hooks(upsert, delete)
+        check_hooks(upsert, delete, read)
         self._upsert = upsert
         self._delete = delete
+        self._read = read
         self._clock = clock
         self._table = Table(database, table, connections, timeout)
         self._entries = Entries(self._table, bodies=upsert is None, revision=revision, clock=clock)
@@ -187,25 +192,24 @@ class PostgresSink:
 
     def get(self, id: str, /) -> dict[str, Any] | None:
         """
-        Return the cached entity, or None.
-
-        Raises:
-            ConfigurationError: The entities are in tables of your own.
+        Return the cached entity, or None. From tables of your own `read` returns it; without `read`
+        this is a `ConfigurationError`.
         """
         return self.get_many([id]).get(id)
 
     def get_many(self, ids: Sequence[str], /) -> dict[str, dict[str, Any]]:
         """Return those of these entities that are cached, by id. Errors are those of `get`."""
+        if self._read is not None:
+            with self._table.connection() as connection, connection.transaction():
+                return read_each(self._read, ids, connection)
         check_bodies(self._upsert)
         query = "SELECT id, body::text FROM {table} WHERE id = ANY(%s) AND present"
         return {id: json.loads(body) for id, body in self._table.rows(query, list(ids))}
 
     def items(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """
-        Iterate over a snapshot of the cached entities, with their ids, in order of the ids.
-
-        Raises:
-            ConfigurationError: The entities are in tables of your own.
+        Iterate over a snapshot of the cached entities, with their ids, in order of the ids. With
+        tables of your own this is a `ConfigurationError`.
         """
         check_bodies(self._upsert)
         rows = self._table.rows("SELECT id, body::text FROM {table} WHERE present ORDER BY id")

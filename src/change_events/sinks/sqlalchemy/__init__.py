@@ -15,6 +15,7 @@ from change_events.sinks import (
     check_hooks,
     check_purge_age,
     check_revision,
+    read_each,
     split_table_name,
 )
 
@@ -28,9 +29,8 @@ if TYPE_CHECKING:
 class SQLAlchemySink:
     """
     Keeps JSON objects in a table of a database that SQLAlchemy 2 knows, or entities in tables of
-    your own. Threads can share one sink, and processes one table. Needs `pip install
-    'change-events[sqlalchemy]'` and your database's driver. It is tested with SQLite, PostgreSQL
-    and MariaDB.
+    your own. Threads can share one sink, and processes one table. It needs the extra `sqlalchemy`
+    and your database's driver, and is tested with SQLite, PostgreSQL and MariaDB.
 
     The sink creates the table if there is none (if its user can't, create it in a migration). You
     can query it. In MariaDB:
@@ -39,8 +39,7 @@ class SQLAlchemySink:
             id         varchar(513) COLLATE utf8mb4_nopad_bin PRIMARY KEY,
             version    bigint NOT NULL,    -- grows with every look; begins at the time, in µs
             present    boolean NOT NULL,   -- false if the entity is gone (a tombstone)
-            body       longtext,           -- the entity as JSON; NULL if gone, or in a table of
-                                           -- your own
+            body       longtext,           -- the entity as JSON; NULL if gone, or in your tables
             etag       longtext,
             digest     longtext,           -- equal for equal entities
             revision   longtext NOT NULL,  -- the `revision` that stored the entity
@@ -80,6 +79,8 @@ class SQLAlchemySink:
             whether the entity exists or not.
         delete: Deletes an entity from your tables: `delete(connection, id)`. It must work whether
             the entity exists or not.
+        read: Reads an entity from your tables: `read(connection, id)`, as `upsert` was given it, or
+            None. `get` and audits need it; without it audits compare digests.
         revision: Names what your code makes of an entity, `upsert` above all. Give it another text
             when that changes: an entity that was stored under another revision counts as changed at
             its next look, although the source has not changed it.
@@ -96,7 +97,7 @@ class SQLAlchemySink:
             the database can't be reached, or is SQLite in memory; the table can't be created or
             written, or has other columns; there is no such schema; the database can't roll back,
             confuses ids or cuts texts off, or its connections read what others have not committed;
-            only one of `upsert` and `delete` is given.
+            only one of `upsert` and `delete` is given, or only `read`.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class SQLAlchemySink:
         table: str = "entities",
         upsert: Callable[[Connection, str, Mapping[str, Any]], object] | None = None,
         delete: Callable[[Connection, str], object] | None = None,
+        read: Callable[[Connection, str], Mapping[str, Any] | None] | None = None,
         revision: str = "",
         connections: int = 10,
         timeout: float = 5.0,
@@ -113,7 +115,7 @@ class SQLAlchemySink:
     ) -> None:
         split_table_name(table)
         check_revision(revision)
-        check_hooks(upsert, delete)
+        check_hooks(upsert, delete, read)
         try:
             from change_events.sinks.sqlalchemy.engine import Transactions
             from change_events.sinks.sqlalchemy.entries import Entries
@@ -121,6 +123,7 @@ class SQLAlchemySink:
             raise missing_extra("SQLAlchemySink needs SQLAlchemy 2", "sqlalchemy", error) from error
         self._upsert = upsert
         self._delete = delete
+        self._read = read
         self._clock = clock
         self._transactions = Transactions(database, connections, timeout)
         self._entries = Entries(
@@ -185,25 +188,23 @@ class SQLAlchemySink:
 
     def get(self, id: str, /) -> dict[str, Any] | None:
         """
-        Return the cached entity, or None.
-
-        Raises:
-            ConfigurationError: The entities are in tables of your own.
+        Return the cached entity, or None. From tables of your own `read` returns it; without `read`
+        this is a `ConfigurationError`.
         """
         return self.get_many([id]).get(id)
 
     def get_many(self, ids: Sequence[str], /) -> dict[str, dict[str, Any]]:
-        """Return those of these entities that are cached, by id. Errors are those of `get`."""
+        """Return those of these entities that are cached, by id. See `get`."""
+        if self._read is not None:
+            return self._transactions.run(partial(read_each, self._read, ids))
         check_bodies(self._upsert)
         bodies = self._transactions.run(partial(self._entries.bodies, ids=ids))
         return {id: json.loads(body) for id, body in bodies}
 
     def items(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """
-        Iterate over a snapshot of the cached entities, with their ids, in order of the ids.
-
-        Raises:
-            ConfigurationError: The entities are in tables of your own.
+        Iterate over a snapshot of the cached entities, with their ids, in order of the ids. With
+        tables of your own this is a `ConfigurationError`.
         """
         check_bodies(self._upsert)
         bodies = self._transactions.run(self._entries.all_bodies)

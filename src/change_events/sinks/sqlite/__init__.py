@@ -16,6 +16,7 @@ from change_events.sinks import (
     check_revision,
     check_table_name,
     entry_of,
+    read_each,
     state_key,
 )
 from change_events.sinks.sqlite.file import File
@@ -76,6 +77,8 @@ class SQLiteSink:
             `sqlite3.Connection`. It must work whether the entity exists or not.
         delete: Deletes an entity from your tables: `delete(connection, id)`. It must work whether
             the entity exists or not.
+        read: Reads an entity from your tables: `read(connection, id)`, as `upsert` was given it, or
+            None. `get` and audits need it; without it audits compare digests.
         timeout: The most seconds to wait while another process writes.
         revision: Names what your code makes of an entity, `upsert` above all. An entity that was
             stored under another revision counts as changed at its next look, although the source
@@ -84,7 +87,7 @@ class SQLiteSink:
 
     Raises:
         ConfigurationError: The file can't be opened or written, or is not a SQLite database; the
-            table has other columns; or only one of `upsert` and `delete` is given.
+            table has other columns; or only one of `upsert` and `delete` is given, or only `read`.
     """
 
     def __init__(
@@ -94,16 +97,18 @@ class SQLiteSink:
         table: str = "entities",
         upsert: Callable[[sqlite3.Connection, str, Mapping[str, Any]], object] | None = None,
         delete: Callable[[sqlite3.Connection, str], object] | None = None,
+        read: Callable[[sqlite3.Connection, str], Mapping[str, Any] | None] | None = None,
         timeout: float = 5.0,
         revision: str = "",
         clock: Callable[[], float] = time.time,
     ) -> None:
         check_table_name(table)
         check_revision(revision)
-        check_hooks(upsert, delete)
+        check_hooks(upsert, delete, read)
         self._table = table
         self._upsert = upsert
         self._delete = delete
+        self._read_own = read
         self._revision = revision
         self._clock = clock
         self._writes = Writes(bodies=upsert is None, revision=revision, clock=clock)
@@ -182,20 +187,19 @@ class SQLiteSink:
 
     def get(self, id: str, /) -> dict[str, Any] | None:
         """
-        Return the cached entity, or None.
-
-        Raises:
-            ConfigurationError: The entities are in tables of your own.
+        Return the cached entity, or None. From tables of your own `read` returns it; without `read`
+        this is a `ConfigurationError`.
         """
-        check_bodies(self._upsert)
-        row = self._row("SELECT body FROM {table} WHERE id = ? AND body IS NOT NULL", id)
-        return json.loads(row[0]) if row else None
+        return self.get_many([id]).get(id)
 
     def get_many(self, ids: Sequence[str], /) -> dict[str, dict[str, Any]]:
         """
         Return those of these entities that are cached, by id. All are read at one moment. Errors
         are those of `get`.
         """
+        if self._read_own is not None:
+            work = partial(read_each, self._read_own, ids)
+            return self._file.transact(work, begin="BEGIN")
         check_bodies(self._upsert)
         rows = self._read(
             "SELECT id, body FROM {table} "
@@ -206,8 +210,8 @@ class SQLiteSink:
 
     def items(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """
-        Iterate over a snapshot of the cached entities, with their ids, in order of the ids. Errors
-        are those of `get`.
+        Iterate over a snapshot of the cached entities, with their ids, in order of the ids. With
+        tables of your own this is a `ConfigurationError`.
         """
         check_bodies(self._upsert)
         rows = self._read("SELECT id, body FROM {table} WHERE body IS NOT NULL ORDER BY id")

@@ -81,16 +81,19 @@ class File:
                 return self._commit_with_others(write)
         return write.counts
 
-    def transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    def transact(
+        self, work: Callable[[sqlite3.Connection], T], *, begin: str = "BEGIN IMMEDIATE"
+    ) -> T:
         """
-        Do work of the user's in a transaction of its own; commit it, or nothing if it raises.
+        Do work of the user's in a transaction of its own; commit it, or nothing if it raises. Work
+        that only reads can `begin` without the file's only lock for writers.
 
         Raises:
             RuntimeError: The work has called this object.
         """
         with self.lock:
             connection = self._opened_to_write()
-            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(begin)
             self._transacting = True
             try:
                 result = work(connection)
@@ -120,7 +123,7 @@ class File:
     def _opened(self) -> sqlite3.Connection:
         if self._transacting:
             raise RuntimeError(
-                "upsert and delete can't call their sink: use the connection that they are given"
+                "upsert, delete and read can't call their sink: use the connection that they get"
             )
         pid = os.getpid()
         if self._pid == _CLOSED:
