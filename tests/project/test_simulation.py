@@ -34,6 +34,7 @@ from change_events._operations.dead_letters import Redrive
 from change_events._operations.filling import Filling
 from change_events._operations.letters import Letter
 from change_events._producer.renewals import Renewals
+from change_events._producer.sharing import SharedCalls, _Group
 from change_events.sinks import memory
 from verification.harness import ROOT
 from verification.harness.parallel import results
@@ -459,7 +460,27 @@ def every_look_settles_a_letter(patch):
     patch.setattr(Letter, "of", hasty)
 
 
-USUAL = {"writes": 800, "sink": "memory", "operations": False}
+def a_save_goes_on_before_its_shared_call_is_over(patch):
+    def hasty(self, messages):
+        own = _Group(self._new_lock)
+        with own.under_way:
+            group, position = self._joined(own, messages)
+            if group is own:
+                self._lead(own)
+        whys = group.whys or [None] * len(group.messages)
+        return whys[position : position + len(messages)]
+
+    patch.setattr(SharedCalls, "_sent_with_others", hasty)
+
+
+def a_save_takes_the_answer_for_another_in_its_shared_call(patch):
+    joined = SharedCalls._joined
+    patch.setattr(SharedCalls, "_joined", lambda *each: (joined(*each)[0], 0))
+
+
+USUAL = {"writes": 800, "sink": "memory", "operations": False, "shares_calls": False}
+
+SHARING = {"shares_calls": True, "services": 1, "rate": 300.0, "faults": FAULTS}
 
 LIKELY = {
     "guarded": {
@@ -498,6 +519,8 @@ LIKELY = {
     "no_guard": {"seed": 107},
     "the_guard_forgets_at_each_start": {"seed": 109},
     "equal": {"seed": 122},
+    "a_save_goes_on_before_its_shared_call_is_over": SHARING,
+    "a_save_takes_the_answer_for_another_in_its_shared_call": SHARING,
     "quiet": {"writes": 60, "seed": 115},  # it shows only after hours of virtual time
     "a_page_is_stored_at_a_version_read_after_it": {
         "operations": True,
@@ -545,6 +568,8 @@ RARE = (223, 333)
 CAUGHT = [
     ("announced", no_broadcast),
     ("announced", no_renewal_and_no_last_broadcast),
+    ("announced", a_save_goes_on_before_its_shared_call_is_over),
+    ("announced", a_save_takes_the_answer_for_another_in_its_shared_call),
     ("forward", plain_writes),
     ("forward", version_read_after_the_get),
     ("committed", a_state_of_its_own),

@@ -142,7 +142,7 @@ def test_they_do_not_wait_for_a_call_that_takes_long(topic):
     assert [*first, *second] == [[None], [None]]
 
 
-def test_a_thread_waits_for_a_quarter_of_the_time_that_calls_take(topic, monkeypatch):
+def test_a_thread_waits_for_a_quarter_of_the_time_that_calls_take(topic):
     waits = []
 
     class Pause:
@@ -152,11 +152,7 @@ def test_a_thread_waits_for_a_quarter_of_the_time_that_calls_take(topic, monkeyp
         def release(self):
             pass
 
-    topic.hold()
-    monkeypatch.setattr(threading, "Lock", Pause)
-    group = _Group()
-    monkeypatch.undo()
-    topic.free.set()
+    group = _Group(Pause)
     waits.clear()
 
     for usual in (0.0, 0.04, 1000.0):

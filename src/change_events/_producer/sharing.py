@@ -47,13 +47,13 @@ class _Group:
         whys: What the call has returned. None: it is not over, or was interrupted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lock: Callable[[], threading.Lock] = threading.Lock) -> None:
         self.messages: list[Message] = []
         self.bytes = 0
         self.others: list[_Group] = []
-        self.pause = threading.Lock()
+        self.pause = lock()
         self.pause.acquire()
-        self.under_way = threading.Lock()
+        self.under_way = lock()
         self.whys: Sequence[Why] | None = None
 
     def add(self, messages: Sequence[Message], size: int) -> int:
@@ -81,11 +81,22 @@ class SharedCalls:
         send: Sends one to ten messages in one call; returns for each why it is not known to be
             accepted, or None. It raises nothing but what interrupts a thread.
         clock: Returns monotonic seconds.
+        lock: Makes what threads wait for. The proof has its own, in virtual time.
+        ident: Tells which thread calls.
     """
 
-    def __init__(self, send: Send, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        send: Send,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        lock: Callable[[], threading.Lock] = threading.Lock,
+        ident: Callable[[], int] = threading.get_ident,
+    ) -> None:
         self._send = send
         self._clock = clock
+        self._new_lock = lock
+        self._ident = ident
         self._lock = threading.RLock()  # re-entrant, because a signal handler may save, too
         self._inside: set[int] = set()
         self._under_way: list[threading.Lock] = []
@@ -94,7 +105,7 @@ class SharedCalls:
 
     def send(self, messages: Sequence[Message]) -> Sequence[Why]:
         """Send one to ten messages, perhaps with others; return for each what `send` has said."""
-        thread = threading.get_ident()
+        thread = self._ident()
         if thread in self._inside:  # a signal's handler, or a hook: it would wait for itself
             return self._send(messages)
         try:
@@ -104,7 +115,7 @@ class SharedCalls:
             self._inside.discard(thread)
 
     def _sent_with_others(self, messages: Sequence[Message]) -> Sequence[Why]:
-        own = _Group()
+        own = _Group(self._new_lock)
         with own.under_way:
             group, position = self._joined(own, messages)
             if group is own:

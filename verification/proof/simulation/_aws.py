@@ -71,6 +71,8 @@ class SNSClient:
     def __init__(self, cloud: Cloud) -> None:
         self._environment = cloud.environment
         self._topic = cloud.topic
+        connections = 10 if cloud.environment.setup.shares_calls else 1
+        self.meta = SimpleNamespace(config=SimpleNamespace(max_pool_connections=connections))
 
     def publish(
         self, *, TopicArn: str, Message: str, MessageAttributes: JSON | None = None

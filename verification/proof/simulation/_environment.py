@@ -42,6 +42,7 @@ class Setup:
     bulk: int = 1
     guard: bool = False  # and somebody deploys a wrong URL
     sink: str = "memory"  # see `opened`
+    shares_calls: bool = False  # saves of the same moment share calls to SNS
     operations: bool = False  # backfills, audits, redrives, and what they are for
     same_outages: bool = False  # in all worlds of a seed, whatever else happens in them
 

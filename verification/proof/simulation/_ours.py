@@ -9,16 +9,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from change_events import PublishError, SNSPublisher, broadcasting
+from change_events._producer.batches import send_in_one_call
 from change_events._producer.renewals import Renewals
+from change_events._producer.sharing import SharedCalls
 from change_events._producer.threads import Senders
 from verification.proof.simulation._aws import SAVE, TOPIC_ARN, SNSClient
 from verification.proof.simulation._ghost import SAVE_NAME
 from verification.proof.simulation._kernel import Alarm, Killed
+from verification.proof.simulation._threads import Lock
 from verification.proof.simulation._world import SaveFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from change_events._event import Phase
     from verification.proof.simulation._books import Save
     from verification.proof.simulation._world import World
 
@@ -36,6 +40,26 @@ def _of_save() -> dict[str, str]:
 
 class Cancelled(BaseException):
     """A save is cancelled."""
+
+
+class Publisher(SNSPublisher):
+    """The production publisher, whose threads are the tasks of a process."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(TOPIC_ARN, client=SNSClient(world), attributes=_of_save)
+        self._kernel = world.kernel
+        self._shared_calls: dict[Phase | None, SharedCalls] = {}
+
+    def _shared(self, client: Any, topic_arn: str, phase: Phase | None) -> SharedCalls:
+        kernel = self._kernel
+        if phase not in self._shared_calls:
+            self._shared_calls[phase] = SharedCalls(
+                partial(send_in_one_call, client, topic_arn),
+                clock=lambda: kernel.now,
+                lock=lambda: cast(Any, Lock(kernel)),
+                ident=lambda: id(kernel.current),
+            )
+        return self._shared_calls[phase]
 
 
 class Service:
@@ -56,7 +80,7 @@ class Service:
             senders=Senders(lambda job: cast(None, kernel.spawn(self.process, job))),
             condition=lambda lock: cast(Any, Alarm(kernel, lock)),
         )
-        self._publisher = SNSPublisher(TOPIC_ARN, client=SNSClient(world), attributes=_of_save)
+        self._publisher = Publisher(world)
 
     def _in_thread(self, target: Callable[[], None]) -> None:
         if not self._world.setup.renewals:

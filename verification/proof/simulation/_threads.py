@@ -163,6 +163,28 @@ class Semaphore:
         self.release()
 
 
+class Lock(Semaphore):
+    """A `threading.Lock`."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        super().__init__(kernel, 1)
+
+    def locked(self) -> bool:
+        """Return True while it is held."""
+        return not self._value
+
+    def release(self) -> None:
+        """
+        Give it back.
+
+        Raises:
+            RuntimeError: Nobody holds it.
+        """
+        if self._value:
+            raise RuntimeError("release unlocked lock")
+        super().release()
+
+
 class Thread:
     """A `threading.Thread`: a task of a process."""
 
