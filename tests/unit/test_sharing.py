@@ -152,6 +152,7 @@ def test_a_thread_waits_for_a_quarter_of_the_time_that_calls_take(topic):
         def release(self):
             pass
 
+    topic.free.set()
     group = _Group(Pause)
     waits.clear()
 
