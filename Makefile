@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-oldest test-under-load prove prove-all field chaos soak \
-	bench bench-quick mutate lint format types figures picture dist clean
+	bench bench-quick scale mutate lint format types figures picture dist clean
 
 help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -51,6 +51,9 @@ bench: $(VENV)/.dev ## Measure against the libraries that others use (half an ho
 
 bench-quick: $(VENV)/.dev ## The same against loops on boto3 only (a few minutes)
 	$(BIN)/python -m verification.benchmarks --quick
+
+scale: $(VENV)/.dev ## Let a thousand workers follow in virtual time, beside a model (minutes)
+	$(BIN)/python -m verification.scale
 
 mutate: $(VENV)/.dev ## Change the code in small ways, and see that tests notice (hours)
 	$(BIN)/python -m verification.proof.mutation

@@ -41,6 +41,7 @@ SPEAKS_OF: dict[str, dict[str, tuple[str, ...]]] = {
         "N": ("src/change_events/sinks", "verification/benchmarks/sinks.py"),
         "": (*WORKER, "verification/benchmarks/contenders"),
     },
+    "scale.md": {"": (*CONSUMER, "verification/scale")},
 }
 """The code that each table of a page speaks of; under no name, that of its other tables."""
 
