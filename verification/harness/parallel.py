@@ -49,6 +49,7 @@ def results(
     if processes == 1:
         yield from map(function, jobs)
         return
+    others = set(multiprocessing.active_children())
     executor = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), ignore_ctrl_c)
     # Not `as_completed`: it holds the futures' locks for a moment, and an exception of a signal's
     # handler in that moment would leave them locked, so that the shutdown never ended.
@@ -59,5 +60,9 @@ def results(
                 executor.submit(function, job).add_done_callback(done.put)
         for _ in jobs:
             yield done.get().result()
+    except BaseException:
+        for child in set(multiprocessing.active_children()) - others:
+            child.terminate()  # the jobs that have begun can last for minutes
+        raise
     finally:
-        executor.shutdown(cancel_futures=True)  # waits seconds, for the jobs that have begun
+        executor.shutdown(cancel_futures=True)
