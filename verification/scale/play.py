@@ -307,7 +307,7 @@ class Outage:
             ["most messages in flight", "", f"{self.in_flight:,}"],
             [
                 "longest time from a commit to the cache, s",
-                f"{self.seconds + caught_up:,.0f}",
+                f"at most {self.seconds + caught_up:,.0f}",
                 f"{self.stale:,.0f}",
             ],
         ]
