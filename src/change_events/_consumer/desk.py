@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from change_events._consumer.backoff import MAX_PAUSE, Backoff
 from change_events._consumer.breaker import Breaker, Pace
+from change_events._consumer.bulk import BulkSize
 from change_events._consumer.experiment import PATIENCE, Experiment, Failed
 from change_events._consumer.inbox import Inbox
 from change_events._consumer.receiving import Receiving
@@ -260,9 +261,14 @@ class Desk:
             self.inbox.look_again(id, now, alone=True)
         self.changed(len(ids))
 
+    def bulk_answered(self, ids: int, took: float) -> None:
+        """Note that the source has answered a GET of so many ids in so many seconds."""
+        self._gets.bulk_size.answered(ids, took)
+
     def stop_bulk(self, until: float) -> None:
-        """Begin no bulk GET before that time."""
+        """Begin no bulk GET before that time: the last one failed."""
         self._gets.bulk_at = until
+        self._gets.bulk_size.failed()
 
     def drop(self, unwanted: Callable[[Held], bool]) -> list[Held]:
         """Stop holding these events, except those of an id with a look under way; return which."""
@@ -324,7 +330,7 @@ class _Gets:
 
     def __init__(self, per_second: float | None, fetcher: object) -> None:
         self._pace = Pace(per_second)
-        self._bulk = fetcher if isinstance(fetcher, BulkFetcher) else None
+        self.bulk_size = BulkSize(fetcher.bulk_size if isinstance(fetcher, BulkFetcher) else 1)
         self.bulk_at = -math.inf
 
     @property
@@ -335,9 +341,7 @@ class _Gets:
     def begin(self, now: float, *, alone: bool) -> int:
         """Note that a GET begins; return how many other ids it can ask for."""
         self._pace.begin(now)
-        if self._bulk is None or alone or now < self.bulk_at:
-            return 0
-        return self._bulk.bulk_size - 1
+        return 0 if alone or now < self.bulk_at else self.bulk_size.size - 1
 
     def again(self, now: float) -> None:
         """Note that a GET begins that `begin` did not count."""

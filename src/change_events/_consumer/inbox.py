@@ -261,6 +261,13 @@ class Inbox:
             event.looked = True
         return first
 
+    def waiting(self, now: float) -> int:
+        """Return how many ids wait for a look that is due, or are parked."""
+        return sum(
+            not (now < self._agenda.at(id) < math.inf or self._agenda.is_under_way(id))
+            for id in self._groups
+        )
+
     def looking(self, id: str | None = None) -> int:
         """Return how many looks are under way, at any id or at this one."""
         return self._agenda.under_way() if id is None else self._agenda.is_under_way(id)

@@ -165,10 +165,13 @@ class Looks(Generic[T]):
         try:
             entries = {id: entry_of(sink, id) for id in ids}
             with self.slot:
-                early = self._begin_get(ids)
+                early, get_started = self._begin_get(ids), self.clock()
                 with measured_get(self.tally.meter, self.clock) as answer:
                     changes = fetcher.fetch_many(ids)
                     answer.name, answer.number = "found", sum(id in changes for id in ids)
+                took = self.clock() - get_started
+            with self.consumer as desk:
+                desk.bulk_answered(len(ids), took)
             found = {
                 id: _Done(entry, compared(changes[id], id, entry, fetcher, None))
                 for id, entry in entries.items()

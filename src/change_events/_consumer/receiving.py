@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from change_events._consumer.prefetch import Prefetch
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -19,6 +21,7 @@ class Receiving:
 
     Attributes:
         backlog: True if the last receive brought a full batch, so the queue has more.
+        prefetch: How many events to hold.
     """
 
     def __init__(
@@ -28,6 +31,7 @@ class Receiving:
         self._inbox = inbox
         self._breaker = breaker
         self._guard = guard
+        self.prefetch = Prefetch(least=settings.first_held, most=settings.most_held)
         self._under_way = 0
         self.backlog = self._help = self._closed = False
 
@@ -35,7 +39,7 @@ class Receiving:
     def full(self) -> bool:
         """True if one more batch, and those under way, could be more than can be held."""
         coming = (self._under_way + 1) * self._settings.batch_size
-        return len(self._inbox) + coming > self._settings.most_held
+        return len(self._inbox) + coming > self.prefetch.size
 
     def may_begin(self) -> bool:
         """
@@ -78,7 +82,17 @@ class Receiving:
             return None
         for event in events:
             self._inbox.add(event, event.received, more=self.backlog)
+        self._adapt(now)
         return len(events) + self._stop_resting(now)
+
+    def _adapt(self, now: float) -> None:
+        """Hold more, or fewer; not more in an outage, or when deletions are refused."""
+        held = len(self._inbox)
+        if not self.backlog:
+            self.prefetch.drained(held)
+        elif not self._breaker.open and not self._guard.tripped and self.prefetch.is_due(now):
+            waiting = self._inbox.waiting(now)
+            self.prefetch.adapt(now, held=held, waiting=waiting, full=self.full)
 
     def _stop_resting(self, now: float) -> int:
         if not self.backlog:

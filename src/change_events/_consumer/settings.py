@@ -39,13 +39,22 @@ OPTIONAL = (
 """Settings that can be None, and their ranges."""
 
 PREFETCH = 1000
-"""Events that a worker holds by default, if its heartbeat can."""
+"""Events that a worker holds at first by default, if its heartbeat can."""
 
 HELD_PER_SECOND = 150
 """
 Events that a heartbeat can hold for each second of visibility timeout: at 10 ms for a call of ten,
 half of its time.
 """
+
+HANDED_BACK_PER_SECOND = 500
+"""
+Events that a stop can hand back for each second of its timeout: at 10 ms for a call of ten, in half
+of the timeout. The looks have the other half.
+"""
+
+IN_FLIGHT = 120_000
+"""Messages that can be in flight in a standard queue (SQS's quotas)."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -81,9 +90,19 @@ class Settings(Generic[T]):
     audit_min_age: float | None = None
 
     @property
-    def most_held(self) -> int:
-        """How many events to hold: `prefetch`, or its default."""
+    def first_held(self) -> int:
+        """How many events to hold at first, and at least: `prefetch`, or its default."""
         return min(PREFETCH, self._most_prefetch()) if self.prefetch is None else self.prefetch
+
+    @property
+    def most_held(self) -> int:
+        """How many events to hold at most: `prefetch`, or what the worker finds to be good."""
+        if self.prefetch is not None:
+            return self.prefetch
+        handed_back = int(HANDED_BACK_PER_SECOND * self.shutdown_timeout)
+        # Another worker can hold as many.
+        most = min(self._most_prefetch(), handed_back, IN_FLIGHT // 2)
+        return max(self.first_held, most)
 
     def __post_init__(self) -> None:
         self._require_collaborators()

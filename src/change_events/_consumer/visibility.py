@@ -48,17 +48,27 @@ class Visibility:
 
     def beat(self) -> None:
         """Extend what would become visible before the next beat but one."""
-        self.extend(self._next_beat + 2 * self._period)
+        started = self.clock()
+        extended = self.extend(self._next_beat + 2 * self._period)
+        with self.consumer as desk:
+            desk.receiving.prefetch.beat(extended, self.clock() - started, self._period)
         self._next_beat += self._period
 
-    def extend(self, before: float) -> None:
-        """Keep what would become visible before that time invisible for another timeout."""
+    def extend(self, before: float) -> int:
+        """
+        Keep what would become visible before that time invisible for another timeout.
+
+        Return for how many events SQS has answered.
+        """
         self._hand_back_what_is_held_too_long()
         with self.consumer as desk:
             expiring = desk.inbox.expiring(before)
+        extended = 0
         for batch in batches(expiring):
             if not self._extend(batch):
-                return  # the other calls would take as long to fail; the next beat tries again
+                break  # the other calls would take as long to fail; the next beat tries again
+            extended += len(batch)
+        return extended
 
     def hand_back(self, deliveries: Sequence[tuple[str, float]]) -> None:
         """Make messages visible again: receipt handles, each with the seconds to wait."""
