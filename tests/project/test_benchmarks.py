@@ -9,9 +9,9 @@ import pytest
 from change_events._event import DEFAULT_SETTLE
 from verification.benchmarks import beside, contenders, cost, fresh, results
 from verification.benchmarks.__main__ import command
-from verification.benchmarks.bench import OLD, Bench, distinct
+from verification.benchmarks.bench import OLD, Bench, distinct, zipf
 from verification.benchmarks.floor import floor
-from verification.benchmarks.workloads import WORKLOADS, zipf
+from verification.benchmarks.workloads import WORKLOADS
 from verification.harness import ROOT
 from verification.harness.emulators import MariaDB
 from verification.harness.processes import wait_until

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -116,3 +117,9 @@ class Bench:
 def distinct(number: int) -> list[str]:
     """Return so many ids, all different."""
     return [f"p{at}" for at in range(number)]
+
+
+def zipf(number: int, *, ids: int = 200, exponent: float = 1.1, seed: int = 1) -> list[str]:
+    """Draw ids by Zipf's law: the most frequent one 2^1.1 times as often as the next, and so on."""
+    weights = [1 / rank**exponent for rank in range(1, ids + 1)]
+    return random.Random(seed).choices(distinct(ids), weights, k=number)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import random
 import statistics
 import sys
 import uuid
@@ -16,7 +15,7 @@ import psutil
 from verification.benchmarks import contenders
 from verification.benchmarks.auditing import auditing
 from verification.benchmarks.backfilling import backfilling
-from verification.benchmarks.bench import AGED, LATENCY, OLD, Bench, distinct
+from verification.benchmarks.bench import AGED, LATENCY, OLD, Bench, distinct, zipf
 from verification.benchmarks.beside import beside_backfills
 from verification.benchmarks.contest import Report, Rounds, Spread, spread, table, times
 from verification.benchmarks.cost import cost
@@ -25,6 +24,7 @@ from verification.benchmarks.fresh import freshness
 from verification.benchmarks.hold import holding
 from verification.benchmarks.publishing import publishing
 from verification.benchmarks.redriving import redriving
+from verification.benchmarks.sharing import sharing
 from verification.benchmarks.sinks import storing
 from verification.benchmarks.stage import CREDENTIALS, Stage, name_of
 from verification.harness.figures import Figure
@@ -34,12 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from verification.benchmarks.stage import Run
-
-
-def zipf(number: int, *, ids: int = 200, exponent: float = 1.1, seed: int = 1) -> list[str]:
-    """Draw ids by Zipf's law: the most frequent one 2^1.1 times as often as the next, and so on."""
-    weights = [1 / rank**exponent for rank in range(1, ids + 1)]
-    return random.Random(seed).choices(distinct(ids), weights, k=number)
 
 
 def faster_than(runs: Rounds, goals: dict[str, float | None], of: str = "ours") -> list[Figure]:
@@ -354,4 +348,5 @@ WORKLOADS: dict[str, Callable[[Bench], Report]] = {
     "L": auditing,
     "M": beside_backfills,
     "N": storing,
+    "O": sharing,
 }

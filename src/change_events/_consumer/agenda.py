@@ -30,12 +30,14 @@ class Agenda:
         """Return how many looks are under way."""
         return len(self._under_way)
 
-    def add(self, id: str, at: float) -> None:
-        """Make a look at the id due at that time, unless one is due before."""
-        if at <= self.at(id):
-            self._at[id] = at
-            if id not in self._under_way:
-                heapq.heappush(self._heap, (at, id))
+    def add(self, id: str, at: float) -> bool:
+        """Make a look at the id due at that time; return False if one is due by then anyway."""
+        if at >= self.at(id):
+            return False
+        self._at[id] = at
+        if id not in self._under_way:
+            heapq.heappush(self._heap, (at, id))
+        return True
 
     def next(self) -> tuple[float, str] | None:
         """Return the look that is due first: when, and at which id."""

@@ -20,26 +20,31 @@ AGAIN = 100
 
 class BulkSize:
     """
-    For how many ids one GET asks, up to `most`.
+    For how many ids one GET asks.
 
     It starts small. It doubles after a few full bulk GETs whose time for each id is less than with
     the size before. It goes back if an id takes longer than with the size before, and falls to half
     after an answer that was slow, or none.
 
     Attributes:
-        size: How many ids to ask for now.
+        size: For how many ids to ask now, if the fetcher allows so many.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self) -> None:
+        self._most = FIRST
+        self._use(FIRST)
+
+    def ask(self, most: int) -> int:
+        """Return for how many ids to ask: at most for `most`, which is the fetcher's word."""
         self._most = most
-        self._use(min(FIRST, most))
+        return min(self.size, most)
 
     def answered(self, ids: int, took: float) -> None:
-        """Note an answer for so many ids. One for fewer than `size` says nothing about it."""
+        """Note an answer for so many ids. One for fewer than asked for says nothing."""
         if took > SLOW:
             self._shrink()
             return
-        if ids != self.size:
+        if ids < min(self.size, self._most):
             return
         self._answers += 1
         self._seconds += took / ids
@@ -58,10 +63,10 @@ class BulkSize:
             self._use(before[0])
             self._answers = ANSWERS  # it was judged
         elif self.size < self._most and (before is None or each <= before[1] * GAIN):
-            self._use(min(self.size * 2, self._most), before=(self.size, each))
+            self._use(self.size * 2, before=(self.size, each))
 
     def _shrink(self) -> None:
-        self._use(min(self._most, max(2, self.size // 2)))
+        self._use(max(2, min(self.size, self._most) // 2))
 
     def _use(self, size: int, *, before: tuple[int, float] | None = None) -> None:
         """Ask for so many from now on. `before`: the size before, and its seconds for an id."""

@@ -330,7 +330,8 @@ class _Gets:
 
     def __init__(self, per_second: float | None, fetcher: object) -> None:
         self._pace = Pace(per_second)
-        self.bulk_size = BulkSize(fetcher.bulk_size if isinstance(fetcher, BulkFetcher) else 1)
+        self._bulk = fetcher if isinstance(fetcher, BulkFetcher) else None
+        self.bulk_size = BulkSize()
         self.bulk_at = -math.inf
 
     @property
@@ -341,7 +342,9 @@ class _Gets:
     def begin(self, now: float, *, alone: bool) -> int:
         """Note that a GET begins; return how many other ids it can ask for."""
         self._pace.begin(now)
-        return 0 if alone or now < self.bulk_at else self.bulk_size.size - 1
+        if self._bulk is None or alone or now < self.bulk_at:
+            return 0
+        return self.bulk_size.ask(self._bulk.bulk_size) - 1
 
     def again(self, now: float) -> None:
         """Note that a GET begins that `begin` did not count."""

@@ -130,11 +130,12 @@ class Inbox:
         """The number of ids that have events."""
         return len(self._groups)
 
-    def add(self, event: Held, now: float, *, more: bool = False) -> None:
+    def add(self, event: Held, now: float, *, more: bool = False) -> bool:
         """
         Hold an event. If it is held already, it was delivered again, with a new receipt handle.
 
-        `more` says that the queue seems to have more, perhaps of this id.
+        `more` says that the queue seems to have more, perhaps of this id. Return True if the id's
+        look is due sooner than before.
         """
         group = self._groups.setdefault(event.id, _Group())
         known = group.events.get(event.message_id)
@@ -142,7 +143,7 @@ class Inbox:
             known.receipt_handle = event.receipt_handle
             known.receive_count = event.receive_count
             known.expires = event.expires
-            return
+            return False
         retry = bool(group.events) and self._is_parked(event.id)
         group.events[event.message_id] = event
         group.too_early = 0
@@ -151,7 +152,7 @@ class Inbox:
             _release(event.save, group, now)
         early = self._early_look and event.phase != "saving"
         at = now if early or retry else event.latest
-        self._agenda.add(event.id, self._rest.until(event.id, at) if more else at)
+        return self._agenda.add(event.id, self._rest.until(event.id, at) if more else at)
 
     def stop_resting(self) -> int:
         """Make resting ids due now, because the queue has no more; return how many."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 GAP = 0.1
-"""Seconds between two checks whether more, or fewer, can be held: a check counts all ids in hand."""
+"""Seconds between two checks whether to hold more, or fewer: a check counts all ids in hand."""
 
 MEASURABLE = 100
 """Events that a beat must extend before its duration says how many it can: ten calls."""

@@ -72,18 +72,17 @@ class Receiving:
         """
         Hold the events that a receive of so many messages brought; None if they are not held.
 
-        Return how many looks are due now. A full batch means that the queue has more. A batch of
-        one says nothing. Once closed, an event is held only while another receive is under way,
-        which would get it again.
+        Return how many looks are due, or due sooner than before. A full batch means that the queue
+        has more. A batch of one says nothing. Once closed, an event is held only while another
+        receive is under way, which would get it again.
         """
         self._under_way -= 1
         self.backlog = self._help = received == self._settings.batch_size > 1
         if self._closed and not self._under_way:
             return None
-        for event in events:
-            self._inbox.add(event, event.received, more=self.backlog)
+        due = sum(self._inbox.add(event, event.received, more=self.backlog) for event in events)
         self._adapt(now)
-        return len(events) + self._stop_resting(now)
+        return due + self._stop_resting(now)
 
     def _adapt(self, now: float) -> None:
         """Hold more, or fewer; not more in an outage, or when deletions are refused."""
