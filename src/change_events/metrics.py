@@ -99,6 +99,9 @@ METRICS: Mapping[str, Metric] = {
         _STALENESS,
     ),
     "held": Metric("gauge", "Events in the worker's hands.", _QUEUE, "held", "{event}"),
+    "prefetch": Metric(
+        "gauge", "Events that the worker would hold now.", _QUEUE, "prefetch", "{event}"
+    ),
     "audit_compared": _counter(
         "Ids compared with the source.", _QUEUE, "audit.compared", "{entity}"
     ),

@@ -126,16 +126,28 @@ def test_settings_do_not_change():
 
 
 @pytest.mark.parametrize(
-    ("visibility_timeout", "most"), [(3, 450), (5, 750), (7, 1000), (60, 1000)]
+    ("settings", "first", "most"),
+    [
+        ({}, 1000, 9000),
+        ({"visibility_timeout": 3}, 450, 450),
+        ({"visibility_timeout": 5}, 750, 750),
+        ({"visibility_timeout": 7}, 1000, 1050),
+        ({"shutdown_timeout": 10.0}, 1000, 5000),
+        ({"shutdown_timeout": 0}, 1000, 1000),
+        ({"visibility_timeout": 43_200}, 1000, 12_500),
+        ({"visibility_timeout": 43_200, "shutdown_timeout": 3600}, 1000, 60_000),
+    ],
 )
-def test_the_default_of_prefetch_follows_the_visibility_timeout(visibility_timeout, most):
-    settings = make(visibility_timeout=visibility_timeout)
+def test_the_range_of_what_is_held_by_default_follows_from_other_settings(settings, first, most):
+    made = make(**settings)
 
-    assert (settings.prefetch, settings.most_held) == (None, most)
+    assert (made.prefetch, made.first_held, made.most_held) == (None, first, most)
 
 
 def test_prefetch_is_what_was_given():
-    assert make(prefetch=70).most_held == 70
+    made = make(prefetch=70)
+
+    assert (made.first_held, made.most_held) == (70, 70)
 
 
 # Windows of events

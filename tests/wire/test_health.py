@@ -85,6 +85,7 @@ def test_an_idle_queue_is_healthy(make_worker, ask):
         "last_poll",
         "oldest_held",
         "held",
+        "prefetch",
         "in_flight",
         "synced",
         "since_loss",

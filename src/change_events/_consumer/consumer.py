@@ -98,6 +98,11 @@ class Consumer:
         with self._lock:
             return self._desk.inbox.expiring(math.inf), self._desk.inbox.looking()
 
+    def prefetch(self) -> int:
+        """Return how many events can be held now."""
+        with self._lock:
+            return self._desk.receiving.prefetch.size
+
     def resume(self) -> None:
         """Go on after a mass deletion was refused."""
         with self._lock:

@@ -43,6 +43,7 @@ class Health:
         last_poll: Seconds since SQS last answered a receive, with messages or without. None: never.
         oldest_held: Seconds since the oldest held event was received. None: the worker holds none.
         held: The number of held events.
+        prefetch: The number of events that the worker would hold now.
         in_flight: The number of looks that are running.
         synced: False until this process knows that the worker's `backfill` is complete, and again
             once the sink can have lost something.
@@ -60,6 +61,7 @@ class Health:
     last_poll: float | None = None
     oldest_held: float | None = None
     held: int = 0
+    prefetch: int = 0
     in_flight: int = 0
     synced: bool = True
     since_loss: float | None = None

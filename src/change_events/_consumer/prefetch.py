@@ -31,11 +31,11 @@ class Prefetch:
     def __init__(self, *, least: int, most: int) -> None:
         self.size = self._least = least
         self._most = self._ceiling = most
-        self._check_at = 0.0
+        self._check_at = self._grow_at = 0.0
 
-    def is_due(self, now: float) -> bool:
-        """Return True if it is time to call `adapt`."""
-        return self._least < self._most and now >= self._check_at
+    def is_due(self, now: float, *, full: bool) -> bool:
+        """Return True if it is time to call `adapt`. `full`: All room is used."""
+        return self._least < self._most and now >= (self._grow_at if full else self._check_at)
 
     def adapt(self, now: float, *, held: int, waiting: int, full: bool) -> None:
         """
@@ -44,11 +44,12 @@ class Prefetch:
         `waiting` says how many looks wait for nothing but their turn.
         """
         self._check_at = now + GAP
+        if full and waiting <= min(held // 2, self._least):
+            self.size = min(self.size * 2, self._ceiling)
+            return
+        self._grow_at = self._check_at if full else self._grow_at
         if waiting > 2 * self._least:
             self.size = max(self._least, self.size // 2)
-        elif full and waiting <= min(held // 2, self._least):
-            self._check_at = now  # it can be too few again before the gap is over
-            self.size = min(self.size * 2, self._ceiling)
 
     def drained(self, held: int) -> None:
         """Note that the queue has no more than what was received. So many events are held."""
@@ -61,6 +62,6 @@ class Prefetch:
         Of few events, nothing follows, unless they took too long.
         """
         if extended >= MEASURABLE or took > period / 2:
-            can = int(extended * period / 2 / took) if took > 0 else self._most
-            self._ceiling = max(self._least, min(can, self._most))
+            can = extended * period / 2 / took if took > 0 else self._most
+            self._ceiling = max(self._least, int(min(can, self._most)))
             self.size = min(self.size, self._ceiling)

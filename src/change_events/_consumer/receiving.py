@@ -86,12 +86,14 @@ class Receiving:
 
     def _adapt(self, now: float) -> None:
         """Hold more, or fewer; not more in an outage, or when deletions are refused."""
-        held = len(self._inbox)
+        held, full = len(self._inbox), self.full
         if not self.backlog:
             self.prefetch.drained(held)
-        elif not self._breaker.open and not self._guard.tripped and self.prefetch.is_due(now):
+        elif self.prefetch.is_due(now, full=full) and not (
+            self._breaker.open or self._guard.tripped
+        ):
             waiting = self._inbox.waiting(now)
-            self.prefetch.adapt(now, held=held, waiting=waiting, full=self.full)
+            self.prefetch.adapt(now, held=held, waiting=waiting, full=full)
 
     def _stop_resting(self, now: float) -> int:
         if not self.backlog:

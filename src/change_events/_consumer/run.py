@@ -85,6 +85,7 @@ class Run(Generic[T]):
             clock=clock,
             condition=condition,
         )
+        tally.watch("prefetch", self.consumer.prefetch)
         self.visibility = Visibility(
             queue=queue,
             consumer=self.consumer,
@@ -163,6 +164,7 @@ class Run(Generic[T]):
             last_poll=None if last_poll is None else now - last_poll,
             oldest_held=max((now - event.received for event in events), default=None),
             held=len(events),
+            prefetch=self.consumer.prefetch(),
             in_flight=in_flight,
         )
 
