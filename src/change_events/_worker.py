@@ -64,9 +64,9 @@ class Worker(Settings[T], Generic[T]):
     that keeps state remembers that, for all workers of the cache.
 
     A fetcher that reads many ids at once (a `BulkFetcher`, like `HTTPFetcher(bulk_url=...)`) gets
-    up to `bulk_size` ids that are due; no id waits for others. Each entity is stored, settled and
-    reported by itself. What a bulk GET leaves undecided is looked at alone. After a bulk GET that
-    failed, there is none for 30 seconds.
+    up to `bulk_size` ids that are due, few at first; no id waits for others. Each entity is stored,
+    settled and reported by itself. What a bulk GET leaves undecided is looked at alone. After a
+    bulk GET that failed, there is none for 30 seconds.
 
     While receives return full batches, several run at once, and an id rests for five seconds after
     a look. When there is no room for more, the ids with most events are looked at first. So a
@@ -103,7 +103,9 @@ class Worker(Settings[T], Generic[T]):
             `settle` there is one look in any case.
         prefetch: How many events to hold: many batches, because a receive needs room for one. At
             most 150 for each second of `visibility_timeout`: the heartbeat extends ten a call.
-            None: 1000, or that most if it is less.
+            None: 1000 at first, or that most if it is less. It grows while the queue has more, the
+            heartbeat keeps up and the events in hand share looks or wait for their window: up to
+            that most, to 500 for each second of `shutdown_timeout`, and to 60,000.
         threads: How many GETs run at once. The worker starts a quarter more look threads than that,
             so that no GET waits while others write. For every ten, one more thread acknowledges
             and, while receives return full batches, one more receives.

@@ -170,6 +170,14 @@ def test_each_sink_is_measured(bench):
     assert ("SQLAlchemySink, MariaDB" in names) == (MariaDB.program is not None)
 
 
+def test_two_workers_share_a_backlog(bench):
+    report = WORKLOADS["O"](bench)
+
+    assert [row[0] for row in report.table[1:]] == ["few ids", "different ids"]
+    assert all(figure.met for figure in report.figures if figure.what.endswith("events"))
+    assert all(len(each) == 2 for of in report.data["acknowledged"].values() for each in of)
+
+
 def test_the_bill_multiplies_requests_by_the_consumers():
     one, twelve = cost.bill(100, 1, cost.Assumptions()), cost.bill(100, 12, cost.Assumptions())
 

@@ -47,6 +47,10 @@ def test_an_id_has_one_look_at_the_earliest_of_its_times(agenda, times):
     assert agenda.next() is None
 
 
+def test_only_a_time_before_the_earliest_makes_a_look_due_sooner(agenda):
+    assert [agenda.add("a", at) for at in (2.0, 2.0, 3.0, 1.0)] == [True, False, False, True]
+
+
 def test_a_look_under_way_is_not_next(agenda):
     agenda.add("a", 1.0)
     agenda.add("b", 2.0)

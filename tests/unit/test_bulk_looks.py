@@ -14,8 +14,10 @@ from hands import (
 )
 
 from change_events import FetchError, Found, Gone, MemorySink, Outcome, Unchanged
+from change_events._consumer.bulk import ANSWERS
 from change_events._consumer.guard import Guard
 from change_events._consumer.look import digest
+from change_events._consumer.looks import BULK_PAUSE
 from change_events.testing import FakeSource
 
 # Which ids share a GET
@@ -377,6 +379,20 @@ def test_a_fetcher_can_ask_for_fewer_ids_at_any_time():
     hands.source.bulk_size = 1
 
     assert reserved(hands) == ["e"]
+
+
+def test_bulk_gets_ask_for_more_ids_while_they_are_answered_well_and_for_fewer_after_a_failure():
+    hands = with_catalogue(*(f"p{number}" for number in range(200)), settle=0.0)
+    hands.source.bulk_size = 30
+    numbers = [len(look_together(hands)) for _ in range(2 * ANSWERS + 1)]
+    assert numbers == [10] * ANSWERS + [20] * ANSWERS + [30]
+
+    hands.source.fetch_many = None  # it can't be called
+    hands.now += 1.0  # the ids of the failed GET are due after the others
+
+    assert look_together(hands) == []
+    hands.now += BULK_PAUSE
+    assert len(reserved(hands)) == 15
 
 
 def test_an_early_bulk_look_that_finds_nothing_new_writes_nothing():

@@ -203,14 +203,15 @@ def coalescing(bench: Bench) -> Report:
     )
     figures = [
         *faster_than(fresh, {"tuned": 5}),
-        Figure("GETs an event", gets(fresh["ours"]), at_most=0.05),
+        Figure("GETs an event", gets(fresh["ours"]), at_most=0.04),
         *prefixed(
             AGED,
             [
                 *faster_than(old, {"tuned": 5}),
-                Figure("GETs an event", gets(old["ours"]), at_most=0.05),
+                Figure("GETs an event", gets(old["ours"]), at_most=0.04),
+                Figure("events a second", rate(old["ours"]), at_least=3_500),
                 *(
-                    Figure(f"{name}, GETs an event", gets(of), at_most=0.05)
+                    Figure(f"{name}, GETs an event", gets(of), at_most=0.04)
                     for name, of in old.items()
                     if name == contenders.AHEAD.name
                 ),

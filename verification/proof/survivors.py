@@ -33,9 +33,6 @@ SURVIVORS = {
             "return sum(gone for _, gone in islice(reversed(self._all), max(1, number)))",
         ),
     ],
-    "a second entry for the same time is skipped": [
-        ("_consumer.agenda.Agenda.add", "if at <= self.at(id):", "if at < self.at(id):"),
-    ],
     "only keeps the power from overflowing; no caller's limit is above 2**20": [
         (
             "_consumer.backoff.pause_after",

@@ -37,6 +37,7 @@ ROWS = (
     "last_poll",
     "oldest_held",
     "held",
+    "prefetch",
     "in_flight",
     "synced",
     "audit_stale",

@@ -155,7 +155,7 @@ NO_EARLY = Contender(
 )
 AHEAD = Contender(
     name="ours, prefetch 5,000",
-    about="the Worker, which holds that many events instead of 1,000",
+    about="the Worker, which holds at most that many events",
     more={"prefetch": 5000},
 )
 BULK = Contender(
