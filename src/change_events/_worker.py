@@ -103,9 +103,7 @@ class Worker(Settings[T], Generic[T]):
             `settle` there is one look in any case.
         prefetch: How many events to hold: many batches, because a receive needs room for one. At
             most 150 for each second of `visibility_timeout`: the heartbeat extends ten a call.
-            None: 1000 at first, or that most if it is less. It grows while the queue has more, the
-            heartbeat keeps up and the events in hand share looks or wait for their window: up to
-            that most, to 500 for each second of `shutdown_timeout`, and to 60,000.
+            None: at first 1000, or that most if it is less; more in a backlog of few ids.
         threads: How many GETs run at once. The worker starts a quarter more look threads than that,
             so that no GET waits while others write. For every ten, one more thread acknowledges
             and, while receives return full batches, one more receives.

@@ -51,6 +51,17 @@ def test_only_a_time_before_the_earliest_makes_a_look_due_sooner(agenda):
     assert [agenda.add("a", at) for at in (2.0, 2.0, 3.0, 1.0)] == [True, False, False, True]
 
 
+def test_an_id_is_idle_without_a_look_and_waits_once_its_look_is_due(agenda):
+    agenda.add("due", 1.0)
+    agenda.add("later", 3.0)
+    agenda.add("under way", 1.0)
+    agenda.begin("under way")
+
+    ids = ["due", "later", "under way", "none"]
+    assert [id for id in ids if agenda.waits(id, 1.0)] == ["due"]
+    assert [id for id in ids if agenda.is_idle(id)] == ["none"]
+
+
 def test_a_look_under_way_is_not_next(agenda):
     agenda.add("a", 1.0)
     agenda.add("b", 2.0)

@@ -33,6 +33,9 @@ class Noting:
         self.held = []
         self.pauses = []
 
+    def watch(self, name, value):
+        assert name == "prefetch"
+
     def set(self, name, number):
         assert name == "held"
         self.held.append(number)

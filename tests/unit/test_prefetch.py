@@ -275,10 +275,10 @@ def test_a_worker_holds_no_more_while_deletions_are_refused():
 def test_ids_that_are_parked_are_work_that_waits():
     desk = automatic()
     receive(desk, 20, ids=20)
-    for id in (desk.inbox.next(0.0), desk.inbox.next(0.0)):
-        desk.inbox.freeze(id, 0.0)
+    for id in [*desk.next(0.0), *desk.next(0.0)]:
+        desk.begin_get([id], 0.0)
         desk.inbox.park(id)
-    desk.inbox.next(0.0)  # a look that is under way does not wait
+    desk.next(0.0)  # a look that is under way does not wait
 
     assert desk.inbox.waiting(0.0) == 19
 

@@ -26,6 +26,14 @@ class Agenda:
         """Return True if a look at the id is under way."""
         return id in self._under_way
 
+    def is_idle(self, id: str) -> bool:
+        """Return True if no look at the id is due or under way."""
+        return id not in self._at and id not in self._under_way
+
+    def waits(self, id: str, now: float) -> bool:
+        """Return True if a look at the id is due, and not under way."""
+        return self.at(id) <= now and id not in self._under_way
+
     def under_way(self) -> int:
         """Return how many looks are under way."""
         return len(self._under_way)

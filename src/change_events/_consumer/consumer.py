@@ -49,6 +49,7 @@ class Consumer:
         self._room = condition(self._lock)
         self._backlog = condition(self._lock)
         self._receiving = self._looking = True
+        tally.watch("prefetch", self.prefetch)
         self._paused = {SOURCE_DOWN: False, MASS_DELETION: False}
         self._report()
 

@@ -90,7 +90,8 @@ class Desk:
         self.experiment = Experiment(backoff.pause, patience=patience)
         self.guard = guard
         self._backoff = backoff
-        self._gets = _Gets(settings.max_gets_per_second, settings.fetcher)
+        self.bulk_size = BulkSize()
+        self._gets = _Gets(settings.max_gets_per_second, settings.fetcher, self.bulk_size)
         self.receiving = Receiving(settings, self.inbox, self.breaker, guard)
         self._refused = False  # ids are parked until deletions are believed
         self._due: int | None = None
@@ -261,14 +262,10 @@ class Desk:
             self.inbox.look_again(id, now, alone=True)
         self.changed(len(ids))
 
-    def bulk_answered(self, ids: int, took: float) -> None:
-        """Note that the source has answered a GET of so many ids in so many seconds."""
-        self._gets.bulk_size.answered(ids, took)
-
     def stop_bulk(self, until: float) -> None:
         """Begin no bulk GET before that time: the last one failed."""
         self._gets.bulk_at = until
-        self._gets.bulk_size.failed()
+        self.bulk_size.failed()
 
     def drop(self, unwanted: Callable[[Held], bool]) -> list[Held]:
         """Stop holding these events, except those of an id with a look under way; return which."""
@@ -328,10 +325,10 @@ class Desk:
 class _Gets:
     """When a GET can begin, and for how many ids."""
 
-    def __init__(self, per_second: float | None, fetcher: object) -> None:
+    def __init__(self, per_second: float | None, fetcher: object, bulk_size: BulkSize) -> None:
         self._pace = Pace(per_second)
         self._bulk = fetcher if isinstance(fetcher, BulkFetcher) else None
-        self.bulk_size = BulkSize()
+        self._bulk_size = bulk_size
         self.bulk_at = -math.inf
 
     @property
@@ -344,7 +341,7 @@ class _Gets:
         self._pace.begin(now)
         if self._bulk is None or alone or now < self.bulk_at:
             return 0
-        return self.bulk_size.ask(self._bulk.bulk_size) - 1
+        return self._bulk_size.ask(self._bulk.bulk_size) - 1
 
     def again(self, now: float) -> None:
         """Note that a GET begins that `begin` did not count."""

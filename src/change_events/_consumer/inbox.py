@@ -144,7 +144,7 @@ class Inbox:
             known.receive_count = event.receive_count
             known.expires = event.expires
             return False
-        retry = bool(group.events) and self._is_parked(event.id)
+        retry = bool(group.events) and self._agenda.is_idle(event.id)
         group.events[event.message_id] = event
         group.too_early = 0
         self._count += 1
@@ -264,10 +264,8 @@ class Inbox:
 
     def waiting(self, now: float) -> int:
         """Return how many ids wait for a look that is due, or are parked."""
-        return sum(
-            not (now < self._agenda.at(id) < math.inf or self._agenda.is_under_way(id))
-            for id in self._groups
-        )
+        agenda = self._agenda
+        return sum(agenda.waits(id, now) or agenda.is_idle(id) for id in self._groups)
 
     def looking(self, id: str | None = None) -> int:
         """Return how many looks are under way, at any id or at this one."""
@@ -304,11 +302,11 @@ class Inbox:
 
     def parked(self) -> str | None:
         """Return the id that has been parked the longest; None if no id is parked."""
-        return next(filter(self._is_parked, self._groups), None)
+        return next(filter(self._agenda.is_idle, self._groups), None)
 
     def release(self, now: float) -> None:
         """Make parked ids due now."""
-        for id in filter(self._is_parked, self._groups):
+        for id in filter(self._agenda.is_idle, self._groups):
             self._agenda.add(id, now)
 
     def drop(self, events: Iterable[Held]) -> list[Held]:
@@ -340,9 +338,6 @@ class Inbox:
                 self.give_up(id)
         self._count = 0
         return held
-
-    def _is_parked(self, id: str) -> bool:
-        return self._agenda.at(id) == math.inf and not self._agenda.is_under_way(id)
 
 
 def _release(save: str, group: _Group, now: float) -> None:

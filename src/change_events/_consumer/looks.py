@@ -169,9 +169,8 @@ class Looks(Generic[T]):
                 with measured_get(self.tally.meter, self.clock) as answer:
                     changes = fetcher.fetch_many(ids)
                     answer.name, answer.number = "found", sum(id in changes for id in ids)
-                took = self.clock() - get_started
             with self.consumer as desk:
-                desk.bulk_answered(len(ids), took)
+                desk.bulk_size.answered(len(ids), self.clock() - get_started)
             found = {
                 id: _Done(entry, compared(changes[id], id, entry, fetcher, None))
                 for id, entry in entries.items()

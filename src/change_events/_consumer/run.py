@@ -51,8 +51,7 @@ LAST_WORDS = 3.0
 class Run(Generic[T]):
     """
     One run of a worker, from its start to its stop. What comes in at `control` ends it, and so does
-    an empty queue, if `until_empty` and nothing is held. The threads share `consumer`. `intake`,
-    `looks`, `acknowledgements` and `visibility` say what they do. Each of `asides` has a thread.
+    an empty queue, if `until_empty` and nothing is held. Each of `asides` has a thread.
     """
 
     def __init__(
@@ -85,7 +84,6 @@ class Run(Generic[T]):
             clock=clock,
             condition=condition,
         )
-        tally.watch("prefetch", self.consumer.prefetch)
         self.visibility = Visibility(
             queue=queue,
             consumer=self.consumer,
