@@ -37,7 +37,6 @@ ROWS = (
     "last_poll",
     "oldest_held",
     "held",
-    "prefetch",
     "in_flight",
     "synced",
     "audit_stale",
