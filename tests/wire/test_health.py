@@ -182,7 +182,7 @@ def test_a_starting_worker_is_alive_and_not_ready(channel, make_worker):
     worker = make_worker(client=client)
     with running(worker):
         assert asked.wait(30)
-        assert worker.health() == Health(alive=True, ready=False, paused="starting")
+        assert worker.health() == Health(alive=True, ready=False, paused="starting", prefetch=100)
         go_on.set()
         polled(worker)
 
