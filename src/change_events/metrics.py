@@ -102,6 +102,9 @@ METRICS: Mapping[str, Metric] = {
     "prefetch": Metric(
         "gauge", "Events that the worker would hold now.", _QUEUE, "prefetch", "{event}"
     ),
+    "get_limit": Metric(
+        "gauge", "GETs that the worker sends at once at most.", _QUEUE, "get_limit", "{get}"
+    ),
     "audit_compared": _counter(
         "Ids compared with the source.", _QUEUE, "audit.compared", "{entity}"
     ),

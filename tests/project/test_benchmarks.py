@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from change_events._event import DEFAULT_SETTLE
-from verification.benchmarks import beside, contenders, cost, fresh, results
+from verification.benchmarks import bearing, beside, contenders, cost, fresh, results
 from verification.benchmarks.__main__ import command
 from verification.benchmarks.bench import OLD, Bench, distinct, zipf
 from verification.benchmarks.floor import floor
@@ -269,3 +269,35 @@ def test_an_interrupted_run_leaves_no_process():
     assert process.returncode == 130
     assert "interrupted" in printed
     assert not [child for child in children if child.is_running()]
+
+
+def test_a_source_that_serves_a_few_at_once_lets_the_rest_wait_and_measures_its_foreground(bench):
+    stage = bench.stage()
+    run = stage.run(
+        contenders.TUNED, distinct(80), threads=10, latency=0.02, servers=2, foreground=30
+    )
+
+    assert run.missing == 0
+    assert run.wall > 80 * 0.02 / 2 * 0.9
+    wait_until(lambda: stage.tell(stage.source, "foreground").get("foreground", 0) > 10)
+    assert stage.tell(stage.source, "foreground")["p99"] >= 0.02
+
+
+def test_the_limit_is_compared_with_fixed_numbers_and_loops(bench, monkeypatch):
+    monkeypatch.setattr(bearing, "PERCENT", (30,))
+    monkeypatch.setattr(bearing, "LATENCIES", (0.005,))
+    monkeypatch.setattr(bearing, "ALONE", 1.0)
+    monkeypatch.setattr(bearing, "SLOW", (1.0, 1.0, 2.0))
+
+    report = WORKLOADS["P"](bench)
+
+    who = [row["who"] for row in report.data]
+    assert who == ["ours", "64 fixed", "ours", "tuned", "ours, at the end"]
+    assert all(row["events/s"] > 0 for row in report.data)
+    assert {figure.what for figure in report.figures} == {
+        "5 ms, of the best fixed number",
+        "8 at once, 30 % foreground, ours, of the free capacity",
+        "8 at once, 30 % foreground, ours, p99 times alone",
+        "8 at once, 30 % foreground, tuned, p99 times alone",
+        "seconds until 0.9 of the capacity again",
+    }

@@ -9,6 +9,7 @@ from change_events._consumer.backoff import Backoff
 from change_events._consumer.desk import Desk
 from change_events._consumer.experiment import Failed
 from change_events._consumer.guard import Guard
+from change_events._consumer.limit import Limit
 from change_events._consumer.settings import Settings
 from change_events.testing import FakeSource
 
@@ -29,7 +30,7 @@ def make_desk(
         threads=2,
         max_gets_per_second=per_second,
     )
-    return Desk(settings, guard or Guard(), backoff=Backoff(doubling))
+    return Desk(settings, guard or Guard(), backoff=Backoff(doubling), limit=Limit.fixed())
 
 
 def receive(desk, *ids, now=0.0, hold=0.0, received=None):

@@ -13,6 +13,7 @@ from change_events._consumer.crew import Threads
 from change_events._consumer.guard import Guard
 from change_events._consumer.health import RECEIVE_FAILED
 from change_events._consumer.inbox import Held
+from change_events._consumer.limit import Limit
 from change_events._consumer.queue import Message
 from change_events._consumer.run import Run
 from change_events._consumer.settings import Settings
@@ -143,6 +144,7 @@ class Hands:
             verify=verify,
             backoff=Backoff(pause),
             threads=self.threads,
+            limit=Limit.fixed(),
         )
         self.consumer, self.intake, self.looks = run.consumer, run.intake, run.looks
         self.visibility, self.acknowledgements = run.visibility, run.acknowledgements
@@ -173,7 +175,7 @@ class Hands:
 
     @property
     def changes(self):
-        """How many threads were woken to look, wake by wake."""
+        """How many threads were woken to look, wake by wake: each wakes the next one."""
         return self.due.woken
 
     def receive(self, *messages):

@@ -131,3 +131,41 @@ def test_what_runs_aside_has_a_thread_and_its_error_is_a_warning(caplog):
     assert (record.levelno, record.action) == (logging.WARNING, "resume")
     assert record.getMessage() == "the sink has not kept what resume() said: division by zero"
     assert threads.started[0].name == "change-events-resume"
+
+
+def test_a_thread_can_start_later_up_to_a_number_and_is_joined(caplog):
+    worked = []
+    crew = Crew(Few(3, None), on_death=print)
+    crew.add("look", lambda: worked.append("too soon"), most=9)
+    crew.start({"look": [lambda: worked.append("first")]})
+
+    for number in range(4):
+        crew.add("look", lambda number=number: worked.append(number), most=3)
+    crew.join("look")
+
+    assert sorted(worked, key=str) == [0, 1, "first"]
+    assert not caplog.records
+
+
+def test_a_thread_that_can_not_start_later_is_one_warning(caplog):
+    threads = Few(1, RuntimeError("can't start new thread"))
+    crew = Crew(threads, on_death=print)
+    crew.start({"look": [lambda: None]})
+
+    for _ in range(3):
+        crew.add("look", lambda: None, most=9)
+
+    (record,) = caplog.records
+    assert (record.levelno, record.action) == (logging.WARNING, "limp")
+    assert record.getMessage() == ("the worker goes on with 1 look threads: can't start new thread")
+
+
+def test_a_thread_that_started_later_and_dies_is_told():
+    told = []
+    crew = Crew(Threads(), on_death=told.append)
+    crew.start({"look": [lambda: None]})
+
+    crew.add("look", lambda: sys.exit("bug"), most=2)
+    crew.join("look")
+
+    assert [str(error) for error in told] == ["bug"]

@@ -282,7 +282,7 @@ def test_an_outage_is_over_when_a_look_succeeds(hands, caplog):
     down.now = 101.0
     assert down.look_at(down.next()) == []
 
-    assert down.changes[-1] == 4 + 1  # those that were parked, and p7's next look
+    assert down.changes[-1] == 1
     assert down.may_receive()
     assert [record.over for record in outage_log(caplog)] == [False, True]
     assert [down.next(), down.next(), down.next(), down.next()] == ["p4", "p5", "p6", None]

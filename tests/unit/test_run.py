@@ -17,10 +17,12 @@ from change_events import FetchError, Found, MassDeletionError, MemorySink, Work
 from change_events import _worker as worker_module
 from change_events._consumer.control import Notice
 from change_events._consumer.guard import Guard
+from change_events._consumer.limit import Limit
 from change_events._consumer.run import Run, Threads
 from change_events._consumer.settings import Settings
 from change_events._consumer.stats import Tally
 from change_events.testing import FakeQueue, FakeSource
+from verification.harness.processes import wait_until
 
 
 class Thread:
@@ -98,6 +100,7 @@ class Bench:
             control=self.control,
             until_empty=until_empty,
             threads=self.threads,
+            limit=Limit.fixed(),
         )
 
     def delete(self, handles):
@@ -131,22 +134,54 @@ def bench():
         (
             10,
             False,
-            {"look": 12, "acknowledge": 2, "heartbeat": 1, "poll": 2, "guard": 1, "finish": 1},
+            {
+                "look": 1,
+                "nap": 1,
+                "acknowledge": 2,
+                "heartbeat": 1,
+                "poll": 2,
+                "guard": 1,
+                "finish": 1,
+            },
         ),
         (
             10,
             True,
-            {"look": 12, "acknowledge": 2, "heartbeat": 1, "poll": 1, "guard": 1, "finish": 1},
+            {
+                "look": 1,
+                "nap": 1,
+                "acknowledge": 2,
+                "heartbeat": 1,
+                "poll": 1,
+                "guard": 1,
+                "finish": 1,
+            },
         ),
         (
             1,
             False,
-            {"look": 1, "acknowledge": 2, "heartbeat": 1, "poll": 2, "guard": 1, "finish": 1},
+            {
+                "look": 1,
+                "nap": 1,
+                "acknowledge": 2,
+                "heartbeat": 1,
+                "poll": 2,
+                "guard": 1,
+                "finish": 1,
+            },
         ),
         (
             25,
             False,
-            {"look": 31, "acknowledge": 4, "heartbeat": 1, "poll": 4, "guard": 1, "finish": 1},
+            {
+                "look": 1,
+                "nap": 1,
+                "acknowledge": 4,
+                "heartbeat": 1,
+                "poll": 4,
+                "guard": 1,
+                "finish": 1,
+            },
         ),
     ],
 )
@@ -202,6 +237,7 @@ def test_a_run_stops_its_threads_in_order_and_the_polls_first(bench):
         "join acknowledge",
         "join heartbeat",
         "join guard",
+        "join nap",
     ]
     assert bench.control.left() == [Notice.FINISHED]
 
@@ -242,6 +278,7 @@ def test_a_stopping_run_acknowledges_what_its_looks_settle_and_hands_back_the_re
         "hand back h2",
         "hand back h3",
         "join guard",
+        "join nap",
     ]
 
 
@@ -331,7 +368,7 @@ def test_a_look_that_ends_after_its_run_gave_up_does_no_harm(step, fails, caplog
     bench.run.start()
     bench.receive(message("a", 1, phase="saved"))
     ids = iter([bench.run.consumer.take(), []])
-    bench.run.consumer.take = lambda: next(ids)
+    bench.run.consumer.take = lambda **_: next(ids)
     bench.run.looks.look = lambda ids: (
         [bench.run.looks.look_at(*ids)] if step == "look_at" else bench.run.looks.look_together(ids)
     )
@@ -368,7 +405,7 @@ def test_the_error_of_a_thread_stops_the_run_and_is_raised(bench, caplog):
 
 def test_a_thread_that_dies_logs_its_role_and_hands_over_its_error(bench, caplog):
     bench.run.start()
-    bench.run.consumer.take = lambda: 1 / 0
+    bench.run.consumer.take = lambda **_: 1 / 0
 
     bench.threads.of("look")[0].target()
 
@@ -408,7 +445,7 @@ def look_until_it_halts(bench, *messages):
     bench.receive(*messages)
     ids = [bench.run.consumer.take() for _ in messages]
     taken = iter([*ids, []])
-    bench.run.consumer.take = lambda: next(taken)
+    bench.run.consumer.take = lambda **_: next(taken)
     bench.threads.of("look")[0].target()
     return bench.control.left()
 
@@ -637,6 +674,7 @@ def test_a_stop_waits_without_end_for_all_but_what_calls_the_users_code(bench):
         ("aside", 3.0),
         ("guard", 3.0),
         ("measure", 3.0),
+        ("nap", 3.0),
     ]
 
 
@@ -703,9 +741,57 @@ def test_the_end_of_a_run_ends_the_pause_of_an_acknowledgement(bench):
     assert bench.run.acknowledgements._pause == bench.run._finished.wait
 
 
-@pytest.mark.parametrize("threads", [1, 7])
-def test_so_many_gets_at_once_as_the_setting_says_and_one_thread_at_the_guards_state(threads):
-    run = Bench(threads=threads).run
+def test_one_thread_at_a_time_asks_for_the_guards_state(bench):
+    assert bench.run.looks.deletions._turn._value == 1
 
-    assert run.looks.slot._value == threads
-    assert run.looks.deletions._turn._value == 1
+
+# Threads that start later
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_thread_that_looks_starts_when_all_are_busy_up_to_the_setting(threads):
+    bench = Bench(threads=threads)
+    bench.run.ask_delay()
+    bench.run.start()
+    assert len(bench.threads.of("look")) == 1
+
+    for number in range(9):
+        bench.receive(message(f"p{number}", number))
+
+    assert len(bench.threads.of("look")) == threads
+
+
+def test_while_a_thread_waits_no_other_starts(bench):
+    bench = Bench(threads=9)
+    bench.run.ask_delay()
+    bench.run.start()
+    looking = threading.Thread(target=bench.threads.of("look")[0].target, daemon=True)
+    looking.start()
+    wait_until(lambda: bench.run.consumer._lookers.idle, 10)
+
+    bench.receive(message("a", 1, phase="saved"))
+
+    wait_until(
+        lambda: bench.run.consumer.events() == ([], 0) and bench.run.consumer._lookers.idle, 10
+    )
+    assert len(bench.threads.of("look")) == 1
+    bench.run.consumer.stop()
+    looking.join(10)
+
+
+def test_a_nap_tells_the_limit_how_late_it_ended(bench):
+    bench.run.ask_delay()
+    bench.run.start()
+    bench.receive(message("a", 1))
+    bench.run.consumer.take()
+
+    def sleep(seconds):
+        bench.threads.now += seconds + 0.007
+        bench.run.consumer.stop()
+
+    bench.threads.sleep = sleep
+    (nap,) = bench.threads.of("nap")
+    nap.target()
+
+    with bench.run.consumer as desk:
+        assert list(desk.limit._naps) == [pytest.approx(0.007)]

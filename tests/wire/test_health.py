@@ -77,6 +77,7 @@ def test_an_idle_queue_is_healthy(make_worker, ask):
     assert (health.alive, health.ready, health.paused) == (True, True, None)
     assert (health.oldest_held, health.held, health.in_flight) == (None, 0, 0)
     assert 0.0 <= health.last_poll < 20.0
+    assert health.get_limit == 0.5  # nothing was asked of the source yet
     assert (alive[0], ready[0]) == (200, 200)
     assert alive[1].keys() == {
         "alive",
@@ -87,6 +88,7 @@ def test_an_idle_queue_is_healthy(make_worker, ask):
         "held",
         "prefetch",
         "in_flight",
+        "get_limit",
         "synced",
         "since_loss",
         "audit_stale",
@@ -182,7 +184,9 @@ def test_a_starting_worker_is_alive_and_not_ready(channel, make_worker):
     worker = make_worker(client=client)
     with running(worker):
         assert asked.wait(30)
-        assert worker.health() == Health(alive=True, ready=False, paused="starting", prefetch=100)
+        assert worker.health() == Health(
+            alive=True, ready=False, paused="starting", prefetch=100, get_limit=0.5
+        )
         go_on.set()
         polled(worker)
 

@@ -93,7 +93,7 @@ def test_no_more_gets_run_at_once_than_there_are_threads(channel, source, make_w
     channel.announce(*(f"p{number}" for number in range(8)))
 
     with running(worker):
-        wait_until(lambda: worker.health().in_flight == 5)
+        wait_until(lambda: worker.health().in_flight == 4)
         wait_until(lambda: len(source.asked) == 4)
         time.sleep(0.2)
         assert len(source.asked) == 4
@@ -101,21 +101,21 @@ def test_no_more_gets_run_at_once_than_there_are_threads(channel, source, make_w
         wait_until(lambda: worker.stats().acknowledged == 8)
 
 
-def test_looks_that_write_to_the_cache_do_not_keep_others_from_their_gets(
+def test_looks_that_hang_in_the_cache_keep_others_from_the_source_for_a_moment_only(
     channel, source, make_worker
 ):
     done = threading.Event()
 
     class Slow(MemorySink):
         def apply(self, id, change, *, if_version):
-            assert id not in {"p0", "p1", "p2", "p3"} or done.wait(30)
+            assert id not in {"p0", "p1", "p2"} or done.wait(30)
             return super().apply(id, change, if_version=if_version)
 
     worker = make_worker(threads=4, sink=Slow())
     channel.announce(*(f"p{number}" for number in range(12)))
 
     with running(worker):
-        wait_until(lambda: worker.stats().acknowledged == 8)
+        wait_until(lambda: worker.stats().acknowledged == 9)
         done.set()
         wait_until(lambda: worker.stats().acknowledged == 12)
 

@@ -3,19 +3,21 @@ The service that owns the products, as a process.
 
     python -m verification.benchmarks.source
 
-It answers every id, and many ids at once, after a latency that the benchmark sets. It sends no
+It answers every id, and many ids at once, after a latency that the benchmark sets. The benchmark
+can also set how many GETs it can serve at once, and let other clients ask for products. It sends no
 `ETag`, so every GET gets a body.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 from verification.benchmarks.loopback import response, serve
+from verification.benchmarks.scarce import Servers
 
 if TYPE_CHECKING:
     from verification.benchmarks.loopback import Send
@@ -41,14 +43,12 @@ class Source:
 
     def __init__(self) -> None:
         self.gets = self.bulk_gets = self.pages = 0
-        self._latency = 0.0
+        self._servers = Servers(0, 0.0)
         self._still = False
         self._saved: dict[str, int] = {}
 
     def answer(self, head: bytes, body: bytes, send: Send) -> None:
         """Answer a request."""
-        loop = asyncio.get_running_loop()
-        due = loop.time() + self._latency
         method, target, _ = head.split(b"\r\n", 1)[0].decode().split(" ")
         path = urlsplit(target)
         if method == "GET" and path.path == "/products":
@@ -66,10 +66,7 @@ class Source:
             send(self._told(path.path, json.loads(body) if body else {}))
             return
         whole = response(json.dumps(found).encode())
-        if self._latency:
-            loop.call_at(due, send, whole)
-        else:
-            send(whole)
+        self._servers.serve(partial(send, whole))
 
     def _page(self, first: int, end: int) -> dict[str, Any]:
         """Return a page of whole products, or of as many as are left until `end`."""
@@ -92,12 +89,19 @@ class Source:
     def _told(self, path: str, body: dict[str, Any]) -> bytes:
         """Do a command of the benchmark: begin to count, save products, or return the counts."""
         if path == "/_bench/begin":
-            self._latency = body["latency"]
+            self._servers.end()
+            self._servers = Servers(body.get("servers", 0), body["latency"])
+            if body.get("foreground"):
+                self._servers.come(body["foreground"])
             self._still = body.get("still", False)
             self.gets = self.bulk_gets = self.pages = 0
+        elif path == "/_bench/latency":
+            self._servers.latency = body["latency"]
         elif path == "/_bench/save":
             self._saved |= body
             return response(json.dumps({"at": time.monotonic()}).encode())
+        elif path == "/_bench/foreground":
+            return response(json.dumps(self._servers.state()).encode())
         elif path != "/_bench/state":
             return response(b"{}", status=b"404 Not Found")
         counts = {"gets": self.gets, "bulk_gets": self.bulk_gets, "pages": self.pages}

@@ -44,7 +44,8 @@ class Family(Process):
     """A process and its children, and what all of them cost."""
 
     def __init__(self, log: Path, *command: str, **environment: str) -> None:
-        super().__init__(log, *command, **{"PYTHONPATH": str(ROOT), **environment})
+        paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])  # of this checkout
+        super().__init__(log, *command, **{"PYTHONPATH": paths, **environment})
         self.info = psutil.Process(self.pid)
 
     def cpu(self) -> float:
@@ -219,11 +220,13 @@ class Stage:
         processes: int = 1,
         age: float = 0.0,
         patience: float = 600.0,
+        **scarce: float,
     ) -> Run:
         """
         Let a contender consume events of these ids, in one or more processes.
 
-        The events have been in the queue for `age` seconds, by the server's clock.
+        The events have been in the queue for `age` seconds, by the server's clock. `scarce` says
+        what the source can do: see `Servers`.
         """
         queue_url = self.queue(VisibilityTimeout="60")
         path = self.directory / f"{uuid.uuid4().hex}.db"
@@ -237,7 +240,7 @@ class Stage:
         ]
         try:
             self.wait_for_polls(queue_url, consumers)
-            self.tell(self.source, "begin", latency=latency)
+            self.tell(self.source, "begin", latency=latency, **scarce)
             before = [process.cpu() for process in consumers]
             self.fill(queue_url, messages, age=age)
             measured = [*consumers, self.server_process, self.source_process]

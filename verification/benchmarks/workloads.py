@@ -15,6 +15,7 @@ import psutil
 from verification.benchmarks import contenders
 from verification.benchmarks.auditing import auditing
 from verification.benchmarks.backfilling import backfilling
+from verification.benchmarks.bearing import bearing
 from verification.benchmarks.bench import AGED, LATENCY, OLD, Bench, distinct, zipf
 from verification.benchmarks.beside import beside_backfills
 from verification.benchmarks.contest import Report, Rounds, Spread, spread, table, times
@@ -350,4 +351,5 @@ WORKLOADS: dict[str, Callable[[Bench], Report]] = {
     "M": beside_backfills,
     "N": storing,
     "O": sharing,
+    "P": bearing,
 }

@@ -106,11 +106,12 @@ MUTANTS = (
     Mutant(
         "an event joins a GET that is under way",
         "_consumer.looks",
-        "                early = bool(self._begin_get([id], again=attempt > 0))\n"
-        "                etag = etag_to_send(entry, fetcher, early=early)\n"
+        "            early = bool(self._begin_get([id], again=attempt > 0))\n"
+        "            etag = etag_to_send(entry, fetcher, early=early)\n"
+        "            with timed_get(self.consumer.answers, self.clock):\n"
         "                change = self._fetch(id, etag)\n",
-        "                change = self._fetch(id, etag := None)\n"
-        "                early = bool(self._begin_get([id], again=attempt > 0))\n",
+        "            change = self._fetch(id, etag := None)\n"
+        "            early = bool(self._begin_get([id], again=attempt > 0))\n",
         setup=(("delay", 2), ("slow_get", True)),
         puts=(True, True),
     ),
@@ -131,27 +132,29 @@ MUTANTS = (
         "bulk: the GET before the versions are read",
         "_consumer.looks",
         "            entries = {id: entry_of(sink, id) for id in ids}\n"
-        "            with self.slot:\n"
-        "                early = self._begin_get(ids)\n"
-        "                with measured_get(self.tally.meter, self.clock) as answer:\n"
-        "                    changes = fetcher.fetch_many(ids)\n",
-        "            with self.slot:\n"
-        "                early = self._begin_get(ids)\n"
-        "                with measured_get(self.tally.meter, self.clock) as answer:\n"
-        "                    changes = fetcher.fetch_many(ids)\n"
-        "                    entries = {id: entry_of(sink, id) for id in ids}\n",
+        "            early, get_started = self._begin_get(ids), self.clock()\n"
+        "            timed = timed_get(self.consumer.answers, self.clock, len(ids))\n"
+        "            with timed, measured_get(self.tally.meter, self.clock) as answer:\n"
+        "                changes = fetcher.fetch_many(ids)\n",
+        "            early, get_started = self._begin_get(ids), self.clock()\n"
+        "            timed = timed_get(self.consumer.answers, self.clock, len(ids))\n"
+        "            with timed, measured_get(self.tally.meter, self.clock) as answer:\n"
+        "                changes = fetcher.fetch_many(ids)\n"
+        "                entries = {id: entry_of(sink, id) for id in ids}\n",
         setup=(("bulk", True),),
         puts=(True, True),
     ),
     Mutant(
         "bulk: an event joins a GET that is under way",
         "_consumer.looks",
-        "                early = self._begin_get(ids)\n"
-        "                with measured_get(self.tally.meter, self.clock) as answer:\n"
-        "                    changes = fetcher.fetch_many(ids)\n",
-        "                with measured_get(self.tally.meter, self.clock) as answer:\n"
-        "                    changes = fetcher.fetch_many(ids)\n"
-        "                    early = self._begin_get(ids)\n",
+        "            early, get_started = self._begin_get(ids), self.clock()\n"
+        "            timed = timed_get(self.consumer.answers, self.clock, len(ids))\n"
+        "            with timed, measured_get(self.tally.meter, self.clock) as answer:\n"
+        "                changes = fetcher.fetch_many(ids)\n",
+        "            timed = timed_get(self.consumer.answers, self.clock, len(ids))\n"
+        "            with timed, measured_get(self.tally.meter, self.clock) as answer:\n"
+        "                changes = fetcher.fetch_many(ids)\n"
+        "                early, get_started = self._begin_get(ids), self.clock()\n",
         setup=(("bulk", True), ("delay", 2), ("slow_get", True)),
         puts=(True, True),
     ),

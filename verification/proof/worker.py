@@ -13,6 +13,7 @@ from change_events._consumer.agenda import REST
 from change_events._consumer.backoff import Backoff
 from change_events._consumer.crew import Threads
 from change_events._consumer.guard import Guard
+from change_events._consumer.limit import Limit
 from change_events._consumer.queue import BATCH_SIZE, Queue
 from change_events._consumer.run import Run
 from change_events._consumer.settings import Settings
@@ -57,6 +58,7 @@ class Worker(Process):
             control=SimpleQueue(),
             threads=Ticks(lambda: self.now),
             backoff=Backoff(lambda *_: 1.0, early=1.0),
+            limit=Limit.fixed(),
         )
         with self._run.consumer as desk:
             self._desk, self._inbox = desk, desk.inbox

@@ -38,6 +38,7 @@ ROWS = (
     "oldest_held",
     "held",
     "in_flight",
+    "get_limit",
     "synced",
     "audit_stale",
 )

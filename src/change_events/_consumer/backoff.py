@@ -32,6 +32,9 @@ Statuses of a failed GET that say nothing about its entity: they tell of the sou
 of our credentials. None: no answer, half of one, or no credentials to ask with.
 """
 
+OVERLOADED = {None, 429, 503, 504}
+"""Statuses of a failed GET that can mean that the source has too much to do. None: no answer."""
+
 
 def pause_after(failures: int, most: float) -> float:
     """

@@ -11,17 +11,23 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 from change_events._consumer.health import FULL, MASS_DELETION, SOURCE_DOWN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from change_events._consumer.crew import Threads
     from change_events._consumer.desk import Desk
     from change_events._consumer.health import Pauses
     from change_events._consumer.inbox import Held
+    from change_events._consumer.limit import Answer
     from change_events._consumer.stats import Tally
+
+NAP = 0.02
+"""Seconds of a nap."""
 
 
 class Consumer:
@@ -29,6 +35,8 @@ class Consumer:
     One desk, for one thread at a time.
 
     Its `pauses` have a lock of their own. The proof has another `condition`, in virtual time.
+    `hire` is called if a look is due, or will be, and all threads that look are busy. `answers` are
+    for the limit: any thread can append to them, without the lock.
     """
 
     def __init__(
@@ -39,15 +47,18 @@ class Consumer:
         tally: Tally,
         clock: Callable[[], float] = time.monotonic,
         condition: Callable[[threading.Lock], threading.Condition] = threading.Condition,
+        hire: Callable[[], object] = lambda: None,
     ) -> None:
         self._desk = desk
         self.pauses = pauses
         self._tally = tally
         self._clock = clock
+        self.answers: deque[Answer] = deque()
         self._lock = threading.Lock()
-        self._due = condition(self._lock)
+        self._lookers = _Lookers(condition(self._lock), hire)
         self._room = condition(self._lock)
         self._backlog = condition(self._lock)
+        self._lookers.busy = condition(self._lock)
         self._receiving = self._looking = True
         tally.watch("prefetch", self.prefetch)
         self._paused = {SOURCE_DOWN: False, MASS_DELETION: False}
@@ -59,21 +70,54 @@ class Consumer:
         return self._desk
 
     def __exit__(self, *error: object) -> None:
+        hire = False
         try:
-            self._publish()
+            hire = self._publish()
         finally:
             self._lock.release()
+        if hire:
+            self._lookers.hire()
 
-    def take(self) -> list[str]:
-        """Wait for ids that are due, and reserve them; none once the consumer is stopped."""
+    def take(self, after: Sequence[str] = ()) -> list[str]:
+        """
+        Wait for ids that are due, and reserve them; none once the consumer is stopped.
+
+        `after` are the ids of the thread's last look, which is over.
+        """
         with self._lock:
-            while self._looking:
-                now = self._clock()
-                if ids := self._desk.next(now):
-                    return ids
-                at = self._desk.next_at()
-                self._due.wait(None if at is None else max(0.0, at - now))
-            return []
+            if after:
+                self._desk.limit.over(after[0])
+                self._learn()
+            ids = self._wait_for_ids()
+            self._lookers.busy.notify()
+            hire = bool(ids) and self._wake_one()
+        if hire:
+            self._lookers.hire()
+        return ids
+
+    def _learn(self) -> None:
+        now = self._clock()
+        while self.answers:
+            self._desk.limit.answered(self.answers.popleft(), now)
+
+    def _wait_for_ids(self) -> list[str]:
+        while self._looking:
+            now = self._clock()
+            if ids := self._desk.next(now):
+                return ids
+            self._lookers.wait(self._desk.next_at(), now)
+        return []
+
+    def _wake_one(self) -> bool:
+        """Let a thread wait for the look that is due next; return True if all are busy."""
+        at = self._desk.next_at()
+        return at is not None and self._looking and self._lookers.wake_one(at, self._clock())
+
+    def wait_for_looks(self) -> bool:
+        """Wait until looks are under way; False once none may begin."""
+        with self._lock:
+            self._lookers.busy.wait_for(lambda: not self._looking or self._desk.limit.busy)
+            return self._looking
 
     def wait_for_room(self) -> bool:
         """Wait until a receive can begin; False once none may begin."""
@@ -92,6 +136,11 @@ class Consumer:
             self._backlog.wait_for(lambda: not self._receiving or self._desk.receiving.may_help())
             return self._receiving
 
+    @property
+    def get_limit(self) -> float:
+        """How many looks can run at once now, to two places."""
+        return round(self._desk.limit.limit, 2)
+
     # For the main thread, which a signal's handler can interrupt: `with` on a lock is safe then.
 
     def events(self) -> tuple[list[Held], int]:
@@ -108,7 +157,9 @@ class Consumer:
         """Go on after a mass deletion was refused."""
         with self._lock:
             self._desk.resume(self._clock())
-            self._publish()
+            hire = self._publish()
+        if hire:
+            self._lookers.hire()
 
     def stop_receiving(self) -> None:
         """Begin no receive from now on; what is held is looked at as before."""
@@ -123,7 +174,8 @@ class Consumer:
         self.stop_receiving()
         with self._lock:
             self._looking = False
-            self._due.notify_all()
+            self._lookers.due.notify_all()
+            self._lookers.busy.notify_all()
 
     def _may_receive(self) -> bool:
         return not self._receiving or self._desk.receiving.may_begin()
@@ -136,14 +188,62 @@ class Consumer:
                 self._paused[why] = holds
                 (self.pauses.begin if holds else self.pauses.end)(why)
 
-    def _publish(self) -> None:
+    def _publish(self) -> bool:
+        """Wake the threads that wait for a change; return True if a look waits for a thread."""
         due = self._desk.newly_due()
         if due is None:
-            return
+            return False
         self._report()
-        if due:
-            self._due.notify(due)
+        hire = due > 0 and self._wake_one()
         if self._desk.receiving.may_begin():
             self._room.notify()
         if self._desk.receiving.wants_help():
             self._backlog.notify()
+        return hire
+
+
+class _Lookers:
+    """
+    The threads that look. One of those that are idle wakes by itself when the next look is due, and
+    each that begins a look wakes another one. Times are the consumer's, and so is the lock.
+    """
+
+    def __init__(self, due: threading.Condition, hire: Callable[[], object]) -> None:
+        self.due = self.busy = due
+        self.hire = hire
+        self.idle = 0
+        self._wakes = -math.inf  # when one of them wakes by itself
+
+    def wait(self, at: float | None, now: float) -> None:
+        """Wait for a look that is due at that time; None: for a change."""
+        if at is None or now < self._wakes <= at:  # another thread wakes in time
+            self._wait(None)
+        else:
+            self._wakes = at
+            self._wait(max(0.0, at - now))
+            self._wakes = -math.inf
+
+    def _wait(self, seconds: float | None) -> None:
+        self.idle += 1
+        try:
+            self.due.wait(seconds)
+        finally:
+            self.idle -= 1
+
+    def wake_one(self, at: float, now: float) -> bool:
+        """Let one wait for a look that is due at that time; return True if all are busy."""
+        if now < self._wakes <= at:
+            return False
+        self._wakes = -math.inf
+        self.due.notify()
+        return not self.idle
+
+
+def nap(consumer: Consumer, threads: Threads) -> None:
+    """Sleep again and again, while looks run; tell the limit how late this thread wakes."""
+    while consumer.wait_for_looks():
+        before = threads.clock()
+        threads.sleep(NAP)
+        late = threads.clock() - before - NAP
+        with consumer as desk:
+            desk.limit.napped(late)

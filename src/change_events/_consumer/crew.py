@@ -1,4 +1,6 @@
-"""The threads of a run: all of them begin to work, or none does."""
+"""
+The threads of a run: all that it begins with start to work, or none does. Others can follow.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,11 @@ class Threads:
     condition = threading.Condition
     event = threading.Event
     semaphore = threading.Semaphore
+    lock = threading.Lock
     queue = SimpleQueue
     sleep = staticmethod(time.sleep)
     wait = staticmethod(wait)
+    late = True  # threads can wake later than they want
 
     def start(self, role: str, target: Callable[[], None]) -> threading.Thread:
         """Start a thread. Daemons: after a second signal nothing can keep the process alive."""
@@ -42,7 +46,7 @@ class Crew:
     Threads by role.
 
     Args:
-        threads: Starts them.
+        threads: Time and threads.
         on_death: Called with the error that a thread died of.
 
     Attributes:
@@ -51,10 +55,12 @@ class Crew:
     """
 
     def __init__(self, threads: Threads, *, on_death: Callable[[BaseException], object]) -> None:
-        self._threads = threads
+        self.threads = threads
         self._on_death = on_death
         self._gate = threads.event()
         self._by_role: dict[str, list[threading.Thread]] = {}
+        self._adding = threads.lock()
+        self._enough = False
         self.working = False
         self.death: BaseException | None = None
 
@@ -85,6 +91,23 @@ class Crew:
         self.working = True
         self._gate.set()
 
+    def add(self, role: str, work: Callable[[], None], *, most: int) -> None:
+        """Start one more thread of a role, unless there are so many, or no more can be had."""
+        with self._adding:
+            if not self.working or self._enough or len(self._by_role[role]) >= most:
+                return
+            try:
+                self._by_role[role].append(self._start(role, work))
+            except RuntimeError as error:
+                self._enough = True
+                log.warning(
+                    "the worker goes on with %d %s threads: %s",
+                    len(self._by_role[role]),
+                    role,
+                    error,
+                    extra={"action": "limp"},
+                )
+
     def start_aside(self, role: str, work: Callable[[], object]) -> None:
         """Run what `resume` has to store, in a thread that nobody waits for."""
 
@@ -99,15 +122,15 @@ class Crew:
                 )
 
         with contextlib.suppress(RuntimeError):  # there is no thread left
-            self._threads.start(role, logged)
+            self.threads.start(role, logged)
 
     def join(self, role: str, *timeout: float) -> None:
         """Wait until the threads of a role have ended; for each at most `timeout` seconds."""
-        for thread in self._by_role[role]:
+        for thread in self._by_role[role]:  # those that are added meanwhile, too
             thread.join(*timeout)
 
     def _start(self, role: str, work: Callable[[], None]) -> threading.Thread:
-        return self._threads.start(role, lambda: self._work(role, work))
+        return self.threads.start(role, lambda: self._work(role, work))
 
     def _work(self, role: str, work: Callable[[], None]) -> None:
         self._gate.wait()

@@ -17,6 +17,7 @@ from change_events._consumer.breaker import Breaker, Pace
 from change_events._consumer.bulk import BulkSize
 from change_events._consumer.experiment import PATIENCE, Experiment, Failed
 from change_events._consumer.inbox import Inbox
+from change_events._consumer.limit import Limit
 from change_events._consumer.receiving import Receiving
 from change_events.typing import BulkFetcher
 
@@ -74,7 +75,8 @@ class Desk:
     """
     Decides what a worker receives and looks at, and what a result means.
 
-    `patience` is for how many seconds to hold the events of an id that is stuck.
+    `patience` is for how many seconds to hold the events of an id that is stuck. `limit` decides
+    how many looks run at once; None: `Limit(threads)`.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Desk:
         *,
         backoff: Backoff,
         patience: float = PATIENCE,
+        limit: Limit | None = None,
     ) -> None:
         self.inbox = Inbox(early_look=settings.early_look)
         self.breaker = Breaker(backoff.pause)
@@ -92,6 +95,7 @@ class Desk:
         self._backoff = backoff
         self.bulk_size = BulkSize()
         self._gets = _Gets(settings.max_gets_per_second, settings.fetcher, self.bulk_size)
+        self.limit = limit or Limit(settings.threads)
         self.receiving = Receiving(settings, self.inbox, self.breaker, guard)
         self._refused = False  # ids are parked until deletions are believed
         self._due: int | None = None
@@ -108,9 +112,13 @@ class Desk:
         """Reserve the ids to look at now, with one GET; none if the source is to be left alone."""
         if self.guard.tripped or now < max(self.breaker.look_at, self._gets.look_at):
             return []
-        id = self._next_to_test(now) or self.inbox.next(now)
-        if id is None:
+        if now < self.limit.next_at():
+            if (due := self.inbox.next_at()) is not None and due <= now:
+                self.limit.wait()
             return []
+        if (id := self._next_to_test(now) or self.inbox.next(now)) is None:
+            return []
+        self.limit.begin(id, now)
         self.breaker.begin(id, now)
         others = self._gets.begin(now, alone=self.breaker.open or id == self.experiment.control)
         return [id, *self.inbox.due_with(id, now, others)]
@@ -146,7 +154,9 @@ class Desk:
             at = -math.inf
         elif self.experiment.next_at() < math.inf:
             at = min(self.experiment.next_at(), math.inf if at is None else at)
-        return None if at is None else max(at, self.breaker.look_at, self._gets.look_at)
+        if at is None:
+            return None
+        return max(at, self.breaker.look_at, self._gets.look_at, self.limit.next_at())
 
     def begin_get(self, ids: Iterable[str], now: float, *, again: bool = False) -> set[str]:
         """
@@ -169,18 +179,13 @@ class Desk:
             return ASIDE_PAUSE
         if now < self._gets.look_at:
             return self._gets.look_at - now
-        due = self.inbox.next_at()
-        if due is not None and due <= now and waited < MAX_YIELD:
+        if (due := self.inbox.next_at()) is not None and due <= now and waited < MAX_YIELD:
             return YIELD
         self._gets.again(now)
         return 0.0
 
     def refused(self, id: str, now: float) -> None:
-        """
-        Note that the guard refused to believe that the entity of the reserved id is gone.
-
-        The look is over. Its events are held until `resume`.
-        """
+        """End a look whose deletion the guard refused. Its events are held until `resume`."""
         self.inbox.park(id)
         self.experiment.call_off()
         self._refused = True
@@ -309,11 +314,7 @@ class Desk:
     # What the threads that wait must know
 
     def newly_due(self) -> int | None:
-        """
-        Return how many looks can be due, or sooner than thought, since the last such call.
-
-        None: nothing has changed for a thread that waits.
-        """
+        """Return how many looks are due sooner than at the last such call; None: no change."""
         due, self._due = self._due, None
         return due
 

@@ -45,6 +45,8 @@ class Health:
         held: The number of held events.
         prefetch: The number of events that the worker would hold now.
         in_flight: The number of looks that are running.
+        get_limit: How many GETs the worker sends at once at most now, because the source seems to
+            bear so many; below four, they are spread over time. None: it does not run.
         synced: False until this process knows that the worker's `backfill` is complete, and again
             once the sink can have lost something.
         since_loss: Seconds since this process noticed that the sink can have lost entities. None:
@@ -63,6 +65,7 @@ class Health:
     held: int = 0
     prefetch: int = 0
     in_flight: int = 0
+    get_limit: float | None = None
     synced: bool = True
     since_loss: float | None = None
     audit_stale: int | None = None

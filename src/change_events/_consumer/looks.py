@@ -22,7 +22,7 @@ from change_events._consumer.look import (
     outcome,
     stored,
 )
-from change_events._consumer.measure import measure_staleness, measured_get
+from change_events._consumer.measure import measure_staleness, measured_get, timed_get
 from change_events._event import Entry, Found, Gone
 from change_events.exceptions import MassDeletionError
 from change_events.traces import note
@@ -30,7 +30,6 @@ from change_events.typing import EnumerableSink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from contextlib import AbstractContextManager
 
     from change_events._consumer.consumer import Consumer
     from change_events._consumer.deletions import Deletions
@@ -53,16 +52,13 @@ BULK_PAUSE = 30.0
 SAMPLED = 1000
 """Ids of the sink from which good ones are taken, spread: neighbours can be broken together."""
 
-UNLIMITED = contextlib.nullcontext()
-"""A slot for any number of GETs at once."""
-
 
 @dataclass(eq=False, kw_only=True)
 class Looks(Generic[T]):
     """
     Looks at ids that the desk has reserved, and tells the desk what came of it.
 
-    `slot` is held during each GET. `wall_clock` is for measurements only. `halted` is the first
+    `wall_clock` is for measurements only. `halted` is the first
     error that a drain must not wait for: of an outage that began, or of a refused mass deletion.
     `on_halt` is called with it.
     """
@@ -73,7 +69,6 @@ class Looks(Generic[T]):
     visibility: Visibility
     tally: Tally
     throttled: ThrottledLog
-    slot: AbstractContextManager[object] = UNLIMITED
     clock: Callable[[], float] = time.monotonic
     wall_clock: Callable[[], float] = time.time
     on_halt: Callable[[Exception], object] | None = None
@@ -116,9 +111,9 @@ class Looks(Generic[T]):
         """GET, ask the guard, store; None if nothing is stored: too early, or refused."""
         fetcher, sink = self.settings.fetcher, self.settings.sink
         for attempt in range(MAX_CONFLICTS):
-            with self.slot:
-                early = bool(self._begin_get([id], again=attempt > 0))
-                etag = etag_to_send(entry, fetcher, early=early)
+            early = bool(self._begin_get([id], again=attempt > 0))
+            etag = etag_to_send(entry, fetcher, early=early)
+            with timed_get(self.consumer.answers, self.clock):
                 change = self._fetch(id, etag)
             change = compared(change, id, entry, fetcher, etag)
             if isinstance(change, Gone) and self._refused(id, entry):
@@ -164,11 +159,11 @@ class Looks(Generic[T]):
         fetcher, sink = cast("BulkFetcher[T]", self.settings.fetcher), self.settings.sink
         try:
             entries = {id: entry_of(sink, id) for id in ids}
-            with self.slot:
-                early, get_started = self._begin_get(ids), self.clock()
-                with measured_get(self.tally.meter, self.clock) as answer:
-                    changes = fetcher.fetch_many(ids)
-                    answer.name, answer.number = "found", sum(id in changes for id in ids)
+            early, get_started = self._begin_get(ids), self.clock()
+            timed = timed_get(self.consumer.answers, self.clock, len(ids))
+            with timed, measured_get(self.tally.meter, self.clock) as answer:
+                changes = fetcher.fetch_many(ids)
+                answer.name, answer.number = "found", sum(id in changes for id in ids)
             with self.consumer as desk:
                 desk.bulk_size.answered(len(ids), self.clock() - get_started)
             found = {

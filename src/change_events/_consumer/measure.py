@@ -6,9 +6,12 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from change_events._consumer import limit
+from change_events._consumer.backoff import OVERLOADED
 from change_events.exceptions import FetchError
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable, Iterator, Sequence
 
     from change_events._consumer.inbox import Held
@@ -36,6 +39,22 @@ def measured_get(meter: Meter, clock: Callable[[], float]) -> Iterator[Answer]:
         meter.observe("get_seconds", clock() - started)
         if answer.number:
             meter.count("answers", answer.number, answer=answer.name)
+
+
+@contextlib.contextmanager
+def timed_get(
+    answers: deque[limit.Answer], clock: Callable[[], float], size: int = 1
+) -> Iterator[None]:
+    """Add how long a GET for so many ids lasts, for the limit."""
+    began, seconds, overload = clock(), None, False
+    try:
+        yield
+        seconds = clock() - began
+    except FetchError as error:
+        overload = error.status in OVERLOADED
+        raise
+    finally:
+        answers.append(limit.Answer(began, seconds, size, overload=overload))
 
 
 def measure_staleness(meter: Meter, which: str, events: Sequence[Held], now: float) -> None:

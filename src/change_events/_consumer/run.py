@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from change_events._consumer.acknowledgements import Acknowledgements
 from change_events._consumer.backoff import Backoff
-from change_events._consumer.consumer import Consumer
+from change_events._consumer.consumer import Consumer, nap
 from change_events._consumer.control import Control, Notice, next_notice, signals_put_into
 from change_events._consumer.crew import Crew, Threads
 from change_events._consumer.deletions import Deletions
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from change_events._consumer.guard import Guard
+    from change_events._consumer.limit import Limit
     from change_events._consumer.settings import Settings
     from change_events._consumer.stats import Tally
 
@@ -66,6 +67,7 @@ class Run(Generic[T]):
         until_empty: bool = False,
         threads: Threads | None = None,
         backoff: Backoff = Backoff(),  # noqa: B008  # it is frozen
+        limit: Limit | None = None,
         asides: Sequence[Callable[[Looks[T], threading.Event], None]] = (),
     ) -> None:
         threads = threads or Threads()
@@ -78,12 +80,14 @@ class Run(Generic[T]):
         throttled = ThrottledLog(clock)
         patience = 0.0 if until_empty else PATIENCE  # a drain waits for no id that is stuck
         self.consumer = Consumer(
-            Desk(settings, guard, backoff=backoff, patience=patience),
+            Desk(settings, guard, backoff=backoff, patience=patience, limit=limit),
             pauses=Pauses(tally.meter, clock=clock),
             tally=tally,
             clock=clock,
             condition=condition,
+            hire=lambda: self._crew.add("look", self._look, most=settings.threads),
         )
+        tally.watch("get_limit", lambda: self.consumer.get_limit)
         self.visibility = Visibility(
             queue=queue,
             consumer=self.consumer,
@@ -113,7 +117,6 @@ class Run(Generic[T]):
             visibility=self.visibility,
             tally=tally,
             throttled=throttled,
-            slot=threads.semaphore(settings.threads),
             clock=clock,
             wall_clock=threads.wall_clock,
             on_halt=control.put if until_empty else None,
@@ -164,6 +167,7 @@ class Run(Generic[T]):
             held=len(events),
             prefetch=self.consumer.prefetch(),
             in_flight=in_flight,
+            get_limit=self.consumer.get_limit,
         )
 
     def _why_paused(self) -> str | None:
@@ -176,26 +180,20 @@ class Run(Generic[T]):
     # Starting and stopping
 
     def start(self) -> None:
-        """
-        Start the threads.
-
-        Raises:
-            RuntimeError: The operating system has not enough threads left. None is running then.
-        """
-        # More looks than GETs: one begins while others read and write the cache. A call for ten
-        # events can take as long as a GET, so there are as many callers for every ten GETs. But a
-        # drain must know of all that is received.
+        """Start the threads; raise a RuntimeError if there are not enough. None is running then."""
+        # A call for ten can take as long as a GET. A drain must know of all that it receives.
         threads = self._settings.threads
         callers = 1 + math.ceil(threads / BATCH_SIZE)
         helpers = 0 if self.intake.until_empty else callers - 1
         share = partial(self.looks.deletions.share, self._finished.wait, self.consumer.resume)
         self._crew.start(
             {
-                "look": [self._look] * (threads * 5 // 4),
+                "look": [self._look],  # others follow when they are needed
                 "acknowledge": [self.acknowledgements.work] * callers,
                 "heartbeat": [self._beat],
                 "poll": [self._poll] + [self.intake.help] * helpers,
                 "guard": [share],
+                "nap": [partial(nap, self.consumer, self._crew.threads)] * self._crew.threads.late,
                 "measure": [self._measure] * self.looks.tally.meter.on,
                 "aside": [partial(each, self.looks, self._stopping) for each in self._asides],
                 # Started now: Python 3.12 starts no thread once the main thread has ended.
@@ -221,7 +219,7 @@ class Run(Generic[T]):
         # Then the heartbeat, which hands back the rest.
         self._finished.set()
         self._crew.join("heartbeat")
-        for role in ("aside", "guard", "measure"):  # they call what the user has made
+        for role in ("aside", "guard", "measure", "nap"):  # they call what the user has made
             self._crew.join(role, LAST_WORDS)
         self._control.put(Notice.FINISHED)
 
@@ -279,7 +277,8 @@ class Run(Generic[T]):
                 self._stopping.wait(polled.pause)
 
     def _look(self) -> None:
-        while ids := self.consumer.take():
+        ids: Sequence[str] = ()
+        while ids := self.consumer.take(after=ids):
             for settled in self.looks.look(ids):
                 self.acknowledgements.add(settled)
 

@@ -41,6 +41,9 @@ OPTIONAL = (
 PREFETCH = 1000
 """Events that a worker holds at first by default, if its heartbeat can."""
 
+THREADS = 64
+"""The most looks at once, by default."""
+
 HELD_PER_SECOND = 150
 """
 Events that a heartbeat can hold for each second of visibility timeout: at 10 ms for a call of ten,
@@ -72,7 +75,7 @@ class Settings(Generic[T]):
     max_settle: float = MAX_SETTLE
     early_look: bool = True
     prefetch: int | None = None
-    threads: int = 10
+    threads: int = THREADS
     batch_size: int = BATCH_SIZE
     wait_time: int = 20
     visibility_timeout: int = 60

@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from change_events import HTTPFetcher, SQLiteSink, Worker
+from change_events._consumer import desk
+from change_events._consumer.limit import Limit
 from verification.benchmarks.contenders.work import told
 
 
 def main() -> None:
     """Consume until the process is ended."""
     work = told()
+    if work.more.pop("fixed", False):
+        setattr(desk, "Limit", Limit.fixed)  # noqa: B010  # what the limit is compared with
     bulk_url = f"{work.source}/products" if work.more.pop("bulk", False) else None
     counts = work.more.pop("counts", None)
     worker = Worker(

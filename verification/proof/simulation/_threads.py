@@ -214,6 +214,8 @@ class VirtualThreads(Threads):
         stalls: The chance that the heartbeat misses its next beats.
     """
 
+    late = False
+
     def __init__(
         self,
         kernel: Kernel,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from change_events._consumer.control import Notice
 from change_events._consumer.guard import Guard
+from change_events._consumer.limit import Limit
 from change_events._consumer.queue import Queue
 from change_events._consumer.run import Run
 from change_events._consumer.settings import Settings
@@ -28,10 +29,11 @@ class Worker:
         setup, kernel = world.setup, world.kernel
         self._world = world
         self.process = kernel.process(name)
+        offset = world.random() * 1e4
         threads = VirtualThreads(
             kernel,
             self.process,
-            offset=world.random() * 1e4,
+            offset=offset,
             period=setup.visibility / 3,
             stalls=lambda: world.random() < world.faults.heartbeat_stalls,
         )
@@ -53,6 +55,8 @@ class Worker:
             tally=Tally(),
             control=cast("Control", self),
             threads=threads,
+            # In half of the processes it is found while they run, without a draw more.
+            limit=None if int(offset) % 2 else Limit.fixed(setup.threads),
         )
         world.mistake.watch(self)
 

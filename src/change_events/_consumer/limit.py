@@ -1,0 +1,269 @@
+"""
+How many looks can run at once. Pure: no clock, no thread, no I/O.
+
+A worker catches up as fast as its source can bear, and the source's other clients go first. So
+the limit is that of a scavenger, as LEDBAT (RFC 6817) has it for packets: it grows while answers
+come as fast as usual, and shrinks as soon as others could notice. Its signal is the share of GETs
+that are late, like the share of marked packets in DCTCP (RFC 8257): a queue that is empty nearly
+always shows in that share long before it shows in a mean.
+
+- `usual` says which GETs are late, and which share of them is at low load.
+- After a window of answers, the limit grows if hardly more were late than usual. It shrinks in
+  proportion if more were late than chance explains: by half of that share, as in DCTCP. Additive
+  increase and multiplicative decrease bring several workers to equal shares (LEDBAT++,
+  draft-irtf-iccrg-ledbat-plus-plus).
+- At first, up to half of the limit that was too much, and after many good windows, it grows faster
+  (slow start, RFC 5681).
+- A GET that the source refuses to answer (429, 503), or does not answer, halves the limit at once.
+- Below four, GETs are spread over time as well, so the limit can be an eighth of a GET. Only if
+  GETs are late even then, it is not this worker that delays them: the source has become slower, or
+  others need it. Then what is usual is learned again.
+- A thread that naps and asks no source shows for how long this process itself delays an answer.
+  That does not count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import NamedTuple
+
+from change_events._consumer.usual import CERTAIN, FEW, Usual, Window
+
+FIRST, LEAST = 0.5, 0.125
+"""The limit at the start, and the least: twelve workers together then ask for one and a half."""
+
+PACED = 4.0
+"""Below this limit, GETs are spread over time."""
+
+TARGET = 0.01
+"""The share of GETs that can be late, beyond the usual share."""
+
+MANY, ALL = 0.5, 0.9
+"""If this share is late, a window is over after one round of GETs; the limit falls to a quarter."""
+
+WINDOW, MOMENT = 50, 1.0
+"""Answers in a window; or the seconds after which a few are enough."""
+
+ROUND = 4.0
+"""Answers in a window of a slow start, at least."""
+
+STEP = 0.25
+"""What is added to the limit after a good window."""
+
+GOOD = 6
+"""Good windows in a row after which the steps double, one after the other."""
+
+LEARNED = 5
+"""GETs that show what is usual, before any is late."""
+
+SLOWER, BUSIER = 5, 48
+"""
+Answers at `LEAST` that show that it is not this worker that delays them: if all are late,
+or if some are.
+"""
+
+NAPS, WAKES = 32, 3
+"""Naps that tell how late threads wake (nine of ten), and how often one must wake during a GET."""
+
+OVERDUE, ROUNDS = 1.0, 8.0
+"""A look that has lasted so many seconds, and so many times a GET, does not count as running."""
+
+
+class Answer(NamedTuple):
+    """
+    A GET that is over.
+
+    Attributes:
+        began: When it began, in monotonic seconds.
+        seconds: How long it lasted. None: it failed, so that says nothing.
+        size: How many ids it asked for.
+        overload: The source refused to answer, or did not answer in time.
+    """
+
+    began: float
+    seconds: float | None
+    size: int = 1
+    overload: bool = False
+
+
+class Limit:
+    """
+    How many looks can run at once. Times are passed in, in monotonic seconds.
+
+    Args:
+        most: It is never more than this.
+        least: It is never less than this.
+
+    Attributes:
+        limit: The limit now.
+    """
+
+    def __init__(self, most: float, *, least: float = LEAST) -> None:
+        self._most, self._least = most, least
+        self.limit = max(least, min(FIRST, most))
+        self._running = _Running()
+        self._usual: dict[int, Usual] = {}
+        self._window = Window()
+        self._since = -math.inf  # GETs that began before say nothing about this limit
+        self._naps: deque[float] = deque(maxlen=NAPS)
+        self._own = 0.0  # for how many seconds this process delays an answer
+        self._fast_below = math.inf  # slow start, as TCP's `ssthresh`
+        self._good = 0
+
+    @classmethod
+    def fixed(cls, limit: float = math.inf) -> Limit:
+        """Return a limit that never changes."""
+        return cls(limit, least=limit)
+
+    # Looks
+
+    def next_at(self) -> float:
+        """Return when a look can begin, if none ends before."""
+        return self._running.next_at(self.limit, paced=self.limit < min(PACED, self._most))
+
+    def wait(self) -> None:
+        """Note that a look is due, and waits."""
+        self._window.wanted = True
+
+    def begin(self, id: str, now: float) -> None:
+        """Note that a look begins, which is known by that id."""
+        self._running.begin(id, now)
+
+    @property
+    def busy(self) -> bool:
+        """True if looks are under way."""
+        return not self._running.idle
+
+    def over(self, id: str) -> None:
+        """Note that it is over."""
+        self._running.over(id)
+
+    # Answers
+
+    def napped(self, late: float) -> None:
+        """
+        Note that a thread of this process has slept for so many seconds longer than it wanted.
+
+        It asks no source, so the process itself delays the answers, too: by its work, because one
+        of its threads runs at a time, or because the machine is busy.
+        """
+        self._naps.append(late)
+        self._own = WAKES * sorted(self._naps)[len(self._naps) * 9 // 10]
+
+    def answered(self, answer: Answer, now: float) -> None:
+        """Learn from a GET that is over."""
+        if answer.overload and answer.began >= self._since:
+            self._fast_below = min(self._fast_below, self.limit / 2)
+            self._shrink_to(self.limit / 2, now)
+        if answer.seconds is None or self._least >= self._most:
+            return
+        self._running.lasted(answer.seconds)
+        if answer.began < self._since:
+            return
+        size = answer.size.bit_length()
+        usual = self._usual.setdefault(size, Usual())
+        if len(usual) < LEARNED or (not self._window.wanted and self._running.idle):
+            usual.add(answer.seconds)
+        self._window.add(size, answer.seconds, usual, now, own=self._own)
+        self._decide(now)
+
+    def _decide(self, now: float) -> None:
+        window = self._window
+        if self._at_least and window.beyond(TARGET) > 0:
+            if window.number >= (SLOWER if window.late == window.number else BUSIER):
+                self._believe(now)
+        elif self._is_over(now):
+            if window.beyond(TARGET, CERTAIN) <= 0:
+                self._learn()
+            if window.beyond(TARGET) > 0:
+                self._shrink(now)
+            else:
+                if window.excess <= TARGET and window.wanted:
+                    self._grow()
+                self._window = Window()
+
+    def _believe(self, now: float) -> None:
+        """Learn again what is usual."""
+        for size, seconds in self._window.seconds.items():
+            self._usual[size].learn(seconds)
+        self._shrink_to(min(FIRST, self._most), now)
+        self._fast_below = math.inf
+
+    @property
+    def _at_least(self) -> bool:
+        return self.limit <= self._least
+
+    def _is_over(self, now: float) -> bool:
+        window, round_ = self._window, max(2.0, self.limit)
+        if self.limit < self._fast_below:
+            return window.number >= (max(ROUND, self.limit) if self.limit >= 1 else 2)
+        if window.number >= round_ and window.excess > MANY and window.beyond(TARGET, CERTAIN) > 0:
+            return True
+        if window.number >= max(FEW, self.limit) and now - window.began > MOMENT:
+            return True
+        return window.number >= max(WINDOW, 2 * self.limit)
+
+    def _learn(self) -> None:
+        """Learn from a window that was not late: its GETs are usual ones, or better."""
+        for size, seconds in self._window.seconds.items():
+            usual = self._usual[size]
+            if usual.is_slower_than(seconds):
+                usual.learn(seconds)
+                self._fast_below = math.inf
+            elif usual.wants and self.limit <= PACED:
+                usual.add(*seconds)
+
+    def _grow(self) -> None:
+        self._good += 1
+        if self.limit < self._fast_below:
+            step = self.limit
+        else:
+            step = min(STEP, self.limit / 4) * 2.0 ** max(0, self._good - GOOD)
+        self.limit = min(self._most, self.limit + min(step, self.limit))
+
+    def _shrink(self, now: float) -> None:
+        if self._good or self._fast_below == math.inf:
+            self._fast_below = self.limit / 2
+        if self._window.excess > ALL:
+            self._shrink_to(self.limit / 4, now)
+        else:
+            self._shrink_to(self.limit * (1 - self._window.beyond(TARGET) / 2), now)
+
+    def _shrink_to(self, limit: float, now: float) -> None:
+        self.limit = max(self._least, limit)
+        self._good = 0
+        self._since, self._window = now, Window()
+
+
+class _Running:
+    """The looks that are under way, and when the next can begin."""
+
+    def __init__(self) -> None:
+        self._began: dict[str, float] = {}  # the oldest first
+        self._last = -math.inf
+        self._seconds = 0.0  # how long a GET lasts, on average
+
+    @property
+    def idle(self) -> bool:
+        """True if there are none."""
+        return not self._began
+
+    def begin(self, id: str, now: float) -> None:
+        self._began[id] = self._last = now
+
+    def over(self, id: str) -> None:
+        self._began.pop(id, None)
+
+    def lasted(self, seconds: float) -> None:
+        self._seconds += (seconds - self._seconds) / (2 if self._seconds else 1)
+
+    def next_at(self, limit: float, *, paced: bool) -> float:
+        """Return when the next can begin: after a pause, and once fewer are not overdue."""
+        at = self._last + self._seconds / limit if paced else -math.inf
+        if len(self._began) < limit - 1 or limit == math.inf:
+            return at
+        most = math.floor(limit) if limit >= PACED else math.ceil(limit)
+        if len(self._began) < most:
+            return at
+        return max(at, list(self._began.values())[-most] + max(OVERDUE, ROUNDS * self._seconds))

@@ -1,0 +1,340 @@
+"""How many looks can run at once: at sources in virtual time, and rule by rule."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import random
+from collections import deque
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from change_events._consumer.limit import LEAST, OVERDUE, Answer, Limit
+
+WORK = 0.0005
+"""Seconds between a cache's GET and its next one."""
+
+
+class Source:
+    """
+    A source in virtual time, with a queue, its other clients, and caches that always have something
+    to look at.
+
+    Args:
+        servers: How many requests it serves at once.
+        seconds: Given the time, returns for how long one is served.
+        foreground: The other clients' share of the capacity.
+        caches: How many.
+    """
+
+    def __init__(self, servers, seconds, *, foreground=0.0, caches=1, most=64):
+        self.limits = [Limit(most) for _ in range(caches)]
+        self.answered = [[] for _ in self.limits]  # when each GET ended
+        self.others = []  # how long each request of other clients lasted
+        self.now = 0.0
+        self._servers, self._seconds = servers, seconds
+        self._busy, self._queue = 0, deque()
+        self._random = random.Random(1)
+        self._events, self._numbers = [], itertools.count()
+        self._rate = foreground * servers / seconds(0.0)
+        if foreground:
+            self._at(self._random.expovariate(self._rate), self._come)
+        for cache in range(caches):
+            self._at(cache * 0.01, self._ask, cache)
+
+    def run(self, until):
+        """Let time pass until then; return this source."""
+        while self._events[0][0] <= until:
+            self.now, _, step, arguments = heapq.heappop(self._events)
+            step(*arguments)
+        return self
+
+    def rate(self, begin, end):
+        """Return the GETs a second between two times, of all caches."""
+        return sum(begin <= at < end for each in self.answered for at in each) / (end - begin)
+
+    def p99(self):
+        """Return the 99th percentile of other clients' requests."""
+        return sorted(self.others)[int(0.99 * len(self.others))]
+
+    def _at(self, at, step, *arguments):
+        heapq.heappush(self._events, (at, next(self._numbers), step, arguments))
+
+    def _come(self):
+        came = self.now
+        self._serve(lambda: self.others.append(self.now - came))
+        self._at(self.now + self._random.expovariate(self._rate), self._come)
+
+    def _ask(self, cache):
+        limit = self.limits[cache]
+        while (at := limit.next_at()) <= self.now:
+            id, began = str(next(self._numbers)), self.now
+            limit.begin(id, began)
+            self._serve(lambda id=id, began=began: self._answer(cache, id, began))
+        limit.wait()
+        self._at(at, self._ask, cache)
+
+    def _answer(self, cache, id, began):
+        self.answered[cache].append(self.now)
+        self.limits[cache].over(id)
+        self.limits[cache].answered(Answer(began, self.now - began), self.now)
+        self._at(self.now + WORK, self._ask, cache)
+
+    def _serve(self, then):
+        if self._busy == self._servers:
+            self._queue.append(then)
+            return
+        self._busy += 1
+        seconds = self._seconds(self.now) * (1 + 0.01 * self._random.random())
+        self._at(self.now + seconds, self._served, then)
+
+    def _served(self, then):
+        self._busy -= 1
+        if self._queue:
+            self._serve(self._queue.popleft())
+        then()
+
+
+@pytest.mark.parametrize("seconds", [0.005, 0.02, 0.1])
+def test_a_source_without_a_limit_is_asked_as_often_as_the_most_allows(seconds):
+    source = Source(1000, lambda _: seconds).run(6.0)
+
+    assert source.limits[0].limit == 64
+    assert source.rate(3.0, 6.0) > 0.95 * 64 / (seconds * 1.01 + WORK)
+
+
+def test_a_source_is_used_up_to_its_capacity_and_hardly_more_is_asked_of_it():
+    source = Source(8, lambda _: 0.02).run(20.0)
+
+    assert source.rate(2.0, 20.0) > 0.9 * 400
+    assert 6 < source.limits[0].limit < 12
+
+
+@pytest.mark.parametrize(("foreground", "use"), [(0.3, 0.4), (0.7, 0.2)])
+def test_other_clients_hardly_notice(foreground, use):
+    alone = Source(8, lambda _: 0.02, foreground=foreground, caches=0).run(40.0)
+    source = Source(8, lambda _: 0.02, foreground=foreground).run(40.0)
+
+    assert source.p99() < 1.6 * alone.p99()
+    assert source.rate(5.0, 40.0) > use * 400 * (1 - foreground)
+
+
+def test_twelve_caches_share_what_is_free_and_none_starves():
+    source = Source(8, lambda _: 0.02, foreground=0.3, caches=12).run(40.0)
+
+    free = 400 * 0.7
+    assert 0.8 * free < source.rate(5.0, 40.0) <= 1.02 * free
+    assert min(map(len, source.answered)) > 0.2 * sum(map(len, source.answered)) / 12
+
+
+def test_a_source_that_becomes_slower_is_believed_and_one_that_recovers_is_used_at_once():
+    source = Source(8, lambda now: 0.2 if 10 < now < 40 else 0.02).run(50.0)
+
+    assert source.rate(30.0, 40.0) > 0.9 * 40
+    assert source.rate(42.0, 50.0) > 0.9 * 400
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.3, 0.7])
+def test_a_source_whose_answers_differ_much_is_not_mistaken_for_a_busy_one(sigma):
+    chance = random.Random(1)
+    source = Source(1000, lambda _: 0.02 * math.exp(chance.gauss(0, sigma))).run(20.0)
+
+    assert source.limits[0].limit > 8
+
+
+def answer(limit, *seconds, now, size=1, wanted=True, overload=False):
+    """Let GETs end that last so long; at most one is under way at a time."""
+    for each in seconds:
+        if wanted:
+            limit.wait()
+        limit.begin("p1", now)
+        limit.over("p1")
+        now += each or 0.0
+        limit.answered(Answer(now - (each or 0.0), each, size, overload), now)
+    return now
+
+
+def grown(*, size=1, seconds=0.02):
+    """Return a limit after many good answers, and the time."""
+    limit = Limit(64)
+    now = answer(limit, *[seconds] * 400, now=0.0, size=size)
+    assert limit.limit == 64
+    return limit, now
+
+
+def test_a_fixed_limit_never_changes():
+    limit = Limit.fixed(3)
+    now = answer(limit, *[0.02] * 100, *[2.0] * 100, now=0.0)
+    answer(limit, None, now=now, overload=True)
+
+    assert limit.limit == 3
+
+
+def test_without_a_limit_any_number_can_begin():
+    limit = Limit.fixed()
+    for number in range(1000):
+        limit.begin(str(number), 0.0)
+
+    assert limit.next_at() == -math.inf
+
+
+def test_the_limit_does_not_grow_while_nothing_waits():
+    limit = Limit(64)
+    answer(limit, *[0.02] * 400, now=0.0, wanted=False)
+
+    assert limit.limit == 0.5
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_the_limit_is_at_most_what_is_set(most):
+    limit = Limit(most)
+    answer(limit, *[0.02] * 400, now=0.0)
+
+    assert limit.limit == most
+
+
+def test_an_overloaded_source_halves_the_limit_once_for_the_gets_that_were_under_way():
+    limit, now = grown()
+
+    for _ in range(9):
+        limit.answered(Answer(now - 0.02, None, overload=True), now)
+    assert limit.limit == 32
+
+    limit.answered(Answer(now, None, overload=True), now + 0.02)
+    assert limit.limit == 16
+
+
+def test_a_failure_that_says_nothing_changes_nothing():
+    limit, now = grown()
+
+    for _ in range(500):
+        limit.answered(Answer(now, None), now)
+
+    assert limit.limit == 64
+
+
+def test_gets_for_many_ids_have_a_usual_length_of_their_own():
+    limit, now = grown()
+
+    answer(limit, *[0.5] * 200, now=now, size=50)
+
+    assert limit.limit == 64
+
+
+def test_late_gets_shrink_the_limit_to_the_least_and_then_are_believed():
+    limit, now = grown()
+    seen = []
+
+    for _ in range(600):
+        now = answer(limit, 0.03, now=now)
+        seen.append(limit.limit)
+
+    least = seen.index(LEAST)
+    assert sorted(seen[:least], reverse=True) == seen[:least]
+    assert limit.limit == 64
+
+
+def test_gets_that_this_process_delays_do_not_count():
+    limit, now = grown()
+    for _ in range(32):
+        limit.napped(0.005)
+
+    answer(limit, *[0.03] * 500, now=now)
+
+    assert limit.limit == 64
+
+
+def test_naps_that_end_in_time_excuse_nothing():
+    limit, now = grown()
+    for _ in range(32):
+        limit.napped(0.0001)
+
+    answer(limit, *[0.03] * 64, now=now)
+
+    assert limit.limit < 64
+
+
+def test_below_four_gets_are_spread_over_time():
+    limit = Limit(64)
+    limit.begin("a", 0.0)
+    limit.over("a")
+    limit.answered(Answer(0.0, 0.1), 0.1)
+
+    assert limit.limit == 0.5
+    assert limit.next_at() == pytest.approx(0.2)
+
+
+def test_a_look_that_hangs_does_not_keep_others_from_the_source_for_ever():
+    limit = Limit(64)
+    limit.begin("hangs", 5.0)
+
+    assert limit.next_at() == 5.0 + OVERDUE
+    assert limit.busy
+    limit.over("hangs")
+    assert limit.next_at() <= 5.0
+    assert not limit.busy
+
+
+class Machine(RuleBasedStateMachine):
+    """Whatever comes, the limit keeps its range, and a look can begin after a while."""
+
+    def __init__(self):
+        super().__init__()
+        self.limit = Limit(20)
+        self.now = 0.0
+        self.running = {}
+        self.numbers = itertools.count()
+
+    @rule(seconds=st.sampled_from([0.001, 0.02, 0.5, 30.0]))
+    def pass_time(self, seconds):
+        self.now += seconds
+
+    @precondition(lambda self: self.limit.next_at() <= self.now)
+    @rule()
+    def begin(self):
+        id = str(next(self.numbers))
+        self.running[id] = self.now
+        self.limit.begin(id, self.now)
+        young = sum(self.now - began < OVERDUE for began in self.running.values())
+        assert young <= math.ceil(self.limit.limit) or self.shrunk
+
+    shrunk = False
+
+    @rule()
+    def wait(self):
+        self.limit.wait()
+
+    @rule(late=st.sampled_from([0.0, 0.001, 0.05]))
+    def nap(self, late):
+        self.limit.napped(late)
+
+    @precondition(lambda self: self.running)
+    @rule(
+        data=st.data(),
+        end=st.sampled_from(["answer"] * 6 + ["overload", "failure"]),
+        size=st.sampled_from([1, 1, 50]),
+    )
+    def end(self, data, end, size):
+        id = data.draw(st.sampled_from(sorted(self.running)))
+        began, before = self.running.pop(id), self.limit.limit
+        self.limit.over(id)
+        seconds = self.now - began if end == "answer" else None
+        self.limit.answered(Answer(began, seconds, size, end == "overload"), self.now)
+        self.shrunk = self.limit.limit < before or (self.shrunk and bool(self.running))
+        if end != "answer":
+            assert self.limit.limit <= before
+
+    @invariant()
+    def it_keeps_its_range(self):
+        assert LEAST <= self.limit.limit <= 20
+
+    @invariant()
+    def a_look_can_begin_after_a_while(self):
+        longest = max(self.now, OVERDUE)  # the longest that a GET can have lasted
+        assert self.limit.next_at() <= self.now + 8 * longest + OVERDUE
+
+
+TestMachine = Machine.TestCase
