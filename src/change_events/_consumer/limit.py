@@ -54,8 +54,8 @@ STEP = 0.25
 GOOD = 6
 """Good windows in a row after which the steps double, one after the other."""
 
-LEARNED = 5
-"""GETs that show what is usual, before any is late."""
+LEARNED, KNOWN = 5, 32
+"""GETs that show what is usual before any is late; and before the limit is more than `PACED`."""
 
 SLOWER, BUSIER = 5, 48
 """
@@ -63,7 +63,7 @@ Answers at `LEAST` that show that it is not this worker that delays them: if all
 or if some are.
 """
 
-NAPS, WAKES = 32, 3
+NAPS, WAKES = 32, 2
 """Naps that tell how late threads wake (nine of ten), and how often one must wake during a GET."""
 
 OVERDUE, ROUNDS = 1.0, 8.0
@@ -170,9 +170,12 @@ class Limit:
 
     def _decide(self, now: float) -> None:
         window = self._window
-        if self._at_least and window.beyond(TARGET) > 0:
-            if window.number >= (SLOWER if window.late == window.number else BUSIER):
+        if self._at_least and window.excess > TARGET:
+            enough = SLOWER if window.late == window.number else BUSIER
+            if window.number >= enough and window.beyond(TARGET) > 0:
                 self._believe(now)
+            elif window.number >= WINDOW:
+                self._window = Window()
         elif self._is_over(now):
             if window.beyond(TARGET, CERTAIN) <= 0:
                 self._learn()
@@ -216,6 +219,10 @@ class Limit:
 
     def _grow(self) -> None:
         self._good += 1
+        if self.limit == PACED and any(
+            len(self._usual[size]) < KNOWN for size in self._window.seconds
+        ):
+            return  # it is too early to say what is late
         if self.limit < self._fast_below:
             step = self.limit
         else:
@@ -223,10 +230,13 @@ class Limit:
         self.limit = min(self._most, self.limit + min(step, self.limit))
 
     def _shrink(self, now: float) -> None:
-        if self._good or self._fast_below == math.inf:
+        too_fast = self.limit < self._fast_below
+        if self._good or too_fast:
             self._fast_below = self.limit / 2
         if self._window.excess > ALL:
             self._shrink_to(self.limit / 4, now)
+        elif too_fast:
+            self._shrink_to(self.limit / 2, now)
         else:
             self._shrink_to(self.limit * (1 - self._window.beyond(TARGET) / 2), now)
 
