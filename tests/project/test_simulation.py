@@ -479,6 +479,7 @@ def a_save_takes_the_answer_for_another_in_its_shared_call(patch):
 
 
 USUAL = {"writes": 800, "sink": "memory", "operations": False, "shares_calls": False}
+USUAL |= {"finds_limit": False}  # the seeds were found with as many GETs as there are threads
 
 SHARING = {"shares_calls": True, "services": 1, "rate": 300.0, "faults": FAULTS}
 
@@ -605,6 +606,16 @@ CAUGHT = [
     ("equal", no_broadcast),
     ("equal", acknowledged_on_receipt),
 ]
+
+
+def test_no_property_is_missed_while_workers_find_their_limit():
+    broken = [
+        played.broken
+        for seed in range(6)
+        if (played := play(seed, **USUAL | {"finds_limit": True}))
+    ]
+
+    assert broken == [None] * 6
 
 
 @pytest.mark.parametrize(

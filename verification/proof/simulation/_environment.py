@@ -43,6 +43,7 @@ class Setup:
     guard: bool = False  # and somebody deploys a wrong URL
     sink: str = "memory"  # see `opened`
     shares_calls: bool = False  # saves of the same moment share calls to SNS
+    finds_limit: bool = False  # workers find out how many GETs at once the source can bear
     operations: bool = False  # backfills, audits, redrives, and what they are for
     same_outages: bool = False  # in all worlds of a seed, whatever else happens in them
 

@@ -24,6 +24,9 @@ OPERATIONS = 0.5
 SHARES_CALLS = 0.5
 """The share of worlds in which saves of the same moment share calls to SNS."""
 
+FINDS_LIMIT = 0.5
+"""The share of worlds in which workers find out how many GETs at once the source can bear."""
+
 LATENCIES = Latencies(
     publish=latency(0.012, tail=0.003, worst=(0.3, 9.0)),  # some longer than the settle window
     save=latency(0.015, tail=0.01, worst=(0.3, 40.0)),  # some much longer
@@ -100,6 +103,7 @@ def drawn(seed: int, *, writes: int = WRITES) -> Setup:
         bulk=choose([1, 1, 5, 50]),
         guard=choose([True, False]),
         sink=choose([*7 * ["memory"], "sqlite"]),
+        finds_limit=random.Random(f"limit {seed}").random() < FINDS_LIMIT,
         shares_calls=random.Random(f"shares {seed}").random() < SHARES_CALLS,
         operations=random.Random(f"operations {seed}").random() < OPERATIONS,
     )

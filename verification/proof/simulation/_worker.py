@@ -29,11 +29,10 @@ class Worker:
         setup, kernel = world.setup, world.kernel
         self._world = world
         self.process = kernel.process(name)
-        offset = world.random() * 1e4
         threads = VirtualThreads(
             kernel,
             self.process,
-            offset=offset,
+            offset=world.random() * 1e4,
             period=setup.visibility / 3,
             stalls=lambda: world.random() < world.faults.heartbeat_stalls,
         )
@@ -55,8 +54,7 @@ class Worker:
             tally=Tally(),
             control=cast("Control", self),
             threads=threads,
-            # In half of the processes it is found while they run, without a draw more.
-            limit=None if int(offset) % 2 else Limit.fixed(setup.threads),
+            limit=None if setup.finds_limit else Limit.fixed(setup.threads),
         )
         world.mistake.watch(self)
 
