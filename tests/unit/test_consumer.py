@@ -424,3 +424,38 @@ def test_take_waits_for_less_than_a_second():
     _, timeout = shared.begin(shared.consumer.take)
 
     assert timeout == pytest.approx(0.55)
+
+
+# Threads that are missing
+
+
+def test_a_thread_is_hired_if_what_resume_makes_due_finds_all_of_them_busy():
+    hired = []
+    desk = make_desk(guard=Guard(max_share=0.0, min_deleted=1))
+    noted = Noting()
+    consumer = Consumer(
+        desk, pauses=noted, tally=noted, clock=lambda: 0.0, hire=lambda: hired.append("look")
+    )
+    with consumer as desk:
+        receive(desk, "a", "b")
+    for id in [consumer.take(), consumer.take()]:
+        with consumer as desk:
+            if not desk.guard.allows_deletion():
+                desk.refused(*id, 0.0)
+    hired.clear()
+
+    consumer.resume()
+
+    assert hired == ["look"]
+
+
+def test_no_thread_is_woken_for_a_look_that_is_due_when_one_wakes_by_itself():
+    shared = Shared(early_look=False)
+    shared.receive("a", hold=5.0)
+    _, timeout = shared.begin(shared.consumer.take)
+    assert timeout == 5.5
+
+    shared.receive("b", hold=9.0)
+
+    with pytest.raises(queue.Empty):  # woken, it would wait once more
+        shared.waits.get(timeout=0.2)

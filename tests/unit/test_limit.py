@@ -237,6 +237,18 @@ def test_late_gets_shrink_the_limit_to_the_least_and_then_are_believed():
     assert limit.limit == 64
 
 
+def test_at_the_least_a_few_late_gets_are_neither_believed_nor_kept_in_mind():
+    limit, now = grown()
+    while limit.limit > LEAST:
+        now = answer(limit, 0.03, now=now)
+
+    now = answer(limit, *[0.03, *[0.02] * 24] * 2, now=now)
+    assert limit.limit == LEAST
+
+    answer(limit, *[0.02] * 400, now=now)
+    assert limit.limit > 1
+
+
 def test_gets_that_this_process_delays_do_not_count():
     limit, now = grown()
     for _ in range(32):
