@@ -70,6 +70,7 @@ CHANGING = (
     (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "TIME"),
     (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "MESSAGE"),
     (r"\b[\d.,]+ s\b", "SECONDS"),
+    (r"\bget limit [\d.]+", "get limit"),
 )
 """What is another one each time."""
 

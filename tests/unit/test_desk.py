@@ -50,6 +50,14 @@ def test_each_receive_under_way_reserves_room_for_a_batch(desk):
     assert desk.receiving.begin() == 3
 
 
+def test_a_full_receive_means_a_backlog_for_the_limit_of_looks(desk):
+    receive(desk, "p1", received=3)
+    assert desk.limit.backlog
+
+    receive(desk, "p2")
+    assert not desk.limit.backlog
+
+
 def test_a_receive_that_began_without_room_reserves_none(desk):
     for _ in range(3):
         desk.receiving.begin()

@@ -279,6 +279,18 @@ def test_below_four_gets_are_spread_over_time():
     assert limit.next_at() == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize(("most", "at_once"), [(64, 10), (3, 3)])
+def test_without_a_backlog_ten_looks_can_run_at_once_however_small_the_limit(most, at_once):
+    limit = Limit(most)
+    limit.backlog = False
+    for number in range(at_once):
+        assert limit.next_at() <= 0.0
+        limit.begin(f"p{number}", 0.0)
+
+    assert limit.next_at() > 0.0
+    assert limit.limit == 0.5
+
+
 def test_a_look_that_hangs_does_not_keep_others_from_the_source_for_ever():
     limit = Limit(64)
     limit.begin("hangs", 5.0)

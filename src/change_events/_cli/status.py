@@ -37,6 +37,7 @@ ROWS = (
     "last_poll",
     "oldest_held",
     "held",
+    "prefetch",
     "in_flight",
     "get_limit",
     "synced",
@@ -195,18 +196,18 @@ def _health(asked: Asked) -> str:
     if asked.health is None:
         return f"{asked.address}: does not answer: {asked.error}"
     told = ", ".join(
-        f"{name.replace('_', ' ')} {_value(asked.health[name])}"
+        f"{name.replace('_', ' ')} {_value(name, asked.health[name])}"
         for name in ROWS
         if asked.health.get(name) is not None
     )
     return f"{asked.address}: {told}"
 
 
-def _value(value: object) -> str:
+def _value(name: str, value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.1f} s"
+        return f"{value:g}" if name == "get_limit" else f"{value:.1f} s"
     return printable(value)
 
 

@@ -104,7 +104,7 @@ class Crew:
                     "the worker goes on with %d %s threads: %s",
                     len(self._by_role[role]),
                     role,
-                    error,
+                    printable(error),
                     extra={"action": "limp"},
                 )
 

@@ -73,10 +73,8 @@ class Failure(NamedTuple):
 
 class Desk:
     """
-    Decides what a worker receives and looks at, and what a result means.
-
-    `patience` is for how many seconds to hold the events of an id that is stuck. `limit` decides
-    how many looks run at once; None: `Limit(threads)`.
+    Decides what a worker receives and looks at, and what a result means. `patience` is for how many
+    seconds to hold the events of an id that is stuck. `limit`: see `Limit`; None: of `threads`.
     """
 
     def __init__(
@@ -103,6 +101,7 @@ class Desk:
     def end_receive(self, events: Sequence[Held], now: float, *, received: int) -> Sequence[Held]:
         """Hold the events that a receive of so many messages brought; return those to hand back."""
         due = self.receiving.end(events, now, received=received)
+        self.limit.backlog = self.receiving.backlog
         self.changed(due or 0)
         return events if due is None else []
 

@@ -33,6 +33,9 @@ from change_events._consumer.usual import CERTAIN, FEW, Usual, Window
 FIRST, LEAST = 0.5, 0.125
 """The limit at the start, and the least: twelve workers together then ask for one and a half."""
 
+LIVE = 10
+"""The least limit without a backlog: then the source's own saves say how much there is to do."""
+
 PACED = 4.0
 """Below this limit, GETs are spread over time."""
 
@@ -97,11 +100,13 @@ class Limit:
 
     Attributes:
         limit: The limit now.
+        backlog: The queue has more than is held.
     """
 
     def __init__(self, most: float, *, least: float = LEAST) -> None:
         self._most, self._least = most, least
         self.limit = max(least, min(FIRST, most))
+        self.backlog = True
         self._running = _Running()
         self._usual: dict[int, Usual] = {}
         self._window = Window()
@@ -120,7 +125,8 @@ class Limit:
 
     def next_at(self) -> float:
         """Return when a look can begin, if none ends before."""
-        return self._running.next_at(self.limit, paced=self.limit < min(PACED, self._most))
+        limit = self.limit if self.backlog else max(self.limit, min(LIVE, self._most))
+        return self._running.next_at(limit, paced=limit < min(PACED, self._most))
 
     def wait(self) -> None:
         """Note that a look is due, and waits."""
