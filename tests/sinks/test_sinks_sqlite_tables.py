@@ -13,6 +13,7 @@ import pytest
 
 from change_events import ConfigurationError, Entry, Found, Gone, SQLiteSink, Unchanged
 from change_events.testing import SinkContract
+from change_events.testing._sink_extras import ReadingRules
 from databases import OfOwnTables
 
 FOUND = Found({"id": "p1", "name": "Anvil", "n": 1}, '"one"', "d1")
@@ -85,6 +86,14 @@ class TestSQLiteSinkWithTablesOfYourOwn(OfOwnTables, SinkContract):
     @pytest.fixture
     def open_again(self, path, products):
         return partial(SQLiteSink, path, timeout=30, upsert=upsert, delete=delete, read=read)
+
+
+class TestSQLiteSinkThatCanNotReadTablesOfYourOwn(OfOwnTables, ReadingRules):
+    """Its reading tests are skipped, because nothing says how to read."""
+
+    @pytest.fixture
+    def sink(self, make, products):
+        return make()
 
 
 def test_the_version_and_the_users_tables_change_together_or_not_at_all(make, products):

@@ -20,6 +20,7 @@ from change_events._event import Entry, Found
 from change_events._operations import audit as audit_module
 from change_events._operations.pages import with_digest
 from change_events._operations.state import Owner
+from change_events.testing import FakeSource
 from command_line import run
 from conftest import running, signalled, wait_until
 from verification.harness.wire import Answer, Server
@@ -316,6 +317,17 @@ def test_a_listing_is_sent_the_fetchers_headers_if_it_is_at_the_same_origin(
     assert result.exit_code == 0, result.output
     assert tokens == [None if elsewhere else "Bearer t"]
     assert dict(sink.items()) == {"p1": {"id": "p1"}}
+
+
+def test_a_fetcher_of_ones_own_has_nothing_to_ask_a_listing_with(make_worker, name_app, sink):
+    listed = FakeSource({"p1": {"id": "p1"}})
+    with Server(lambda asked: Answer(200, b'["p1"]')) as elsewhere:
+        app = name_app(make_worker(fetcher=listed))
+
+        result = run("backfill", app, "--listing", f"{elsewhere.url}/list")
+
+    assert result.exit_code == 0, result.output
+    assert dict(sink.items()) == listed
 
 
 def test_the_workers_own_listing_is_the_default(make_worker, name_app, source, sink, list_products):
