@@ -39,6 +39,20 @@ class Pages:
         return Page(list(self.pages[at]), None, more)
 
 
+def test_however_many_threads_a_worker_can_have_its_backfill_sends_two_gets_at_once(
+    make_worker, source
+):
+    source.entities.update(products(*range(20)))
+    source.gate.clear()
+    with running(make_worker(threads=64, backfill=Pages(list(source.entities)))):
+        try:
+            wait_until(lambda: len(source.asked) == 2)
+            time.sleep(0.5)
+            assert len(source.asked) == 2
+        finally:
+            source.gate.set()
+
+
 def test_a_cache_is_filled_once_and_says_when_it_is(make_worker, source):
     source.entities.update(products(*range(20)))
     listing = Pages(list(source.entities))

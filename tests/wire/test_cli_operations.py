@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -290,6 +291,26 @@ def test_the_options_of_a_listing_are_those_of_http_listing(app, source, sink, m
     assert result.exit_code == 0, result.output
     assert asked == ["products", "products?token=t2"]
     assert dict(sink.items()) == source.entities
+
+
+@pytest.mark.parametrize(("threads", "at_once"), [(64, 10), (3, 3)])
+@pytest.mark.parametrize("command", ["backfill", "audit --min-age 0"])
+def test_an_operation_sends_ten_gets_at_once_at_most(
+    make_worker, name_app, source, command, threads, at_once
+):
+    source.entities = products(*range(40))
+    app = name_app(make_worker(threads=threads, backfill=list(source.entities)))
+    source.gate.clear()
+    name, *options = command.split()
+    operation = threading.Thread(target=run, args=(name, app, *options))
+    operation.start()
+    try:
+        wait_until(lambda: len(source.asked) == at_once)
+        time.sleep(0.3)
+        assert len(source.asked) == at_once
+    finally:
+        source.gate.set()
+        operation.join()
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])

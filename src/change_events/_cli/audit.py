@@ -70,6 +70,7 @@ def command(
     """
     from change_events._operations.audit import Audit
     from change_events._operations.own_audit import min_age_of
+    from change_events._operations.throttle import threads_for
 
     worker = load_app(app)
     with Bar("audit") as bar:
@@ -78,7 +79,7 @@ def command(
             fetcher=worker.fetcher,
             sink=worker.sink,
             min_age=min_age_of(worker) if min_age is None else min_age,
-            threads=worker.threads,
+            threads=threads_for(worker.threads),
             max_gets_per_second=rate or worker.max_gets_per_second,
             on_progress=lambda now: bar.show(now.done, now.total, str(now)),
         )

@@ -99,10 +99,10 @@ def command(
 
 def _backfill(worker: Worker[Any], listing: Any, **settings: Any) -> Backfill[Any]:
     from change_events._operations.backfill import Backfill
+    from change_events._operations.throttle import threads_for
 
-    return Backfill(
-        listing, fetcher=worker.fetcher, sink=worker.sink, threads=worker.threads, **settings
-    )
+    threads = threads_for(worker.threads)
+    return Backfill(listing, fetcher=worker.fetcher, sink=worker.sink, threads=threads, **settings)
 
 
 def _tell_owner(worker: Worker[Any]) -> None:

@@ -188,6 +188,7 @@ def drop_letters(
 def _redrive(worker: Worker[Any], queue: str | None, **settings: Any) -> RedriveReport:
     from change_events._cli.queues import dead_letter_queue
     from change_events._operations.dead_letters import redrive
+    from change_events._operations.throttle import threads_for
 
     queue_url = dead_letter_queue(worker, queue)
 
@@ -208,7 +209,7 @@ def _redrive(worker: Worker[Any], queue: str | None, **settings: Any) -> Redrive
             verify_signatures=worker.verify_signatures,
             settle=worker.settle,
             client=worker.client,
-            threads=worker.threads,
+            threads=threads_for(worker.threads),
             on_progress=tell,
             **settings,
         )

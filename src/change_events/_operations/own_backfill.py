@@ -9,6 +9,7 @@ from change_events._consumer.log import log
 from change_events._operations.aside import keep_trying, throttle_beside
 from change_events._operations.filling import fill, is_filled
 from change_events._operations.state import stateful
+from change_events._operations.throttle import threads_for
 from change_events._source.listing import listing_of
 from change_events._text import printable
 from change_events.exceptions import MassDeletionError
@@ -82,7 +83,7 @@ class OwnBackfill(Generic[T]):
                     sink=self._settings.sink,
                     deletions=looks.deletions,
                     throttle=throttle_beside(looks, stopping),
-                    threads=max(1, self._settings.threads // SHARE),
+                    threads=max(1, threads_for(self._settings.threads) // SHARE),
                 )
             except MassDeletionError:  # logged; once it may go on, the next look finds out
                 with looks.consumer as desk:

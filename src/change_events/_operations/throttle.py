@@ -30,6 +30,9 @@ CONTROL = "backfill control"
 CONTROL_EVERY = 1.0
 """Seconds between two looks at what somebody asks for."""
 
+THREADS = 10
+"""The most threads of an operation for a worker: it does not find out what the source can bear."""
+
 SOURCE, SINK, RATE_LIMIT, LIVE_EVENTS, PAUSED, LISTING = (
     "the source",
     "the sink",
@@ -186,6 +189,11 @@ class Asked:
     def clear(self) -> None:
         """Forget what was asked for: it was for this backfill."""
         change_state(self._state, CONTROL, lambda _: "{}")
+
+
+def threads_for(threads: int) -> int:
+    """Return how many threads an operation has that is done for a worker with so many."""
+    return min(threads, THREADS)
 
 
 def checked_threads(threads: int) -> int:
