@@ -129,68 +129,20 @@ def bench():
 
 
 @pytest.mark.parametrize(
-    ("threads", "until_empty", "started"),
-    [
-        (
-            10,
-            False,
-            {
-                "look": 1,
-                "nap": 1,
-                "acknowledge": 2,
-                "heartbeat": 1,
-                "poll": 2,
-                "guard": 1,
-                "finish": 1,
-            },
-        ),
-        (
-            10,
-            True,
-            {
-                "look": 1,
-                "nap": 1,
-                "acknowledge": 2,
-                "heartbeat": 1,
-                "poll": 1,
-                "guard": 1,
-                "finish": 1,
-            },
-        ),
-        (
-            1,
-            False,
-            {
-                "look": 1,
-                "nap": 1,
-                "acknowledge": 2,
-                "heartbeat": 1,
-                "poll": 2,
-                "guard": 1,
-                "finish": 1,
-            },
-        ),
-        (
-            25,
-            False,
-            {
-                "look": 1,
-                "nap": 1,
-                "acknowledge": 4,
-                "heartbeat": 1,
-                "poll": 4,
-                "guard": 1,
-                "finish": 1,
-            },
-        ),
-    ],
+    ("threads", "until_empty", "acknowledge", "poll"),
+    [(10, False, 2, 2), (10, True, 2, 1), (1, False, 2, 2), (25, False, 4, 4)],
 )
-def test_a_run_starts_threads_for_each_role(threads, until_empty, started):
+def test_a_run_starts_threads_for_each_role(threads, until_empty, acknowledge, poll):
     bench = Bench(threads=threads, until_empty=until_empty)
 
     bench.run.start()
 
-    assert Counter(thread.role for thread in bench.threads.started) == started
+    one_each = dict.fromkeys(("look", "nap", "heartbeat", "guard", "finish"), 1)
+    assert Counter(thread.role for thread in bench.threads.started) == {
+        **one_each,
+        "acknowledge": acknowledge,
+        "poll": poll,
+    }
 
 
 def test_a_run_asks_for_the_queues_delay_before_it_starts_a_thread(bench, caplog):

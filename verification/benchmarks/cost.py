@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from change_events._consumer.acknowledgements import LINGER
+from change_events._consumer.settings import IN_FLIGHT
 from verification.benchmarks.contest import Report
 
 if TYPE_CHECKING:
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
 
 MONTH = 30 * 86_400
 """The seconds of a month."""
-
-IN_FLIGHT = 120_000
-"""The most messages in flight in a queue, standard or FIFO (Amazon SQS quotas)."""
 
 
 @dataclass(frozen=True)

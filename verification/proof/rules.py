@@ -132,11 +132,11 @@ MUTANTS = (
         "bulk: the GET before the versions are read",
         "_consumer.looks",
         "            entries = {id: entry_of(sink, id) for id in ids}\n"
-        "            early, get_started = self._begin_get(ids), self.clock()\n"
+        "            early = self._begin_get(ids)\n"
         "            timed = timed_get(self.consumer.answers, self.clock, len(ids))\n"
         "            with timed, measured_get(self.tally.meter, self.clock) as answer:\n"
         "                changes = fetcher.fetch_many(ids)\n",
-        "            early, get_started = self._begin_get(ids), self.clock()\n"
+        "            early = self._begin_get(ids)\n"
         "            timed = timed_get(self.consumer.answers, self.clock, len(ids))\n"
         "            with timed, measured_get(self.tally.meter, self.clock) as answer:\n"
         "                changes = fetcher.fetch_many(ids)\n"
@@ -147,14 +147,14 @@ MUTANTS = (
     Mutant(
         "bulk: an event joins a GET that is under way",
         "_consumer.looks",
-        "            early, get_started = self._begin_get(ids), self.clock()\n"
+        "            early = self._begin_get(ids)\n"
         "            timed = timed_get(self.consumer.answers, self.clock, len(ids))\n"
         "            with timed, measured_get(self.tally.meter, self.clock) as answer:\n"
         "                changes = fetcher.fetch_many(ids)\n",
         "            timed = timed_get(self.consumer.answers, self.clock, len(ids))\n"
         "            with timed, measured_get(self.tally.meter, self.clock) as answer:\n"
         "                changes = fetcher.fetch_many(ids)\n"
-        "                early, get_started = self._begin_get(ids), self.clock()\n",
+        "                early = self._begin_get(ids)\n",
         setup=(("bulk", True), ("delay", 2), ("slow_get", True)),
         puts=(True, True),
     ),

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from change_events._consumer.acknowledgements import LINGER
 from change_events._consumer.inbox import SLACK
 from change_events._consumer.queue import BATCH_SIZE
-from verification.benchmarks.cost import IN_FLIGHT, Assumptions
+from change_events._consumer.settings import IN_FLIGHT
+from verification.benchmarks.cost import Assumptions
 
 PRICES = Assumptions()
 

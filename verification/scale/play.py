@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 import random
 from collections import Counter, deque
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from change_events._consumer.settings import Settings
 from change_events._consumer.stats import Tally
 from change_events._event import Found
 from verification.proof.simulation._kernel import Kernel
+from verification.proof.simulation._run import undisturbed
 from verification.proof.simulation._threads import VirtualThreads
 from verification.scale.model import PRICES, Needs
 
@@ -224,13 +224,8 @@ class World:
 
     def run(self) -> None:
         """Let time pass until somebody stops it, and end the workers."""
-        log = logging.getLogger("change_events")
-        was = log.level
-        log.setLevel(logging.CRITICAL + 1)  # each thread would tell its end
-        try:
+        with undisturbed():  # each thread would tell its end
             self.kernel.run()
-        finally:
-            log.setLevel(was)
 
     def _start(self, name: str, cache: Cache) -> None:
         setup = self._setup

@@ -35,8 +35,8 @@ class Consumer:
     One desk, for one thread at a time.
 
     Its `pauses` have a lock of their own. The proof has another `condition`, in virtual time.
-    `hire` is called if a look is due, or will be, and all threads that look are busy. `answers` are
-    for the limit: any thread can append to them, without the lock.
+    `hire` is called if a look is due, or will be, and all threads that look are busy. The desk
+    learns from `answers`: any thread can append to them, without the lock.
     """
 
     def __init__(
@@ -55,10 +55,9 @@ class Consumer:
         self._clock = clock
         self.answers: deque[Answer] = deque()
         self._lock = threading.Lock()
-        self._lookers = _Lookers(condition(self._lock), hire)
+        self._lookers = _Lookers(condition(self._lock), condition(self._lock), hire)
         self._room = condition(self._lock)
         self._backlog = condition(self._lock)
-        self._lookers.busy = condition(self._lock)
         self._receiving = self._looking = True
         tally.watch("prefetch", self.prefetch)
         self._paused = {SOURCE_DOWN: False, MASS_DELETION: False}
@@ -98,7 +97,10 @@ class Consumer:
     def _learn(self) -> None:
         now = self._clock()
         while self.answers:
-            self._desk.limit.answered(self.answers.popleft(), now)
+            answer = self.answers.popleft()
+            self._desk.limit.answered(answer, now)
+            if answer.size > 1 and answer.seconds is not None:
+                self._desk.bulk_size.answered(answer.size, answer.seconds)
 
     def _wait_for_ids(self) -> list[str]:
         while self._looking:
@@ -208,8 +210,11 @@ class _Lookers:
     each that begins a look wakes another one. Times are the consumer's, and so is the lock.
     """
 
-    def __init__(self, due: threading.Condition, hire: Callable[[], object]) -> None:
-        self.due = self.busy = due
+    def __init__(
+        self, due: threading.Condition, busy: threading.Condition, hire: Callable[[], object]
+    ) -> None:
+        self.due = due
+        self.busy = busy
         self.hire = hire
         self.idle = 0
         self._wakes = -math.inf  # when one of them wakes by itself

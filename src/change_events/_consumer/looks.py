@@ -58,9 +58,8 @@ class Looks(Generic[T]):
     """
     Looks at ids that the desk has reserved, and tells the desk what came of it.
 
-    `wall_clock` is for measurements only. `halted` is the first
-    error that a drain must not wait for: of an outage that began, or of a refused mass deletion.
-    `on_halt` is called with it.
+    `wall_clock` is for measurements only. `halted` is the first error that a drain must not wait
+    for: of an outage that began, or of a refused mass deletion. `on_halt` is called with it.
     """
 
     settings: Settings[T]
@@ -159,13 +158,11 @@ class Looks(Generic[T]):
         fetcher, sink = cast("BulkFetcher[T]", self.settings.fetcher), self.settings.sink
         try:
             entries = {id: entry_of(sink, id) for id in ids}
-            early, get_started = self._begin_get(ids), self.clock()
+            early = self._begin_get(ids)
             timed = timed_get(self.consumer.answers, self.clock, len(ids))
             with timed, measured_get(self.tally.meter, self.clock) as answer:
                 changes = fetcher.fetch_many(ids)
                 answer.name, answer.number = "found", sum(id in changes for id in ids)
-            with self.consumer as desk:
-                desk.bulk_size.answered(len(ids), self.clock() - get_started)
             found = {
                 id: _Done(entry, compared(changes[id], id, entry, fetcher, None))
                 for id, entry in entries.items()

@@ -219,7 +219,7 @@ class Run(Generic[T]):
         # Then the heartbeat, which hands back the rest.
         self._finished.set()
         self._crew.join("heartbeat")
-        for role in ("aside", "guard", "measure", "nap"):  # they call what the user has made
+        for role in ("aside", "guard", "measure", "nap"):  # most call what the user has made
             self._crew.join(role, LAST_WORDS)
         self._control.put(Notice.FINISHED)
 

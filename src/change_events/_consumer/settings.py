@@ -57,7 +57,7 @@ of the timeout. The looks have the other half.
 """
 
 IN_FLIGHT = 120_000
-"""Messages that can be in flight in a standard queue (SQS's quotas)."""
+"""The most messages in flight in a queue, standard or FIFO (Amazon SQS quotas)."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -125,17 +125,18 @@ class HTTPListing:
     ) -> None:
         if cursor is not None and not (isinstance(cursor, str) and cursor):
             raise ConfigurationError(f"cursor= must be a parameter's name, not {cursor!r}")
-        self.url = url
-        route = Route(pool, ca_file=ca_file, client_cert=client_cert, proxy=proxy)
-        getter = Getter(timeout, headers, max_bytes, auth)
-        self._endpoint, self._getter = Endpoint.of(require_list_url(url), route), getter
-        if fetcher is not None:
-            own = (headers, pool, auth, ca_file, client_cert, proxy)
-            if any(each is not None for each in own):
-                raise ConfigurationError(
-                    "fetcher= brings headers, auth, certificates, a pool and a proxy: give these "
-                    "to the fetcher, or leave fetcher= out"
-                )
+        self.url = require_list_url(url)
+        own = (headers, pool, auth, ca_file, client_cert, proxy)
+        if fetcher is None:
+            route = Route(pool, ca_file=ca_file, client_cert=client_cert, proxy=proxy)
+            self._endpoint = Endpoint.of(url, route)
+            self._getter = Getter(timeout, headers, max_bytes, auth)
+        elif any(each is not None for each in own):
+            raise ConfigurationError(
+                "fetcher= brings headers, auth, certificates, a pool and a proxy: give these to "
+                "the fetcher, or leave fetcher= out"
+            )
+        else:
             self._endpoint, getter = _access(fetcher, url)
             self._getter = getter.with_limits(timeout, max_bytes)
         self._reader = ItemReader(items, id_of, entities=entities, entity=entity)

@@ -190,7 +190,11 @@ class SQLiteSink:
         Return the cached entity, or None. From tables of your own `read` returns it; without `read`
         this is a `ConfigurationError`.
         """
-        return self.get_many([id]).get(id)
+        if self._read_own is not None:
+            return self.get_many([id]).get(id)
+        check_bodies(self._upsert)
+        row = self._row("SELECT body FROM {table} WHERE id = ? AND body IS NOT NULL", id)
+        return json.loads(row[0]) if row else None
 
     def get_many(self, ids: Sequence[str], /) -> dict[str, dict[str, Any]]:
         """
