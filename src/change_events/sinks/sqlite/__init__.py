@@ -223,8 +223,7 @@ class SQLiteSink:
 
     def __len__(self) -> int:
         """Return how many entities are cached."""
-        row = self._row("SELECT count(*) FROM {table} WHERE body IS NOT NULL")
-        return int(row[0])
+        return int(self._row("SELECT count(*) FROM {table} WHERE body IS NOT NULL")[0])
 
     def ids(self, *, after: str | None = None, limit: int = 1000) -> list[str]:
         """Return up to `limit` ids of cached entities, in order, beginning after `after`."""
