@@ -22,6 +22,7 @@ PACKAGES = {
     "sqs-workers": ["sqs-workers", "typing-extensions", "urllib3"],
     "dramatiq": ["dramatiq", "dramatiq-sqs", "urllib3"],
     "celery": ["celery[sqs]", "urllib3"],
+    "asyncio": ["aiobotocore", "httpx", "aiosqlite"],
 }
 """What pip installs, by environment."""
 

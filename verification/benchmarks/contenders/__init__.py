@@ -183,6 +183,14 @@ OWN = [OURS, NO_EARLY, AHEAD, BULK]
 OTHERS = [
     TUNED,
     Contender(
+        name="asyncio-httpx",
+        about=(
+            "with aiobotocore, httpx and aiosqlite: each task receives ten, GETs one after the "
+            "other, deletes the ten in one call"
+        ),
+        environment="asyncio",
+    ),
+    Contender(
         name="sqs-consumer",
         about=(
             "on Node: receive ten, all GETs at once, delete the ten in one call; "
