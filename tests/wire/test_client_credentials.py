@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from textwrap import dedent
 
 import pytest
-from flask import Response
+from flask import Response, request
 
 from change_events import (
     ClientCredentials,
@@ -103,6 +103,15 @@ def test_a_real_server_gives_a_token_and_the_source_accepts_it(source, server, m
     assert ("client_secret" in asked) == (method == "client_secret_post")
     assert server.tokens == {"token-1": "products:read products:list"}
     assert source.refused == []
+
+
+def test_a_token_request_has_a_connection_of_its_own(source, server, fetcher):
+    told = []
+    server.answer = lambda: told.append(request.headers["Connection"])
+
+    fetcher.fetch("p1")
+
+    assert told == ["close"]
 
 
 def test_a_fetcher_and_a_listing_share_a_token(source, server, make_auth):
@@ -619,22 +628,28 @@ def test_a_child_gets_a_token_although_a_thread_of_its_parent_was_asking(source)
 
 
 @pytest.mark.parametrize(
-    "url",
+    ("url", "shown"),
     [
-        "http://login.example.com/token",
-        "http://10.0.0.1/token",
-        "ftp://login.example.com/",
-        "login.example.com",
-        "",
-        None,
-        "https://",
-        "https://[half",
-        "https://login.example.com:99999999/",
+        ("http://login.example.com/hidden", "http://login.example.com"),
+        ("http://10.0.0.1:80/hidden", "http://10.0.0.1:80"),
+        ("ftp://login.example.com/", "ftp://login.example.com"),
+        ("login.example.com", "login.example.com"),
+        ("", ""),
+        (None, ""),
+        (7, ""),
+        ("https://", "https://"),
+        ("https://[half", ""),
+        ("https://login.example.com:99999999/", ""),
     ],
 )
-def test_a_url_where_no_secret_can_be_sent_is_refused(url):
-    with pytest.raises(ConfigurationError, match="token_url= must be an https URL"):
+def test_a_url_where_no_secret_can_be_sent_is_refused(url, shown):
+    with pytest.raises(ConfigurationError) as caught:
         ClientCredentials(url, client_id="a", client_secret="b")
+
+    assert str(caught.value) == (
+        "token_url= must be an https URL like https://login.example.com/token, because the secret "
+        f"is sent there, not {shown!r}; http is for localhost"
+    )
 
 
 @pytest.mark.parametrize(
@@ -655,7 +670,7 @@ def test_https_and_this_machine_are_accepted(url):
 WRONG = {
     "a password in the URL": (
         {"token_url": "https://a:hidden@login.example.com/"},
-        "token_url= must not have a password",
+        "token_url= must not have a password; give client_secret=",
     ),
     "no id": ({"client_id": ""}, "client_id= must be text, not an empty text"),
     "an id of bytes": ({"client_id": b"hidden"}, "client_id= must be text, not bytes"),

@@ -515,6 +515,14 @@ def test_a_redirect_is_reported_and_not_followed(source, fetcher, location):
     assert len(source.asked) == 1
 
 
+def test_an_answer_can_be_had_whatever_it_says(source, fetcher):
+    source.answer = lambda id: Answer(503, id.encode())
+
+    answer = fetcher.answer("a/b")
+
+    assert (answer.status, answer.body) == (503, b"a/b")
+
+
 def test_a_redirect_to_another_host_sends_no_request_there(source, fetcher):
     with serving(Source()) as other:
         other.entities["p1"] = {"id": "p1"}

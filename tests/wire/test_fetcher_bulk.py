@@ -58,6 +58,13 @@ def test_an_id_never_changes_the_other_ids_of_a_bulk_get(source, bulk, ids):
     assert source.asked_many == [ids]
 
 
+def test_a_redirect_of_a_bulk_get_says_which_setting_to_change(source, bulk):
+    source.answer_many = lambda _: Answer(302, b"", {"Location": "/all"})
+
+    with pytest.raises(FetchError, match=r"302: it is at '/all'.*into HTTPFetcher\(bulk_url=\)$"):
+        bulk.fetch_many(["p1"])
+
+
 def test_unusable_ids_are_left_out_of_a_bulk_get(source, bulk):
     source.entities["p1"] = {"id": "p1"}
 

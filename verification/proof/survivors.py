@@ -9,6 +9,10 @@ which only checks what is so.
 from __future__ import annotations
 
 _GET = '"GET", url, timeout=TIMEOUT, retries=False, redirect=False, preload_content=False'
+_QUERY = "f\"{self.target}{mark}{quote(parameter, safe='')}={quote(value, safe='')}\""
+_PORT = 'return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme or "")'
+_NEXT = 'if "next" in parameters.get("rel", "").lower().split() and "anchor" not in parameters:'
+_LOCAL = 'local = parsed.scheme == "http" and _is_loopback(parsed.host or "")'
 _READ = 'self.read("change-events", "version")'
 _TRY = '"change-events", {"body": None}, "attribute_exists(id) AND attribute_not_exists(id)", {}'
 
@@ -188,6 +192,46 @@ SURVIVORS = {
             "_source.endpoint.Endpoint.targets",
             "parameter = f\"id={quote(checked_id(id), safe='')}\"",
             "parameter = f\"id={quote(checked_id(id), safe='XXXX')}\"",
+        ),
+    ],
+    "in a query, a slash stands for itself": [
+        (
+            "_source.endpoint.Endpoint.target_with",
+            f"return {_QUERY}",
+            f"return {_QUERY.replace(was, now, 1)}",
+        )
+        for was, now in (
+            ("parameter, safe=''", "parameter, "),
+            ("parameter, safe=''", "parameter, safe='XXXX'"),
+            ("value, safe=''", "value, "),
+            ("value, safe=''", "value, safe='XXXX'"),
+        )
+    ],
+    "neither no text nor this text is a link, a parameter, a scheme or a host of this machine": [
+        (function, line, line.replace('""', '"XXXX"'))
+        for function, line in (
+            ("_source.endpoint._origin", _PORT),
+            ("_source.endpoint.require_token_url", _LOCAL),
+            (
+                "_source.endpoint.require_token_url",
+                'parsed = parse_url(url if isinstance(url, str) else "")',
+            ),
+            ("_source.headers.next_link", 'for link in _LINK.finditer(value or ""):'),
+            (
+                "_source.headers.next_link",
+                'parameters.setdefault(each[1].lower(), each[2] or each[3] or "")',
+            ),
+            (
+                "_source.headers.next_link",
+                _NEXT,
+            ),
+        )
+    ],
+    "an address does not begin or end with an X": [
+        (
+            "_source.endpoint._is_loopback",
+            'return host == "localhost" or ip_address(host.strip("[]")).is_loopback',
+            'return host == "localhost" or ip_address(host.strip("XX[]XX")).is_loopback',
         ),
     ],
     "the quick way and the exact one come to the same": [

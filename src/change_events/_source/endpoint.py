@@ -62,7 +62,7 @@ class Endpoint:
         except LocationParseError:
             raise ValueError("it is not a URL") from None
         if _origin(parsed) != _origin(own):
-            raise ValueError(f"{parsed.scheme}://{parsed.netloc} is not {self.origin}")
+            raise ValueError(f"{_shown(parsed)} is not {self.origin}")
         return parsed.request_uri
 
     def beside(self, url: str) -> Endpoint:
@@ -100,6 +100,11 @@ class Endpoint:
 def _origin(url: Url) -> tuple[str | None, str | None, int | None]:
     """Return what makes an origin (RFC 6454, 4)."""
     return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme or "")
+
+
+def _shown(url: Url) -> str:
+    """Return a URL without what can have a secret."""
+    return Url(url.scheme, host=url.host, port=url.port).url
 
 
 def require_template(url: str) -> str:
@@ -163,7 +168,7 @@ def require_token_url(url: str) -> Url:
     if not parsed.host or not (parsed.scheme == "https" or local):
         raise ConfigurationError(
             "token_url= must be an https URL like https://login.example.com/token, because the "
-            f"secret is sent there, not {parsed.scheme}://{parsed.netloc}; http is for localhost"
+            f"secret is sent there, not {_shown(parsed)!r}; http is for localhost"
         )
     return parsed
 

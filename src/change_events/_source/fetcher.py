@@ -30,8 +30,6 @@ MAX_BULK = 1000
 
 UNBELIEVED = "a 404 as text/html is not believed; see is_gone="
 
-_SETTING = "HTTPFetcher(url)"
-
 
 def is_not_html(headers: Mapping[str, str], body: bytes) -> bool:
     """Believe a 404 unless it is `text/html`: from a proxy, or an ingress without a backend."""
@@ -191,7 +189,7 @@ class HTTPFetcher:
         ):
             return Gone()
         unbelieved = "is_gone= does not believe it" if self._is_gone else UNBELIEVED
-        raise undecided(what, answer, _SETTING, unbelieved)
+        raise undecided(what, answer, "HTTPFetcher(url)", unbelieved)
 
     def fetch_many(self, ids: Sequence[str], /) -> dict[str, Found[dict[str, Any]]]:
         """
@@ -208,7 +206,7 @@ class HTTPFetcher:
             what = what_of(self._bulk, target)
             answer = self._getter.get(self._bulk, target, None)
             if answer.status != 200 or answer.has_malformed_headers:
-                raise undecided(what, answer, _SETTING)
+                raise undecided(what, answer, "HTTPFetcher(bulk_url=)")
             entities = self._reader.entities(answer.headers, answer.body, what)
             found |= {id: Found(entity) for id, entity in entities.items() if id in asked}
         return found
