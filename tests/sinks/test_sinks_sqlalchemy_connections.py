@@ -213,7 +213,7 @@ def test_connections_of_our_own_have_timeouts_unless_the_url_has_others(url, tim
 
 
 def test_a_server_that_hangs_is_an_error_after_the_timeout(mariadb, mariadb_url):
-    with SQLAlchemySink(f"{mariadb_url}?read_timeout=1", timeout=1) as sink:
+    with SQLAlchemySink(f"{mariadb_url}&read_timeout=1", timeout=1) as sink:
         sink.apply("p1", FOUND, if_version=0)
         mariadb.send(signal.SIGSTOP)
         try:
@@ -335,12 +335,12 @@ def test_a_database_that_cuts_off_texts_is_an_error_at_the_start(mariadb_url, on
     on_mariadb(f"CREATE TABLE entities ({COLUMNS.format(key=BINARY, text='text')}) CHARSET utf8mb4")
 
     with pytest.raises(ConfigurationError, match="because it changes what is written to it"):
-        SQLAlchemySink(f"{mariadb_url}?sql_mode=NO_ENGINE_SUBSTITUTION")
+        SQLAlchemySink(f"{mariadb_url}&sql_mode=NO_ENGINE_SUBSTITUTION")
 
 
 def test_connections_without_unicode_are_an_error_at_the_start(mariadb_url):
     with pytest.raises(ConfigurationError, match=r"can't be used: .*codec can't encode"):
-        SQLAlchemySink(f"{mariadb_url}?charset=latin1")
+        SQLAlchemySink(f"{mariadb_url}&charset=latin1")
 
 
 def test_a_table_whose_updates_go_uncounted_is_an_error_at_the_start(request, tmp_path):

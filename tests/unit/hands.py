@@ -148,7 +148,7 @@ class Hands:
         )
         self.consumer, self.intake, self.looks = run.consumer, run.intake, run.looks
         self.visibility, self.acknowledgements = run.visibility, run.acknowledgements
-        self.due, self.room, self.backlog = self.conditions[:3]
+        self.due, _, self.room, self.backlog = self.conditions[:4]
         with self.consumer as desk:
             self.desk = desk
         self.inbox = self.desk.inbox

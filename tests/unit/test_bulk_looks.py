@@ -384,13 +384,17 @@ def test_a_fetcher_can_ask_for_fewer_ids_at_any_time():
 def test_bulk_gets_ask_for_more_ids_while_they_are_answered_well_and_for_fewer_after_a_failure():
     hands = with_catalogue(*(f"p{number}" for number in range(200)), settle=0.0)
     hands.source.bulk_size = 30
-    numbers = [len(look_together(hands)) for _ in range(2 * ANSWERS + 1)]
-    assert numbers == [10] * ANSWERS + [20] * ANSWERS + [30]
+    ids, numbers = reserved(hands), []
+    for _ in range(2 * ANSWERS):
+        numbers.append(len(ids))
+        assert len(list(hands.looks.look_together(ids))) == len(ids)
+        ids = hands.consumer.take(ids)
+    assert [*numbers, len(ids)] == [10] * ANSWERS + [20] * ANSWERS + [30]
 
     hands.source.fetch_many = None  # it can't be called
     hands.now += 1.0  # the ids of the failed GET are due after the others
 
-    assert look_together(hands) == []
+    assert list(hands.looks.look_together(ids)) == []
     hands.now += BULK_PAUSE
     assert len(reserved(hands)) == 15
 

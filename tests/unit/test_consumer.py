@@ -62,7 +62,7 @@ class Shared:
             clock=lambda: self.now,
             condition=self.condition,
         )
-        self.due, self.room, self.backlog, _ = self.conditions
+        self.due, _, self.room, self.backlog = self.conditions
         self.noted.pauses.clear()
 
     def condition(self, lock):
@@ -327,7 +327,8 @@ def woken(noting, block):
         condition.woken.clear()
     with consumer as desk:
         block(desk)
-    return [sum(condition.woken) for condition in conditions[:3]]
+    due, _, room, backlog = conditions
+    return [sum(each.woken) for each in (due, room, backlog)]
 
 
 def test_a_block_that_changes_nothing_wakes_no_thread(noting):

@@ -101,7 +101,7 @@ class Machine(RuleBasedStateMachine):
             clock=clock,
             condition=self.condition,
         )
-        self.due, self.room, self.backlog, _ = self.conditions
+        self.due, _, self.room, self.backlog = self.conditions
         self.due.woken = [Thread(self.consumer.take) for _ in range(LOOKERS)]
         self.room.woken = [Thread(self.consumer.wait_for_room)]
         self.backlog.woken = [Thread(self.consumer.wait_for_backlog)]
