@@ -21,6 +21,8 @@ def printable(value: object, most: int = MAX_LENGTH) -> str:
         text = str(value)
     except Exception:  # an error's own `__str__` can fail
         text = ""
+    if type(value) is KeyError:  # its text is only the key
+        text = f"KeyError: {text}"
     if not text and not isinstance(value, str):
         text = type(value).__name__
     if len(text) > most:

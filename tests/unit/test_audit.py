@@ -269,6 +269,22 @@ def test_values_that_are_not_json_are_compared():
     }
 
 
+def test_a_read_that_does_not_return_what_was_stored_is_named():
+    class Rows(MemorySink):
+        def get_many(self, ids, /):
+            return {id: (id, 1) for id in super().get_many(ids)}
+
+    source, sink = FakeSource(products(1)), Rows()
+    for id in source:
+        refresh(id, fetcher=source, sink=sink)
+
+    report = audit(list(source), source, sink).run()
+
+    assert report.reasons == {
+        "not JSON as read: read= returns something else than upsert= got, or never announced": 1
+    }
+
+
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
@@ -562,6 +578,7 @@ def test_entities_that_are_broken_themselves_are_named_and_do_not_keep_the_other
 
     assert found.undecided.keys() == {"p7", "p9"}
     assert "answered 500" in found.undecided["p7"]
+    assert found.done == 30
     asked = source.fetched[30:]
     assert asked.count("p7") == 1 + TRIES + 1
     assert asked.count("p9") == 1 + OTHER_TRIES + 1
@@ -871,3 +888,16 @@ def test_patience_ends_with_an_error_of_the_configuration():
 
     with pytest.raises(ConfigurationError):
         patiently(call, throttle=tried_at_once(), what="the sink")
+
+
+def test_patience_ends_with_an_error_that_code_raises_by_its_own_fault():
+    calls = []
+
+    def call():
+        calls.append(None)
+        row = None
+        return row["name"]
+
+    with pytest.raises(TypeError, match="subscriptable"):
+        patiently(call, throttle=tried_at_once(), what="the sink")
+    assert len(calls) == 5

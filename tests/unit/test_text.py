@@ -50,6 +50,10 @@ def test_an_error_without_a_text_is_shown_by_its_type(error):
     assert printable(error) == type(error).__name__
 
 
+def test_a_key_error_is_more_than_its_key():
+    assert printable(KeyError("name")) == "KeyError: 'name'"
+
+
 def test_other_values_are_shown_as_python_shows_them():
     assert printable(None) == "None"
     assert printable({"a": "\n"}) == "{'a': '\\n'}"

@@ -144,7 +144,7 @@ def _no_run(name: str) -> Iterator[None]:
 
 def _shown(error: BaseException) -> str:
     """Return the last line of the error's traceback, and where the user's code raised it."""
-    return f"{type(error).__name__}: {printable(error)}{_place(error)}"
+    return f"{type(error).__name__}: {printable(str(error))}{_place(error)}"
 
 
 def _place(error: BaseException) -> str:

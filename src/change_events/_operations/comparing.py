@@ -127,6 +127,7 @@ class Comparing:
             elif tries == 1:  # it must not keep the others waiting
                 self.again.append(id)
             else:
+                self.found.done += 1
                 self._give_up(id, printable(reading, 300))
         return results
 
@@ -171,11 +172,15 @@ def why(reading: Reading) -> str:
     if not cached.has:
         if entry.present:
             return "counted as cached, and not there: deleted by hand"
-        if entry.version:
-            return "a tombstone: created again and never announced, or deleted by hand"
-        return "never looked at: never announced, or its row was deleted by hand"
+        return (
+            "a tombstone: created again and never announced, or deleted by hand"
+            if entry.version
+            else "never looked at: never announced, or its row was deleted by hand"
+        )
     if entry.digest is None:
         return "a row without a digest: inserted by hand, or stored under another revision"
-    if isinstance(cached.mark, str) and cached.mark != entry.digest:
+    if not isinstance(cached.mark, str):
+        return "not JSON as read: read= returns something else than upsert= got, or never announced"
+    if cached.mark != entry.digest:
         return "not what a look has stored: changed by hand"
     return "changed at the source and never announced"

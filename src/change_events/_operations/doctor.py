@@ -122,5 +122,5 @@ def _finding(future: Future[Finding], bound: float) -> Finding:
         return future.result()
     if isinstance(error, SkippedError):
         return Finding("skipped", str(error))
-    kind = "" if isinstance(error, ChangeEventsError) else f"{type(error).__name__}: "
+    kind = "" if isinstance(error, (ChangeEventsError, KeyError)) else f"{type(error).__name__}: "
     return problem(f"{kind}{printable(error)}", "The error says what went wrong.")

@@ -22,6 +22,20 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
+FAULTS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    NameError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What code raises by a fault of its own; what is down seldom does."""
+
+TRIES = 5
+"""Failures after which such an error is raised."""
+
 
 def patiently(
     call: Callable[[], R],
@@ -32,7 +46,7 @@ def patiently(
     tries: float = math.inf,
 ) -> R:
     """
-    Call it until it returns.
+    Call it until it returns, or until its own code seems to be at fault.
 
     Args:
         call: What to call.
@@ -44,6 +58,7 @@ def patiently(
     Raises:
         AlreadyRunningError, ConfigurationError, ListingError: It raised this.
         Stopped: Somebody asked to stop.
+        Exception: See `FAULTS` and `tries`.
     """
     failures = 0
     while True:
@@ -55,7 +70,8 @@ def patiently(
             raise
         except Exception as error:
             failures += 1
-            if failures >= tries and not isinstance(error, FetchError):
+            most = TRIES if isinstance(error, FAULTS) else tries
+            if failures >= most and not isinstance(error, FetchError):
                 raise
             if failures == 1:
                 log.warning(

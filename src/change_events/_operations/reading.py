@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from change_events._operations.pages import checked_page
-from change_events._operations.patience import patiently
+from change_events._operations.patience import TRIES, patiently
 from change_events._operations.pool import Pool
 from change_events._operations.throttle import LISTING
 from change_events._text import printable
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from change_events.typing import Listing
 
 T = TypeVar("T")
-
-TRIES = 5
-"""Failures after which an error that is not a `FetchError` is raised: the listing's own code."""
 
 
 class Pages(Generic[T]):
