@@ -360,6 +360,7 @@ def test_of_a_page_with_a_number_that_a_float_would_change_only_the_ids_count(sh
         ({}, [1.5], "item 0 is a value of type float, and has no id"),
         ({}, [["p1"]], "item 0 is a value of type list, and has no id"),
         ({}, [{"sku": "p1"}], r"item 0 is an object with the keys \['sku'\], and has no id there"),
+        ({}, [{"data": {"id": "p1"}}], r"if an item wraps its entity, entity='\.\.\.'"),
         ({"id_of": lambda item: item["id"]}, [{}], "item 0: id_of= raised KeyError"),
         ({}, ["p1", ""], "item 1 has no usable id: an id has 1 to 512 characters"),
         ({}, ["\n"], "item 0 has no usable id: an id has no control characters"),

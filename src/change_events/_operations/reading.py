@@ -47,6 +47,9 @@ class Pages(Generic[T]):
         self._start = start
         self._reader = Pool(1, "listing", using=throttle.threads)
 
+    def __repr__(self) -> str:
+        return repr(self._listing)
+
     def close(self) -> None:
         """End the thread, once the page under way is read. It does not wait for that."""
         self._reader.close()

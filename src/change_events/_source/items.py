@@ -85,7 +85,8 @@ class ItemReader:
             raise ListingError(f"{what} is {shown(item)}, and entities=True needs objects")
         if not isinstance(value, (str, int)) or isinstance(value, bool):
             raise ListingError(
-                f"{what} is {shown(item)}, and has no id there: say where it is, id_of='...'"
+                f"{what} is {shown(item)}, and has no id there: say where it is, id_of='...', "
+                "or, if an item wraps its entity, entity='...'"
             )
         try:
             return checked_id(value)

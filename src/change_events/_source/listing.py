@@ -319,6 +319,9 @@ class _Pages:
         self._items: Iterator[object] = iter(())
         self._position: int | None = None
 
+    def __repr__(self) -> str:
+        return "the listing"
+
     def page(self, cursor: str | None, /) -> Page[Any]:
         """
         See `Listing`. Begin again with the iterable if the page is not the next one.
