@@ -45,8 +45,9 @@ class Health:
         held: The number of held events.
         prefetch: The number of events that the worker would hold now.
         in_flight: The number of looks that are running.
-        get_limit: How many GETs the worker sends at once at most now, because the source seems to
-            bear so many; below four, they are spread over time. None: it does not run.
+        get_limit: How many GETs at once the worker sends in a backlog, at most, because the source
+            seems to bear so many; below four, they are spread over time. Without a backlog ten are
+            allowed in any case. None: it does not run.
         synced: False until this process knows that the worker's `backfill` is complete, and again
             once the sink can have lost something.
         since_loss: Seconds since this process noticed that the sink can have lost entities. None:
