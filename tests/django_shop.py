@@ -212,7 +212,8 @@ class Shop:
 
     def announce(self, *made: Any, publisher: Any = None, **values: Any) -> None:
         for model in made:
-            announced(publisher or self.publisher, **values)(model)
+            # No renewal comes between, however slow the machine is.
+            announced(publisher or self.publisher, **{"settle": 60.0} | values)(model)
 
     def saved(self, model: Any) -> list[Any]:
         """Return the primary keys of the rows that are committed."""

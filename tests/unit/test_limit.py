@@ -39,11 +39,17 @@ class Source:
         self._busy, self._queue = 0, deque()
         self._random = random.Random(1)
         self._events, self._numbers = [], itertools.count()
-        self._rate = foreground * servers / seconds(0.0)
+        self.foreground(foreground)
         if foreground:
             self._at(self._random.expovariate(self._rate), self._come)
         for cache in range(caches):
             self._at(cache * 0.01, self._ask, cache)
+
+    def show(self, seconds):
+        """Let all caches know how long GETs last without a backlog."""
+        for limit, (at, each) in itertools.product(self.limits, enumerate(seconds, -len(seconds))):
+            limit.answered(Answer(at, each), at + each)
+        return self
 
     def run(self, until):
         """Let time pass until then; return this source."""
@@ -51,6 +57,10 @@ class Source:
             self.now, _, step, arguments = heapq.heappop(self._events)
             step(*arguments)
         return self
+
+    def foreground(self, share):
+        """Let other clients want that share of the capacity from now on."""
+        self._rate = share * self._servers / self._seconds(0.0)
 
     def rate(self, begin, end):
         """Return the GETs a second between two times, of all caches."""
@@ -128,6 +138,27 @@ def test_twelve_caches_share_what_is_free_and_none_starves():
     free = 400 * 0.7
     assert 0.8 * free < source.rate(5.0, 40.0) <= 1.02 * free
     assert min(map(len, source.answered)) > 0.2 * sum(map(len, source.answered)) / 12
+
+
+@pytest.mark.parametrize(("foreground", "slower", "use"), [(0.3, 2.0, 0.5), (0.7, 3.0, 0.5)])
+def test_twelve_caches_that_know_the_source_leave_room_for_its_other_clients(
+    foreground, slower, use
+):
+    alone = Source(8, lambda _: 0.02, foreground=foreground, caches=0).run(40.0)
+    source = Source(8, lambda _: 0.02, foreground=foreground, caches=12)
+
+    source.show(alone.others[-100:]).run(40.0)
+
+    assert source.p99() < slower * alone.p99()
+    assert source.rate(5.0, 40.0) > use * 400 * (1 - foreground)
+    assert min(map(len, source.answered)) > 0.3 * sum(map(len, source.answered)) / 12
+
+
+def test_a_source_whose_other_clients_want_more_for_good_is_asked_for_what_is_left():
+    source = Source(8, lambda _: 0.02, foreground=0.3).run(10.0)
+    source.foreground(0.7)
+
+    assert source.run(120.0).rate(80.0, 120.0) > 0.2 * 400 * 0.3
 
 
 def test_a_source_that_becomes_slower_is_believed_and_one_that_recovers_is_used_at_once():

@@ -8,7 +8,10 @@ import random
 import socket
 import subprocess
 import time
+from signal import SIGSTOP
 from typing import TYPE_CHECKING
+
+import psutil
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,8 +69,11 @@ class Process:
         return self.text().split()[-1]
 
     def send(self, signal: int) -> None:
-        """Send a signal."""
+        """Send a signal; if it stops the process, wait until it stands still."""
         self._process.send_signal(signal)
+        if signal == SIGSTOP:
+            stopped = psutil.Process(self._process.pid)
+            wait_until(lambda: stopped.status() == psutil.STATUS_STOPPED, START_PATIENCE)
 
     def wait(self) -> int:
         """Wait for the end; return the exit status."""

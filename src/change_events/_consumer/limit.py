@@ -58,12 +58,15 @@ GOOD = 6
 """Good windows in a row after which the steps double, one after the other."""
 
 LEARNED, KNOWN = 5, 32
-"""GETs that show what is usual before any is late; and before the limit is more than `PACED`."""
-
-SLOWER, BUSIER = 5, 48
 """
-Answers at `LEAST` that show that it is not this worker that delays them: if all are late,
-or if some are.
+GETs that show what is usual before any is late; and before the limit is more than `PACED`. More are
+learned only while nothing waits: in a backlog they have the lateness that all workers cause.
+"""
+
+SLOWER, BUSIER = 5, 200
+"""
+Answers at `LEAST` that show that it is not this worker that delays them: if all are late; or if
+some are, which other workers can cause that have not shrunk yet.
 """
 
 NAPS, WAKES = 32, 2
@@ -180,7 +183,7 @@ class Limit:
             enough = SLOWER if window.late == window.number else BUSIER
             if window.number >= enough and window.beyond(TARGET) > 0:
                 self._believe(now)
-            elif window.number >= WINDOW:
+            elif window.number >= BUSIER:
                 self._window = Window()
         elif self._is_over(now):
             if window.beyond(TARGET, CERTAIN) <= 0:
@@ -220,7 +223,7 @@ class Limit:
             if usual.is_slower_than(seconds):
                 usual.learn(seconds)
                 self._fast_below = math.inf
-            elif usual.wants and self.limit <= PACED:
+            elif len(usual) < KNOWN and self.limit <= PACED:
                 usual.add(*seconds)
 
     def _grow(self) -> None:

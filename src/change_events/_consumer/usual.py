@@ -13,9 +13,6 @@ LATE, GRACE = 0.1, 0.002
 KEPT = 256
 """The most GETs that are kept to tell what is usual."""
 
-STEADY = 0.02
-"""If this share of the GETs is late, or less, a quarter of that is enough."""
-
 FEW = 8
 """How many GETs can show that the source has become faster."""
 
@@ -40,11 +37,6 @@ class Usual:
 
     def __len__(self) -> int:
         return len(self._seconds)
-
-    @property
-    def wants(self) -> bool:
-        """True if there are too few to tell: more of them, if they differ much."""
-        return len(self._seconds) < (KEPT if self.late.value > STEADY else KEPT / 4)
 
     def is_late(self, seconds: float) -> bool:
         """Return True if a GET has lasted longer than usual."""
