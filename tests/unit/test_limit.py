@@ -302,6 +302,15 @@ def test_a_look_that_hangs_does_not_keep_others_from_the_source_for_ever():
     assert not limit.busy
 
 
+def test_a_worker_that_works_off_a_backlog_for_an_hour_keeps_its_limit():
+    limit, now = Limit(1), 0.0
+    answer(limit, None, now=now, overload=True)
+
+    answer(limit, *[0.02] * 60_000, now=now)
+
+    assert limit.limit == 1
+
+
 class Machine(RuleBasedStateMachine):
     """Whatever comes, the limit keeps its range, and a look can begin after a while."""
 

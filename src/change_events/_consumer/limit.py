@@ -57,6 +57,9 @@ STEP = 0.25
 GOOD = 6
 """Good windows in a row after which the steps double, one after the other."""
 
+DOUBLINGS = 10
+"""How often they double, at most: the limit itself only doubles."""
+
 LEARNED, KNOWN = 5, 32
 """GETs that show what is usual before any is late; and before the limit is more than `PACED`."""
 
@@ -232,7 +235,7 @@ class Limit:
         if self.limit < self._fast_below:
             step = self.limit
         else:
-            step = min(STEP, self.limit / 4) * 2.0 ** max(0, self._good - GOOD)
+            step = min(STEP, self.limit / 4) * 2 ** min(max(0, self._good - GOOD), DOUBLINGS)
         self.limit = min(self._most, self.limit + min(step, self.limit))
 
     def _shrink(self, now: float) -> None:
