@@ -266,10 +266,10 @@ class Desk:
             self.inbox.look_again(id, now, alone=True)
         self.changed(len(ids))
 
-    def stop_bulk(self, until: float) -> None:
-        """Begin no bulk GET before that time: the last one failed."""
+    def stop_bulk(self, until: float, ids: int) -> None:
+        """Begin no bulk GET before that time: the last one, for so many ids, failed."""
         self._gets.bulk_at = until
-        self.bulk_size.failed()
+        self.bulk_size.failed(ids)
 
     def drop(self, unwanted: Callable[[Held], bool]) -> list[Held]:
         """Stop holding these events, except those of an id with a look under way; return which."""
