@@ -12,7 +12,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from change_events._consumer.limit import LEAST, OVERDUE, Answer, Limit
+from change_events._consumer.limit import LEAST, LONGEST, OVERDUE, Answer, Limit
 
 WORK = 0.0005
 """Seconds between a cache's GET and its next one."""
@@ -277,6 +277,27 @@ def test_below_four_gets_are_spread_over_time():
 
     assert limit.limit == 0.5
     assert limit.next_at() == pytest.approx(0.2)
+
+
+def test_however_long_a_get_lasts_the_next_one_follows_within_half_a_minute():
+    limit = Limit(64)
+    now = answer(limit, 3600.0, now=0.0)
+    limit.answered(Answer(now, None, overload=True), now)
+    limit.answered(Answer(now, None, overload=True), now + 1.0)
+    assert limit.limit == LEAST
+
+    assert limit.next_at() <= LONGEST / LEAST
+
+    answer(limit, 0.02, now=now)
+    assert limit.next_at() == pytest.approx(now + 0.04 / LEAST)
+
+
+def test_a_look_that_hangs_after_a_get_of_an_hour_does_not_keep_others_away_for_hours():
+    limit = Limit(2)
+    now = answer(limit, 3600.0, now=0.0)
+    limit.begin("hangs", now)
+
+    assert limit.next_at() <= now + 8 * LONGEST
 
 
 @pytest.mark.parametrize(("most", "at_once"), [(64, 10), (3, 3)])

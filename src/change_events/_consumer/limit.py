@@ -75,6 +75,9 @@ NAPS, WAKES = 32, 2
 OVERDUE, ROUNDS = 1.0, 8.0
 """A look that has lasted so many seconds, and so many times a GET, does not count as running."""
 
+LONGEST = 4.0
+"""No GET counts as longer, for that and for the pauses: these are half a minute then, at most."""
+
 
 class Answer(NamedTuple):
     """
@@ -275,14 +278,15 @@ class _Running:
         self._began.pop(id, None)
 
     def lasted(self, seconds: float) -> None:
-        self._seconds += (seconds - self._seconds) / (2 if self._seconds else 1)
+        seconds = min(seconds, LONGEST)
+        mean = (self._seconds + seconds) / (2 if self._seconds else 1)
+        self._seconds = min(mean, 2 * seconds)  # a source that recovers is not asked as rarely
 
     def next_at(self, limit: float, *, paced: bool) -> float:
         """Return when the next can begin: after a pause, and once fewer are not overdue."""
         at = self._last + self._seconds / limit if paced else -math.inf
-        if len(self._began) < limit - 1 or limit == math.inf:
+        most = math.ceil(limit) if limit < PACED else limit
+        if len(self._began) + 1 <= most:
             return at
-        most = math.floor(limit) if limit >= PACED else math.ceil(limit)
-        if len(self._began) < most:
-            return at
-        return max(at, list(self._began.values())[-most] + max(OVERDUE, ROUNDS * self._seconds))
+        last = list(self._began.values())[-int(most)]
+        return max(at, last + max(OVERDUE, ROUNDS * self._seconds))
