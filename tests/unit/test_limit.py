@@ -332,6 +332,17 @@ def test_a_worker_that_works_off_a_backlog_for_an_hour_keeps_its_limit():
     assert limit.limit == 1
 
 
+def test_a_second_look_at_an_id_counts_although_the_thread_of_the_first_comes_back_later():
+    limit = Limit.fixed(1)
+    limit.begin("p1", 0.0)  # it is stored, and p1 has another event
+    limit.begin("p1", 0.1)
+
+    limit.over("p1")
+
+    assert limit.busy
+    assert limit.next_at() == 0.1 + OVERDUE
+
+
 class Machine(RuleBasedStateMachine):
     """Whatever comes, the limit keeps its range, and a look can begin after a while."""
 

@@ -262,7 +262,7 @@ class _Running:
     """The looks that are under way, and when the next can begin."""
 
     def __init__(self) -> None:
-        self._began: dict[str, float] = {}  # the oldest first
+        self._began: list[tuple[str, float]] = []  # the oldest first
         self._last = -math.inf
         self._seconds = 0.0  # how long a GET lasts, on average
 
@@ -272,10 +272,15 @@ class _Running:
         return not self._began
 
     def begin(self, id: str, now: float) -> None:
-        self._began[id] = self._last = now
+        self._began.append((id, now))
+        self._last = now
 
     def over(self, id: str) -> None:
-        self._began.pop(id, None)
+        """End the older, if there are two: a look is stored before its thread says that it ends."""
+        for number, (known, _) in enumerate(self._began):
+            if known == id:
+                del self._began[number]
+                return
 
     def lasted(self, seconds: float) -> None:
         seconds = min(seconds, LONGEST)
@@ -288,5 +293,5 @@ class _Running:
         most = math.ceil(limit) if limit < PACED else limit
         if len(self._began) + 1 <= most:
             return at
-        last = list(self._began.values())[-int(most)]
-        return max(at, last + max(OVERDUE, ROUNDS * self._seconds))
+        _, began = self._began[-int(most)]
+        return max(at, began + max(OVERDUE, ROUNDS * self._seconds))
