@@ -100,9 +100,10 @@ class Desk:
 
     def end_receive(self, events: Sequence[Held], now: float, *, received: int) -> Sequence[Held]:
         """Hold the events that a receive of so many messages brought; return those to hand back."""
-        due = self.receiving.end(events, now, received=received)
+        due, before = self.receiving.end(events, now, received=received), self.limit.next_at()
         self.limit.backlog = self.receiving.backlog
-        self.changed(due or 0)
+        sooner = self.limit.next_at() < before  # then a thread that waits for that must know
+        self.changed((due or 0) + sooner)
         return events if due is None else []
 
     # Looking
