@@ -11,8 +11,8 @@ from hands import NotingCondition
 
 from change_events._consumer.consumer import Consumer
 from change_events._consumer.guard import Guard
-from change_events._consumer.limit import Limit
 from change_events._consumer.health import FULL, MASS_DELETION, SOURCE_DOWN
+from change_events._consumer.limit import Limit
 
 
 class Condition(threading.Condition):
@@ -357,7 +357,7 @@ def test_the_end_of_a_backlog_wakes_a_thread_that_looks_because_ten_looks_can_ru
         assert desk.next(0.0) == ["a"]
         assert desk.next(0.0) == []  # one at a time
 
-    assert woken(noting, lambda desk: receive(desk)) == [1, 1, 0]
+    assert woken(noting, receive) == [1, 1, 0]
     assert consumer.take() == ["b"]
 
 

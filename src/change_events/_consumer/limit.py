@@ -277,10 +277,7 @@ class _Running:
 
     def over(self, id: str) -> None:
         """End the older, if there are two: a look is stored before its thread says that it ends."""
-        for number, (known, _) in enumerate(self._began):
-            if known == id:
-                del self._began[number]
-                return
+        del self._began[[known for known, _ in self._began].index(id)]
 
     def lasted(self, seconds: float) -> None:
         seconds = min(seconds, LONGEST)
