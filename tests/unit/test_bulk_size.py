@@ -94,6 +94,18 @@ def test_after_failures_of_any_size_it_grows_again():
     assert asked(lambda ids: 0.02, size=size, most=50) == [12, 24, 48, 50]
 
 
+def test_two_ids_are_never_too_much():
+    size = BulkSize()
+    size.failed(10)
+    size.failed(5)
+    asked(lambda ids: 0.02, size=size, answers=ANSWERS - 1)
+    assert size.size == 2
+
+    size.failed(2)
+
+    assert asked(lambda ids: 0.02, size=size, most=8) == [2, 4, 8]
+
+
 def test_after_one_failure_it_grows_again_after_a_while():
     size = BulkSize()
     asked(lambda ids: 0.02, size=size, most=50)

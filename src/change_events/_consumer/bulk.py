@@ -69,12 +69,13 @@ class BulkSize:
         size = min(self.size, self._most)
         if ids > size:
             return  # it began before the size has fallen
-        if self._was_good:
+        half = max(2, size // 2)
+        if self._was_good and half < size:
             self._too_much, self._again = size, min(2 * self._again, LONGEST)
         else:
             self._too_much, self._again = math.inf, AGAIN  # half of it is no better
         self._was_good = False
-        self._use(max(2, size // 2))
+        self._use(half)
 
     def _judge(self, each: float) -> None:
         before, larger = self._before, min(2 * self.size, self._most)
