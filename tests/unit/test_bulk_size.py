@@ -80,17 +80,77 @@ def test_each_failure_halves_it_and_two_ids_are_the_least(failures, ids):
     asked(lambda ids: 0.02, size=size, most=50)
 
     for _ in range(failures):
-        size.failed()
+        size.failed(size.ask(50))
 
     assert size.ask(50) == ids
 
 
-def test_after_a_failure_it_grows_again():
+def test_after_failures_of_any_size_it_grows_again():
     size = BulkSize()
     asked(lambda ids: 0.02, size=size, most=50)
-    size.failed()
+    size.failed(50)
+    size.failed(25)
 
+    assert asked(lambda ids: 0.02, size=size, most=50) == [12, 24, 48, 50]
+
+
+def test_two_ids_are_never_too_much():
+    size = BulkSize()
+    size.failed(10)
+    size.failed(5)
+    asked(lambda ids: 0.02, size=size, answers=ANSWERS - 1)
+    assert size.size == 2
+
+    size.failed(2)
+
+    assert asked(lambda ids: 0.02, size=size, most=8) == [2, 4, 8]
+
+
+def test_after_one_failure_it_grows_again_after_a_while():
+    size = BulkSize()
+    asked(lambda ids: 0.02, size=size, most=50)
+    size.failed(50)
+
+    assert asked(lambda ids: 0.02, size=size, most=50, answers=2 * AGAIN) == [25]
     assert asked(lambda ids: 0.02, size=size, most=50) == [25, 50]
+
+
+@pytest.mark.parametrize("seconds", [None, SLOW + 0.1])
+def test_a_size_that_is_too_much_is_seldom_tried_again(seconds):
+    size, tried = BulkSize(), 0
+    for _ in range(2000):
+        ids = size.ask(1000)
+        if ids > 50:
+            tried += 1
+        if ids > 50 and seconds is None:
+            size.failed(ids)
+        else:
+            size.answered(ids, seconds if ids > 50 else 0.02)
+
+    assert size.size == 40
+    assert tried <= 4
+
+
+def test_what_was_too_much_is_tried_again_and_then_larger_sizes_too():
+    size = BulkSize()
+    asked(lambda ids: 0.02 if ids <= 50 else 2.0, size=size, answers=1000)
+    assert size.size == 40
+
+    asked(lambda ids: 0.02, size=size, answers=1000)
+
+    assert size.size == 1280
+
+
+def test_bulk_gets_that_began_together_halve_it_once():
+    size = BulkSize()
+    asked(lambda ids: 0.02, size=size, answers=3 * ANSWERS)
+    assert size.size == 80
+
+    size.failed(80)
+    size.failed(80)
+    size.answered(80, SLOW + 0.1)
+
+    assert size.size == 40
 
 
 def test_a_size_that_was_judged_is_judged_again_after_a_while():
@@ -131,7 +191,7 @@ class BulkMachine(RuleBasedStateMachine):
     @rule()
     def fail(self):
         before = self.size.ask(self.most)
-        self.size.failed()
+        self.size.failed(before)
         assert self.size.size <= max(2, before // 2)
 
     @invariant()

@@ -12,6 +12,7 @@ from hands import NotingCondition
 from change_events._consumer.consumer import Consumer
 from change_events._consumer.guard import Guard
 from change_events._consumer.health import FULL, MASS_DELETION, SOURCE_DOWN
+from change_events._consumer.limit import Limit
 
 
 class Condition(threading.Condition):
@@ -346,6 +347,18 @@ def test_a_block_that_brings_events_wakes_one_thread_which_wakes_the_next(noting
     assert due.woken == [1]
     assert consumer.take() == ["b"]
     assert due.woken == [1]
+
+
+def test_the_end_of_a_backlog_wakes_a_thread_that_looks_because_ten_looks_can_run_now(noting):
+    consumer, _ = noting
+    with consumer as desk:
+        desk.limit = Limit(64)
+        receive(desk, "a", "b", "c")
+        assert desk.next(0.0) == ["a"]
+        assert desk.next(0.0) == []  # one at a time
+
+    assert woken(noting, receive) == [1, 1, 0]
+    assert consumer.take() == ["b"]
 
 
 def test_a_block_wakes_one_thread_to_help_in_a_backlog(noting):

@@ -160,6 +160,22 @@ def test_a_thread_that_can_not_start_later_is_one_warning(caplog):
     assert record.getMessage() == ("the worker goes on with 1 look threads: can't start new thread")
 
 
+def test_after_a_minute_one_more_thread_is_asked_for_again(caplog):
+    threads, now, worked = Few(1, RuntimeError("can't start new thread")), [0.0], []
+    threads.clock = lambda: now[0]
+    crew = Crew(threads, on_death=print)
+    crew.start({"look": [lambda: None]})
+    crew.add("look", lambda: worked.append("too soon"), most=9)
+    threads.left = 9
+
+    for now[0] in (59.0, 60.0):
+        crew.add("look", lambda: worked.append(now[0]), most=2)
+    crew.join("look")
+
+    assert worked == [60.0]
+    assert len(caplog.records) == 1
+
+
 def test_a_thread_that_started_later_and_dies_is_told():
     told = []
     crew = Crew(Threads(), on_death=told.append)

@@ -212,7 +212,7 @@ def test_ids_that_are_due_are_next_with_others_up_to_the_size_of_a_bulk_get():
 def test_after_stop_bulk_each_id_is_next_alone_until_that_time():
     desk = make_desk(bulk_size=2)
     receive(desk, "a", "b", "c", now=1.0)
-    desk.stop_bulk(3.0)
+    desk.stop_bulk(3.0, 2)
 
     assert desk.next(2.9) == ["a"]
     assert desk.next(3.0) == ["b", "c"]

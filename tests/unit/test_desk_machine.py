@@ -267,7 +267,7 @@ class Walk:
         ]
         if ids:
             alone = self.random.sample(ids, self.random.randint(1, len(ids)))
-            self.desk.stop_bulk(self.now + self.random.choice([0.0, 30.0]))
+            self.desk.stop_bulk(self.now + self.random.choice([0.0, 30.0]), 2)
             self.desk.look_alone(alone, self.now)
             for id in alone:
                 del self.looks[id]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from change_events._consumer.limit import LEAST, OVERDUE, Answer, Limit
+from change_events._consumer.limit import LEAST, LONGEST, OVERDUE, Answer, Limit
 
 WORK = 0.0005
 """Seconds between a cache's GET and its next one."""
@@ -310,6 +310,27 @@ def test_below_four_gets_are_spread_over_time():
     assert limit.next_at() == pytest.approx(0.2)
 
 
+def test_however_long_a_get_lasts_the_next_one_follows_within_half_a_minute():
+    limit = Limit(64)
+    now = answer(limit, 3600.0, now=0.0)
+    limit.answered(Answer(now, None, overload=True), now)
+    limit.answered(Answer(now, None, overload=True), now + 1.0)
+    assert limit.limit == LEAST
+
+    assert limit.next_at() <= LONGEST / LEAST
+
+    answer(limit, 0.02, now=now)
+    assert limit.next_at() == pytest.approx(now + 0.04 / LEAST)
+
+
+def test_a_look_that_hangs_after_a_get_of_an_hour_does_not_keep_others_away_for_hours():
+    limit = Limit(2)
+    now = answer(limit, 3600.0, now=0.0)
+    limit.begin("hangs", now)
+
+    assert limit.next_at() <= now + 8 * LONGEST
+
+
 @pytest.mark.parametrize(("most", "at_once"), [(64, 10), (3, 3)])
 def test_without_a_backlog_ten_looks_can_run_at_once_however_small_the_limit(most, at_once):
     limit = Limit(most)
@@ -331,6 +352,26 @@ def test_a_look_that_hangs_does_not_keep_others_from_the_source_for_ever():
     limit.over("hangs")
     assert limit.next_at() <= 5.0
     assert not limit.busy
+
+
+def test_a_worker_that_works_off_a_backlog_for_an_hour_keeps_its_limit():
+    limit, now = Limit(1), 0.0
+    answer(limit, None, now=now, overload=True)
+
+    answer(limit, *[0.02] * 60_000, now=now)
+
+    assert limit.limit == 1
+
+
+def test_a_second_look_at_an_id_counts_although_the_thread_of_the_first_comes_back_later():
+    limit = Limit.fixed(1)
+    limit.begin("p1", 0.0)  # it is stored, and p1 has another event
+    limit.begin("p1", 0.1)
+
+    limit.over("p1")
+
+    assert limit.busy
+    assert limit.next_at() == 0.1 + OVERDUE
 
 
 class Machine(RuleBasedStateMachine):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 FIRST = 10
 """Ids of the first bulk GETs."""
 
@@ -17,6 +19,9 @@ SLOW = 1.0
 AGAIN = 100
 """Answers after which a size that was found good is judged again: the source can have changed."""
 
+LONGEST = 100 * AGAIN
+"""The most answers after which a size that was too much is tried again."""
+
 
 class BulkSize:
     """
@@ -24,7 +29,8 @@ class BulkSize:
 
     It starts small. It doubles after a few full bulk GETs whose time for each id is less than with
     the size before. It goes back if an id takes longer than with the size before, and falls to half
-    after an answer that was slow, or none.
+    after an answer that was slow, or none. If half of the size is then good, the size was too much:
+    it is tried again after many answers, twice as many each time.
 
     Attributes:
         size: For how many ids to ask now, if the fetcher allows so many.
@@ -32,6 +38,9 @@ class BulkSize:
 
     def __init__(self) -> None:
         self._most = FIRST
+        self._too_much = math.inf
+        self._again = AGAIN
+        self._was_good = True  # there was an answer since the size has fallen
         self._use(FIRST)
 
     def ask(self, most: int) -> int:
@@ -42,31 +51,41 @@ class BulkSize:
     def answered(self, ids: int, took: float) -> None:
         """Note an answer for so many ids. One for fewer than asked for says nothing."""
         if took > SLOW:
-            self._shrink()
+            self.failed(ids)
             return
         if ids < min(self.size, self._most):
             return
+        self._was_good = True
         self._answers += 1
         self._seconds += took / ids
         if self._answers == ANSWERS:
             self._judge(self._seconds / ANSWERS)
-        elif self._answers == AGAIN:
+        elif self._answers >= self._again:
+            self._too_much = math.inf
             self._use(self.size)
 
-    def failed(self) -> None:
-        """Note a bulk GET that was not answered."""
-        self._shrink()
+    def failed(self, ids: int) -> None:
+        """Note a bulk GET for so many ids that was not answered, or slowly."""
+        size = min(self.size, self._most)
+        if ids > size:
+            return  # it began before the size has fallen
+        half = max(2, size // 2)
+        if self._was_good and half < size:
+            self._too_much, self._again = size, min(2 * self._again, LONGEST)
+        else:
+            self._too_much, self._again = math.inf, AGAIN  # half of it is no better
+        self._was_good = False
+        self._use(half)
 
     def _judge(self, each: float) -> None:
-        before = self._before
+        before, larger = self._before, min(2 * self.size, self._most)
+        if before is not None:
+            self._again = AGAIN  # what was too much is not any more
         if before is not None and each > before[1]:
             self._use(before[0])
             self._answers = ANSWERS  # it was judged
-        elif self.size < self._most and (before is None or each <= before[1] * GAIN):
+        elif self.size < larger < self._too_much and (before is None or each <= before[1] * GAIN):
             self._use(self.size * 2, before=(self.size, each))
-
-    def _shrink(self) -> None:
-        self._use(max(2, min(self.size, self._most) // 2))
 
     def _use(self, size: int, *, before: tuple[int, float] | None = None) -> None:
         """Ask for so many from now on. `before`: the size before, and its seconds for an id."""

@@ -5,6 +5,7 @@ The threads of a run: all that it begins with start to work, or none does. Other
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from concurrent.futures import wait
@@ -16,6 +17,10 @@ from change_events._text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+
+ADD_AGAIN = 60.0
+"""Seconds after which one more thread is asked for again: the process can have more by then."""
 
 
 class Threads:
@@ -60,7 +65,7 @@ class Crew:
         self._gate = threads.event()
         self._by_role: dict[str, list[threading.Thread]] = {}
         self._adding = threads.lock()
-        self._enough = False
+        self._add_at = -math.inf
         self.working = False
         self.death: BaseException | None = None
 
@@ -92,17 +97,18 @@ class Crew:
         self._gate.set()
 
     def add(self, role: str, work: Callable[[], None], *, most: int) -> None:
-        """Start one more thread of a role, unless there are so many, or no more can be had."""
+        """Start one more thread of a role, unless there are so many, or just none could be had."""
         with self._adding:
-            if not self.working or self._enough or len(self._by_role[role]) >= most:
+            now, others = self.threads.clock(), self._by_role.get(role, [])
+            if not self.working or now < self._add_at or len(others) >= most:
                 return
             try:
-                self._by_role[role].append(self._start(role, work))
+                others.append(self._start(role, work))
             except RuntimeError as error:
-                self._enough = True
+                self._add_at = now + ADD_AGAIN
                 log.warning(
                     "the worker goes on with %d %s threads: %s",
-                    len(self._by_role[role]),
+                    len(others),
                     role,
                     printable(error),
                     extra={"action": "limp"},

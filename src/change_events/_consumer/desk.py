@@ -100,9 +100,10 @@ class Desk:
 
     def end_receive(self, events: Sequence[Held], now: float, *, received: int) -> Sequence[Held]:
         """Hold the events that a receive of so many messages brought; return those to hand back."""
-        due = self.receiving.end(events, now, received=received)
+        due, before = self.receiving.end(events, now, received=received), self.limit.next_at()
         self.limit.backlog = self.receiving.backlog
-        self.changed(due or 0)
+        sooner = self.limit.next_at() < before  # then a thread that waits for that must know
+        self.changed((due or 0) + sooner)
         return events if due is None else []
 
     # Looking
@@ -266,10 +267,10 @@ class Desk:
             self.inbox.look_again(id, now, alone=True)
         self.changed(len(ids))
 
-    def stop_bulk(self, until: float) -> None:
-        """Begin no bulk GET before that time: the last one failed."""
+    def stop_bulk(self, until: float, ids: int) -> None:
+        """Begin no bulk GET before that time: the last one, for so many ids, failed."""
         self._gets.bulk_at = until
-        self.bulk_size.failed()
+        self.bulk_size.failed(ids)
 
     def drop(self, unwanted: Callable[[Held], bool]) -> list[Held]:
         """Stop holding these events, except those of an id with a look under way; return which."""

@@ -57,6 +57,9 @@ STEP = 0.25
 GOOD = 6
 """Good windows in a row after which the steps double, one after the other."""
 
+DOUBLINGS = 10
+"""How often they double, at most: the limit itself only doubles."""
+
 LEARNED, KNOWN = 5, 32
 """
 GETs that show what is usual before any is late; and before the limit is more than `PACED`. More are
@@ -74,6 +77,9 @@ NAPS, WAKES = 32, 2
 
 OVERDUE, ROUNDS = 1.0, 8.0
 """A look that has lasted so many seconds, and so many times a GET, does not count as running."""
+
+LONGEST = 4.0
+"""No GET counts as longer, for that and for the pauses: these are half a minute then, at most."""
 
 
 class Answer(NamedTuple):
@@ -235,7 +241,7 @@ class Limit:
         if self.limit < self._fast_below:
             step = self.limit
         else:
-            step = min(STEP, self.limit / 4) * 2.0 ** max(0, self._good - GOOD)
+            step = min(STEP, self.limit / 4) * 2 ** min(max(0, self._good - GOOD), DOUBLINGS)
         self.limit = min(self._most, self.limit + min(step, self.limit))
 
     def _shrink(self, now: float) -> None:
@@ -259,7 +265,7 @@ class _Running:
     """The looks that are under way, and when the next can begin."""
 
     def __init__(self) -> None:
-        self._began: dict[str, float] = {}  # the oldest first
+        self._began: list[tuple[str, float]] = []  # the oldest first
         self._last = -math.inf
         self._seconds = 0.0  # how long a GET lasts, on average
 
@@ -269,20 +275,23 @@ class _Running:
         return not self._began
 
     def begin(self, id: str, now: float) -> None:
-        self._began[id] = self._last = now
+        self._began.append((id, now))
+        self._last = now
 
     def over(self, id: str) -> None:
-        self._began.pop(id, None)
+        """End the older, if there are two: a look is stored before its thread says that it ends."""
+        del self._began[[known for known, _ in self._began].index(id)]
 
     def lasted(self, seconds: float) -> None:
-        self._seconds += (seconds - self._seconds) / (2 if self._seconds else 1)
+        seconds = min(seconds, LONGEST)
+        mean = (self._seconds + seconds) / (2 if self._seconds else 1)
+        self._seconds = min(mean, 2 * seconds)  # a source that recovers is not asked as rarely
 
     def next_at(self, limit: float, *, paced: bool) -> float:
         """Return when the next can begin: after a pause, and once fewer are not overdue."""
         at = self._last + self._seconds / limit if paced else -math.inf
-        if len(self._began) < limit - 1 or limit == math.inf:
+        most = math.ceil(limit) if limit < PACED else limit
+        if len(self._began) + 1 <= most:
             return at
-        most = math.floor(limit) if limit >= PACED else math.ceil(limit)
-        if len(self._began) < most:
-            return at
-        return max(at, list(self._began.values())[-most] + max(OVERDUE, ROUNDS * self._seconds))
+        _, began = self._began[-int(most)]
+        return max(at, began + max(OVERDUE, ROUNDS * self._seconds))

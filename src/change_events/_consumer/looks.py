@@ -171,7 +171,7 @@ class Looks(Generic[T]):
         except Exception as error:  # the looks alone will tell what is broken
             note("failed", error=error)
             with self.consumer as desk:
-                desk.stop_bulk(self.clock() + max(BULK_PAUSE, asked_pause(error)))
+                desk.stop_bulk(self.clock() + max(BULK_PAUSE, asked_pause(error)), len(ids))
             self.throttled.warn(
                 "looking at many ids at once failed, so each is looked at alone: %s",
                 error,
