@@ -212,8 +212,9 @@ class Shop:
 
     def announce(self, *made: Any, publisher: Any = None, **values: Any) -> None:
         for model in made:
-            # No renewal comes between, however slow the machine is.
-            announced(publisher or self.publisher, **{"settle": 60.0} | values)(model)
+            # Otherwise a slow machine would need renewals.
+            values = values if "renewals" in values else {"settle": 60.0} | values
+            announced(publisher or self.publisher, **values)(model)
 
     def saved(self, model: Any) -> list[Any]:
         """Return the primary keys of the rows that are committed."""

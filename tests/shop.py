@@ -131,8 +131,8 @@ class Shop:
         Base.metadata.create_all(self.engine)
 
     def announce(self, types: Any, publisher: Any = None, **settings: Any) -> None:
-        # No renewal comes between, however slow the machine is.
-        settings = {"settle": 60.0} | settings
+        if "renewals" not in settings:  # a slow machine would need some
+            settings = {"settle": 60.0} | settings
         announce(self.factory, publisher or self.publisher, types, **settings)
 
     def run(self, work: Callable[[Session], Any], **settings: Any) -> Any:

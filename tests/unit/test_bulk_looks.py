@@ -18,6 +18,7 @@ from change_events._consumer.bulk import ANSWERS
 from change_events._consumer.guard import Guard
 from change_events._consumer.look import digest
 from change_events._consumer.looks import BULK_PAUSE
+from change_events._text import printable
 from change_events.testing import FakeSource
 
 # Which ids share a GET
@@ -301,7 +302,7 @@ def test_a_bulk_get_that_fails_is_not_a_failed_look(error, caplog):
         assert len(hands.look_at(id)) == 1
     (record,) = caplog.records
     assert (record.levelno, record.action) == (logging.WARNING, "look_together")
-    assert record.getMessage().endswith(f"each is looked at alone: {error}")
+    assert record.getMessage().endswith(f"each is looked at alone: {printable(error)}")
 
 
 @pytest.mark.parametrize(("asked", "pause"), [(None, 30.0), (7.0, 30.0), (120.0, 120.0)])

@@ -394,7 +394,7 @@ class Machine(RuleBasedStateMachine):
         id = str(next(self.numbers))
         self.running[id] = self.now
         self.limit.begin(id, self.now)
-        young = sum(self.now - began < OVERDUE for began in self.running.values())
+        young = sum(self.now < began + OVERDUE for began in self.running.values())
         assert young <= math.ceil(self.limit.limit) or self.shrunk
 
     shrunk = False

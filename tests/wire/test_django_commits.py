@@ -19,6 +19,7 @@ from change_events import (
     SNSPublisher,
     broadcasts_before_save,
 )
+from change_events._event import DEFAULT_SETTLE
 from change_events.integrations.django import announce_ids, unannounced
 from change_events.testing import recording
 from conftest import wait_until
@@ -479,7 +480,7 @@ def test_a_block_can_be_unannounced(shop):
 
 def test_a_decorator_and_the_transaction_broadcast_a_save_once(shop):
     product = Product.objects.create(name="Anvil")
-    shop.announce(Product)
+    shop.announce(Product, settle=DEFAULT_SETTLE)
 
     @broadcasts_before_save(shop.publisher, id="product.pk")
     def save_announced(product):

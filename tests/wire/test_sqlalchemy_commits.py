@@ -28,6 +28,7 @@ from change_events import (
     SNSPublisher,
     broadcasts_before_save,
 )
+from change_events._event import DEFAULT_SETTLE
 from change_events.integrations.sqlalchemy import announce, announce_ids
 from conftest import wait_until
 from shop import (
@@ -580,7 +581,7 @@ def test_an_announced_session_needs_transactions(shop):
 
 def test_a_decorator_and_the_session_broadcast_a_save_once(shop):
     shop.make(Product(name="Anvil"))
-    shop.announce({Product: "id"})
+    shop.announce({Product: "id"}, settle=DEFAULT_SETTLE)
 
     @broadcasts_before_save(shop.publisher, id="product.id")
     def save(session, product):
@@ -594,7 +595,7 @@ def test_a_decorator_and_the_session_broadcast_a_save_once(shop):
 
 def test_an_asynchronous_decorator_and_the_session_broadcast_a_save_once(sqlite_url, channel):
     shop = Shop(sqlite_url, channel, asynchronous=True)
-    shop.announce({Product: "id"})
+    shop.announce({Product: "id"}, settle=DEFAULT_SETTLE)
 
     @broadcasts_before_save(shop.publisher, id="product.id")
     async def save(session, product):

@@ -63,8 +63,10 @@ def _passes(number: int, tests: list[str]) -> bool:
     print(
         f"{number}: {lines[-1] if lines else ''} ({time.monotonic() - started:.0f} s)", flush=True
     )
-    for failed in FAILED.findall(run.stdout):
-        print(f"   {failed}")
+    if run.returncode:
+        # Without a summary of its own, a run has broken off, and its end says why.
+        for failed in FAILED.findall(run.stdout) or lines[-30:]:
+            print(f"   {failed}")
     return run.returncode == 0
 
 
