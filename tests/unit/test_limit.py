@@ -62,6 +62,11 @@ class Source:
         """Let other clients want that share of the capacity from now on."""
         self._rate = share * self._servers / self._seconds(0.0)
 
+    def evenly(self, rate):
+        """Let requests come besides, at an even rate."""
+        self._serve(lambda: None)
+        self._at(self.now + 1 / rate, self.evenly, rate)
+
     def rate(self, begin, end):
         """Return the GETs a second between two times, of all caches."""
         return sum(begin <= at < end for each in self.answered for at in each) / (end - begin)
@@ -152,6 +157,15 @@ def test_twelve_caches_that_know_the_source_leave_room_for_its_other_clients(
     assert source.p99() < slower * alone.p99()
     assert source.rate(5.0, 40.0) > use * 400 * (1 - foreground)
     assert min(map(len, source.answered)) > 0.3 * sum(map(len, source.answered)) / 12
+
+
+@pytest.mark.parametrize("foreground", [0.3, 0.7])
+def test_no_even_rate_uses_four_fifths_and_delays_other_clients_by_less_than_half(foreground):
+    alone = Source(8, lambda _: 0.02, foreground=foreground, caches=0).run(40.0)
+    source = Source(8, lambda _: 0.02, foreground=foreground, caches=0)
+    source.evenly(0.8 * 400 * (1 - foreground))
+
+    assert source.run(40.0).p99() > 1.5 * alone.p99()
 
 
 def test_a_source_whose_other_clients_want_more_for_good_is_asked_for_what_is_left():
