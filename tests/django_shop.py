@@ -211,9 +211,9 @@ class Shop:
         self.publisher = SNSPublisher(channel.topic_arn)
 
     def announce(self, *made: Any, publisher: Any = None, **values: Any) -> None:
+        if "renewals" not in values:  # a slow machine would need some
+            values = {"settle": 60.0} | values
         for model in made:
-            # Otherwise a slow machine would need renewals.
-            values = values if "renewals" in values else {"settle": 60.0} | values
             announced(publisher or self.publisher, **values)(model)
 
     def saved(self, model: Any) -> list[Any]:

@@ -30,3 +30,9 @@ def printable(value: object, most: int = MAX_LENGTH) -> str:
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
+def with_type(error: BaseException) -> str:
+    """Return an error as `printable` does, but always with its type, as a traceback ends."""
+    name, text = type(error).__name__, printable(error)
+    return text if text == name or text.startswith(f"{name}: ") else f"{name}: {text}"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from change_events._text import MAX_LENGTH, printable
+from change_events._text import MAX_LENGTH, printable, with_type
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,19 @@ def test_an_error_without_a_text_is_shown_by_its_type(error):
 
 def test_a_key_error_is_more_than_its_key():
     assert printable(KeyError("name")) == "KeyError: 'name'"
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ValueError("a\nb"), "ValueError: a\\nb"),
+        (KeyError("name"), "KeyError: 'name'"),
+        (TimeoutError(), "TimeoutError"),
+        (UnspeakableError(), "UnspeakableError"),
+    ],
+)
+def test_an_error_can_be_shown_with_its_type(error, text):
+    assert with_type(error) == text
 
 
 def test_other_values_are_shown_as_python_shows_them():

@@ -47,10 +47,7 @@ OF_THE_SOURCE = {
                 "_source.headers.next_link",
                 'parameters.setdefault(each[1].lower(), each[2] or each[3] or "")',
             ),
-            (
-                "_source.headers.next_link",
-                _NEXT,
-            ),
+            ("_source.headers.next_link", _NEXT),
         )
     ],
     "an address does not begin or end with an X": [

@@ -16,7 +16,7 @@ import click
 
 from change_events._cli.problems import Mistake
 from change_events._consumer.log import log
-from change_events._text import printable
+from change_events._text import with_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -144,7 +144,7 @@ def _no_run(name: str) -> Iterator[None]:
 
 def _shown(error: BaseException) -> str:
     """Return the last line of the error's traceback, and where the user's code raised it."""
-    return f"{type(error).__name__}: {printable(str(error))}{_place(error)}"
+    return f"{with_type(error)}{_place(error)}"
 
 
 def _place(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from change_events._consumer.queue import Queue
 from change_events._operations import queue_checks, source_checks, topic_checks
 from change_events._operations.checkup import Case, Finding, SkippedError, Status, problem
 from change_events._operations.pool import Pool
-from change_events._text import printable
+from change_events._text import printable, with_type
 from change_events.exceptions import ChangeEventsError
 
 if TYPE_CHECKING:
@@ -122,5 +122,5 @@ def _finding(future: Future[Finding], bound: float) -> Finding:
         return future.result()
     if isinstance(error, SkippedError):
         return Finding("skipped", str(error))
-    kind = "" if isinstance(error, (ChangeEventsError, KeyError)) else f"{type(error).__name__}: "
-    return problem(f"{kind}{printable(error)}", "The error says what went wrong.")
+    show = printable if isinstance(error, ChangeEventsError) else with_type
+    return problem(show(error), "The error says what went wrong.")

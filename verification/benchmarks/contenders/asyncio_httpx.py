@@ -18,7 +18,7 @@ import httpx
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 
-from verification.benchmarks.contenders.work import Cache, Work, told
+from verification.benchmarks.contenders.work import UPSERT, Cache, Work, told
 
 
 async def main() -> None:
@@ -49,11 +49,7 @@ async def consume(
             id = json.loads(message["Body"])["id"]
             product = await http.get(work.url(id))
             if product.status_code == 200:
-                await cache.execute(
-                    "INSERT INTO entities VALUES (?, ?) "
-                    "ON CONFLICT (id) DO UPDATE SET body = excluded.body",
-                    (id, json.dumps(product.json())),
-                )
+                await cache.execute(UPSERT, (id, json.dumps(product.json())))
                 done.append({"Id": str(len(done)), "ReceiptHandle": message["ReceiptHandle"]})
         if done:
             await sqs.delete_message_batch(QueueUrl=work.queue_url, Entries=done)

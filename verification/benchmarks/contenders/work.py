@@ -60,6 +60,10 @@ def in_threads(consume: Callable[[], object], number: int) -> None:
         thread.join()
 
 
+UPSERT = "INSERT INTO entities VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET body = excluded.body"
+"""Stores an entity: its id, and its body."""
+
+
 class Cache:
     """
     A SQLite connection behind a lock.
@@ -84,8 +88,4 @@ class Cache:
     def upsert(self, id: str, body: str) -> None:
         """Store an entity."""
         with self._lock:
-            self._connection.execute(
-                "INSERT INTO entities VALUES (?, ?) "
-                "ON CONFLICT (id) DO UPDATE SET body = excluded.body",
-                (id, body),
-            )
+            self._connection.execute(UPSERT, (id, body))
