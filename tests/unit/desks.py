@@ -15,7 +15,14 @@ from change_events.testing import FakeSource
 
 
 def make_desk(
-    *, early_look=True, guard=None, per_second=None, prefetch=10, batch_size=3, bulk_size=1
+    *,
+    early_look=True,
+    guard=None,
+    per_second=None,
+    prefetch=10,
+    batch_size=3,
+    bulk_size=1,
+    limit=None,
 ):
     fetcher = FakeSource()
     if bulk_size > 1:
@@ -30,7 +37,8 @@ def make_desk(
         threads=2,
         max_gets_per_second=per_second,
     )
-    return Desk(settings, guard or Guard(), backoff=Backoff(doubling), limit=Limit.fixed())
+    limit = limit or Limit.fixed()
+    return Desk(settings, guard or Guard(), backoff=Backoff(doubling), limit=limit)
 
 
 def receive(desk, *ids, now=0.0, hold=0.0, received=None):

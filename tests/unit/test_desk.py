@@ -13,6 +13,7 @@ from change_events._consumer.breaker import HUNG
 from change_events._consumer.desk import ASIDE_PAUSE, MAX_YIELD, YIELD, Failure
 from change_events._consumer.experiment import GRACE
 from change_events._consumer.guard import Guard
+from change_events._consumer.limit import Limit
 
 BELIEVES = '{"believes": true, "gone": "", "at": []}'
 
@@ -50,12 +51,79 @@ def test_each_receive_under_way_reserves_room_for_a_batch(desk):
     assert desk.receiving.begin() == 3
 
 
-def test_a_full_receive_means_a_backlog_for_the_limit_of_looks(desk):
-    receive(desk, "p1", received=3)
-    assert desk.limit.backlog
+def test_a_backlog_lasts_until_all_that_it_made_due_has_been_looked_at(desk):
+    receive(desk, "a", "b", "c")
+    receive(desk, "d", "e", "f", now=1.0)
+    receive(desk, now=2.0)
+    receive(desk, "live", now=3.0)
 
-    receive(desk, "p2")
-    assert not desk.limit.backlog
+    for _ in "abcdef":
+        assert desk.receiving.behind
+        succeed(desk, 3.0)
+
+    assert not desk.receiving.behind
+    assert desk.next(3.0) == ["live"]
+
+
+def test_one_full_receive_can_be_the_saves_of_a_moment(desk):
+    receive(desk, "a", "b", "c")
+    assert desk.receiving.behind
+
+    receive(desk)
+    assert not desk.receiving.behind
+
+
+def test_without_early_looks_a_backlog_lasts_until_its_events_are_due():
+    desk = make_desk(early_look=False)
+    receive(desk, "a", "b", "c", hold=5.0)
+    receive(desk, "d", "e", "f", hold=5.0)
+    receive(desk)
+
+    for _ in "abcdef":
+        assert desk.receiving.behind
+        succeed(desk, 5.5)
+    assert not desk.receiving.behind
+
+
+def test_what_waited_for_the_end_of_an_outage_is_a_backlog(desk):
+    bring_down(desk)
+    assert not desk.receiving.behind
+
+    now = desk.next_at()
+    succeed(desk, now)
+
+    for _ in range(len(desk.inbox.expiring(math.inf))):
+        assert desk.receiving.behind
+        succeed(desk, now)
+    assert not desk.receiving.behind
+
+
+def test_in_a_backlog_the_limit_holds_even_when_the_queue_is_empty():
+    desk = make_desk(limit=Limit(64))
+    receive(desk, "a", "b", "c")
+    receive(desk, "d", "e", "f")
+    receive(desk)
+    receive(desk, "live", now=1.0)
+
+    assert [len(desk.next(1.0)) for _ in "ab"] == [1, 0]
+
+
+def test_the_look_that_ends_a_backlog_lets_others_begin_at_once():
+    desk = make_desk(limit=Limit(64))
+    receive(desk, "a", "b", "c")
+    receive(desk, "d", "e", "f")
+    receive(desk)
+    receive(desk, "g", "h", now=1.0)
+
+    now = 1.0
+    for _ in "abcde":
+        now = max(now, desk.next_at())
+        (id,) = desk.next(now)
+        desk.limit.over(id)
+        succeed(desk, now, id)
+    now = desk.next_at()
+
+    assert [desk.next(now) for _ in "fgh"] == [["f"], ["g"], ["h"]]
 
 
 def test_a_receive_that_began_without_room_reserves_none(desk):

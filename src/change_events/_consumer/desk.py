@@ -100,19 +100,23 @@ class Desk:
 
     def end_receive(self, events: Sequence[Held], now: float, *, received: int) -> Sequence[Held]:
         """Hold the events that a receive of so many messages brought; return those to hand back."""
-        due, before = self.receiving.end(events, now, received=received), self.limit.next_at()
-        self.limit.backlog = self.receiving.backlog
-        sooner = self.limit.next_at() < before  # then a thread that waits for that must know
+        before, due = self._free_at, self.receiving.end(events, now, received=received)
+        sooner = self._free_at < before  # then a thread that waits for that must know
         self.changed((due or 0) + sooner)
         return events if due is None else []
 
     # Looking
 
+    @property
+    def _free_at(self) -> float:
+        """When so few looks are under way that one more can begin."""
+        return self.limit.next_at(live=not self.receiving.behind)
+
     def next(self, now: float) -> list[str]:
         """Reserve the ids to look at now, with one GET; none if the source is to be left alone."""
         if self.guard.tripped or now < max(self.breaker.look_at, self._gets.look_at):
             return []
-        if now < self.limit.next_at():
+        if now < self._free_at:
             if (due := self.inbox.next_at()) is not None and due <= now:
                 self.limit.wait()
             return []
@@ -156,14 +160,13 @@ class Desk:
             at = min(self.experiment.next_at(), math.inf if at is None else at)
         if at is None:
             return None
-        return max(at, self.breaker.look_at, self._gets.look_at, self.limit.next_at())
+        return max(at, self.breaker.look_at, self._gets.look_at, self._free_at)
 
     def begin_get(self, ids: Iterable[str], now: float, *, again: bool = False) -> set[str]:
         """
-        Note that a GET starts: the events held by now are its own. `again`: after a conflict.
-
-        Return the ids whose look is early: it settles nothing. A look that tests the source is not
-        early, because it must test the sink, too.
+        Note that a GET starts: the events held by now are its own. Return the ids whose look is
+        early: it settles nothing. One that tests the source is not early, because it must test the
+        sink, too. `again`: after a conflict.
         """
         if again:
             self._gets.again(now)
@@ -206,10 +209,8 @@ class Desk:
         self, id: str, now: float, *, started: float, found: bool, cached: bool
     ) -> Settled:
         """
-        Settle what the look at the reserved id settles, now that it is stored.
-
-        `started` is when the look began; `found`, that the source has the entity; `cached`, that
-        the sink had it before.
+        Settle what the look at the reserved id settles, now that it is stored. `started` is when it
+        began; `found`: the source has the entity; `cached`: the sink had it before.
         """
         if found:
             self.guard.found(cached=cached)
@@ -299,9 +300,8 @@ class Desk:
         self._refused = False
         self.experiment.call_off()
         self.inbox.release(now)
+        self.receiving.fall_behind(now)
         self.changed(len(self.inbox))
-
-    # Stopping, and going on
 
     def resume(self, now: float) -> None:
         """Go on after a mass deletion was refused, by this worker or another."""

@@ -109,13 +109,11 @@ class Limit:
 
     Attributes:
         limit: The limit now.
-        backlog: The queue has more than is held.
     """
 
     def __init__(self, most: float, *, least: float = LEAST) -> None:
         self._most, self._least = most, least
         self.limit = max(least, min(FIRST, most))
-        self.backlog = True
         self._running = _Running()
         self._usual: dict[int, Usual] = {}
         self._window = Window()
@@ -132,9 +130,9 @@ class Limit:
 
     # Looks
 
-    def next_at(self) -> float:
-        """Return when a look can begin, if none ends before."""
-        limit = self.limit if self.backlog else max(self.limit, min(LIVE, self._most))
+    def next_at(self, *, live: bool = False) -> float:
+        """Return when a look can begin, if none ends before. `live`: There is no backlog."""
+        limit = max(self.limit, min(LIVE, self._most)) if live else self.limit
         return self._running.next_at(limit, paced=limit < min(PACED, self._most))
 
     def wait(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from change_events._consumer.prefetch import Prefetch
@@ -34,6 +35,17 @@ class Receiving:
         self.prefetch = Prefetch(least=settings.first_held, most=settings.most_held)
         self._under_way = 0
         self.backlog = self._help = self._closed = False
+        self._behind_until = -math.inf
+
+    @property
+    def behind(self) -> bool:
+        """True while the queue has more, and until the looks have begun that this made due."""
+        due = self._inbox.next_at()
+        return self.backlog or (due is not None and due <= self._behind_until)
+
+    def fall_behind(self, until: float) -> None:
+        """Note that what is due by that time is a backlog, because so much is due at once."""
+        self._behind_until = max(self._behind_until, until)
 
     @property
     def full(self) -> bool:
@@ -77,10 +89,14 @@ class Receiving:
         receive is under way, which would get it again.
         """
         self._under_way -= 1
+        before = self.backlog
         self.backlog = self._help = received == self._settings.batch_size > 1
         if self._closed and not self._under_way:
             return None
         due = sum(self._inbox.add(event, event.received, more=self.backlog) for event in events)
+        if before and self.backlog:  # one full batch can be the saves of a moment
+            early = self._settings.early_look
+            self.fall_behind(max([now, *(event.latest for event in events if not early)]))
         self._adapt(now)
         return due + self._stop_resting(now)
 
