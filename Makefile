@@ -54,6 +54,7 @@ bench-quick: $(VENV)/.dev ## The same against loops on boto3 only (a few minutes
 
 scale: $(VENV)/.dev ## Let a thousand workers follow in virtual time, beside a model (minutes)
 	$(BIN)/python -m verification.scale
+	$(BIN)/python -m verification.scale.source
 
 mutate: $(VENV)/.dev ## Change the code in small ways, and see that tests notice (hours)
 	$(BIN)/python -m verification.proof.mutation

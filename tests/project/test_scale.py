@@ -7,6 +7,7 @@ import pytest
 from verification.scale.__main__ import SETUPS, command
 from verification.scale.model import Setup, needs
 from verification.scale.play import measured, outage
+from verification.scale.source import command as costs
 
 
 @pytest.mark.parametrize(
@@ -58,3 +59,19 @@ def test_the_command_prints_both_and_says_that_they_agree(capsys):
     assert "they agree within a fifth" in printed
     assert "5,585 / 5," in printed
     assert "messages that wait when it is back" in printed
+
+
+def test_what_caches_cost_the_other_clients_is_printed_and_saved(tmp_path, monkeypatch, capsys):
+    page = tmp_path / "design.md"
+    page.write_text("before <!-- limit: start --> old <!-- limit: end --> after")
+    monkeypatch.setattr("verification.harness.docs.EXPLANATION", tmp_path)
+
+    assert costs(["--seconds", "10", "--save"]) == 0
+
+    assert "p99" in capsys.readouterr().out
+    _, _, *rows = (line for line in page.read_text().splitlines() if line.startswith("|"))
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    times = {(need, caches): float(times) for need, caches, _, times in cells}
+    for need in ("30 %", "70 %"):
+        assert times[need, "loops, 50 GETs at once"] > 5
+        assert times[need, "one, that has just started"] < 2.5

@@ -2,127 +2,34 @@
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import math
 import random
-from collections import deque
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from change_events._consumer.limit import BUSIER, LEAST, LONGEST, OVERDUE, Answer, Limit
-
-WORK = 0.0005
-"""Seconds between a cache's GET and its next one."""
+from verification.scale.source import WORK, Source
 
 
-class Source:
-    """
-    A source in virtual time, with a queue, its other clients, and caches that always have something
-    to look at.
-
-    Args:
-        servers: How many requests it serves at once.
-        seconds: Given the time, returns for how long one is served.
-        foreground: The other clients' share of the capacity.
-        caches: How many.
-    """
-
-    def __init__(self, servers, seconds, *, foreground=0.0, caches=1, most=64):
-        self.limits = [Limit(most) for _ in range(caches)]
-        self.answered = [[] for _ in self.limits]  # when each GET ended
-        self.others = []  # how long each request of other clients lasted
-        self.now = 0.0
-        self._servers, self._seconds = servers, seconds
-        self._busy, self._queue = 0, deque()
-        self._random = random.Random(1)
-        self._events, self._numbers = [], itertools.count()
-        self.foreground(foreground)
-        if foreground:
-            self._at(self._random.expovariate(self._rate), self._come)
-        for cache in range(caches):
-            self._at(cache * 0.01, self._ask, cache)
-
-    def show(self, seconds):
-        """Let all caches know how long GETs last without a backlog."""
-        for limit, (at, each) in itertools.product(self.limits, enumerate(seconds, -len(seconds))):
-            limit.answered(Answer(at, each), at + each)
-        return self
-
-    def run(self, until):
-        """Let time pass until then; return this source."""
-        while self._events[0][0] <= until:
-            self.now, _, step, arguments = heapq.heappop(self._events)
-            step(*arguments)
-        return self
-
-    def foreground(self, share):
-        """Let other clients want that share of the capacity from now on."""
-        self._rate = share * self._servers / self._seconds(0.0)
-
-    def evenly(self, rate):
-        """Let requests come besides, at an even rate."""
-        self._serve(lambda: None)
-        self._at(self.now + 1 / rate, self.evenly, rate)
-
-    def rate(self, begin, end):
-        """Return the GETs a second between two times, of all caches."""
-        return sum(begin <= at < end for each in self.answered for at in each) / (end - begin)
-
-    def p99(self):
-        """Return the 99th percentile of other clients' requests."""
-        return sorted(self.others)[int(0.99 * len(self.others))]
-
-    def _at(self, at, step, *arguments):
-        heapq.heappush(self._events, (at, next(self._numbers), step, arguments))
-
-    def _come(self):
-        came = self.now
-        self._serve(lambda: self.others.append(self.now - came))
-        self._at(self.now + self._random.expovariate(self._rate), self._come)
-
-    def _ask(self, cache):
-        limit = self.limits[cache]
-        while (at := limit.next_at()) <= self.now:
-            id, began = str(next(self._numbers)), self.now
-            limit.begin(id, began)
-            self._serve(lambda id=id, began=began: self._answer(cache, id, began))
-        limit.wait()
-        self._at(at, self._ask, cache)
-
-    def _answer(self, cache, id, began):
-        self.answered[cache].append(self.now)
-        self.limits[cache].over(id)
-        self.limits[cache].answered(Answer(began, self.now - began), self.now)
-        self._at(self.now + WORK, self._ask, cache)
-
-    def _serve(self, then):
-        if self._busy == self._servers:
-            self._queue.append(then)
-            return
-        self._busy += 1
-        seconds = self._seconds(self.now) * (1 + 0.01 * self._random.random())
-        self._at(self.now + seconds, self._served, then)
-
-    def _served(self, then):
-        self._busy -= 1
-        if self._queue:
-            self._serve(self._queue.popleft())
-        then()
+def asked(servers, seconds, *, foreground=0.0, caches=1):
+    """Return a source with caches that always have something to look at."""
+    limits = [Limit(64) for _ in range(caches)]
+    return Source(servers, seconds, foreground=foreground, limits=limits)
 
 
 @pytest.mark.parametrize("seconds", [0.005, 0.02, 0.1])
 def test_a_source_without_a_limit_is_asked_as_often_as_the_most_allows(seconds):
-    source = Source(1000, lambda _: seconds).run(6.0)
+    source = asked(1000, lambda _: seconds).run(6.0)
 
     assert source.limits[0].limit == 64
     assert source.rate(3.0, 6.0) > 0.95 * 64 / (seconds * 1.01 + WORK)
 
 
 def test_a_source_is_used_up_to_its_capacity_and_hardly_more_is_asked_of_it():
-    source = Source(8, lambda _: 0.02).run(20.0)
+    source = asked(8, lambda _: 0.02).run(20.0)
 
     assert source.rate(2.0, 20.0) > 0.9 * 400
     assert 6 < source.limits[0].limit < 12
@@ -130,15 +37,15 @@ def test_a_source_is_used_up_to_its_capacity_and_hardly_more_is_asked_of_it():
 
 @pytest.mark.parametrize(("foreground", "use"), [(0.3, 0.4), (0.7, 0.2)])
 def test_other_clients_hardly_notice(foreground, use):
-    alone = Source(8, lambda _: 0.02, foreground=foreground, caches=0).run(40.0)
-    source = Source(8, lambda _: 0.02, foreground=foreground).run(40.0)
+    alone = asked(8, lambda _: 0.02, foreground=foreground, caches=0).run(40.0)
+    source = asked(8, lambda _: 0.02, foreground=foreground).run(40.0)
 
     assert source.p99() < 1.6 * alone.p99()
     assert source.rate(5.0, 40.0) > use * 400 * (1 - foreground)
 
 
 def test_twelve_caches_share_what_is_free_and_none_starves():
-    source = Source(8, lambda _: 0.02, foreground=0.3, caches=12).run(40.0)
+    source = asked(8, lambda _: 0.02, foreground=0.3, caches=12).run(40.0)
 
     free = 400 * 0.7
     assert 0.8 * free < source.rate(5.0, 40.0) <= 1.02 * free
@@ -149,8 +56,8 @@ def test_twelve_caches_share_what_is_free_and_none_starves():
 def test_twelve_caches_that_know_the_source_leave_room_for_its_other_clients(
     foreground, slower, use
 ):
-    alone = Source(8, lambda _: 0.02, foreground=foreground, caches=0).run(40.0)
-    source = Source(8, lambda _: 0.02, foreground=foreground, caches=12)
+    alone = asked(8, lambda _: 0.02, foreground=foreground, caches=0).run(40.0)
+    source = asked(8, lambda _: 0.02, foreground=foreground, caches=12)
 
     source.show(alone.others[-100:]).run(40.0)
 
@@ -161,22 +68,22 @@ def test_twelve_caches_that_know_the_source_leave_room_for_its_other_clients(
 
 @pytest.mark.parametrize("foreground", [0.3, 0.7])
 def test_no_even_rate_uses_four_fifths_and_delays_other_clients_by_less_than_half(foreground):
-    alone = Source(8, lambda _: 0.02, foreground=foreground, caches=0).run(40.0)
-    source = Source(8, lambda _: 0.02, foreground=foreground, caches=0)
+    alone = asked(8, lambda _: 0.02, foreground=foreground, caches=0).run(40.0)
+    source = asked(8, lambda _: 0.02, foreground=foreground, caches=0)
     source.evenly(0.8 * 400 * (1 - foreground))
 
     assert source.run(40.0).p99() > 1.5 * alone.p99()
 
 
 def test_a_source_whose_other_clients_want_more_for_good_is_asked_for_what_is_left():
-    source = Source(8, lambda _: 0.02, foreground=0.3).run(10.0)
+    source = asked(8, lambda _: 0.02, foreground=0.3).run(10.0)
     source.foreground(0.7)
 
     assert source.run(120.0).rate(80.0, 120.0) > 0.2 * 400 * 0.3
 
 
 def test_a_source_that_becomes_slower_is_believed_and_one_that_recovers_is_used_at_once():
-    source = Source(8, lambda now: 0.2 if 10 < now < 40 else 0.02).run(50.0)
+    source = asked(8, lambda now: 0.2 if 10 < now < 40 else 0.02).run(50.0)
 
     assert source.rate(30.0, 40.0) > 0.9 * 40
     assert source.rate(42.0, 50.0) > 0.9 * 400
@@ -185,7 +92,7 @@ def test_a_source_that_becomes_slower_is_believed_and_one_that_recovers_is_used_
 @pytest.mark.parametrize("sigma", [0.1, 0.3, 0.7])
 def test_a_source_whose_answers_differ_much_is_asked_with_care_and_not_starved(sigma):
     chance = random.Random(1)
-    source = Source(1000, lambda _: 0.02 * math.exp(chance.gauss(0, sigma))).run(20.0)
+    source = asked(1000, lambda _: 0.02 * math.exp(chance.gauss(0, sigma))).run(20.0)
 
     assert source.limits[0].limit > 4
 

@@ -41,6 +41,13 @@ SPEAKS_OF: dict[str, dict[str, tuple[str, ...]]] = {
         "N": ("src/change_events/sinks", "verification/benchmarks/sinks.py"),
         "": (*WORKER, "verification/benchmarks/contenders"),
     },
+    "design.md": {
+        "": (
+            "src/change_events/_consumer/limit.py",
+            "src/change_events/_consumer/usual.py",
+            "verification/scale/source.py",
+        )
+    },
     "scale.md": {"": (*CONSUMER, "verification/scale")},
 }
 """The code that each table of a page speaks of; under no name, that of its other tables."""
