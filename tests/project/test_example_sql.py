@@ -157,7 +157,6 @@ def test_a_worker_follows_and_fills_its_cache_first(service, ask, channel):
         fetcher=HTTPFetcher(service + "/{id}", bulk_url=service),
         sink=cache,
         backfill=HTTPListing(service, entities=True),
-        settle=0.0,
         wait_time=1,
     )
 
