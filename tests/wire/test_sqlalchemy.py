@@ -324,7 +324,7 @@ def test_a_touched_row_that_a_later_listener_moves_is_broadcast_for_both_entitie
 def test_a_foreign_key_that_is_set_after_all_rows_counts(shop):
     """`post_update` sets it, when the events of the rows are over."""
     shop.make(Order(id=7), Order(id=8), Parcel(id=1))
-    shop.announce({Parcel: "order_id"})
+    shop.announce({Tag: "id", Parcel: "order_id"})
 
     def work(session):
         parcel = session.get(Parcel, 1)
