@@ -109,6 +109,15 @@ class SameTable(models.Model):
         managed = False
 
 
+class SameRelation(models.Model):
+    product = models.ForeignKey(Product, models.DO_NOTHING, related_name="+")
+    tag = models.ForeignKey(Tag, models.DO_NOTHING, related_name="+")
+
+    class Meta(Warehouse):
+        db_table = "warehouse_product_tags"
+        managed = False
+
+
 class Order(models.Model):
     note = models.CharField(max_length=50, default="")
 

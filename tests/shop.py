@@ -46,12 +46,25 @@ product_tags = Table(
 )
 
 
+shelf_products = Table(
+    "shelf_products",
+    Base.metadata,
+    Column("shelf_id", ForeignKey("shelves.id"), primary_key=True),
+    Column("product_id", ForeignKey("products.id"), primary_key=True),
+)
+
+
 class Product(Base):
     __tablename__ = "products"
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
     price: Mapped[int] = mapped_column(default=1)
     tags: Mapped[list[Tag]] = relationship(secondary=product_tags, back_populates="products")
+    shelves: Mapped[list[Shelf]] = relationship(secondary=shelf_products, overlaps="products")
+
+
+class SameTable(Base):
+    __table__ = Product.__table__
 
 
 class Tag(Base):
@@ -61,12 +74,19 @@ class Tag(Base):
     products: Mapped[list[Product]] = relationship(secondary=product_tags, back_populates="tags")
 
 
+class Shelf(Base):
+    __tablename__ = "shelves"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    products: Mapped[list[Product]] = relationship(secondary=shelf_products, overlaps="shelves")
+
+
 class Order(Base):
     __tablename__ = "orders"
     id: Mapped[int] = mapped_column(primary_key=True)
     note: Mapped[str] = mapped_column(default="")
     lines: Mapped[list[OrderLine]] = relationship(cascade="all, delete-orphan")
     comments: Mapped[list[Comment]] = relationship(back_populates="order")
+    parcels: Mapped[list[Parcel]] = relationship(back_populates="order", post_update=True)
 
 
 class OrderLine(Base):
@@ -91,6 +111,13 @@ class Comment(Base):
     tag: Mapped[Tag | None] = relationship()
 
 
+class Parcel(Base):
+    __tablename__ = "parcels"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    order_id: Mapped[int | None] = mapped_column(ForeignKey("orders.id"))
+    order: Mapped[Order | None] = relationship(back_populates="parcels", post_update=True)
+
+
 class Employee(Base):
     __tablename__ = "employees"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -104,6 +131,17 @@ class Manager(Employee):
     id: Mapped[int] = mapped_column(ForeignKey("employees.id"), primary_key=True)
     budget: Mapped[int] = mapped_column(default=0)
     __mapper_args__ = {"polymorphic_identity": "manager"}  # noqa: RUF012
+
+
+class Guest(Employee):
+    __mapper_args__ = {"polymorphic_identity": "guest"}  # noqa: RUF012
+
+
+class Task(Base):
+    __tablename__ = "tasks"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    manager_id: Mapped[int] = mapped_column(ForeignKey("managers.id"))
+    manager: Mapped[Manager] = relationship()
 
 
 class Shop:

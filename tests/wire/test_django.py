@@ -32,6 +32,7 @@ from django_shop import (
     Parcel,
     Product,
     Sale,
+    SameRelation,
     SameTable,
     Tag,
     Warehouse,
@@ -613,6 +614,16 @@ def test_another_model_with_the_same_table_is_refused(shop):
     assert Product.objects.get().name == "Anvil"
 
 
+def test_another_model_with_the_table_of_a_relation_is_refused(shop):
+    product, tag = Product.objects.create(name="Anvil"), Tag.objects.create(name="heavy")
+    shop.announce(Product)
+
+    with pytest.raises(IdResolutionError, match="SameRelation"):
+        SameRelation.objects.create(product=product, tag=tag)
+
+    assert shop.saved(Product.tags.through) == []
+
+
 def test_a_migration_is_warned_about(shop, caplog):
     Product.objects.create(name="Anvil")
     shop.announce(Product)
@@ -627,6 +638,22 @@ def test_a_migration_is_warned_about(shop, caplog):
     ]
     assert Product.objects.get().price == 2
     assert shop.channel.ids() == []
+
+
+def test_a_migration_of_a_relation_or_of_a_parent_is_warned_about(shop, caplog):
+    Tag.objects.create(name="heavy")
+    Manager.objects.create(name="Ann")
+    shop.announce(Manager)
+    historical = ProjectState.from_apps(apps).apps.get_model("warehouse", "Employee")
+
+    with caplog.at_level(logging.WARNING, logger="change_events"):
+        historical.objects.update(name="Bob")
+        historical.objects.get().tags.add(1)
+
+    assert [(record.action, record.table) for record in caplog.records] == [
+        ("migrate", "warehouse_employee"),
+        ("migrate", "warehouse_employee_tags"),
+    ]
 
 
 @pytest.mark.parametrize(

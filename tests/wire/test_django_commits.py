@@ -449,6 +449,8 @@ def test_ids_that_can_not_be_broadcast_are_refused(shop):
             announce_ids(Tag, [1])
         with pytest.raises(IdResolutionError):
             announce_ids(Product, [None])
+        with pytest.raises(IdResolutionError, match="'78'"):
+            announce_ids(Product, "78")
 
     assert shop.channel.ids() == []
 

@@ -9,10 +9,12 @@ import pytest
 from sqlalchemy import (
     AsyncAdaptedQueuePool,
     QueuePool,
+    column,
     delete,
     event,
     insert,
     select,
+    table,
     text,
     update,
 )
@@ -40,6 +42,7 @@ from shop import (
     Shop,
     Tag,
     postgres_url,
+    product_tags,
     shop,
     sqlite_url,
 )
@@ -302,6 +305,31 @@ def test_a_statement_that_names_no_ids_is_refused(shop):
     assert shop.saved(Product) == [1]
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        insert(product_tags).values(product_id=1, tag_id=1),
+        delete(product_tags),
+        update(table("products", column("price"))).values(price=5),
+        select(Product).from_statement(update(Product).values(price=5).returning(Product)),
+    ],
+    ids=["secondary, insert", "secondary, delete", "by the table's name", "from_statement"],
+)
+def test_a_statement_that_changes_an_entity_in_another_way_is_refused(shop, statement):
+    shop.make(Product(name="Anvil"), Tag(name="heavy"))
+    shop.announce({Product: "id"})
+
+    def work(session):
+        with pytest.raises(IdResolutionError, match="announce="):
+            session.execute(statement)
+        session.execute(statement, execution_options={"announce": [1]}).close()
+        session.commit()
+
+    shop.run(work)
+
+    assert shop.channel.ids() == ["1"]
+
+
 def test_the_ids_that_a_statement_names_are_broadcast(shop):
     shop.make(Product(name="Anvil"))
     witness = Witness(shop)
@@ -391,6 +419,28 @@ def test_a_commit_after_an_old_bulk_method_is_refused(shop):
     assert shop.saved(Tag) == [1]
 
 
+def test_a_bulk_method_after_a_flush_that_did_not_begin_is_noticed(shop):
+    shop.announce({Product: "id"})
+
+    def work(session):
+        def refuse(*_):
+            raise ZeroDivisionError
+
+        event.listen(session, "before_flush", refuse)
+        tag = Tag(name="heavy")
+        session.add(tag)
+        with pytest.raises(ZeroDivisionError):
+            session.flush()
+        session.expunge(tag)
+        session.bulk_save_objects([Product(name="Anvil")])
+        with pytest.raises(IdResolutionError, match="bulk_save_objects"):
+            session.commit()
+
+    shop.run(work)
+
+    assert shop.saved(Product) == []
+
+
 def test_ids_can_be_announced_for_changes_that_a_session_can_not_see(shop):
     shop.make(Product(name="Anvil"), Product(name="Bolt"))
     witness = Witness(shop)
@@ -420,6 +470,19 @@ def test_ids_can_be_announced_by_a_listener_during_the_commit(shop):
     shop.run(work)
 
     assert witness.seen == [(["1"], []), (["9"], [])]
+
+
+def test_ids_to_announce_are_not_a_text(shop):
+    shop.announce({Product: "id"})
+
+    def work(session):
+        with pytest.raises(IdResolutionError, match="'78'"):
+            announce_ids(session, Product, "78")
+        session.commit()
+
+    shop.run(work)
+
+    assert shop.channel.ids() == []
 
 
 def test_ids_of_a_class_that_nothing_broadcasts_are_refused(shop):
@@ -569,6 +632,10 @@ def test_an_announced_session_needs_transactions(shop):
         session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
         with pytest.raises(ConfigurationError, match="AUTOCOMMIT"):
             session.execute(delete(Product), execution_options={"announce": [1]})
+        session.rollback()
+        session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+        with pytest.raises(ConfigurationError, match="AUTOCOMMIT"):
+            announce_ids(session, Product, [1])
         session.rollback()
 
     shop.run(work)

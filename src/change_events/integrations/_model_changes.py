@@ -25,6 +25,7 @@ from contextvars import ContextVar
 from functools import cache, partial, wraps
 from typing import TYPE_CHECKING, Any
 
+from django.apps import apps
 from django.db import transaction
 from django.db.models import QuerySet
 from django.db.models.constants import OnConflict
@@ -94,25 +95,28 @@ class Announced:
         affected = self._affected
         found = affected.get(model)
         if found is None:
-            found = [
-                row_ids
-                for each in self._models
-                for row_ids in [each, *_of_relations(each)]
-                if issubclass(model, row_ids.model) or issubclass(row_ids.model, model)
-            ]
+            found = self._affecting(model)
             if not found:
                 self._check_table(model)
             affected[model] = found
         return found
 
+    def _affecting(self, model: Any) -> list[ModelIds]:
+        return [
+            row_ids
+            for each in self._models
+            for row_ids in [each, *_of_relations(each)]
+            if issubclass(model, row_ids.model) or issubclass(row_ids.model, model)
+        ]
+
     def _check_table(self, model: Any) -> None:
         table = model._meta.db_table
-        known = {row_ids.meta.db_table: row_ids.model for row_ids in self._models}
-        if table not in known:
+        same = next((each for each in _with_table(table) if self._affecting(each)), None)
+        if same is None:
             return
         if model.__module__ != "__fake__":  # where Django puts the models of a migration
             raise IdResolutionError(
-                f"{model.__name__} has the table of {known[table].__name__}, which is announced. "
+                f"{model.__name__} has the table of {same.__name__}, which is announced. "
                 "Announce it, too"
             )
         log.warning(
@@ -124,6 +128,14 @@ class Announced:
 
 
 announced_models = Announced()
+
+
+def _with_table(table: str) -> Iterator[Any]:
+    """Yield the models that have a table, also those that Django makes between two others."""
+    for models in apps.all_models.values():
+        for model in models.values():
+            if model._meta.db_table == table:
+                yield model._meta.concrete_model
 
 
 def _of_relations(row_ids: ModelIds) -> list[ModelIds]:

@@ -7,14 +7,18 @@ from inspect import getattr_static
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from sqlalchemy import inspect, select
-from sqlalchemy.orm import RelationshipDirection, Session, object_session
+from sqlalchemy import TableClause, inspect, select
+from sqlalchemy.orm import RelationshipDirection, Session, configure_mappers, object_session
 from sqlalchemy.orm.attributes import get_history
+from sqlalchemy.orm.base import PassiveFlag
+from sqlalchemy.sql.visitors import iterate
 
 from change_events._ids import checked_id, found_by
 from change_events.exceptions import ConfigurationError, IdResolutionError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sqlalchemy import ColumnElement, Connection
     from sqlalchemy.orm import Mapper, RelationshipProperty
 
@@ -41,7 +45,9 @@ class RowIds:
             raise ConfigurationError(f"{mapped!r} is not a class that SQLAlchemy maps to a table")
         if isinstance(source, str):
             first = source.partition(".")[0]
-            if not hasattr(mapped, first):
+            if not _has(mapped, first):
+                configure_mappers()  # which makes backrefs
+            if not _has(mapped, first):
                 raise ConfigurationError(f"{mapped.__name__} has no attribute {first!r}")
         elif not callable(source):
             raise ConfigurationError(
@@ -57,10 +63,37 @@ class RowIds:
         where = repr(self._source) if isinstance(self._source, str) else "from the function"
         return f"the id of a {self.mapped.__name__} ({where})"
 
-    def tables(self) -> set[object]:
-        """Return the tables that hold a part of such a row, with those of subclasses."""
+    def table_names(self) -> set[tuple[str | None, str]]:
+        """Return the schemas and the names of the tables that hold a part of such a row."""
+        return {name for table in self._tables() for name in table_names(table)}
+
+    def has_table_of(self, mapper: Mapper[Any]) -> bool:
+        """Return True if a class that is not related to this one has one of its tables."""
+        is_related = mapper.base_mapper is inspect(self.mapped).base_mapper
+        return not is_related and not self._tables().isdisjoint(mapper.tables)
+
+    def links_of(self, mapper: Mapper[Any]) -> list[str]:
+        """Return the relationships of a class that are the other side of one of this class."""
+        mine = list(self._many_to_many())
+        return [
+            relation.key
+            for relation in mapper.relationships
+            if not relation.viewonly
+            and relation.mapper.common_parent(inspect(self.mapped))
+            and any(each.secondary is relation.secondary and each is not relation for each in mine)
+        ]
+
+    def _tables(self) -> set[Any]:
+        """Return these tables: also those of subclasses, and those of many-to-many relations."""
         mapper: Mapper[Any] = inspect(self.mapped)
-        return {table for each in mapper.self_and_descendants for table in each.tables}
+        tables = {table for each in mapper.self_and_descendants for table in each.tables}
+        return tables | {relation.secondary for relation in self._many_to_many()}
+
+    def _many_to_many(self) -> Iterator[RelationshipProperty[Any]]:
+        for each in inspect(self.mapped).self_and_descendants:
+            for relation in each.relationships:
+                if relation.secondary is not None and not relation.viewonly:
+                    yield relation
 
     def now(self, row: Any, *, required: bool = False) -> list[str]:
         """
@@ -140,20 +173,21 @@ class _View:
     def _parent(self, relation: RelationshipProperty[Any]) -> Any:
         foreign = {there: here for here, there in relation.local_remote_pairs or ()}
         parent = relation.mapper
-        if set(foreign) != set(parent.primary_key):
+        # By name, because with joined tables a column of each is the key.
+        named = {_name(parent, there): here for there, here in foreign.items()}
+        names = [_name(parent, each) for each in parent.primary_key]
+        if set(named) != set(names):
             raise IdResolutionError(
                 f"{relation} does not refer to a primary key, so the row that it means is not "
                 "known inside a flush: read the id without it"
             )
-        key = tuple(
-            getattr(self, _name(self._mapper, foreign[each])) for each in parent.primary_key
-        )
+        key = tuple(getattr(self, _name(self._mapper, named[name])) for name in names)
         if None in key:
             return None
         session = cast(Session, object_session(self._row))
         for known in (vars(self._row).get(relation.key), *session.new):
             if isinstance(known, parent.class_) and key == tuple(
-                getattr(known, _name(parent, each)) for each in parent.primary_key
+                getattr(known, name) for name in names
             ):
                 return known
         return session.get(parent.class_, key)
@@ -189,6 +223,29 @@ class _ViewBefore(_View):
         _, unchanged, deleted = get_history(self._row, relation.key)
         before = [*deleted, *unchanged]
         return before if relation.uselist else next(iter(before), None)
+
+
+def table_names(clause: Any) -> set[tuple[str | None, str]]:
+    """Return the schemas and the names of tables: a script can have a table of its own for one."""
+    return {(each.schema, each.name) for each in iterate(clause) if isinstance(each, TableClause)}
+
+
+def is_modified(row: Any) -> bool:
+    """Return True if a value of a row, or one of its collections, really differs."""
+    state = inspect(row)
+    for key in list(state.committed_state):  # what was set: a session would ask all attributes
+        if get_history(row, key, PassiveFlag.NO_CHANGE).has_changes():
+            return True
+    session = object_session(row)
+    # Nothing public says what the other side of a relationship has added to a collection that is
+    # not loaded.
+    pending = getattr(state, "_pending_mutations", None)
+    return session is None or session.is_modified(row) or bool(pending)
+
+
+def _has(mapped: type[Any], name: str) -> bool:
+    missing = object()  # not hasattr(), which runs the function of a hybrid
+    return getattr_static(mapped, name, missing) is not missing
 
 
 def _name(mapper: Mapper[Any], column: ColumnElement[Any]) -> str:

@@ -2,7 +2,9 @@
 What broadcasts ids for a session of SQLAlchemy, at which of its events.
 
 **Which rows count.** Mapper events name each row that a flush inserts, changes or deletes, with ORM
-cascades. They come inside the flush, so ids that the database makes are known.
+cascades. They come inside the flush, so ids that the database makes are known. But a deleted row
+whose primary key a new row gets has no event: the new row's one counts for both. `_flushes.py` has
+what else these events don't tell.
 
 **When ids are broadcast.** In `before_commit` of the outermost transaction, after a flush. If that
 fails, `commit()` raises, and the transaction is still open: it can be rolled back, or committed
@@ -25,24 +27,29 @@ import sys
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from sqlalchemy import Table, event, inspect
-from sqlalchemy.orm import object_session
-from sqlalchemy.orm.attributes import get_history
-from sqlalchemy.orm.base import PassiveFlag
+from sqlalchemy import Connection, event, inspect
+from sqlalchemy.orm import FromStatement, object_session
 from sqlalchemy.sql.expression import UpdateBase
-from sqlalchemy.sql.visitors import iterate
 from sqlalchemy.util import await_only
 from sqlalchemy.util.concurrency import in_greenlet
 
 from change_events.exceptions import ConfigurationError, IdResolutionError
+from change_events.integrations._flushes import FlushedRows
+from change_events.integrations._row_ids import is_modified, table_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy import Connection
-    from sqlalchemy.orm import Mapper, ORMExecuteState, Session, SessionTransaction
+    from sqlalchemy.orm import (
+        InstanceState,
+        Mapper,
+        ORMExecuteState,
+        Session,
+        SessionTransaction,
+        UOWTransaction,
+    )
 
     from change_events._producer.broadcasting import _AnnouncedSave
     from change_events.integrations._row_ids import RowIds
@@ -61,8 +68,10 @@ class Work:
         committing: The commit has begun.
         releasing: The savepoint for which `before_commit` came last.
         committed: The transaction or savepoint that was committed last.
-        flushing: A flush has begun, but not its transaction.
+        flush: The flush that has begun, until its transaction begins.
         bulk: Something other than a flush has begun such a transaction.
+        touched: The rows that a flush has found unchanged, each with what reads its ids. Listeners
+            can change them before the flush goes on.
     """
 
     ids: dict[str, None] = field(default_factory=dict)
@@ -72,12 +81,9 @@ class Work:
     committing: bool = False
     releasing: SessionTransaction | None = None
     committed: SessionTransaction | None = None
-    flushing: bool = False
+    flush: UOWTransaction | None = None
     bulk: bool = False
-
-    def knows(self, ids: Iterable[str]) -> bool:
-        """Return True if these ids were noted, or broadcast."""
-        return all(id in self.ids or id in self.announced for id in ids)
+    touched: set[tuple[RowIds, InstanceState[Any]]] = field(default_factory=set)
 
     def add(self, ids: Iterable[str]) -> None:
         """Note ids to broadcast."""
@@ -103,6 +109,7 @@ class Hook:
         self, rows: list[RowIds], around_save: Callable[[Iterable[str]], _AnnouncedSave]
     ) -> None:
         self._rows = rows
+        self._flushed_rows = FlushedRows(rows)
         self._around_save = around_save
 
     def listen(self, sessions: Any) -> None:
@@ -147,22 +154,26 @@ class Hook:
         if transaction.nested:
             work.marks[transaction] = len(work.ids)
         elif transaction.parent is not None:
-            work.bulk = work.bulk or not work.flushing
-            work.flushing = False
+            # A flush that another listener has stopped has no work yet, and begins nothing.
+            is_flush = work.flush is not None and work.flush.has_work
+            work.bulk = work.bulk or not is_flush
+            work.flush = None
 
-    def _before_flush(self, session: Session, *_: object) -> None:
-        self._work(session).flushing = True
+    def _before_flush(self, session: Session, flush: UOWTransaction, _: object) -> None:
+        self._work(session).flush = flush
 
-    def _after_flush(self, session: Session, _: object) -> None:
-        self.note(session, ())
+    def _after_flush(self, session: Session, flush: UOWTransaction) -> None:
+        self.note(session, self._flushed_rows.ids(flush))
 
     def _do_orm_execute(self, execution: ORMExecuteState) -> None:
         statement = execution.statement
+        if isinstance(statement, FromStatement):
+            statement = statement.element
         if not isinstance(statement, UpdateBase):
             return
-        tables = {each for each in iterate(statement.table) if isinstance(each, Table)}
+        tables = table_names(statement.table)
         for row_ids in self._rows:
-            if tables & row_ids.tables() and (ids := _named(execution, row_ids)):
+            if tables & row_ids.table_names() and (ids := _named(execution, row_ids)):
                 session = execution.session
                 require_transaction(session.connection(bind_arguments=execution.bind_arguments))
                 self.note(session, ids)
@@ -223,8 +234,10 @@ class _RowListener:
     row_ids: RowIds
 
     def listen(self) -> None:
+        # Of all classes of the inheritance: a row of one can replace a row of another.
+        base = inspect(self.row_ids.mapped).base_mapper
+        event.listen(base, "before_insert", self.before_insert, propagate=True)
         for name in (
-            "before_insert",
             "after_insert",
             "before_update",
             "after_update",
@@ -232,24 +245,37 @@ class _RowListener:
         ):
             event.listen(self.row_ids.mapped, name, getattr(self, name), propagate=True)
 
-    def before_insert(self, _: Mapper[Any], connection: Connection, row: Any) -> None:
-        if self.hook.work_of(row):
-            require_transaction(connection)
+    def before_insert(self, mapper: Mapper[Any], connection: Connection, row: Any) -> None:
+        if work := self.hook.work_of(row):
+            known = cast("Session", object_session(row)).identity_map
+            replaced = known.get(mapper.identity_key_from_instance(row))
+            for each in (row, replaced):
+                if isinstance(each, self.row_ids.mapped):
+                    require_transaction(connection)
+            if isinstance(replaced, self.row_ids.mapped):
+                work.add(self.row_ids.before(replaced, connection))
 
     def after_insert(self, _: Mapper[Any], __: Connection, row: Any) -> None:
         if work := self.hook.work_of(row):
             work.add(self.row_ids.now(row, required=True))
 
     def before_update(self, _: Mapper[Any], connection: Connection, row: Any) -> None:
-        if (work := self.hook.work_of(row)) and _is_modified(row):
-            require_transaction(connection)
-            work.add(self.row_ids.before(row, connection))
-
-    def after_update(self, _: Mapper[Any], __: Connection, row: Any) -> None:
         if work := self.hook.work_of(row):
-            ids = self.row_ids.now(row)
-            if not work.knows(ids) and _is_modified(row):
-                work.add(ids)
+            if is_modified(row):
+                require_transaction(connection)
+                work.add(self.row_ids.before(row, connection))
+            else:
+                work.touched.add((self.row_ids, inspect(row)))
+
+    def after_update(self, _: Mapper[Any], connection: Connection, row: Any) -> None:
+        if work := self.hook.work_of(row):
+            touched = (self.row_ids, inspect(row))
+            if touched in work.touched:
+                work.touched.remove(touched)
+                if not is_modified(row):
+                    return
+                work.add(self.row_ids.before(row, connection))
+            work.add(self.row_ids.now(row))
 
     def before_delete(self, _: Mapper[Any], connection: Connection, row: Any) -> None:
         if work := self.hook.work_of(row):
@@ -267,6 +293,14 @@ def require_transaction(connection: Connection) -> None:
         )
 
 
+def require_transactions(session: Session) -> None:
+    """Refuse a session that has such a connection now."""
+    # Nothing public names a session's connections. To ask for one would connect.
+    for each in getattr(session.get_transaction(), "_connections", ()):
+        if isinstance(each, Connection):
+            require_transaction(each)
+
+
 def _end(save: _AnnouncedSave, error: Exception | None) -> None:
     kind = type(error) if error else None
     if _in_event_loop():
@@ -278,19 +312,6 @@ def _end(save: _AnnouncedSave, error: Exception | None) -> None:
 def _in_event_loop() -> bool:
     """Return True if this runs in a greenlet that SQLAlchemy has started for an event loop."""
     return "sqlalchemy.ext.asyncio" in sys.modules and in_greenlet()
-
-
-def _is_modified(row: Any) -> bool:
-    """Return True if a value of a row, or one of its collections, really differs."""
-    state = inspect(row)
-    for key in list(state.committed_state):  # what was set: a session would ask all attributes
-        if get_history(row, key, PassiveFlag.NO_CHANGE).has_changes():
-            return True
-    session = object_session(row)
-    # Nothing public says what the other side of a relationship has added to a collection that is
-    # not loaded.
-    pending = getattr(state, "_pending_mutations", None)
-    return session is None or session.is_modified(row) or bool(pending)
 
 
 def _named(execution: ORMExecuteState, row_ids: RowIds) -> list[str]:

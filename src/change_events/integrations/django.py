@@ -129,7 +129,7 @@ def announce_ids(model: type[Any], ids: Iterable[object], *, using: str | None =
     Raises:
         ConfigurationError: The model is not announced; or there is no transaction: it must be
             inside `atomic()`; or the connection does not autocommit outside of that.
-        IdResolutionError: An id is unusable.
+        IdResolutionError: An id is unusable; or `ids` is text.
     """
     found = announced_models.for_model(model)
     if not found:
@@ -141,6 +141,8 @@ def announce_ids(model: type[Any], ids: Iterable[object], *, using: str | None =
             "announce_ids() is outside of a transaction, so the change is committed before it can "
             f"be broadcast. Put both into `with atomic(using={connection.alias!r}):`"
         )
+    if isinstance(ids, (str, bytes)):
+        raise IdResolutionError(f"announce_ids() needs a list of ids, not {ids!r}")
     work, checked = work_of(connection), list(map(_checked, ids))
     for row_ids in found:
         work.add(row_ids.around_save, checked)

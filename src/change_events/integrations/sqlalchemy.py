@@ -11,9 +11,9 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from change_events._event import DEFAULT_SETTLE
 from change_events._producer.broadcasting import _AnnouncedSave
 from change_events._producer.checks import require_publisher, require_settle
-from change_events.exceptions import ConfigurationError
+from change_events.exceptions import ConfigurationError, IdResolutionError
 from change_events.integrations._row_ids import RowIds
-from change_events.integrations._session_hook import Hook
+from change_events.integrations._session_hook import Hook, require_transactions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -57,13 +57,14 @@ def announce(
 
     It counts what a flush inserts, deletes or really changes, in a row or in a collection of it,
     with ORM cascades. A row that moves counts for the entity that it leaves, too. The ids of a
-    savepoint that is rolled back are forgotten.
+    savepoint that is rolled back are forgotten. Rows of another class with the same table are
+    refused: announce it, too.
 
-    A flush is all that a session sees. So `insert()`, `update()` and `delete()` of these classes
-    are refused, unless they name the ids, `execution_options(announce=[...])`, or say that no
-    consumer needs to know, `announce=False`. A commit after a `bulk_...()` method is refused. For
-    the rest (SQL as text or through a connection, `ON DELETE CASCADE`, triggers) call
-    `announce_ids`.
+    A flush is all that a session sees. So `insert()`, `update()` and `delete()` of these classes'
+    tables, secondary ones included, are refused, unless they name the ids,
+    `execution_options(announce=[...])`, or say that no consumer needs to know, `announce=False`. A
+    commit after a `bulk_...()` method is refused. For the rest (SQL as text or through a
+    connection, `ON DELETE CASCADE`, triggers) call `announce_ids`.
 
     Args:
         sessions: A `Session` class, a `sessionmaker`, a `scoped_session` or an
@@ -85,8 +86,9 @@ def announce(
         ConfigurationError: `sessions` does not make sessions; `publisher` is not one; `types` is
             empty, or has a class that is not mapped or has no such attribute; `settle` is out of
             its range. At a flush: the connection commits each statement (AUTOCOMMIT).
-        IdResolutionError: At a flush: a new row has no id, or an id is unusable. At a statement: it
-            names no ids. At the commit: a `bulk_...()` method was called.
+        IdResolutionError: At a flush: a new row has no id, an id is unusable, or a row of another
+            class with the same table has changed. At a statement: it names no ids. At the commit: a
+            `bulk_...()` method was called.
         PublishError: At the commit: the broadcast was not accepted, or too slowly.
     """
     require_publisher(publisher)
@@ -121,8 +123,9 @@ def announce_ids(session: AnySession, mapped: type[Any], ids: Iterable[object]) 
         ids: The ids of the entities.
 
     Raises:
-        ConfigurationError: The class is not announced for this session.
-        IdResolutionError: An id is unusable.
+        ConfigurationError: The class is not announced for this session; or a connection of it
+            commits each statement (AUTOCOMMIT).
+        IdResolutionError: An id is unusable; or `ids` is text.
     """
     synchronous: Any = session() if isinstance(session, scoped_session) else session
     synchronous = getattr(synchronous, "sync_session", synchronous)
@@ -139,6 +142,9 @@ def announce_ids(session: AnySession, mapped: type[Any], ids: Iterable[object]) 
             f"{mapped!r} is not announced for this session. Call announce(...) with the class, and "
             "with what makes the session, before the session begins"
         )
+    if isinstance(ids, (str, bytes)):
+        raise IdResolutionError(f"announce_ids() needs a list of ids, not {ids!r}")
+    require_transactions(synchronous)
     ids = list(ids)
     for hook, row_ids in found:
         hook.note(synchronous, [row_ids.checked(id) for id in ids])
