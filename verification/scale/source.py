@@ -198,7 +198,12 @@ def command(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(given: argparse.Namespace) -> int:
-    head = ["other clients need", "caches", "they use of what is free", "p99 of the others, times alone"]
+    head = [
+        "other clients need",
+        "caches",
+        "they use of what is free",
+        "p99 of the others, times alone",
+    ]
     found = [row for share in (0.3, 0.7) for row in rows(share, given.seconds)]
     table = Table(*head)
     for row in found:
