@@ -104,8 +104,8 @@ def _is_changed(flush: Any, state: InstanceState[Any]) -> bool:
 def _linked(flush: Any, state: InstanceState[Any], key: str, row_ids: RowIds) -> Iterator[str]:
     """Yield the ids of rows that a relationship of a row has won or lost."""
     won, kept, lost = flush.get_attribute_history(state, key)
-    for other in (*won, *lost, *(kept if flush.is_deleted(state) else ())):
-        row = other.obj() if other is not None else None
+    for other in filter(None, (*won, *lost, *(kept if flush.is_deleted(state) else ()))):
+        row = other.obj()
         # Rows that are new or deleted have events of their own.
         if isinstance(row, row_ids.mapped) and other.key and not flush.is_deleted(other):
             yield from row_ids.now(row)
