@@ -117,6 +117,48 @@ def grown(*, size=1, seconds=0.02):
     return limit, now
 
 
+def look_in_groups(limit, servers, *, number=100, size=9, seconds=0.1):
+    """Let groups of live changes come, before 0, to a source that serves so many at once."""
+    for now in range(-2 * number, 0, 2):
+        ends = [now + seconds * (1 + each // servers) for each in range(size)]
+        for each in range(size):
+            assert limit.next_at(live=True) <= now
+            limit.begin(f"p{each}", now)
+        for each, end in enumerate(ends):
+            limit.over(f"p{each}")
+            limit.answered(Answer(now, end - now), end)
+
+
+@pytest.mark.parametrize("servers", [1, 2, 4, 8])
+def test_groups_of_live_changes_shrink_no_limit_although_their_gets_delay_each_other(servers):
+    limit = Limit(64)
+    look_in_groups(limit, servers)
+
+    assert limit.limit == 0.5
+
+
+@pytest.mark.parametrize("servers", [1, 2, 4, 8])
+def test_after_groups_of_live_changes_a_backlog_is_worked_off_as_at_first(servers):
+    first = Source(servers, lambda _: 0.1).run(60.0)
+    source = Source(servers, lambda _: 0.1)
+    look_in_groups(source.limits[0], servers)
+    source.run(60.0)
+
+    assert source.rate(1.0, 5.0) > 0.8 * first.rate(1.0, 5.0)
+    assert source.limits[0].limit < 1.4 * first.limits[0].limit
+
+
+def test_a_look_that_hangs_does_not_keep_the_limit_from_learning():
+    limit = Limit(1)
+    limit.begin("hangs", -OVERDUE)
+    limit.answered(Answer(0.0, None, overload=True), 0.0)
+    assert limit.limit == 0.25
+
+    answer(limit, *[0.02] * 400, now=0.1)
+
+    assert limit.limit == 1
+
+
 def test_a_fixed_limit_never_changes():
     limit = Limit.fixed(3)
     now = answer(limit, *[0.02] * 100, *[2.0] * 100, now=0.0)

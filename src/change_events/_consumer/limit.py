@@ -18,6 +18,8 @@ always shows in that share long before it shows in a mean.
 - Below four, GETs are spread over time as well, so the limit can be an eighth of a GET. Only if
   GETs are late even then, it is not this worker that delays them: the source has become slower, or
   others need it. Then what is usual is learned again.
+- Without a backlog more GETs can run than the limit allows. They delay each other, so they say
+  nothing about it, and not what is usual.
 - A thread that naps and asks no source shows for how long this process itself delays an answer.
   That does not count.
 """
@@ -172,6 +174,8 @@ class Limit:
         if answer.seconds is None or self._least >= self._most:
             return
         self._running.lasted(answer.seconds)
+        if self._running.next_at(self.limit, paced=False) > now:
+            self._since = now  # with it, more ran than the limit allows
         if answer.began < self._since:
             return
         size = answer.size.bit_length()
