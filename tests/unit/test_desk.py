@@ -13,7 +13,7 @@ from change_events._consumer.breaker import HUNG
 from change_events._consumer.desk import ASIDE_PAUSE, MAX_YIELD, YIELD, Failure
 from change_events._consumer.experiment import GRACE
 from change_events._consumer.guard import Guard
-from change_events._consumer.limit import Limit
+from change_events._consumer.limit import Answer, Limit
 
 BELIEVES = '{"believes": true, "gone": "", "at": []}'
 
@@ -83,6 +83,113 @@ def test_without_early_looks_a_backlog_lasts_until_its_events_are_due():
         assert desk.receiving.behind
         succeed(desk, 5.5)
     assert not desk.receiving.behind
+
+
+def test_a_backlog_lasts_although_receives_in_parallel_bring_full_batches_and_others_in_turn(desk):
+    receive(desk, "a", "b", "c")
+    receive(desk, "d", now=0.1)
+    receive(desk, "e", "f", "g", now=0.2)
+    receive(desk, now=0.3)
+
+    for _ in "abcdefg":
+        assert desk.receiving.behind
+        succeed(desk, 0.3)
+    assert not desk.receiving.behind
+
+
+def test_a_backlog_lasts_until_looks_have_settled_it_and_early_looks_do_not(desk):
+    receive(desk, "a", "b", "c", hold=5.0)
+    receive(desk, "d", "e", "f", hold=5.0)
+    receive(desk)
+    for _ in "abcdef":
+        succeed(desk, 0.0)
+
+    receive(desk, "live", now=3.0)
+    assert not desk.receiving.behind
+    succeed(desk, 3.0)
+
+    for _ in "abcdef":
+        assert desk.receiving.behind
+        succeed(desk, 6.0)
+    assert not desk.receiving.behind
+
+
+def test_one_event_with_a_long_window_makes_no_backlog_of_what_comes_meanwhile():
+    desk = make_desk(early_look=False)
+    receive(desk, "a", "b", "c", hold=5.0)
+    receive(desk, "d", "e", hold=5.0, received=3)
+    slow = held("slow", "its message", 0.0, hold=800.0)
+    assert desk.receiving.begin()
+    desk.end_receive([slow], 0.0, received=3)
+    receive(desk)
+    for _ in "abcde":
+        succeed(desk, 6.0)
+
+    receive(desk, "live", now=300.0)
+
+    assert not desk.receiving.behind
+
+
+def test_an_id_that_is_stuck_makes_no_backlog_of_what_comes_meanwhile(desk):
+    desk.experiment.learn(["good"], 0.0)
+    receive(desk, "a", "b", "c")
+    receive(desk, "d", "e", "f")
+    receive(desk)
+    fail(desk, 0.0, own=False)
+    while len(desk.inbox) > 1:
+        succeed(desk, 1.0)
+
+    receive(desk, "live", now=500.0)
+
+    assert not desk.receiving.behind
+
+
+def test_what_a_failed_bulk_get_has_left_is_a_backlog():
+    desk = make_desk(prefetch=100, batch_size=10, bulk_size=20)
+    ids = [f"p{number:02}" for number in range(11)]
+    receive(desk, *ids, received=9)
+    desk.bulk_size.size = 20
+    reserved = desk.next(0.0)
+    assert len(reserved) == 11
+
+    desk.begin_get(reserved, 0.0)
+    desk.look_alone(reserved, 0.0)
+
+    for _ in ids:
+        assert desk.receiving.behind
+        succeed(desk, 0.0)
+    assert not desk.receiving.behind
+
+
+def test_a_look_that_waits_behind_one_that_is_dropped_can_begin_at_once():
+    desk = make_desk(limit=Limit(64))
+    backlog = [receive(desk, "a", "b", "c"), receive(desk, "d", "e", "f")]
+    receive(desk)
+    desk.limit.answered(Answer(-1.0, 1.0), 0.0)
+    (id,) = desk.next(0.0)
+    desk.limit.over(id)
+    succeed(desk, 0.0, id)
+    receive(desk, "live", now=1.0)
+    assert desk.next_at() > 1.0
+    desk.newly_due()
+
+    desk.drop(lambda event: event in [*backlog[0], *backlog[1]])
+
+    assert desk.next_at() <= 1.0
+    assert desk.newly_due()
+
+
+def test_a_bulk_get_can_end_after_its_events_were_handed_back():
+    desk = make_desk(bulk_size=2)
+    receive(desk, "a", "b")
+    reserved = desk.next(0.0)
+    desk.begin_get(reserved, 0.0)
+    desk.clear()
+
+    desk.look_alone(reserved, 0.0)
+
+    assert not desk.receiving.behind
+    assert desk.next_at() == 0.0
 
 
 def test_what_waited_for_the_end_of_an_outage_is_a_backlog(desk):
@@ -670,6 +777,18 @@ def test_after_a_refused_deletion_nothing_is_received_or_looked_at(strict):
     assert (strict.next(9.0), strict.next_at()) == ([], None)
     assert strict.inbox.looking() == 0
     assert len(strict.inbox) == 2
+
+
+def test_what_waited_for_a_resume_is_a_backlog_whatever_was_refused(strict):
+    receive(strict, "a", "b")
+    assert not strict.guard.allows_deletion()  # of a look by hand
+
+    strict.resume(60.0)
+
+    for _ in "ab":
+        assert strict.receiving.behind
+        succeed(strict, 60.0)
+    assert not strict.receiving.behind
 
 
 def test_resume_makes_the_refused_ids_due(strict):

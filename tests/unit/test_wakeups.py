@@ -16,6 +16,7 @@ from change_events._consumer.consumer import Consumer
 from change_events._consumer.experiment import Failed
 from change_events._consumer.guard import Guard
 from change_events._consumer.health import Pauses
+from change_events._consumer.limit import Answer, Limit
 from change_events._consumer.stats import Tally
 from change_events._meter import Meter
 
@@ -37,11 +38,13 @@ class Thread:
         wait: The consumer's method that it repeats.
         until: When it stops waiting by itself; None: never.
         ids: The ids of its look, or of its receive the number of messages; empty between them.
+        began: When that look began.
     """
 
     wait: object
     until: float | None = None
     ids: object = ()
+    began: float = 0.0
 
 
 class Condition:
@@ -82,8 +85,9 @@ class Machine(RuleBasedStateMachine):
         early_look=st.booleans(),
         bulk_size=st.sampled_from([1, 2]),
         per_second=st.sampled_from([None, 2]),
+        limit=st.sampled_from([Limit.fixed, lambda: Limit(2), lambda: Limit(64)]),
     )
-    def make(self, early_look, bulk_size, per_second):
+    def make(self, early_look, bulk_size, per_second, limit):
         guard = Guard(min_deleted=2)
         self.desk = make_desk(
             early_look=early_look,
@@ -92,6 +96,7 @@ class Machine(RuleBasedStateMachine):
             prefetch=8,
             batch_size=BATCH_SIZE,
             bulk_size=bulk_size,
+            limit=limit(),
         )
         clock = lambda: self.now  # noqa: E731
         self.consumer = Consumer(
@@ -102,7 +107,7 @@ class Machine(RuleBasedStateMachine):
             condition=self.condition,
         )
         self.due, _, self.room, self.backlog = self.conditions
-        self.due.woken = [Thread(self.consumer.take) for _ in range(LOOKERS)]
+        self.due.woken = [Thread(self.look) for _ in range(LOOKERS)]
         self.room.woken = [Thread(self.consumer.wait_for_room)]
         self.backlog.woken = [Thread(self.consumer.wait_for_backlog)]
         self.busy = []
@@ -111,17 +116,21 @@ class Machine(RuleBasedStateMachine):
         self.conditions.append(Condition(lock))
         return self.conditions[-1]
 
+    def look(self, thread):
+        after, thread.ids = thread.ids, ()
+        return self.consumer.take(after)
+
     def enter(self, condition, thread):
         """Let a thread ask the consumer for something to do."""
         try:
-            found = thread.wait()
+            found = thread.wait(*[thread] * (condition is self.due))
         except Waits as waits:
             (timeout,) = waits.args
             thread.until = None if timeout is None else self.now + timeout
             condition.waiting.append(thread)
             return
         if condition is self.due:
-            thread.ids = found
+            thread.ids, thread.began = found, self.now
         else:
             with self.consumer as desk:
                 thread.ids = [desk.receiving.begin()]
@@ -179,7 +188,11 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: any(condition is self.due for condition, _ in self.busy))
     @rule(data=st.data(), result=st.sampled_from(RESULTS), own=st.booleans())
     def end_look(self, data, result, own):
-        ids = self.draw_busy(data, self.due).ids
+        thread = self.draw_busy(data, self.due)
+        ids, fails = thread.ids, result == "fails"
+        seconds = None if fails else self.now - thread.began
+        overload = fails and not own
+        self.consumer.answers.append(Answer(thread.began, seconds, len(ids), overload=overload))
         with self.consumer as desk:
             early = desk.begin_get(ids, self.now)
         if result == "undecided" and len(ids) > 1:

@@ -17,7 +17,7 @@ from change_events._consumer.breaker import Breaker, Pace
 from change_events._consumer.bulk import BulkSize
 from change_events._consumer.experiment import PATIENCE, Experiment, Failed
 from change_events._consumer.inbox import Inbox
-from change_events._consumer.limit import Limit
+from change_events._consumer.limit import LIVE, Limit
 from change_events._consumer.receiving import Receiving
 from change_events.typing import BulkFetcher
 
@@ -104,8 +104,6 @@ class Desk:
         sooner = self._free_at < before  # then a thread that waits for that must know
         self.changed((due or 0) + sooner)
         return events if due is None else []
-
-    # Looking
 
     @property
     def _free_at(self) -> float:
@@ -266,6 +264,8 @@ class Desk:
         """Make each of the reserved ids due, for a look of its own: a bulk GET decided nothing."""
         for id in ids:
             self.inbox.look_again(id, now, alone=True)
+        if len(ids) > LIVE:
+            self.receiving.fall_behind(now)
         self.changed(len(ids))
 
     def stop_bulk(self, until: float, ids: int) -> None:
@@ -275,8 +275,9 @@ class Desk:
 
     def drop(self, unwanted: Callable[[Held], bool]) -> list[Held]:
         """Stop holding these events, except those of an id with a look under way; return which."""
-        self.changed()
-        return self.inbox.drop(filter(unwanted, self.inbox.expiring(math.inf)))
+        dropped = self.inbox.drop(filter(unwanted, self.inbox.expiring(math.inf)))
+        self.changed(len(dropped))  # looks that waited behind theirs can be due sooner
+        return dropped
 
     def clear(self) -> list[Held]:
         """Stop holding all events; return them to be handed back."""
@@ -306,12 +307,11 @@ class Desk:
     def resume(self, now: float) -> None:
         """Go on after a mass deletion was refused, by this worker or another."""
         self.guard.resume()
+        self.receiving.fall_behind(now)
         if self._refused:
             self._release(now)
         else:
             self.changed(len(self.inbox))
-
-    # What the threads that wait must know
 
     def newly_due(self) -> int | None:
         """Return how many looks are due sooner than at the last such call; None: no change."""

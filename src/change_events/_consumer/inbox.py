@@ -201,10 +201,21 @@ class Inbox:
             others.append(due[1])
         return others
 
-    def next_at(self) -> float | None:
-        """Return when the next look is due; None if none is."""
+    def next_at(self, *, received_by: float = math.inf) -> float | None:
+        """
+        Return when the next look is due; None if none is.
+
+        `received_by`: None, too, if the id's events were received later than that, or if it is
+        looked at again because looks have failed.
+        """
         due = self._agenda.next()
-        return None if due is None else due[0]
+        if due is None or received_by == math.inf:
+            return None if due is None else due[0]
+        at, id = due
+        first = next(iter(self._groups[id].events.values()), None)
+        if first is None or first.received > received_by or at > max(first.latest, received_by):
+            return None
+        return at
 
     def reserve(self, id: str) -> None:
         """Reserve the id for a look, with events or without."""

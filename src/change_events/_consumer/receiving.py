@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from change_events._consumer.inbox import Held, Inbox
     from change_events._consumer.settings import Settings
 
+MOMENT = 1.0
+"""Seconds within which two full batches mean a backlog, although others between them were not."""
+
 
 class Receiving:
     """
@@ -35,17 +38,16 @@ class Receiving:
         self.prefetch = Prefetch(least=settings.first_held, most=settings.most_held)
         self._under_way = 0
         self.backlog = self._help = self._closed = False
-        self._behind_until = -math.inf
+        self._behind_until = self._full_at = -math.inf
 
     @property
     def behind(self) -> bool:
         """True while the queue has more, and until the looks have begun that this made due."""
-        due = self._inbox.next_at()
-        return self.backlog or (due is not None and due <= self._behind_until)
+        return self.backlog or self._inbox.next_at(received_by=self._behind_until) is not None
 
-    def fall_behind(self, until: float) -> None:
-        """Note that what is due by that time is a backlog, because so much is due at once."""
-        self._behind_until = max(self._behind_until, until)
+    def fall_behind(self, now: float) -> None:
+        """Note that what was received by now is a backlog, because so much is due at once."""
+        self._behind_until = now
 
     @property
     def full(self) -> bool:
@@ -94,9 +96,10 @@ class Receiving:
         if self._closed and not self._under_way:
             return None
         due = sum(self._inbox.add(event, event.received, more=self.backlog) for event in events)
-        if before and self.backlog:  # one full batch can be the saves of a moment
-            early = self._settings.early_look
-            self.fall_behind(max([now, *(event.latest for event in events if not early)]))
+        if self.backlog:
+            if before or now - self._full_at <= MOMENT:  # one can be the saves of a moment
+                self.fall_behind(now)
+            self._full_at = now
         self._adapt(now)
         return due + self._stop_resting(now)
 
