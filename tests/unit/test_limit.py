@@ -139,8 +139,8 @@ def test_groups_of_live_changes_shrink_no_limit_although_their_gets_delay_each_o
 
 @pytest.mark.parametrize("servers", [1, 2, 4, 8])
 def test_after_groups_of_live_changes_a_backlog_is_worked_off_as_at_first(servers):
-    first = Source(servers, lambda _: 0.1).run(60.0)
-    source = Source(servers, lambda _: 0.1)
+    first = asked(servers, lambda _: 0.1).run(60.0)
+    source = asked(servers, lambda _: 0.1)
     look_in_groups(source.limits[0], servers)
     source.run(60.0)
 

@@ -324,6 +324,22 @@ def test_a_worker_that_refuses_goes_on_once_another_one_was_told_to():
     assert not guards[0].tripped
 
 
+def test_a_worker_goes_on_if_a_look_by_hand_has_learned_of_another_ones_resume():
+    sink = full(100)
+    guards = Guard(), Guard()
+    one, other = (deletions_of(sink, guard) for guard in guards)
+    for n in range(21):
+        one.refused(f"p{n}", sink.entry(f"p{n}"))
+    assert guards[0].tripped
+
+    def resume_and_look_by_hand():
+        guards[1].allow()
+        other.keep()
+        assert one.refused("p50", sink.entry("p50")) is None
+
+    assert share(one, resume_and_look_by_hand) == ["resumed"]
+
+
 class Noting(MemorySink):
     """Notes how often its state is read and stored; it can refuse to store any."""
 

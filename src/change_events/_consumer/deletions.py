@@ -84,13 +84,14 @@ class Deletions:
         """
         if self._state is None or not self._guard.on:
             return
-        over = False
+        over = was_tripped = False
         while not over:
-            was_tripped = self._guard.tripped
+            was_tripped |= self._guard.tripped
             self.learn()
             self._keep_what_is_new()
             if was_tripped and not self._guard.tripped:
                 resumed()
+            was_tripped = self._guard.tripped  # a look by hand can learn of a resume meanwhile
             over = pause(KEEP_EVERY)
         self._keep_what_is_new()
 
