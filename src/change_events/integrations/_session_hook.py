@@ -27,6 +27,7 @@ import sys
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import Connection, event, inspect
@@ -247,8 +248,7 @@ class _RowListener:
 
     def before_insert(self, mapper: Mapper[Any], connection: Connection, row: Any) -> None:
         if work := self.hook.work_of(row):
-            known = cast("Session", object_session(row)).identity_map
-            replaced = known.get(mapper.identity_key_from_instance(row))
+            replaced = _replaced(mapper, row)
             for each in (row, replaced):
                 if isinstance(each, self.row_ids.mapped):
                     require_transaction(connection)
@@ -281,6 +281,19 @@ class _RowListener:
         if work := self.hook.work_of(row):
             require_transaction(connection)
             work.add(self.row_ids.before(row, connection))
+
+
+def _replaced(mapper: Mapper[Any], row: Any) -> Any:
+    """Return the deleted row of which a new one has the primary key; None if there is none."""
+    if not vars(row).keys() >= _primary_key(mapper):
+        return None  # the database makes it
+    known = cast("Session", object_session(row)).identity_map
+    return known.get(mapper.identity_key_from_instance(row))
+
+
+@cache
+def _primary_key(mapper: Mapper[Any]) -> set[str]:
+    return {mapper.get_property_by_column(each).key for each in mapper.primary_key}
 
 
 def require_transaction(connection: Connection) -> None:
