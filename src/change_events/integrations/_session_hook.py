@@ -284,7 +284,7 @@ class _RowListener:
 
 
 def _replaced(mapper: Mapper[Any], row: Any) -> Any:
-    """Return the deleted row of which a new one has the primary key; None if there is none."""
+    """Return the deleted row whose primary key a new row has; None if there is none."""
     if not vars(row).keys() >= _primary_key(mapper):
         return None  # the database makes it
     known = cast("Session", object_session(row)).identity_map
