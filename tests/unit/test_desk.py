@@ -85,18 +85,6 @@ def test_without_early_looks_a_backlog_lasts_until_its_events_are_due():
     assert not desk.receiving.behind
 
 
-def test_a_backlog_lasts_although_receives_in_parallel_bring_full_batches_and_others_in_turn(desk):
-    receive(desk, "a", "b", "c")
-    receive(desk, "d", now=0.1)
-    receive(desk, "e", "f", "g", now=0.2)
-    receive(desk, now=0.3)
-
-    for _ in "abcdefg":
-        assert desk.receiving.behind
-        succeed(desk, 0.3)
-    assert not desk.receiving.behind
-
-
 def test_a_backlog_lasts_until_looks_have_settled_it_and_early_looks_do_not(desk):
     receive(desk, "a", "b", "c", hold=5.0)
     receive(desk, "d", "e", "f", hold=5.0)

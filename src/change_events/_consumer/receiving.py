@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from change_events._consumer.inbox import Held, Inbox
     from change_events._consumer.settings import Settings
 
-MOMENT = 1.0
-"""Seconds within which two full batches mean a backlog, although others between them were not."""
-
 
 class Receiving:
     """
@@ -38,7 +35,7 @@ class Receiving:
         self.prefetch = Prefetch(least=settings.first_held, most=settings.most_held)
         self._under_way = 0
         self.backlog = self._help = self._closed = False
-        self._behind_until = self._full_at = -math.inf
+        self._behind_until = -math.inf
 
     @property
     def behind(self) -> bool:
@@ -96,10 +93,8 @@ class Receiving:
         if self._closed and not self._under_way:
             return None
         due = sum(self._inbox.add(event, event.received, more=self.backlog) for event in events)
-        if self.backlog:
-            if before or now - self._full_at <= MOMENT:  # one can be the saves of a moment
-                self.fall_behind(now)
-            self._full_at = now
+        if before and self.backlog:  # one full batch can be the saves of a moment
+            self.fall_behind(now)
         self._adapt(now)
         return due + self._stop_resting(now)
 
