@@ -174,11 +174,11 @@ def rows(share: float, seconds: float) -> list[list[str]]:
         "none; GETs at an even rate": source().evenly(USE * free),
     }
     found = []
-    for caches_, play in plays.items():
+    for who, play in plays.items():
         play.run(seconds)
         used = play.rate(seconds / 10, seconds) / free if play.limits else USE
         times = play.p99() / alone.p99()
-        found.append([f"{share * 100:.0f} %", caches_, f"{used:.2f}", f"{times:.1f}"])
+        found.append([f"{share * 100:.0f} %", who, f"{used:.2f}", f"{times:.1f}"])
     return found
 
 

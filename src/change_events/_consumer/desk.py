@@ -307,10 +307,10 @@ class Desk:
     def resume(self, now: float) -> None:
         """Go on after a mass deletion was refused, by this worker or another."""
         self.guard.resume()
-        self.receiving.fall_behind(now)
         if self._refused:
             self._release(now)
         else:
+            self.receiving.fall_behind(now)
             self.changed(len(self.inbox))
 
     def newly_due(self) -> int | None:

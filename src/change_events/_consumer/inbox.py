@@ -205,8 +205,8 @@ class Inbox:
         """
         Return when the next look is due; None if none is.
 
-        `received_by`: None, too, if the id's events were received later than that, or if it is
-        looked at again because looks have failed.
+        `received_by`: None, too, if all events of that id were received later, or if it waits
+        because looks have failed.
         """
         due = self._agenda.next()
         if due is None or received_by == math.inf:

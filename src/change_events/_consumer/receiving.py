@@ -39,11 +39,11 @@ class Receiving:
 
     @property
     def behind(self) -> bool:
-        """True while the queue has more, and until the looks have begun that this made due."""
+        """True while the queue has more, and while a look is next that what it had asks for."""
         return self.backlog or self._inbox.next_at(received_by=self._behind_until) is not None
 
     def fall_behind(self, now: float) -> None:
-        """Note that what was received by now is a backlog, because so much is due at once."""
+        """Note that what was received by now is a backlog, even if the queue has no more."""
         self._behind_until = now
 
     @property
