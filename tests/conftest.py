@@ -11,20 +11,24 @@ import gc
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import ssl
 import sys
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import boto3
+import psutil
 import psycopg
 import pytest
 from cryptography import x509
@@ -61,6 +65,28 @@ settings.load_profile("default")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+MEMORY, ROOM = Path("/dev/shm"), 4 * 2**30  # a run has a directory of its own there
+"""Where files cost no wait for a disk, and the bytes that must be free: a run needs a quarter."""
+
+
+def pytest_configure() -> None:
+    """
+    Keep the files of a run in memory: a commit to a disk can take milliseconds.
+
+    A run that failed, or was killed, leaves its files until the next one.
+    """
+    if {"PYTEST_XDIST_WORKER", "TMPDIR"} & os.environ.keys():
+        return
+    if not MEMORY.is_dir() or shutil.disk_usage(MEMORY).free < ROOM:
+        return
+    for left in MEMORY.glob("change-events-*"):
+        if not psutil.pid_exists(int(left.name.rpartition("-")[2])):
+            shutil.rmtree(left, ignore_errors=True)
+    own = MEMORY / f"change-events-{os.getpid()}"
+    own.mkdir()
+    os.environ["TMPDIR"], tempfile.tempdir = str(own), None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     Let every second process begin with plays, which wait for minutes while others work.
@@ -75,6 +101,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for number, process in enumerate(beginning):
         at = total * process // processes + 1  # xdist may round up
         items[at:at] = plays[number :: len(beginning)]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(exitstatus: int) -> None:
+    """Remove the files of a run that passed."""
+    own = MEMORY / f"change-events-{os.getpid()}"
+    if exitstatus == pytest.ExitCode.OK:
+        shutil.rmtree(own, ignore_errors=True)
 
 
 def pytest_collection_finish() -> None:
@@ -112,7 +146,7 @@ def aws() -> Iterator[str]:
 
     server.process_request_thread = answer_untraced
     # A daemon: without it, a process of tests whose parent was killed would stay for ever.
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     url = f"http://127.0.0.1:{server.port}"
     with pytest.MonkeyPatch.context() as patch:

@@ -25,6 +25,7 @@ from change_events.testing import SinkContract
 from conftest import make_schema
 from databases import OfOwnTables
 from fetching import talking
+from hooks.postgres_products import delete, read, upsert
 
 FOUND = Found({"id": "p1", "name": "Anvil"}, '"one"')
 
@@ -61,23 +62,6 @@ def role(database, sql):
     sql(f"GRANT USAGE ON SCHEMA {schema} TO {role}")
     sql(f"ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT SELECT ON TABLES TO {role}")
     return database.replace("postgres:@", f"{role}:@"), role
-
-
-def upsert(connection, id, value):
-    connection.execute(
-        "INSERT INTO products (id, name, n) VALUES (%s, %s, %s) "
-        "ON CONFLICT (id) DO UPDATE SET name = excluded.name, n = excluded.n",
-        (id, value["name"], value["n"]),
-    )
-
-
-def delete(connection, id):
-    connection.execute("DELETE FROM products WHERE id = %s", (id,))
-
-
-def read(connection, id):
-    row = connection.execute("SELECT name, n FROM products WHERE id = %s", (id,)).fetchone()
-    return row and {"name": row[0], "n": row[1]}
 
 
 @pytest.fixture

@@ -16,16 +16,8 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from change_events import ConfigurationError, Entry, Found, Gone, SQLAlchemySink, Unchanged
 from change_events.sinks.sqlalchemy.entries import AT_ONCE
 from change_events.testing import SinkContract
-from databases import (
-    DATABASES,
-    OfOwnTables,
-    delete,
-    make_products,
-    make_url,
-    read,
-    running_on,
-    upsert,
-)
+from databases import DATABASES, OfOwnTables, make_products, make_url, running_on
+from hooks.sqlalchemy_products import delete, read, upsert
 
 FOUND = Found({"id": "p1", "name": "Anvil", "n": 1}, '"one"', "d1")
 

@@ -22,8 +22,9 @@ from sqlalchemy.pool import StaticPool
 from change_events import ConfigurationError, Found, SQLAlchemySink
 from change_events.sinks.sqlalchemy import engine as engine_module
 from command_line import run
-from databases import DATABASES, delete, make_products, make_url, running_on, upsert
+from databases import DATABASES, make_products, make_url, running_on
 from fetching import talking
+from hooks.sqlalchemy_products import delete, upsert
 
 FOUND = Found({"id": "p1", "name": "Anvil", "n": 1}, '"one"', "d1")
 

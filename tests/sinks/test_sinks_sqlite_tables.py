@@ -15,6 +15,7 @@ from change_events import ConfigurationError, Entry, Found, Gone, SQLiteSink, Un
 from change_events.testing import SinkContract
 from change_events.testing._sink_extras import ReadingRules
 from databases import OfOwnTables
+from hooks.sqlite_products import delete, read, upsert
 
 FOUND = Found({"id": "p1", "name": "Anvil", "n": 1}, '"one"', "d1")
 PAGE = {f"p{n}": Found({"name": f"Anvil {n}", "n": n}, None, f"d{n}") for n in range(3)}
@@ -23,23 +24,6 @@ NOT_OURS = (
     "the entities are where upsert= put them, in tables of your own: query those; "
     r"get\(\) needs read="
 )
-
-
-def upsert(connection, id, value):
-    connection.execute(
-        "INSERT INTO products (id, name, n) VALUES (?, ?, ?) "
-        "ON CONFLICT (id) DO UPDATE SET name = excluded.name, n = excluded.n",
-        (id, value["name"], value["n"]),
-    )
-
-
-def delete(connection, id):
-    connection.execute("DELETE FROM products WHERE id = ?", (id,))
-
-
-def read(connection, id):
-    row = connection.execute("SELECT name, n FROM products WHERE id = ?", (id,)).fetchone()
-    return row and {"name": row[0], "n": row[1]}
 
 
 @pytest.fixture

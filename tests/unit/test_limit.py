@@ -122,7 +122,7 @@ def look_in_groups(limit, servers, *, number=100, size=9, seconds=0.1):
     for now in range(-2 * number, 0, 2):
         ends = [now + seconds * (1 + each // servers) for each in range(size)]
         for each in range(size):
-            assert limit.next_at(live=True) <= now
+            assert limit.next_at(live_at=-math.inf) <= now
             limit.begin(f"p{each}", now)
         for each, end in enumerate(ends):
             limit.over(f"p{each}")
@@ -298,10 +298,10 @@ def test_a_look_that_hangs_after_a_get_of_an_hour_does_not_keep_others_away_for_
 def test_without_a_backlog_ten_looks_can_run_at_once_however_small_the_limit(most, at_once):
     limit = Limit(most)
     for number in range(at_once):
-        assert limit.next_at(live=True) <= 0.0
+        assert limit.next_at(live_at=-math.inf) <= 0.0
         limit.begin(f"p{number}", 0.0)
 
-    assert limit.next_at(live=True) > 0.0
+    assert limit.next_at(live_at=-math.inf) > 0.0
     assert limit.limit == 0.5
 
 

@@ -132,9 +132,12 @@ class Limit:
 
     # Looks
 
-    def next_at(self, *, live: bool = False) -> float:
-        """Return when a look can begin, if none ends before. `live`: There is no backlog."""
-        limit = max(self.limit, min(LIVE, self._most)) if live else self.limit
+    def next_at(self, *, live_at: float = math.inf) -> float:
+        """Return when a look can begin, if none ends before. `live_at`: From then on no backlog."""
+        live = max(live_at, self._next_at(max(self.limit, min(LIVE, self._most))))
+        return min(live, self._next_at(self.limit))
+
+    def _next_at(self, limit: float) -> float:
         return self._running.next_at(limit, paced=limit < min(PACED, self._most))
 
     def wait(self) -> None:

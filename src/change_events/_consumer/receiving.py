@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from change_events._consumer.settings import Settings
 
 
+MOMENT = 0.2
+"""If a full batch is a backlog, the next receive brings more within so many seconds."""
+
+
 class Receiving:
     """
     Decides whether a receive can begin: there is room in the inbox, no outage, and no refusal.
@@ -35,12 +39,19 @@ class Receiving:
         self.prefetch = Prefetch(least=settings.first_held, most=settings.most_held)
         self._under_way = 0
         self.backlog = self._help = self._closed = False
-        self._behind_until = -math.inf
+        self._behind_until = self._full_at = -math.inf
 
     @property
-    def behind(self) -> bool:
-        """True while the queue has more, and while a look is next that what it had asks for."""
-        return self.backlog or self._inbox.next_at(received_by=self._behind_until) is not None
+    def live_at(self) -> float:
+        """
+        When there is no backlog any more, in monotonic seconds.
+
+        `inf`: It lasts until what it brought has been looked at. One full batch can be the saves of
+        a moment: it is one until the next receive, which waits if the queue has no more.
+        """
+        if self._inbox.next_at(received_by=self._behind_until) is not None:
+            return math.inf
+        return self._full_at + MOMENT if self.backlog else -math.inf
 
     def fall_behind(self, now: float) -> None:
         """Note that what was received by now is a backlog, even if the queue has no more."""
@@ -93,8 +104,9 @@ class Receiving:
         if self._closed and not self._under_way:
             return None
         due = sum(self._inbox.add(event, event.received, more=self.backlog) for event in events)
-        if before and self.backlog:  # one full batch can be the saves of a moment
+        if before and self.backlog:
             self.fall_behind(now)
+        self._full_at = now
         self._adapt(now)
         return due + self._stop_resting(now)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
 import math
-import statistics
 from collections import deque
 from typing import NamedTuple
 
@@ -31,7 +31,8 @@ class Usual:
     """How long GETs of one size usually last, and which share of them is late, or early."""
 
     def __init__(self) -> None:
-        self._seconds: deque[float] = deque(maxlen=KEPT)
+        self._seconds: deque[float] = deque()
+        self._in_order: list[float] = []  # the same, the shortest first
         self._least = self._most = 0.0
         self.late = self.early = Share(0.5, 0.0)
 
@@ -48,17 +49,23 @@ class Usual:
 
     def add(self, *seconds: float) -> None:
         """Learn from these GETs, too. The oldest of many are forgotten."""
-        self._seconds.extend(seconds)
-        median = statistics.median(self._seconds)
+        for each in seconds:
+            self._seconds.append(each)
+            bisect.insort(self._in_order, each)
+        while len(self._seconds) > KEPT:
+            del self._in_order[bisect.bisect_left(self._in_order, self._seconds.popleft())]
+        number = len(self._seconds)
+        median = self._in_order[number // 2]
         grace = max(LATE * median, GRACE)
         self._least, self._most = median - grace, median + grace
-        number = len(self._seconds)
-        self.late = Share.of(sum(map(self.is_late, self._seconds)), number)
-        self.early = Share.of(sum(map(self.is_early, self._seconds)), number)
+        late = number - bisect.bisect_right(self._in_order, self._most)
+        self.late = Share.of(late, number)
+        self.early = Share.of(bisect.bisect_left(self._in_order, self._least), number)
 
     def learn(self, seconds: list[float]) -> None:
         """Learn from these GETs, and forget the others."""
         self._seconds.clear()
+        self._in_order.clear()
         self.add(*seconds)
 
     def is_slower_than(self, seconds: list[float]) -> bool:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 Win: TypeAlias = tuple[int, Found[Any]]
 """A change that was applied, and the version that it was applied to."""
 
+_shared: Barrier
+"""Where the processes of a contention meet. Each has only one contention."""
+
 MOST_LOST = 10_000
 """Other looks cannot beat a change so often in a row: then the sink refuses everything."""
 
@@ -40,9 +43,9 @@ def contend_in_processes(
 ) -> list[Win]:
     """Apply each list of changes in a process of its own, which opens the sink."""
     spawn = multiprocessing.get_context("spawn")  # a fork would inherit what can't be pickled
-    with spawn.Manager() as manager, ProcessPoolExecutor(len(changes), mp_context=spawn) as pool:
-        contend = partial(_open_and_contend, open_again, manager.Barrier(len(changes)))
-        return list(chain(*pool.map(contend, changes)))
+    meet = spawn.Barrier(len(changes))
+    with ProcessPoolExecutor(len(changes), spawn, _share, (meet,)) as pool:
+        return list(chain(*pool.map(partial(_open_and_contend, open_again), changes)))
 
 
 @contextlib.contextmanager
@@ -77,11 +80,16 @@ def _apply(sink: Sink[Any], change: Found[Any], version: int) -> int:
     return pytest.fail(f"{type(sink).__name__} refused {MOST_LOST} looks in a row")
 
 
+def _share(barrier: Barrier) -> None:  # pragma: no cover  # coverage does not see other processes
+    global _shared  # noqa: PLW0603  # a barrier can be given to a process only at its start
+    _shared = barrier
+
+
 def _open_and_contend(
-    open_again: Callable[[], Sink[Any]], barrier: Barrier, changes: list[Found[Any]]
-) -> list[Win]:  # pragma: no cover  # coverage does not see other processes
-    with aborting(barrier), opened(open_again) as sink:
-        return _contend(sink, barrier, changes)
+    open_again: Callable[[], Sink[Any]], changes: list[Found[Any]]
+) -> list[Win]:  # pragma: no cover  # as above
+    with aborting(_shared), opened(open_again) as sink:
+        return _contend(sink, _shared, changes)
 
 
 @contextlib.contextmanager
