@@ -14,6 +14,11 @@ from change_events._consumer.limit import BUSIER, LEAST, LONGEST, OVERDUE, Answe
 from verification.scale.source import WORK, Source
 
 
+def live():
+    """Return since when there has been no backlog: ever since."""
+    return -math.inf
+
+
 def asked(servers, seconds, *, foreground=0.0, caches=1):
     """Return a source with caches that always have something to look at."""
     limits = [Limit(64) for _ in range(caches)]
@@ -122,7 +127,7 @@ def look_in_groups(limit, servers, *, number=100, size=9, seconds=0.1):
     for now in range(-2 * number, 0, 2):
         ends = [now + seconds * (1 + each // servers) for each in range(size)]
         for each in range(size):
-            assert limit.next_at(live_at=-math.inf) <= now
+            assert limit.next_at(live) <= now
             limit.begin(f"p{each}", now)
         for each, end in enumerate(ends):
             limit.over(f"p{each}")
@@ -298,10 +303,10 @@ def test_a_look_that_hangs_after_a_get_of_an_hour_does_not_keep_others_away_for_
 def test_without_a_backlog_ten_looks_can_run_at_once_however_small_the_limit(most, at_once):
     limit = Limit(most)
     for number in range(at_once):
-        assert limit.next_at(live_at=-math.inf) <= 0.0
+        assert limit.next_at(live) <= 0.0
         limit.begin(f"p{number}", 0.0)
 
-    assert limit.next_at(live_at=-math.inf) > 0.0
+    assert limit.next_at(live) > 0.0
     assert limit.limit == 0.5
 
 

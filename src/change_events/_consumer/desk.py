@@ -108,7 +108,7 @@ class Desk:
     @property
     def _free_at(self) -> float:
         """When so few looks are under way that one more can begin."""
-        return self.limit.next_at(live_at=self.receiving.live_at)
+        return self.limit.next_at(self.receiving.live_at)
 
     def next(self, now: float) -> list[str]:
         """Reserve the ids to look at now, with one GET; none if the source is to be left alone."""

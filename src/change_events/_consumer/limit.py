@@ -28,9 +28,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from change_events._consumer.usual import CERTAIN, FEW, Usual, Window
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FIRST, LEAST = 0.5, 0.125
 """The limit at the start, and the least: twelve workers together then ask for one and a half."""
@@ -132,10 +135,12 @@ class Limit:
 
     # Looks
 
-    def next_at(self, *, live_at: float = math.inf) -> float:
-        """Return when a look can begin, if none ends before. `live_at`: From then on no backlog."""
-        live = max(live_at, self._next_at(max(self.limit, min(LIVE, self._most))))
-        return min(live, self._next_at(self.limit))
+    def next_at(self, live_at: Callable[[], float] = lambda: math.inf) -> float:
+        """Return when a look can begin, if none ends before. `live_at()`: From then no backlog."""
+        at, live = self._next_at(self.limit), min(LIVE, self._most)
+        if at == -math.inf or live <= self.limit or (from_ := live_at()) == math.inf:
+            return at
+        return min(at, max(from_, self._next_at(live)))
 
     def _next_at(self, limit: float) -> float:
         return self._running.next_at(limit, paced=limit < min(PACED, self._most))

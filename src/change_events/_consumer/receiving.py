@@ -41,10 +41,9 @@ class Receiving:
         self.backlog = self._help = self._closed = False
         self._behind_until = self._full_at = -math.inf
 
-    @property
     def live_at(self) -> float:
         """
-        When there is no backlog any more, in monotonic seconds.
+        Return when there is no backlog any more, in monotonic seconds.
 
         `inf`: It lasts until what it brought has been looked at. One full batch can be the saves of
         a moment: it is one until the next receive, which waits if the queue has no more.
