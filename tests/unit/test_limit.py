@@ -27,8 +27,10 @@ def asked(servers, seconds, *, foreground=0.0, caches=1):
 
 @pytest.mark.parametrize("seconds", [0.005, 0.02, 0.1])
 def test_a_source_without_a_limit_is_asked_as_often_as_the_most_allows(seconds):
-    source = asked(1000, lambda _: seconds).run(6.0)
+    source = asked(1000, lambda _: seconds).run(20 * seconds)
+    assert source.limits[0].limit == 64
 
+    source.run(6.0)
     assert source.limits[0].limit == 64
     assert source.rate(3.0, 6.0) > 0.95 * 64 / (seconds * 1.01 + WORK)
 
