@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session
 from sqlalchemy.orm import sessionmaker as make_sessionmaker
 from typing_extensions import assert_type
@@ -39,6 +39,7 @@ announce(Session, publisher, {Product: "id"})
 announce(OwnSession, publisher, {Product: lambda product: [product.id]})
 announce(scoped_session(sessions), publisher, {Product: "id"}, settle=10.0, confirm=True)
 announce(async_sessions, publisher, {Product: "id"}, on_unsettled=lambda ids, error: None)
+announce(async_scoped_session(async_sessions, int), publisher, {Product: "id"})
 announce(sessions, publisher, {Product: 1})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]
 announce(sessions, None, {Product: "id"})  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 announce(AsyncSession, publisher, {Product: "id"})  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
@@ -50,7 +51,7 @@ def save(session: OwnSession) -> None:
     announce_ids(session, Product, 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
-def save_asynchronously(session: AsyncSession) -> None:
+def save_asynchronously(session: AsyncSession | async_scoped_session[AsyncSession]) -> None:
     announce_ids(session, Product, [1])
 
 

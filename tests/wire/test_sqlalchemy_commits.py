@@ -19,7 +19,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
 from sqlalchemy.orm import Session, aliased, scoped_session, sessionmaker
 
 from change_events import (
@@ -585,6 +585,21 @@ def test_what_makes_asynchronous_sessions_can_be_announced(sqlite_url, make_chan
 
     assert shop.channel.ids() == ["1"]
     assert tags.ids() == ["1"]
+
+
+def test_an_asynchronous_session_can_be_scoped(sqlite_url, channel):
+    shop = Shop(sqlite_url, channel, asynchronous=True)
+    shop.factory = async_scoped_session(async_sessionmaker(), asyncio.current_task)
+    shop.announce({Product: "id"})
+
+    async def work(_):
+        shop.factory.add(Product(name="Anvil"))
+        announce_ids(shop.factory, Product, [77])
+        await shop.factory.commit()
+
+    asyncio.run(shop.run_async(work))
+
+    assert sorted(shop.channel.ids()) == ["1", "77"]
 
 
 def save_another(session):

@@ -18,16 +18,20 @@ from change_events.integrations._session_hook import Hook, require_transactions
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+    from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
 
     from change_events._producer.renewals import OnUnsettled, Renewals
     from change_events.integrations._row_ids import IdOf
     from change_events.typing import Publisher
 
     Sessions: TypeAlias = (
-        type[Session] | sessionmaker[Any] | scoped_session[Any] | async_sessionmaker[Any]
+        type[Session]
+        | sessionmaker[Any]
+        | scoped_session[Any]
+        | async_sessionmaker[Any]
+        | async_scoped_session[Any]
     )
-    AnySession: TypeAlias = Session | scoped_session[Any] | AsyncSession
+    AnySession: TypeAlias = Session | scoped_session[Any] | AsyncSession | async_scoped_session[Any]
 
 __all__ = ["announce", "announce_ids"]
 
@@ -67,9 +71,8 @@ def announce(
     connection, `ON DELETE CASCADE`, triggers) call `announce_ids`.
 
     Args:
-        sessions: A `Session` class, a `sessionmaker`, a `scoped_session` or an
-            `async_sessionmaker`. Sessions of an `async_sessionmaker` that exist already don't
-            count.
+        sessions: A `Session` class, a `sessionmaker`, a `scoped_session`, an `async_sessionmaker`
+            or an `async_scoped_session`. Asynchronous sessions that exist already don't count.
         publisher: What broadcasts.
         types: For each class, where a row has its entity's id: the path of an attribute, or a
             function of the row. Subclasses count, too. The function can return a list of ids, or an
@@ -127,7 +130,9 @@ def announce_ids(session: AnySession, mapped: type[Any], ids: Iterable[object]) 
             commits each statement (AUTOCOMMIT).
         IdResolutionError: An id is unusable; or `ids` is text.
     """
-    synchronous: Any = session() if isinstance(session, scoped_session) else session
+    synchronous: Any = session
+    if hasattr(synchronous, "registry"):  # it is scoped
+        synchronous = synchronous()
     synchronous = getattr(synchronous, "sync_session", synchronous)
     if not synchronous.in_transaction():
         synchronous.begin()  # which tells the hooks of the session
@@ -153,6 +158,8 @@ def announce_ids(session: AnySession, mapped: type[Any], ids: Iterable[object]) 
 def _synchronous(sessions: Any) -> Any:
     """Return what session events can be listened to at."""
     asyncio = sys.modules.get("sqlalchemy.ext.asyncio")  # not imported: that needs greenlet
+    if asyncio and isinstance(sessions, asyncio.async_scoped_session):
+        sessions = sessions.session_factory
     if asyncio and isinstance(sessions, asyncio.async_sessionmaker):
         made = sessions.kw.get("sync_session_class", sessions.class_.sync_session_class)
         if isinstance(made, type):  # one of its own, because other factories can have the same
@@ -165,6 +172,6 @@ def _synchronous(sessions: Any) -> Any:
         return sessions
     raise ConfigurationError(
         f"announce(sessions, ...): {sessions!r} is not a Session class, a sessionmaker, a "
-        "scoped_session or an async_sessionmaker (of an AsyncSession class, give the "
-        "sync_session_class)"
+        "scoped_session, an async_sessionmaker or an async_scoped_session (of an AsyncSession "
+        "class, give the sync_session_class)"
     )
