@@ -28,7 +28,7 @@ test-all: $(VENV)/.dev ## Run all tests on each of Python 3.10 to 3.13 that is f
 test-oldest: $(VENV)/.dev ## Run the core tests with the oldest Python and dependencies that are allowed
 	$(BIN)/python -m nox --session oldest
 
-test-under-load: $(VENV)/.dev ## Run all tests ten times beside two busy loops (an hour or more)
+test-under-load: $(VENV)/.dev ## Run all tests ten times beside two busy loops (two hours or more)
 	$(BIN)/python -m verification.harness.under_load
 
 prove: $(VENV)/.dev ## Prove the promise: schedules, mutants, a million random writes (minutes)

@@ -1,7 +1,7 @@
 """
 Runs the tests again and again, while busy loops keep the processors from them.
 
-    python -m verification.harness.under_load      (or `make test-under-load`; an hour)
+    python -m verification.harness.under_load      (or `make test-under-load`; two hours)
 
 A test that fails once in ten runs fails for everybody, now and then. What fails is printed.
 """
