@@ -79,10 +79,10 @@ def pytest_configure() -> None:
         return
     if not MEMORY.is_dir() or shutil.disk_usage(MEMORY).free < ROOM:
         return
-    for left in MEMORY.glob("change-events-*"):
+    for left in MEMORY.glob("change-events-tests-*"):
         if not psutil.pid_exists(int(left.name.rpartition("-")[2])):
             shutil.rmtree(left, ignore_errors=True)
-    own = MEMORY / f"change-events-{os.getpid()}"
+    own = MEMORY / f"change-events-tests-{os.getpid()}"
     own.mkdir()
     os.environ["TMPDIR"], tempfile.tempdir = str(own), None
 
@@ -106,7 +106,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(exitstatus: int) -> None:
     """Remove the files of a run that passed."""
-    own = MEMORY / f"change-events-{os.getpid()}"
+    own = MEMORY / f"change-events-tests-{os.getpid()}"
     if exitstatus == pytest.ExitCode.OK:
         shutil.rmtree(own, ignore_errors=True)
 
