@@ -482,9 +482,9 @@ def test_a_block_can_be_unannounced(shop):
 
 def test_a_decorator_and_the_transaction_broadcast_a_save_once(shop):
     product = Product.objects.create(name="Anvil")
-    shop.announce(Product, settle=DEFAULT_SETTLE)
+    shop.announce(Product)
 
-    @broadcasts_before_save(shop.publisher, id="product.pk")
+    @broadcasts_before_save(shop.publisher, id="product.pk", settle=60.0)
     def save_announced(product):
         product.save()
 

@@ -546,7 +546,7 @@ def test_types_can_have_publishers_of_their_own(shop, make_channel):
 )
 def test_what_makes_sessions_can_be_announced(sqlite_url, channel, make):
     factory, shop = make(), Shop(sqlite_url, channel, asynchronous=False)
-    announce(factory, shop.publisher, {Product: "id"})
+    announce(factory, shop.publisher, {Product: "id"}, settle=60.0)
 
     with factory(bind=shop.engine) as session:
         session.add(Product(name="Anvil"))
@@ -663,9 +663,9 @@ def test_an_announced_session_needs_transactions(shop):
 
 def test_a_decorator_and_the_session_broadcast_a_save_once(shop):
     shop.make(Product(name="Anvil"))
-    shop.announce({Product: "id"}, settle=DEFAULT_SETTLE)
+    shop.announce({Product: "id"})
 
-    @broadcasts_before_save(shop.publisher, id="product.id")
+    @broadcasts_before_save(shop.publisher, id="product.id", settle=60.0)
     def save(session, product):
         product.price = 2
         session.commit()
@@ -677,9 +677,9 @@ def test_a_decorator_and_the_session_broadcast_a_save_once(shop):
 
 def test_an_asynchronous_decorator_and_the_session_broadcast_a_save_once(sqlite_url, channel):
     shop = Shop(sqlite_url, channel, asynchronous=True)
-    shop.announce({Product: "id"}, settle=DEFAULT_SETTLE)
+    shop.announce({Product: "id"})
 
-    @broadcasts_before_save(shop.publisher, id="product.id")
+    @broadcasts_before_save(shop.publisher, id="product.id", settle=60.0)
     async def save(session, product):
         session.add(product)
         await session.commit()
