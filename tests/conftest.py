@@ -6,7 +6,9 @@ All of them are real servers and clients on loopback.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import fcntl
 import gc
 import json
 import logging
@@ -24,11 +26,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TextIO
 from urllib.parse import parse_qs, urlsplit
 
 import boto3
-import psutil
 import psycopg
 import pytest
 from cryptography import x509
@@ -65,26 +66,44 @@ settings.load_profile("default")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-MEMORY, ROOM = Path("/dev/shm"), 4 * 2**30  # a run has a directory of its own there
+MEMORY, ROOM = Path("/dev/shm"), 4 * 2**30
 """Where files cost no wait for a disk, and the bytes that must be free: a run needs a quarter."""
 
 
-def pytest_configure() -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
     """
     Keep the files of a run in memory: a commit to a disk can take milliseconds.
 
-    A run that failed, or was killed, leaves its files until the next one.
+    A run that failed, or was killed, leaves its files until the next one: only a run that lives
+    holds the lock in its directory.
     """
     if {"PYTEST_XDIST_WORKER", "TMPDIR"} & os.environ.keys():
         return
     if not MEMORY.is_dir() or shutil.disk_usage(MEMORY).free < ROOM:
         return
-    for left in MEMORY.glob("change-events-tests-*"):
-        if not psutil.pid_exists(int(left.name.rpartition("-")[2])):
-            shutil.rmtree(left, ignore_errors=True)
-    own = MEMORY / f"change-events-tests-{os.getpid()}"
-    own.mkdir()
-    os.environ["TMPDIR"], tempfile.tempdir = str(own), None
+    for lock in MEMORY.glob("change-events-tests-*/lock"):
+        with contextlib.suppress(OSError), lock.open("w") as file:  # of another user, or in use
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.parent)
+    own = tempfile.mkdtemp(prefix="change-events-tests-", dir=MEMORY)
+    held = Path(own, "lock").open("w")  # noqa: SIM115  # until the end of the run
+    fcntl.flock(held, fcntl.LOCK_EX)
+    session.stash[FILES] = held
+    os.environ["TMPDIR"], tempfile.tempdir = own, None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Remove the files of a run that passed."""
+    if held := session.stash.get(FILES, None):
+        held.close()
+        if exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}:
+            shutil.rmtree(Path(held.name).parent, ignore_errors=True)
+
+
+FILES = pytest.StashKey[TextIO]()
+"""The lock of a run's directory in memory."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -101,14 +120,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for number, process in enumerate(beginning):
         at = total * process // processes + 1  # xdist may round up
         items[at:at] = plays[number :: len(beginning)]
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(exitstatus: int) -> None:
-    """Remove the files of a run that passed."""
-    own = MEMORY / f"change-events-tests-{os.getpid()}"
-    if exitstatus == pytest.ExitCode.OK:
-        shutil.rmtree(own, ignore_errors=True)
 
 
 def pytest_collection_finish() -> None:

@@ -43,7 +43,7 @@ def make_desk(
 
 def receive(desk, *ids, now=0.0, hold=0.0, received=None):
     """Receive an event of each id. `received`: how many messages came, if not one for each."""
-    assert desk.receiving.begin()
+    assert desk.receiving.begin(now)
     events = [held(id, f"{number} at {now}", now, hold) for number, id in enumerate(ids)]
     desk.end_receive(events, now, received=len(ids) if received is None else received)
     return events

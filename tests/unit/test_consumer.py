@@ -218,7 +218,7 @@ def test_wait_for_room_waits_until_something_is_no_longer_held():
 def test_wait_for_room_waits_until_a_receive_has_brought_less_than_it_could():
     shared = Shared(prefetch=5)
     with shared.consumer as desk:
-        desk.receiving.begin()
+        desk.receiving.begin(0.0)
     may, _ = shared.begin(shared.consumer.wait_for_room)
 
     with shared.consumer as desk:

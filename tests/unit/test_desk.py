@@ -13,7 +13,7 @@ from change_events._consumer.breaker import HUNG
 from change_events._consumer.desk import ASIDE_PAUSE, MAX_YIELD, YIELD, Failure
 from change_events._consumer.experiment import GRACE
 from change_events._consumer.guard import Guard
-from change_events._consumer.limit import Answer, Limit
+from change_events._consumer.limit import OVERDUE, Answer, Limit
 from change_events._consumer.receiving import MOMENT
 
 BELIEVES = '{"believes": true, "gone": "", "at": []}'
@@ -29,7 +29,7 @@ def desk():
 
 def test_an_empty_desk_receives_a_whole_batch(desk):
     assert desk.receiving.may_begin()
-    assert desk.receiving.begin() == 3
+    assert desk.receiving.begin(0.0) == 3
 
 
 @pytest.mark.parametrize(("events", "full"), [(7, False), (8, True)])
@@ -42,14 +42,14 @@ def test_a_desk_is_full_without_room_for_a_whole_batch(desk, events, full):
 
 
 def test_each_receive_under_way_reserves_room_for_a_batch(desk):
-    assert [desk.receiving.begin() for _ in range(4)] == [3, 3, 3, 0]
+    assert [desk.receiving.begin(0.0) for _ in range(4)] == [3, 3, 3, 0]
     assert desk.receiving.full
     assert not desk.receiving.may_begin()
 
     desk.end_receive([], 0.0, received=0)
 
     assert desk.receiving.may_begin()
-    assert desk.receiving.begin() == 3
+    assert desk.receiving.begin(0.0) == 3
 
 
 def test_a_backlog_lasts_until_all_that_it_made_due_has_been_looked_at(desk):
@@ -68,7 +68,7 @@ def test_a_backlog_lasts_until_all_that_it_made_due_has_been_looked_at(desk):
 
 def test_one_full_receive_can_be_the_saves_of_a_moment(desk):
     receive(desk, "a", "b", "c")
-    assert desk.receiving.live_at() == MOMENT
+    assert desk.receiving.live_at() == math.inf
 
     receive(desk)
     assert desk.receiving.live_at() < 0
@@ -78,11 +78,21 @@ def test_a_full_receive_with_nothing_after_it_is_spread_over_a_moment_only():
     desk = make_desk(limit=Limit(64))
     receive(desk, "a", "b", "c")
     assert desk.next(0.0) == ["a"]
-    desk.receiving.begin()  # and it waits
+    assert desk.next(0.5) == []
+    assert desk.next_at() == OVERDUE
 
-    assert desk.next(0.1) == []
-    assert desk.next_at() == MOMENT
-    assert [desk.next(MOMENT), desk.next(MOMENT)] == [["b"], ["c"]]
+    desk.receiving.begin(-0.5)  # and it waits
+
+    assert desk.next_at() == MOMENT - 0.5
+    assert [desk.next(0.5), desk.next(0.5)] == [["b"], ["c"]]
+
+
+def test_while_no_receive_can_begin_a_full_one_is_a_backlog():
+    desk = make_desk(limit=Limit(64), prefetch=3)
+    receive(desk, "a", "b", "c")
+    assert desk.receiving.begin(0.0) == 0
+
+    assert desk.receiving.live_at() == math.inf
 
 
 def test_without_early_looks_a_backlog_lasts_until_its_events_are_due():
@@ -119,7 +129,7 @@ def test_one_event_with_a_long_window_makes_no_backlog_of_what_comes_meanwhile()
     receive(desk, "a", "b", "c", hold=5.0)
     receive(desk, "d", "e", hold=5.0, received=3)
     slow = held("slow", "its message", 0.0, hold=800.0)
-    assert desk.receiving.begin()
+    assert desk.receiving.begin(0.0)
     desk.end_receive([slow], 0.0, received=3)
     receive(desk)
     for _ in "abcde":
@@ -235,13 +245,13 @@ def test_the_look_that_ends_a_backlog_lets_others_begin_at_once():
 
 def test_a_receive_that_began_without_room_reserves_none(desk):
     for _ in range(3):
-        desk.receiving.begin()
-    assert desk.receiving.begin() == 0
+        desk.receiving.begin(0.0)
+    assert desk.receiving.begin(0.0) == 0
 
     for _ in range(3):
         desk.end_receive([], 0.0, received=0)
 
-    assert [desk.receiving.begin() for _ in range(4)] == [3, 3, 3, 0]
+    assert [desk.receiving.begin(0.0) for _ in range(4)] == [3, 3, 3, 0]
 
 
 def test_after_a_full_batch_one_receive_at_a_time_is_not_enough(desk):
@@ -275,7 +285,7 @@ def test_no_second_receive_begins_without_room_for_it():
 
 
 def test_a_closed_desk_returns_what_a_receive_brings(desk):
-    desk.receiving.begin()
+    desk.receiving.begin(0.0)
     desk.receiving.close()
     events = [held("a"), held("b", "m2")]
 
@@ -283,7 +293,7 @@ def test_a_closed_desk_returns_what_a_receive_brings(desk):
 
     assert len(desk.inbox) == 0
     assert desk.newly_due() == 0
-    assert desk.receiving.begin() == 3  # the receive is over nevertheless
+    assert desk.receiving.begin(0.0) == 3  # the receive is over nevertheless
 
 
 # What can be received in an outage
@@ -327,7 +337,7 @@ def test_in_an_outage_one_message_is_received_at_a_time(desk):
     for now in (1.0, 3.0):
         fail(desk, now)
 
-    assert desk.receiving.begin() == 1
+    assert desk.receiving.begin(0.0) == 1
     desk.end_receive([held("new", now=3.0)], 3.0, received=1)
     assert desk.breaker.failures > desk.inbox.ids
     assert not desk.receiving.may_begin()  # `new` is due

@@ -95,7 +95,7 @@ class Walk:
         if not self.desk.receiving.may_begin():
             return
         assert not self.desk.guard.tripped
-        most = self.desk.receiving.begin()
+        most = self.desk.receiving.begin(self.now)
         assert most == (1 if self.desk.breaker.open else BATCH_SIZE)
         self.receives.append(most)
 

@@ -91,6 +91,16 @@ def backlogged(**settings):
     return hands
 
 
+def test_a_receive_after_a_full_one_wakes_a_thread_because_a_look_can_begin_sooner():
+    hands = backlogged()
+    hands.changes.clear()
+
+    hands.receive(message("p8", number=8))
+    hands.receive(message("p9", number=9))
+
+    assert hands.changes == [1, 1, 1]  # by the first receive's begin, and for each event
+
+
 @pytest.mark.parametrize(("prefetch", "room"), [(20, False), (21, True)])
 def test_a_receive_under_way_reserves_room_for_a_whole_batch(prefetch, room):
     hands = backlogged(prefetch=prefetch)
@@ -156,7 +166,7 @@ def test_messages_that_the_last_receive_brings_after_the_stop_go_back_at_once(ha
 def test_messages_that_a_receive_brings_after_the_stop_are_held_while_another_is_under_way(hands):
     """The other receive would get them once more, if they went back at once."""
     with hands.consumer as desk:
-        desk.receiving.begin()
+        desk.receiving.begin(0.0)
     hands.consumer.stop_receiving()
     hands.receive(message())
 
@@ -285,7 +295,7 @@ def test_a_poll_without_room_says_nothing_about_sqs():
     hands.queue.receive = unreachable
     hands.intake.poll()
     with hands.consumer as desk:
-        desk.receiving.begin()  # of another thread, for which the room is reserved
+        desk.receiving.begin(0.0)  # of another thread, for which the room is reserved
 
     hands.intake.poll()
 

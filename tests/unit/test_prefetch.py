@@ -202,7 +202,7 @@ TestPrefetchMachine = PrefetchMachine.TestCase
 def receive(desk, number, *, ids, now=0.0, first=0):
     """Receive so many events of so many ids, in full batches."""
     for at in range(first, first + number, 10):
-        if not desk.receiving.begin():
+        if not desk.receiving.begin(0.0):
             return at - first
         events = [held_event(f"p{each % ids}", f"m{each}", now, 0.0) for each in range(at, at + 10)]
         desk.end_receive(events, now, received=10)
@@ -231,7 +231,7 @@ def test_a_worker_holds_more_events_that_wait_for_their_window():
     desk = automatic(early_look=False)
 
     for at in range(0, 2000, 10):
-        assert desk.receiving.begin()
+        assert desk.receiving.begin(0.0)
         events = [held_event(f"p{each}", f"m{each}", 0.0, 5.0) for each in range(at, at + 10)]
         desk.end_receive(events, 0.0, received=10)
 
@@ -243,7 +243,7 @@ def test_a_receive_that_is_not_full_ends_what_a_backlog_allowed():
     receive(desk, 3000, ids=200)
     assert desk.receiving.prefetch.size == 4000
 
-    desk.receiving.begin()
+    desk.receiving.begin(0.0)
     desk.end_receive([], 0.0, received=0)
 
     assert desk.receiving.prefetch.size == 3750
@@ -285,7 +285,7 @@ def test_ids_that_are_parked_are_work_that_waits():
 
 def test_ids_whose_look_is_due_later_do_not_wait():
     desk = automatic(early_look=False)
-    desk.receiving.begin()
+    desk.receiving.begin(0.0)
     desk.end_receive(
         [held_event("p1", "m1", 0.0, 5.0), held_event("p2", "m2", 0.0, 9.0)], 0.0, received=2
     )

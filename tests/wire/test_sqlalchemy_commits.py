@@ -565,8 +565,15 @@ def test_what_makes_sessions_can_be_announced(sqlite_url, channel, make):
         lambda: async_sessionmaker(sync_session_class=sessionmaker()),
         lambda: async_sessionmaker(sync_session_class=type("Own", (Session,), {})),
         lambda: async_sessionmaker(class_=type("Own", (AsyncSession,), {})),
+        lambda: sessionmaker(class_=AsyncSession),
     ],
-    ids=["async_sessionmaker", "with a sessionmaker", "with a class", "with an AsyncSession"],
+    ids=[
+        "async_sessionmaker",
+        "with a sessionmaker",
+        "with a class",
+        "with an AsyncSession",
+        "old",
+    ],
 )
 def test_what_makes_asynchronous_sessions_can_be_announced(sqlite_url, make_channel, make):
     shop = Shop(sqlite_url, make_channel(), asynchronous=True)
@@ -607,7 +614,10 @@ def save_another(session):
     session.commit()
 
 
-@pytest.mark.parametrize("sessions", [None, AsyncSession, Session(), int, "Session"])
+@pytest.mark.parametrize(
+    "sessions",
+    [None, AsyncSession, Session(), int, "Session", async_scoped_session(AsyncSession, int)],
+)
 def test_what_makes_no_sessions_is_refused(sessions):
     with pytest.raises(ConfigurationError, match="announce"):
         announce(sessions, NullPublisher(), {Product: "id"})

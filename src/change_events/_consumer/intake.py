@@ -105,7 +105,8 @@ class Intake:
         Return how many messages came; None if other receives took the room meanwhile.
         """
         with self.consumer as desk:
-            most = desk.receiving.begin()
+            most = desk.receiving.begin(self.clock())
+            desk.changed(desk.receiving.backlog)  # see `live_at`: a look can begin sooner
         if not most:
             return None
         messages: Sequence[Message] = []

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from change_events._consumer.settings import Settings
 
 
-MOMENT = 0.2
-"""If a full batch is a backlog, the next receive brings more within so many seconds."""
+MOMENT = 1.0
+"""A receive that waits for so many seconds finds the queue empty, even in another region."""
 
 
 class Receiving:
@@ -39,18 +39,20 @@ class Receiving:
         self.prefetch = Prefetch(least=settings.first_held, most=settings.most_held)
         self._under_way = 0
         self.backlog = self._help = self._closed = False
-        self._behind_until = self._full_at = -math.inf
+        self._behind_until = self._began = -math.inf
 
     def live_at(self) -> float:
         """
         Return when there is no backlog any more, in monotonic seconds.
 
         `inf`: It lasts until what it brought has been looked at. One full batch can be the saves of
-        a moment: it is one until the next receive, which waits if the queue has no more.
+        a moment: then the next receive waits.
         """
         if self._inbox.next_at(received_by=self._behind_until) is not None:
             return math.inf
-        return self._full_at + MOMENT if self.backlog else -math.inf
+        if not self.backlog:
+            return -math.inf
+        return self._began + MOMENT if self._under_way else math.inf
 
     def fall_behind(self, now: float) -> None:
         """Note that what was received by now is a backlog, even if the queue has no more."""
@@ -82,11 +84,12 @@ class Receiving:
         """Return True if one receive at a time is not enough."""
         return self.backlog and not self._breaker.open and self.may_begin()
 
-    def begin(self) -> int:
+    def begin(self, now: float) -> int:
         """Reserve room for a receive; return for how many messages, 0 if others took the room."""
         if self.full:
             return 0
         self._under_way += 1
+        self._began = now
         return 1 if self._breaker.open else self._settings.batch_size
 
     def end(self, events: Sequence[Held], now: float, *, received: int) -> int | None:
@@ -105,7 +108,6 @@ class Receiving:
         due = sum(self._inbox.add(event, event.received, more=self.backlog) for event in events)
         if before and self.backlog:
             self.fall_behind(now)
-        self._full_at = now
         self._adapt(now)
         return due + self._stop_resting(now)
 

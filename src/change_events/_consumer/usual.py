@@ -55,7 +55,7 @@ class Usual:
         while len(self._seconds) > KEPT:
             del self._in_order[bisect.bisect_left(self._in_order, self._seconds.popleft())]
         number = len(self._seconds)
-        median = self._in_order[number // 2]
+        median = (self._in_order[number // 2] + self._in_order[~(number // 2)]) / 2
         grace = max(LATE * median, GRACE)
         self._least, self._most = median - grace, median + grace
         late = number - bisect.bisect_right(self._in_order, self._most)

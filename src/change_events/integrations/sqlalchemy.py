@@ -72,7 +72,8 @@ def announce(
 
     Args:
         sessions: A `Session` class, a `sessionmaker`, a `scoped_session`, an `async_sessionmaker`
-            or an `async_scoped_session`. Asynchronous sessions that exist already don't count.
+            or an `async_scoped_session`. Asynchronous sessions that exist already, or get another
+            `sync_session_class` later, don't count.
         publisher: What broadcasts.
         types: For each class, where a row has its entity's id: the path of an attribute, or a
             function of the row. Subclasses count, too. The function can return a list of ids, or an
@@ -131,7 +132,7 @@ def announce_ids(session: AnySession, mapped: type[Any], ids: Iterable[object]) 
         IdResolutionError: An id is unusable; or `ids` is text.
     """
     synchronous: Any = session
-    if hasattr(synchronous, "registry"):  # it is scoped
+    if isinstance(synchronous, (scoped_session, *_asynchronous("async_scoped_session"))):
         synchronous = synchronous()
     synchronous = getattr(synchronous, "sync_session", synchronous)
     if not synchronous.in_transaction():
@@ -155,12 +156,19 @@ def announce_ids(session: AnySession, mapped: type[Any], ids: Iterable[object]) 
         hook.note(synchronous, [row_ids.checked(id) for id in ids])
 
 
+def _asynchronous(*names: str) -> tuple[Any, ...]:
+    """Return classes for asynchronous sessions; none if they were never imported."""
+    module = sys.modules.get("sqlalchemy.ext.asyncio")  # not imported here: that needs greenlet
+    return tuple(getattr(module, name) for name in names) if module else ()
+
+
 def _synchronous(sessions: Any) -> Any:
     """Return what session events can be listened to at."""
-    asyncio = sys.modules.get("sqlalchemy.ext.asyncio")  # not imported: that needs greenlet
-    if asyncio and isinstance(sessions, asyncio.async_scoped_session):
+    if isinstance(sessions, _asynchronous("async_scoped_session")):
         sessions = sessions.session_factory
-    if asyncio and isinstance(sessions, asyncio.async_sessionmaker):
+    # Before `async_sessionmaker` there was `sessionmaker(class_=AsyncSession)`.
+    makers: Any = (sessionmaker, *_asynchronous("async_sessionmaker"))
+    if isinstance(sessions, makers) and issubclass(sessions.class_, _asynchronous("AsyncSession")):
         made = sessions.kw.get("sync_session_class", sessions.class_.sync_session_class)
         if isinstance(made, type):  # one of its own, because other factories can have the same
             made = type(made.__name__, (made,), {})
