@@ -132,7 +132,7 @@ def announce_ids(session: AnySession, mapped: type[Any], ids: Iterable[object]) 
         IdResolutionError: An id is unusable; or `ids` is text.
     """
     synchronous: Any = session
-    if isinstance(synchronous, (scoped_session, *_asynchronous("async_scoped_session"))):
+    if isinstance(session, (scoped_session, *_asynchronous("async_scoped_session"))):
         synchronous = synchronous()
     synchronous = getattr(synchronous, "sync_session", synchronous)
     if not synchronous.in_transaction():
