@@ -13,7 +13,7 @@ from change_events._consumer.breaker import HUNG
 from change_events._consumer.desk import ASIDE_PAUSE, MAX_YIELD, YIELD, Failure
 from change_events._consumer.experiment import GRACE
 from change_events._consumer.guard import Guard
-from change_events._consumer.limit import OVERDUE, Answer, Limit
+from change_events._consumer.limit import Answer, Limit
 from change_events._consumer.receiving import MOMENT
 
 BELIEVES = '{"believes": true, "gone": "", "at": []}'
@@ -68,7 +68,7 @@ def test_a_backlog_lasts_until_all_that_it_made_due_has_been_looked_at(desk):
 
 def test_one_full_receive_can_be_the_saves_of_a_moment(desk):
     receive(desk, "a", "b", "c")
-    assert desk.receiving.live_at() == math.inf
+    assert desk.receiving.live_at() == MOMENT
 
     receive(desk)
     assert desk.receiving.live_at() < 0
@@ -78,21 +78,24 @@ def test_a_full_receive_with_nothing_after_it_is_spread_over_a_moment_only():
     desk = make_desk(limit=Limit(64))
     receive(desk, "a", "b", "c")
     assert desk.next(0.0) == ["a"]
-    assert desk.next(0.5) == []
-    assert desk.next_at() == OVERDUE
+    desk.receiving.begin(0.1)  # and it waits
 
-    desk.receiving.begin(-0.5)  # and it waits
-
-    assert desk.next_at() == MOMENT - 0.5
-    assert [desk.next(0.5), desk.next(0.5)] == [["b"], ["c"]]
+    assert desk.next(0.9) == []
+    assert desk.receiving.live_at() == 0.1 + MOMENT
+    assert [desk.next(0.1 + MOMENT), desk.next(0.1 + MOMENT)] == [["b"], ["c"]]
 
 
 def test_while_no_receive_can_begin_a_full_one_is_a_backlog():
-    desk = make_desk(limit=Limit(64), prefetch=3)
+    desk = make_desk(prefetch=3)
     receive(desk, "a", "b", "c")
     assert desk.receiving.begin(0.0) == 0
-
     assert desk.receiving.live_at() == math.inf
+
+    succeed(desk, 5.0)
+    succeed(desk, 5.0)
+    succeed(desk, 5.0)
+    desk.receiving.begin(5.0)
+    assert desk.receiving.live_at() == 5.0 + MOMENT
 
 
 def test_without_early_looks_a_backlog_lasts_until_its_events_are_due():

@@ -91,16 +91,6 @@ def backlogged(**settings):
     return hands
 
 
-def test_a_receive_after_a_full_one_wakes_a_thread_because_a_look_can_begin_sooner():
-    hands = backlogged()
-    hands.changes.clear()
-
-    hands.receive(message("p8", number=8))
-    hands.receive(message("p9", number=9))
-
-    assert hands.changes == [1, 1, 1]  # by the first receive's begin, and for each event
-
-
 @pytest.mark.parametrize(("prefetch", "room"), [(20, False), (21, True)])
 def test_a_receive_under_way_reserves_room_for_a_whole_batch(prefetch, room):
     hands = backlogged(prefetch=prefetch)

@@ -134,7 +134,6 @@ class Machine(RuleBasedStateMachine):
         else:
             with self.consumer as desk:
                 thread.ids = [desk.receiving.begin(self.now)]
-                desk.changed(desk.receiving.backlog)  # as `Intake.receive` does
         self.busy.append((condition, thread))
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 5.0, 60.0]))

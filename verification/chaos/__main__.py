@@ -119,15 +119,18 @@ PLAYS = {
             "every": 5.0,
             "full_load_for": 10.0,
             "most_growth": 5.0,
+            "late_threads": 0,
             "least_share": 0.45,
         },
-        # Pools and caches still fill after so short a warm-up, and the machine can be busy.
+        # Pools and caches still fill after so short a warm-up, looking threads still start,
+        # and the machine can be busy.
         {
             "seconds": 10.0,
             "warm_up": 3.0,
             "every": 0.5,
             "full_load_for": 2.0,
             "most_growth": 20.0,
+            "late_threads": 10,
             "least_share": 0.1,
         },
         only_by_name=True,

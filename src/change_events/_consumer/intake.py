@@ -106,7 +106,6 @@ class Intake:
         """
         with self.consumer as desk:
             most = desk.receiving.begin(self.clock())
-            desk.changed(desk.receiving.backlog)  # see `live_at`: a look can begin sooner
         if not most:
             return None
         messages: Sequence[Message] = []
