@@ -69,6 +69,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 MEMORY, ROOM = Path("/dev/shm"), 4 * 2**30
 """Where files cost no wait for a disk, and the bytes that must be free: a run needs a quarter."""
 
+FILES = pytest.StashKey[TextIO]()
+"""The lock of a run's directory there."""
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -100,10 +103,6 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         held.close()
         if exitstatus in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}:
             shutil.rmtree(Path(held.name).parent, ignore_errors=True)
-
-
-FILES = pytest.StashKey[TextIO]()
-"""The lock of a run's directory in memory."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

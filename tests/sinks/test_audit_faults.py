@@ -21,6 +21,7 @@ from change_events import (
 from change_events._operations.audit import Audit
 from conftest import make_schema, make_table
 from databases import running_on
+from hooks import postgres_products
 
 NUMBER = 30
 
@@ -122,22 +123,11 @@ def test_tables_of_ones_own_are_compared_by_what_read_returns(postgres, source, 
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("CREATE TABLE products (id text PRIMARY KEY, name text, n integer)")
 
-        def upsert(connection, id, value):
-            connection.execute(
-                "INSERT INTO products VALUES (%s, %s, %s) "
-                "ON CONFLICT (id) DO UPDATE SET name = excluded.name, n = excluded.n",
-                (id, value["name"], value["n"]),
-            )
-
-        def delete(connection, id):
-            connection.execute("DELETE FROM products WHERE id = %s", (id,))
-
         def read(connection, id):
-            query = "SELECT name, n FROM products WHERE id = %s"
-            row = connection.execute(query, (id,)).fetchone()
-            return row and {"id": id, "name": row[0], "n": row[1]}
+            found = postgres_products.read(connection, id)
+            return found and {"id": id, **found}
 
-        hooks = {"upsert": upsert, "delete": delete}
+        hooks = {"upsert": postgres_products.upsert, "delete": postgres_products.delete}
         with (
             PostgresSink(database, **hooks) as sink,
             PostgresSink(database, **hooks, read=read) as reading,

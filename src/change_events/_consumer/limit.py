@@ -138,9 +138,9 @@ class Limit:
     def next_at(self, live_at: Callable[[], float] = lambda: math.inf) -> float:
         """Return when a look can begin, if none ends before. `live_at()`: From then no backlog."""
         at, live = self._next_at(self.limit), min(LIVE, self._most)
-        if at == -math.inf or live <= self.limit or (from_ := live_at()) == math.inf:
+        if at == -math.inf or live <= self.limit:
             return at
-        return min(at, max(from_, self._next_at(live)))
+        return min(at, max(live_at(), self._next_at(live)))
 
     def _next_at(self, limit: float) -> float:
         return self._running.next_at(limit, paced=limit < min(PACED, self._most))

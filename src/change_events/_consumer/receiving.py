@@ -39,7 +39,7 @@ class Receiving:
         self.prefetch = Prefetch(least=settings.first_held, most=settings.most_held)
         self._under_way = 0
         self.backlog = self._help = self._closed = False
-        self._behind_until = self._last = -math.inf
+        self._behind_until = self._began = -math.inf
 
     def live_at(self) -> float:
         """
@@ -52,7 +52,7 @@ class Receiving:
             return math.inf
         if not self.backlog:
             return -math.inf
-        return math.inf if self.full and not self._under_way else self._last + MOMENT
+        return math.inf if self.full and not self._under_way else self._began + MOMENT
 
     def fall_behind(self, now: float) -> None:
         """Note that what was received by now is a backlog, even if the queue has no more."""
@@ -89,7 +89,7 @@ class Receiving:
         if self.full:
             return 0
         self._under_way += 1
-        self._last = now
+        self._began = now
         return 1 if self._breaker.open else self._settings.batch_size
 
     def end(self, events: Sequence[Held], now: float, *, received: int) -> int | None:
@@ -101,7 +101,7 @@ class Receiving:
         receive is under way, which would get it again.
         """
         self._under_way -= 1
-        self._last = now  # when the next receive begins, if there is room for one
+        self._began = now  # the next receive, if there is room for one
         before = self.backlog
         self.backlog = self._help = received == self._settings.batch_size > 1
         if self._closed and not self._under_way:

@@ -156,10 +156,10 @@ def announce_ids(session: AnySession, mapped: type[Any], ids: Iterable[object]) 
         hook.note(synchronous, [row_ids.checked(id) for id in ids])
 
 
-def _asynchronous(*names: str) -> tuple[Any, ...]:
-    """Return classes for asynchronous sessions; none if they were never imported."""
+def _asynchronous(name: str) -> tuple[Any, ...]:
+    """Return SQLAlchemy's class of this name for asynchronous sessions; none if not imported."""
     module = sys.modules.get("sqlalchemy.ext.asyncio")  # not imported here: that needs greenlet
-    return tuple(getattr(module, name) for name in names) if module else ()
+    return (getattr(module, name),) if module else ()
 
 
 def _synchronous(sessions: Any) -> Any:
