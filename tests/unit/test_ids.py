@@ -357,6 +357,17 @@ def test_an_object_that_is_not_a_publisher_is_an_error_at_decoration(publisher, 
         broadcasts_before_save(publisher)(save)
 
 
+def test_a_decorator_without_its_publisher_is_an_error_at_the_call():
+    class Repository:
+        @broadcasts_before_save
+        def save(self, product):
+            pytest.fail("saved")
+
+    for call in (Repository().save, Repository.save):
+        with pytest.raises(ConfigurationError, match=r"is `\(publisher\)` missing"):
+            call(Product(), product=Product())
+
+
 def test_a_publisher_that_is_missing_at_the_call_raises_the_callables_error(recorder):
     @broadcasts_before_save(lambda self: self.publisher)
     def save(self, product):

@@ -581,6 +581,14 @@ def test_the_queues_policy_must_let_the_topic_send(case, channel, change, status
     assert examine(case, "queue", "queue policy").status == status
 
 
+def test_a_queue_that_no_topic_may_send_to_is_a_problem_whatever_its_topic(case):
+    case.topic_arn = None
+
+    finding = examine(case, "queue", "queue policy")
+
+    assert (finding.status, finding.seen) == ("problem", "it does not let any topic send")
+
+
 def test_a_deny_that_has_a_condition_is_left_to_the_reader(case, channel):
     one = statement(arn_of(channel), channel.topic_arn)
     other = one | {

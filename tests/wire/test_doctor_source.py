@@ -289,6 +289,14 @@ def test_what_is_not_a_list_is_a_problem(case, source):
     assert (check.status, "not a list" in check.seen) == ("problem", True)
 
 
+def test_a_list_that_can_not_be_reached_is_a_problem_of_the_way_to_it(case, free_port):
+    case.listing = HTTPListing(f"http://127.0.0.1:{free_port}/products")
+
+    finding = examine(case, "listing")
+
+    assert (finding.status, "a security group" in finding.advice) == ("problem", True)
+
+
 def test_without_a_list_nothing_is_said_about_it(case):
     assert examine(case, "listing").status == "skipped"
 
@@ -403,7 +411,7 @@ def test_a_state_that_others_change_at_once_says_nothing(case):
 @pytest.mark.parametrize(
     ("ahead", "status", "seen"),
     [
-        (0, "ok", "as SQS and the source say, within"),
+        (0, "ok", "within 1 s of SQS and the source"),
         (400, "warning", "ahead of"),
         (-400, "warning", "behind"),
     ],

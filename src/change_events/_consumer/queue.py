@@ -123,8 +123,8 @@ class Queue:
         # boto3 has no common root for what can be wrong here, from the Region to DNS.
         except Exception as error:
             raise ConfigurationError(
-                f"the queue {self.url} can't be read: {printable(error)}. Check the URL, the "
-                "credentials and region that boto3 finds, and that they allow "
+                f"the queue {self.url} can't be read: {printable(error).rstrip('.')}. Check the "
+                "URL, the credentials and region that boto3 finds, and that they allow "
                 "sqs:GetQueueAttributes, ReceiveMessage, DeleteMessage and ChangeMessageVisibility"
             ) from error
         patience = self._client.meta.config.read_timeout

@@ -100,7 +100,10 @@ def listing(case: Case) -> Finding:
     """Read the first page of the list, and look for its first id in the source."""
     if case.listing is None:
         raise SkippedError("no listing was given")
-    page = listing_of(case.listing).page(None)
+    try:
+        page = listing_of(case.listing).page(None)
+    except FetchError as error:
+        return problem(printable(error), _advice(error))
     if not page.ids:
         return warning("its first page is empty", "Is it the list of the same entities?")
     case.names += page.ids[:TRIED]
@@ -230,7 +233,7 @@ def clock(case: Case) -> Finding:
             "The protocol compares no clocks, but AWS refuses signatures that are five minutes "
             "off, and tokens expire at the wrong time. Run an NTP client.",
         )
-    return ok(f"as {' and '.join(case.offsets)} say, within {max(1.0, abs(offset)):.0f} s")
+    return ok(f"within {max(1.0, abs(offset)):.0f} s of {' and '.join(case.offsets)}")
 
 
 def stranger(known: str | None) -> str:

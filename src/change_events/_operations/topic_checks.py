@@ -78,12 +78,13 @@ def topic_of(case: Case) -> str:
 
 def queue_policy(case: Case) -> Finding:
     """Look for a statement in the queue's policy by which the topic can send."""
-    topic, queue = topic_of(case), case.attributes["QueueArn"]
+    queue = case.attributes["QueueArn"]
     sending = [each for each in statements_of(case.attributes) if _is_about(each, queue)]
     denying = [each for each in sending if each.get("Effect") == "Deny"]
     allowing = [each for each in sending if each.get("Effect") == "Allow"]
     if any(not each.get("Condition") for each in denying):
         return problem("it denies it", "Remove the Deny of sqs:SendMessage that has no condition.")
+    topic = topic_of(case) if allowing else "any topic"
     if any(fnmatchcase(topic, source) for each in allowing for source in sources_of(each)):
         unless = f", unless one of its {len(denying)} Deny applies" if denying else ""
         return ok(f"it lets the topic send{unless}")

@@ -359,7 +359,8 @@ def broadcasts_before_save(
         _AnnouncedSave, settle=settle, confirm=confirm, on_unsettled=on_unsettled, renewals=renewals
     )
 
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+    # A method below a bare `@broadcasts_before_save` calls this with `self` and its arguments.
+    def decorate(function: Callable[P, R], *_: object, **__: object) -> Callable[P, R]:
         require_plain_function(function)
         signature = inspect.signature(function)
         find_publisher = publisher_finder(function, publisher)

@@ -40,7 +40,8 @@ def require_plain_function(function: object) -> None:
         )
     if not inspect.isroutine(function):
         raise ConfigurationError(
-            f"@broadcasts_before_save(publisher) decorates a function, not {function!r}"
+            f"@broadcasts_before_save(publisher) decorates a function, not {function!r}; is "
+            "`(publisher)` missing?"
         )
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise ConfigurationError(
