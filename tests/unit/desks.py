@@ -57,12 +57,12 @@ def succeed(desk, now, id=None, *, found=True):
     return desk.succeeded(id, now, started=now, found=found, cached=found)
 
 
-def fail(desk, now, id=None, *, retry_after=0.0, own=True):
+def fail(desk, now, id=None, *, retry_after=0.0, own=True, limited=False):
     """Look at the id that is due next, or at a reserved one, in vain."""
     if id is None:
         (id,) = desk.next(now)
     desk.begin_get([id], now)
-    return desk.failed(id, now, Failed(OSError(id), own, retry_after))
+    return desk.failed(id, now, Failed(OSError(id), own, retry_after, limited))
 
 
 def bring_down(desk, now=0.0):

@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 from hands import held, opened
 
-from change_events._consumer.acknowledgements import LINGER, Acknowledgements
+from change_events._consumer.acknowledgements import LINGER, MOST, Acknowledgements
 from change_events._consumer.log import ThrottledLog
 
 
@@ -159,7 +159,7 @@ class Acknowledging:
             throttled=ThrottledLog(),
             condition=self.condition,
         )
-        self.any, self.full = self.conditions
+        self.any, self.full, self.room = self.conditions
         self.number = 0
         self.threads = [threading.Thread(target=self.run, daemon=True) for _ in range(threads)]
         for thread in self.threads:
@@ -332,6 +332,27 @@ def test_after_close_the_rest_is_acknowledged_ten_at_a_time_without_waiting(make
         handles[20:],
     ]
     assert acknowledging.waits.empty()
+
+
+@pytest.mark.parametrize("room", [True, False], ids=["room", "close"])
+def test_so_many_can_wait_and_no_more_until_there_is_room_or_no_more_will_come(hands, room):
+    acknowledgements = Acknowledgements(
+        hands.queue, hands.tally, throttled=ThrottledLog(), pause=lambda _: None
+    )
+    acknowledgements.add([held(message=str(n), handle=f"h{n}") for n in range(MOST)])
+    one = [held(message="one", handle="one")]
+    adding = threading.Thread(target=acknowledgements.add, args=[one], daemon=True)
+
+    adding.start()
+    adding.join(0.1)
+    assert adding.is_alive()
+
+    if room:
+        acknowledgements.acknowledge()
+    else:
+        acknowledgements.close()
+    adding.join(10)
+    assert not adding.is_alive()
 
 
 @pytest.mark.parametrize("callers", [1, 2, 5])

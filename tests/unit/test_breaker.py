@@ -53,6 +53,26 @@ def test_five_failures_in_a_row_at_three_ids_are_an_outage(breaker, ids, down):
     assert breaker.failures == int(down)
 
 
+def test_the_order_of_good_ids_and_ids_in_hand_changes_after_an_outage_that_a_good_id_has_ended(
+    breaker,
+):
+    def first():
+        fail(breaker, *"abcde")
+        return breaker.wants_good
+
+    assert first()
+    breaker.succeeded(good=True)
+    assert not first()
+    breaker.succeeded()
+    assert not first()
+    breaker.begin("a", 0.0)
+    fail(breaker, "a")
+    assert breaker.wants_good
+    breaker.succeeded(good=True)
+    breaker.succeeded(good=True)  # there was no outage
+    assert first()
+
+
 def test_one_id_that_fails_twice_for_a_reason_not_its_own_is_an_outage(breaker):
     assert fail(breaker, "a", "b", own=False) == [False, False]
     assert fail(breaker, "a") == [False]

@@ -558,7 +558,7 @@ def knowing(desk):
 def test_the_events_of_a_failed_look_are_held_until_a_control_look_succeeds(knowing):
     events = receive(knowing, "a", "a")
 
-    assert fail(knowing, 0.0) == Failure()
+    assert fail(knowing, 0.0) == Failure([])
     assert len(knowing.inbox) == 2
     assert knowing.next_at() == GRACE
     (control,) = knowing.next(GRACE)
@@ -628,7 +628,7 @@ def test_control_looks_that_fail_begin_an_outage_that_spends_no_receive(knowing)
     receive(knowing, "a")
     failures = [fail(knowing, now) for now in (0.0, 0.1, 0.1, 0.1)]
 
-    assert [failure.at_fault for failure in failures] == [()] * 4
+    assert [failure.at_fault for failure in failures] == [[], [], [], ()]
     assert [failure.begins for failure in failures] == [False, False, False, True]
     assert failures[3].pause == 1.0
     assert len(knowing.inbox) == 1
@@ -647,6 +647,38 @@ def test_in_an_outage_good_ids_and_ids_in_hand_are_tried_in_turn(knowing):
         fail(knowing, now, tried[-1])
 
     assert tried == ["good0", "a", "good1", "b", "good2", "a"]
+
+
+def test_a_source_that_asks_for_fewer_gets_is_no_question_for_a_good_id(knowing):
+    receive(knowing, "a", "b")
+
+    (verdict,) = fail(knowing, 0.0, own=False, limited=True, retry_after=9.0).at_fault
+
+    assert (verdict.id, verdict.events, verdict.pause) == ("a", [], 9.0)
+    assert knowing.experiment.next_at() == math.inf
+    assert knowing.next(0.0) == ["b"]
+    assert knowing.next(8.9) == []
+    assert knowing.next(9.0) == ["a"]
+
+
+def test_a_source_that_only_asks_for_fewer_gets_has_an_outage(knowing):
+    receive(knowing, "a", "b", "c")
+    failures = [fail(knowing, now, own=False, limited=True) for now in (0.0, 0.0, 0.0, 10.0)]
+
+    assert [failure.begins for failure in failures] == [False, False, False, True]
+
+
+def test_a_good_id_that_ends_an_outage_does_not_end_the_next_one(knowing):
+    receive(knowing, "a", "b")
+    now, ended_by = 0.0, []
+    for _ in range(2):
+        while not knowing.breaker.open:
+            fail(knowing, now)
+            now = max(now, knowing.next_at())
+        ended_by += knowing.next(now)
+        succeed(knowing, now, ended_by[-1])
+
+    assert ended_by == ["good0", "a"]
 
 
 def test_in_an_outage_a_thread_waits_while_looks_at_all_good_ids_are_under_way(desk):
@@ -671,7 +703,7 @@ def test_ids_that_failed_while_the_sink_hangs_are_looked_at_again_after_a_minute
     """The sink was asked for good ids, and nothing else tells what is wrong."""
     assert desk.experiment.wants_ids("a", 0.0)
     receive(desk, "b")
-    assert fail(desk, 0.0) == Failure()
+    assert fail(desk, 0.0) == Failure([])
     assert desk.next(HUNG - 1.0) == []
 
     assert desk.next(HUNG) == ["b"]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from change_events._consumer.limit import BUSIER, LEAST, LONGEST, OVERDUE, Answer, Limit
+from change_events._consumer.limit import BUSIER, CALM, LEAST, LONGEST, OVERDUE, Answer, Limit
 from verification.scale.source import WORK, Source
 
 
@@ -56,7 +56,7 @@ def test_twelve_caches_share_what_is_free_and_none_starves():
 
     free = 400 * 0.7
     assert 0.8 * free < source.rate(5.0, 40.0) <= 1.02 * free
-    assert min(map(len, source.answered)) > 0.2 * sum(map(len, source.answered)) / 12
+    assert min(map(len, source.answered)) > 0.1 * sum(map(len, source.answered)) / 12
 
 
 @pytest.mark.parametrize(("foreground", "slower", "use"), [(0.3, 2.0, 0.5), (0.7, 3.0, 0.5)])
@@ -107,8 +107,7 @@ def test_a_source_whose_answers_differ_much_is_asked_with_care_and_not_starved(s
 def answer(limit, *seconds, now, size=1, wanted=True, overload=False):
     """Let GETs end that last so long; at most one is under way at a time."""
     for each in seconds:
-        if wanted:
-            limit.wait()
+        limit.waits = wanted
         limit.begin("p1", now)
         limit.over("p1")
         now += each or 0.0
@@ -153,6 +152,130 @@ def test_after_groups_of_live_changes_a_backlog_is_worked_off_as_at_first(server
 
     assert source.rate(1.0, 5.0) > 0.8 * first.rate(1.0, 5.0)
     assert source.limits[0].limit < 1.4 * first.limits[0].limit
+
+
+def work_off(limit, seconds, until, *, most=1000):
+    """Let a backlog be worked off at a source without a limit; return the time."""
+    source = Source(most, seconds, limits=[limit])
+    source.run(until)
+    return source
+
+
+@pytest.mark.parametrize("share", [0.2, 0.35, 0.48])
+def test_where_many_gets_are_late_usually_a_backlog_of_slow_ones_is_worked_off(share):
+    """Early looks find nothing new and are quick, say; those of a backlog find something."""
+    limit, chance = Limit(8), random.Random(1)
+    usual = [0.02 if chance.random() < share else 0.005 for _ in range(300)]
+    answer(limit, *usual, now=-60.0, wanted=False)
+
+    work_off(limit, lambda _: 0.02, 30.0)
+
+    assert limit.limit > 4
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.3, 0.7])
+def test_most_limits_grow_at_a_source_whose_answers_differ_much(sigma):
+    """It takes more GETs to know which share is late if that is large."""
+    limits = [Limit(16) for _ in range(8)]
+    for seed, limit in enumerate(limits):
+        chance = random.Random(seed)
+        work_off(limit, lambda _: 0.02 * math.exp(chance.gauss(0, sigma)), 10.0)  # noqa: B023
+
+    assert sum(limit.limit > 8 for limit in limits) >= 5
+
+
+def look_in_bursts(limit, number, *, late, size=12, seconds=0.05):
+    """Let bursts of live changes come, each with a quiet time after it; ten GETs run at once."""
+    now = 0.0
+    for _ in range(number):
+        for each in range(size):
+            if each >= 10:
+                limit.over(f"p{each - 10}")
+                limit.answered(Answer(now - seconds, seconds + late), now)
+            limit.begin(f"p{each}", now)
+            limit.waits = 10 <= each + 1 < size
+        now += seconds
+        for each in range(size - 10, size):
+            limit.over(f"p{each}")
+            limit.answered(Answer(now - seconds, seconds + late), now)
+        now = answer(limit, *[seconds] * 70, now=now, wanted=False)
+    return now
+
+
+@pytest.mark.parametrize("late", [0.0, 0.05])
+def test_bursts_of_live_changes_say_nothing_of_more_than_they_have_used(late):
+    limit = Limit(64)
+
+    look_in_bursts(limit, 10, late=late)
+
+    assert limit.limit == 0.5
+
+
+def saturate(limit, seconds, *, number=200, now=0.0):
+    """Let ten live looks run all the time, and others wait for them."""
+    for each in range(10):
+        limit.begin(str(each), now)
+    limit.waits = True
+    for each in range(10, number):
+        now += seconds / 10
+        limit.over(str(each - 10))
+        limit.answered(Answer(now - seconds, seconds), now)
+        limit.begin(str(each), now)
+    return now
+
+
+def test_ten_live_gets_at_once_that_are_not_enough_and_not_late_show_what_the_source_bears():
+    limit = Limit(64)
+    now = answer(limit, *[0.5] * 40, now=-60.0, wanted=False)
+    assert limit.limit == 0.5
+
+    saturate(limit, 0.5, now=now)
+
+    assert limit.limit >= 10
+
+
+def test_ten_live_gets_at_once_that_are_late_show_nothing():
+    limit = Limit(64)
+    now = answer(limit, *[0.1] * 40, now=-60.0, wanted=False)
+
+    saturate(limit, 0.5, now=now)
+
+    assert limit.limit == 0.5
+
+
+def test_gets_that_began_before_the_limit_shrank_are_not_taken_for_live_ones():
+    limit, now = grown()
+    for each in range(64):
+        limit.begin(str(each), now)
+    limit.waits = True
+    limit.answered(Answer(now, None, overload=True), now)
+    for _ in range(4):
+        limit.answered(Answer(now + 0.01, None, overload=True), now + 0.01)
+        now += 0.01
+    assert limit.limit == 2
+
+    for each in range(62):
+        limit.over(str(each))
+        limit.answered(Answer(now - 0.01, 0.02), now + 0.01)
+
+    assert limit.limit == 2
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.5])
+def test_an_overload_is_forgotten_when_nothing_waits_for_a_while(seconds):
+    limit = Limit(64)
+    now = answer(limit, *[seconds] * 40, now=-CALM - 200.0, wanted=False)
+    for _ in range(3):
+        limit.answered(Answer(now, None, overload=True), now)
+        now = answer(limit, seconds, now=now, wanted=False)
+    assert limit.limit == LEAST
+
+    now = answer(limit, *[seconds] * 40, now=now, wanted=False)
+    assert limit.limit == LEAST
+    answer(limit, *[seconds] * 40, now=now + CALM, wanted=False)
+    assert limit.limit == 0.5
+
+    assert work_off(limit, lambda _: seconds, 20 * seconds).limits[0].limit == 64
 
 
 def test_a_look_that_hangs_does_not_keep_the_limit_from_learning():
@@ -368,9 +491,9 @@ class Machine(RuleBasedStateMachine):
 
     shrunk = False
 
-    @rule()
-    def wait(self):
-        self.limit.wait()
+    @rule(waits=st.booleans())
+    def wait(self, waits):
+        self.limit.waits = waits
 
     @rule(late=st.sampled_from([0.0, 0.001, 0.05]))
     def nap(self, late):

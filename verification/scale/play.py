@@ -71,9 +71,9 @@ class Sqs:
         """How many messages nobody has received."""
         return len(self._visible)
 
-    def send(self, body: str, attributes: dict[str, Any]) -> None:
-        """Let a message arrive."""
-        self._visible.append((body, self._kernel.now, attributes))
+    def send(self, body: str, attributes: dict[str, Any], *, age: float = 0.0) -> None:
+        """Let a message arrive, which was sent so many seconds ago."""
+        self._visible.append((body, self._kernel.now - age, attributes))
         if self._waiting:
             self._kernel.wake(self._waiting.popleft(), self._kernel.now)
 

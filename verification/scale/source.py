@@ -130,7 +130,7 @@ class Source:
             id, began = str(next(self._numbers)), self.now
             limit.begin(id, began)
             self._serve(partial(self._answer, cache, id, began))
-        limit.wait()
+        limit.waits = True
         self._at(at, self._ask, cache)
 
     def _answer(self, cache: int, id: str, began: float) -> None:

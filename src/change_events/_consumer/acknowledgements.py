@@ -23,6 +23,12 @@ LINGER = 0.1
 ATTEMPTS = 3
 """Failed attempts after which an acknowledgement is given up: the message comes back."""
 
+MOST = 1000
+"""
+Events that wait for a call at most; looks wait then. Nobody extends their visibility any more, so
+what waited for long would be received again.
+"""
+
 
 class Acknowledgements:
     """Events that wait to be acknowledged. `pause` waits for so many seconds."""
@@ -46,10 +52,15 @@ class Acknowledgements:
         lock = threading.Lock()
         self._any = condition(lock)
         self._full = condition(lock)  # of the thread that lingers
+        self._room = condition(lock)
 
     def add(self, events: Sequence[Held]) -> None:
-        """Let events wait. Wakes a thread for the first; the lingering one for the tenth."""
+        """
+        Let events wait, once there is room. Wakes a thread for the first; the lingering one for the
+        tenth.
+        """
         with self._any:
+            self._room.wait_for(lambda: self._closed or len(self._events) < MOST)
             self._events += events
             self._wake()
 
@@ -59,6 +70,7 @@ class Acknowledgements:
             self._closed = True
             self._any.notify_all()
             self._full.notify_all()
+            self._room.notify_all()
 
     def work(self) -> None:
         """Delete the messages of events as they come, until no more will."""
@@ -98,6 +110,8 @@ class Acknowledgements:
             self._full.wait_for(lambda: self._closed or len(self._events) >= BATCH_SIZE, LINGER)
             self._lingering = False
             taken, self._events = self._events[:BATCH_SIZE], self._events[BATCH_SIZE:]
+            if len(self._events) < MOST:
+                self._room.notify_all()
             self._wake()
             return taken
 

@@ -70,6 +70,11 @@ def asked_pause(error: Exception) -> float:
     return min(asked, MAX_ASKED_PAUSE)
 
 
+def is_limited(error: Exception) -> bool:
+    """Return True if the source is up, and asks for fewer GETs (429)."""
+    return isinstance(error, FetchError) and error.status == 429
+
+
 def is_own(error: Exception) -> bool:
     """Return True if a look can have failed because of its entity alone."""
     return not isinstance(error, FetchError) or error.status not in NOT_OWN

@@ -46,15 +46,28 @@ class Breaker:
 
     def __init__(self, pause: Callable[[int, float], float]) -> None:
         self._pause = pause
+        self.open = self._held_first = False
         self.succeeded()
+
+    @property
+    def wants_good(self) -> bool:
+        """
+        True if the next look of an outage is to be at a good id, and not at one in hand.
+
+        In turn, because both can be broken. The order changes after an outage that a good id has
+        ended: a source that answers one GET now and then must not spend them all on good ids.
+        """
+        return self.failures % 2 != self._held_first
 
     @property
     def probing(self) -> bool:
         """True while the only look of an outage runs."""
         return self._probe is not None
 
-    def succeeded(self) -> None:
-        """Note that a look has succeeded: there is no outage."""
+    def succeeded(self, *, good: bool = False) -> None:
+        """Note that a look has succeeded, `good`: at an id that is not in hand. No outage then."""
+        if self.open and good:
+            self._held_first = not self._held_first
         self.open = False
         self.look_at = -math.inf
         self.failures = 0

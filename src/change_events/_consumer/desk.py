@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from change_events._consumer.backoff import MAX_PAUSE, Backoff
 from change_events._consumer.breaker import Breaker, Pace
 from change_events._consumer.bulk import BulkSize
-from change_events._consumer.experiment import PATIENCE, Experiment, Failed
+from change_events._consumer.experiment import PATIENCE, Experiment, Failed, Suspect
 from change_events._consumer.inbox import Inbox
 from change_events._consumer.limit import LIVE, Limit
 from change_events._consumer.receiving import Receiving
@@ -24,7 +24,6 @@ from change_events.typing import BulkFetcher
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from change_events._consumer.experiment import Suspect
     from change_events._consumer.guard import Guard
     from change_events._consumer.inbox import Held
     from change_events._consumer.settings import Settings
@@ -112,31 +111,31 @@ class Desk:
 
     def next(self, now: float) -> list[str]:
         """Reserve the ids to look at now, with one GET; none if the source is to be left alone."""
-        if self.guard.tripped or now < max(self.breaker.look_at, self._gets.look_at):
+        self.limit.waits = False
+        if self.guard.tripped or now < self.breaker.look_at:
             return []
-        if now < self._free_at:
-            if (due := self.inbox.next_at()) is not None and due <= now:
-                self.limit.wait()
-            return []
-        if (id := self._next_to_test(now) or self.inbox.next(now)) is None:
-            return []
-        self.limit.begin(id, now)
-        self.breaker.begin(id, now)
-        others = self._gets.begin(now, alone=self.breaker.open or id == self.experiment.control)
-        return [id, *self.inbox.due_with(id, now, others)]
+        ids: list[str] = []
+        if now >= max(self._gets.look_at, self._free_at) and (id := self._next_id(now)):
+            self.limit.begin(id, now)
+            self.breaker.begin(id, now)
+            others = self._gets.begin(now, alone=self.breaker.open or id == self.experiment.control)
+            ids = [id, *self.inbox.due_with(id, now, others)]
+        if (due := self.inbox.next_at()) is not None and due <= now:
+            self.limit.waits = self._free_at > max(now, self._gets.look_at)
+        return ids
 
-    def _next_to_test(self, now: float) -> str | None:
-        """Reserve the control of an experiment, or the id that tests if an outage is over."""
+    def _next_id(self, now: float) -> str | None:
+        """Reserve the control of an experiment, the id that tests an outage, or one that is due."""
         id = None
         if not self.breaker.open:
             if self.experiment.cannot_end(now):  # the sink hangs that was asked for good ids
                 self._release(now)
             id = self.experiment.next(now, self._is_free)
-        elif self.breaker.failures % 2:  # good ids and ids in hand in turn: both can be broken
+        elif self.breaker.wants_good:
             id = self.experiment.rotate(self._is_free)
+        if id is None and (due := self.inbox.next(now)) is not None:
+            return due
         if id is None and self.breaker.open:
-            if (due := self.inbox.next(now)) is not None:
-                return due
             id = self.inbox.parked() or self.experiment.rotate(self._is_free)
         if id is not None:
             self.inbox.reserve(id)
@@ -214,9 +213,9 @@ class Desk:
             self.guard.found(cached=cached)
         first, events = self.inbox.first_looked(id), self.inbox.settle(id)
         self.changed(id in self.inbox)  # then it waits for its next look
-        self._answered(now)
+        self._answered(now, good=not events and id not in self.inbox)
         at_fault = self.experiment.passed(id, started, present=found)
-        return Settled(events, first, self._judged(at_fault, now))
+        return Settled(events, first, self._judged(at_fault, now, certain=True))
 
     def failed(self, id: str, now: float, failed: Failed) -> Failure:
         """Decide what becomes of the events of a look that failed. Until it is known, hold them."""
@@ -227,25 +226,25 @@ class Desk:
             outage = self.breaker.failed(id, now, failed.retry_after)
             return Failure(outage=outage, pause=self.breaker.look_at - now)
         in_a_row = self.breaker.count(id, own=failed.own)
-        outage = self.experiment.failed(id, failed, now, held=held)
-        if not outage and held and not self.experiment.can_tell(now):
-            outage = in_a_row
-            if not outage:
-                return Failure(self._judged(self.experiment.give_up(), now, certain=False))
+        if failed.limited and id != self.experiment.control:
+            outage, suspects = in_a_row, [Suspect(id, failed, now)]
+        else:
+            outage, suspects = self.experiment.failed(id, failed, now, held=held), []
+            if not outage and held and not self.experiment.can_tell(now):
+                outage = in_a_row
+                suspects = [] if outage else self.experiment.give_up()
         if not outage:
-            return Failure()
+            return Failure(self._judged(suspects, now, certain=False))
         self.experiment.call_off()
         self.breaker.failed(id, now, failed.retry_after)
         return Failure(outage=True, begins=True, pause=self.breaker.look_at - now)
 
-    def _judged(
-        self, suspects: Iterable[Suspect], now: float, *, certain: bool = True
-    ) -> list[Verdict]:
+    def _judged(self, suspects: Iterable[Suspect], now: float, *, certain: bool) -> list[Verdict]:
         """Return what becomes of the suspects. `certain`: Others succeed, so it is their fault."""
         return [
             self._verdict(suspect, now, certain=certain)
             for suspect in suspects
-            if suspect.id in self.inbox and not self.inbox.looking(suspect.id)
+            if suspect.id in self.inbox and self._is_free(suspect.id)
         ]
 
     def _verdict(self, suspect: Suspect, now: float, *, certain: bool) -> Verdict:
@@ -284,9 +283,9 @@ class Desk:
         self.changed()
         return self.inbox.clear()
 
-    def _answered(self, now: float) -> None:
+    def _answered(self, now: float, *, good: bool = False) -> None:
         was_open = self.breaker.open
-        self.breaker.succeeded()
+        self.breaker.succeeded(good=good)
         self.changed()
         if was_open:
             self._release(now)

@@ -54,11 +54,13 @@ class Failed:
         error: What was raised.
         own: The entity itself can be the reason.
         retry_after: For how many seconds the source asked to be left alone.
+        limited: The source is up, and asks for fewer GETs (429). No other look can tell more.
     """
 
     error: Exception
     own: bool
     retry_after: float = 0.0
+    limited: bool = False
 
 
 @dataclass(frozen=True, slots=True)

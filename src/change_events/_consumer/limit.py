@@ -14,12 +14,17 @@ always shows in that share long before it shows in a mean.
   draft-irtf-iccrg-ledbat-plus-plus).
 - At first, up to half of the limit that was too much, and after many good windows, it grows faster
   (slow start, RFC 5681).
+- The limit grows only if most of a window's answers came while a look waited for it, like TCP's
+  (RFC 7661): what was not used says nothing about more.
 - A GET that the source refuses to answer (429, 503), or does not answer, halves the limit at once.
 - Below four, GETs are spread over time as well, so the limit can be an eighth of a GET. Only if
   GETs are late even then, it is not this worker that delays them: the source has become slower, or
   others need it. Then what is usual is learned again.
 - Without a backlog more GETs can run than the limit allows. They delay each other, so they say
-  nothing about it, and not what is usual.
+  nothing about it, and not what is usual; but if even they are not enough, and none is late, the
+  source has shown that it bears so many.
+- A while after the last shrink, if nothing waits and GETs are as fast as usual, the limit is what
+  it was at the start: the source's trouble is over.
 - A thread that naps and asks no source shows for how long this process itself delays an answer.
   That does not count.
 """
@@ -53,6 +58,9 @@ MANY, ALL = 0.5, 0.9
 WINDOW, MOMENT = 50, 1.0
 """Answers in a window; or the seconds after which a few are enough."""
 
+CALM = 60.0
+"""Seconds after which a limit that has shrunk is forgotten, if nothing waits."""
+
 ROUND = 4.0
 """Answers in a window of a slow start, at least."""
 
@@ -67,8 +75,9 @@ DOUBLINGS = 10
 
 LEARNED, KNOWN = 5, 32
 """
-GETs that show what is usual before any is late; and before the limit is more than `PACED`. More are
-learned only while nothing waits: in a backlog they have the lateness that all workers cause.
+GETs that show what is usual before any is late; and before the limit is more than `PACED`. In a
+backlog, more are learned only up to that limit, and until they are enough (`Usual.is_exact`): they
+have the lateness that all workers cause.
 """
 
 SLOWER, BUSIER = 5, 200
@@ -114,17 +123,19 @@ class Limit:
 
     Attributes:
         limit: The limit now.
+        waits: True while a look is due, and waits for nothing but this limit.
     """
 
     def __init__(self, most: float, *, least: float = LEAST) -> None:
         self._most, self._least = most, least
         self.limit = max(least, min(FIRST, most))
+        self.waits = False
         self._running = _Running()
         self._usual: dict[int, Usual] = {}
         self._window = Window()
         self._since = -math.inf  # GETs that began before say nothing about this limit
-        self._naps: deque[float] = deque(maxlen=NAPS)
-        self._own = 0.0  # for how many seconds this process delays an answer
+        self._shrunk_at = -math.inf
+        self._own = _Lateness()
         self._fast_below = math.inf  # slow start, as TCP's `ssthresh`
         self._good = 0
 
@@ -144,10 +155,6 @@ class Limit:
 
     def _next_at(self, limit: float) -> float:
         return self._running.next_at(limit, paced=limit < min(PACED, self._most))
-
-    def wait(self) -> None:
-        """Note that a look is due, and waits."""
-        self._window.wanted = True
 
     def begin(self, id: str, now: float) -> None:
         """Note that a look begins, which is known by that id."""
@@ -171,8 +178,7 @@ class Limit:
         It asks no source, so the process itself delays the answers, too: by its work, because one
         of its threads runs at a time, or because the machine is busy.
         """
-        self._naps.append(late)
-        self._own = WAKES * sorted(self._naps)[len(self._naps) * 9 // 10]
+        self._own.add(late)
 
     def answered(self, answer: Answer, now: float) -> None:
         """Learn from a GET that is over."""
@@ -182,20 +188,25 @@ class Limit:
         if answer.seconds is None or self._least >= self._most:
             return
         self._running.lasted(answer.seconds)
-        if self._running.next_at(self.limit, paced=False) > now:
+        live = self._running.next_at(self.limit, paced=False) > now
+        if live:
             self._since = now  # with it, more ran than the limit allows
-        if answer.began < self._since:
+        if answer.began < (self._shrunk_at if live and self.waits else self._since):
             return
         size = answer.size.bit_length()
         usual = self._usual.setdefault(size, Usual())
-        if len(usual) < LEARNED or (not self._window.wanted and self._running.idle):
+        if len(usual) < LEARNED or (not self.waits and self._running.idle):
             usual.add(answer.seconds)
-        self._window.add(size, answer.seconds, usual, now, own=self._own)
+        self._window.live |= live
+        self._window.wanted += self.waits
+        self._window.add(size, answer.seconds, usual, now, own=self._own.seconds)
         self._decide(now)
 
     def _decide(self, now: float) -> None:
         window = self._window
-        if self._at_least and window.excess > TARGET:
+        if window.live:
+            self._bear(window)
+        elif self._at_least and window.excess > TARGET:
             enough = SLOWER if window.late == window.number else BUSIER
             if window.number >= enough and window.beyond(TARGET) > 0:
                 self._believe(now)
@@ -207,9 +218,16 @@ class Limit:
             if window.beyond(TARGET) > 0:
                 self._shrink(now)
             else:
-                if window.excess <= TARGET and window.wanted:
-                    self._grow()
+                if window.excess <= TARGET:
+                    self._go_on(now)
                 self._window = Window()
+
+    def _bear(self, window: Window) -> None:
+        """Learn from looks without a backlog that waited, although so many ran."""
+        if window.number >= WINDOW:
+            if window.excess <= TARGET and window.is_wanted:
+                self.limit = max(self.limit, min(LIVE, self._most))
+            self._window = Window()
 
     def _believe(self, now: float) -> None:
         """Learn again what is usual."""
@@ -224,6 +242,8 @@ class Limit:
 
     def _is_over(self, now: float) -> bool:
         window, round_ = self._window, max(2.0, self.limit)
+        if window.late == window.number < WINDOW and window.beyond(TARGET, CERTAIN) <= 0:
+            return False  # where many are late usually, it takes more to show that all are
         if self.limit < self._fast_below:
             return window.number >= (max(ROUND, self.limit) if self.limit >= 1 else 2)
         if window.number >= round_ and window.excess > MANY and window.beyond(TARGET, CERTAIN) > 0:
@@ -239,8 +259,16 @@ class Limit:
             if usual.is_slower_than(seconds):
                 usual.learn(seconds)
                 self._fast_below = math.inf
-            elif len(usual) < KNOWN and self.limit <= PACED:
+            elif self.limit <= PACED and (len(usual) < KNOWN or not usual.is_exact):
                 usual.add(*seconds)
+
+    def _go_on(self, now: float) -> None:
+        """After a window that was not late: grow, or forget a trouble that is over."""
+        if self._window.is_wanted:
+            self._grow()
+        elif now - self._shrunk_at > CALM:
+            self.limit = max(self.limit, min(FIRST, self._most))
+            self._fast_below = math.inf
 
     def _grow(self) -> None:
         self._good += 1
@@ -268,7 +296,20 @@ class Limit:
     def _shrink_to(self, limit: float, now: float) -> None:
         self.limit = max(self._least, limit)
         self._good = 0
-        self._since, self._window = now, Window()
+        self._since = self._shrunk_at = now
+        self._window = Window()
+
+
+class _Lateness:
+    """For how many seconds this process delays an answer."""
+
+    def __init__(self) -> None:
+        self._naps: deque[float] = deque(maxlen=NAPS)
+        self.seconds = 0.0
+
+    def add(self, late: float) -> None:
+        self._naps.append(late)
+        self.seconds = WAKES * sorted(self._naps)[len(self._naps) * 9 // 10]
 
 
 class _Running:

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
-from change_events._consumer.backoff import asked_pause, is_own
+from change_events._consumer.backoff import asked_pause, is_limited, is_own
 from change_events._consumer.by_hand import counted_look, report
 from change_events._consumer.experiment import Failed
 from change_events._consumer.log import log, log_failed_look, log_outage, log_return
@@ -100,7 +100,7 @@ class Looks(Generic[T]):
         except Exception as error:  # of the source, of the user's fetcher or sink
             # If even the entry can't be read, the entity has no part in it.
             own = entry is not None and is_own(error)
-            failed = Failed(error, own=own, retry_after=asked_pause(error))
+            failed = Failed(error, own, asked_pause(error), limited=is_limited(error))
         self.tally.meter.observe("look_seconds", self.clock() - started)
         if failed is not None:
             self._failed(id, failed)

@@ -13,6 +13,9 @@ LATE, GRACE = 0.1, 0.002
 KEPT = 256
 """The most GETs that are kept to tell what is usual."""
 
+EXACT = 0.04
+"""The standard deviation of the usual share of late GETs, if that is well known."""
+
 FEW = 8
 """How many GETs can show that the source has become faster."""
 
@@ -38,6 +41,11 @@ class Usual:
 
     def __len__(self) -> int:
         return len(self._seconds)
+
+    @property
+    def is_exact(self) -> bool:
+        """True if it is well known which share is late, or as well as it will ever be."""
+        return self.late.variance <= EXACT**2 or len(self) == KEPT
 
     def is_late(self, seconds: float) -> bool:
         """Return True if a GET has lasted longer than usual."""
@@ -114,13 +122,14 @@ class Window:
     Attributes:
         began: When the first came.
         number: How many there are.
-        wanted: True if a look had to wait meanwhile.
+        wanted: How many came while a look waited.
+        live: True if more GETs ran for some of them than the limit allows.
     """
 
     def __init__(self) -> None:
         self.began = math.inf
-        self.number = self.late = 0
-        self.wanted = False
+        self.number = self.late = self.wanted = 0
+        self.live = False
         self.seconds: dict[int, list[float]] = {}
         self._excess = 0.0
         self._variance = 0.0
@@ -134,6 +143,11 @@ class Window:
         self._excess += late - usual.late.value
         self._variance += usual.late.value * (1 - usual.late.value) + usual.late.variance
         self.seconds.setdefault(size, []).append(seconds)
+
+    @property
+    def is_wanted(self) -> bool:
+        """True if looks waited most of the time."""
+        return 2 * self.wanted >= self.number
 
     @property
     def excess(self) -> float:
