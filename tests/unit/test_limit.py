@@ -234,6 +234,18 @@ def test_ten_live_gets_at_once_that_are_not_enough_and_not_late_show_what_the_so
     assert limit.limit >= 10
 
 
+def test_a_backlog_that_follows_a_burst_of_live_changes_is_worked_off_at_once():
+    limit = Limit(64)
+    answer(limit, *[0.5] * 40, now=-60.0, wanted=False)
+    saturate(limit, 0.5, number=20, now=-2.0)
+    for each in range(10, 20):
+        limit.over(str(each))
+
+    work_off(limit, lambda _: 0.5, 10.0)
+
+    assert limit.limit == 64
+
+
 def test_ten_live_gets_at_once_that_are_late_show_nothing():
     limit = Limit(64)
     now = answer(limit, *[0.1] * 40, now=-60.0, wanted=False)

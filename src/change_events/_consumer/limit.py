@@ -197,7 +197,8 @@ class Limit:
         usual = self._usual.setdefault(size, Usual())
         if len(usual) < LEARNED or (not self.waits and self._running.idle):
             usual.add(answer.seconds)
-        self._window.live |= live
+        if live != self._window.live:
+            self._window = Window(live=live)
         self._window.wanted += self.waits
         self._window.add(size, answer.seconds, usual, now, own=self._own.seconds)
         self._decide(now)
@@ -205,7 +206,7 @@ class Limit:
     def _decide(self, now: float) -> None:
         window = self._window
         if window.live:
-            self._bear(window)
+            self._bear()
         elif self._at_least and window.excess > TARGET:
             enough = SLOWER if window.late == window.number else BUSIER
             if window.number >= enough and window.beyond(TARGET) > 0:
@@ -222,10 +223,10 @@ class Limit:
                     self._go_on(now)
                 self._window = Window()
 
-    def _bear(self, window: Window) -> None:
+    def _bear(self) -> None:
         """Learn from looks without a backlog that waited, although so many ran."""
-        if window.number >= WINDOW:
-            if window.excess <= TARGET and window.is_wanted:
+        if self._window.number >= WINDOW:
+            if self._window.excess <= TARGET:
                 self.limit = max(self.limit, min(LIVE, self._most))
             self._window = Window()
 

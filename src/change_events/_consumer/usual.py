@@ -123,13 +123,13 @@ class Window:
         began: When the first came.
         number: How many there are.
         wanted: How many came while a look waited.
-        live: True if more GETs ran for some of them than the limit allows.
+        live: True if more GETs ran than the limit allows, and looks waited even then.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, live: bool = False) -> None:
+        self.live = live
         self.began = math.inf
         self.number = self.late = self.wanted = 0
-        self.live = False
         self.seconds: dict[int, list[float]] = {}
         self._excess = 0.0
         self._variance = 0.0
