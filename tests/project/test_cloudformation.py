@@ -457,6 +457,32 @@ def test_the_worker_may_do_with_its_queue_what_it_needs_and_nothing_else(cloud, 
     )
 
 
+def test_an_operator_may_do_with_all_queues_what_a_worker_does_and_ask_for_the_rest(cloud, owner):
+    consumer = cloud.deploy("queue.yaml", TopicArn=owner.outputs["TopicArn"])
+
+    queues, topic, functions = statements(cloud, consumer.outputs["OperatorPolicyArn"])
+
+    urls = [url for output, url in consumer.outputs.items() if output.endswith("QueueUrl")]
+    assert sorted(queues["Resource"]) == sorted(cloud.queue(url)["QueueArn"] for url in urls)
+    assert len(urls) == 3
+    assert sorted(queues["Action"]) == sorted(
+        actions_of_a_worker(cloud, consumer.outputs["QueueUrl"])
+    )
+    assert topic["Resource"] == owner.outputs["TopicArn"]
+    assert [*topic["Action"], *functions["Action"]] == [
+        "sns:ListSubscriptionsByTopic",
+        "sns:GetSubscriptionAttributes",
+        "lambda:ListEventSourceMappings",
+        "lambda:GetFunctionConfiguration",
+    ]
+
+
+def test_the_outputs_name_the_queues_for_alarms(consumer):
+    for name in ("QueueName", "DeadLetterQueueName"):
+        url = consumer.outputs[name.replace("Name", "Url")]
+        assert url.endswith("/" + consumer.outputs[name])
+
+
 def actions_of_a_worker(cloud: Cloud, url: str) -> set[str]:
     """
     Make all calls that a worker makes to its queue, and return the IAM actions that they need.
@@ -487,6 +513,14 @@ def test_the_doctor_finds_nothing_wrong_with_the_stacks(cloud, owner):
 
 
 # Values that CloudFormation refuses, and moto does not
+
+
+def test_events_are_kept_for_less_time_than_letters():
+    parameter = template("queue.yaml")["Parameters"]["MessageRetentionPeriod"]
+    letters = template("queue.yaml")["Resources"]["DeadLetterQueue"]["Properties"]
+
+    assert parameter["Default"] == 4 * DAY
+    assert parameter["MaxValue"] == 13 * DAY < letters["MessageRetentionPeriod"] == 14 * DAY
 
 
 def test_the_delay_is_one_that_sqs_accepts():
