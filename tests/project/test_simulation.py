@@ -581,7 +581,7 @@ CAUGHT = [
     ("guarded", what_was_found_hides_what_others_have_deleted, 0),
     ("guarded", an_id_counts_once_however_often_it_is_deleted, 16),
     ("forward", a_page_is_stored_at_a_version_read_after_it, 37),
-    ("filled", the_cursor_is_saved_before_its_page_is_stored, 15),
+    ("filled", the_cursor_is_saved_before_its_page_is_stored, 317),
     ("evidence", what_is_not_listed_is_deleted_without_a_look, 100),
     ("audited", an_audit_without_its_second_reading, 101),
     ("audited", a_repair_trusts_the_digest, 2),

@@ -110,8 +110,7 @@ class Acknowledgements:
             self._full.wait_for(lambda: self._closed or len(self._events) >= BATCH_SIZE, LINGER)
             self._lingering = False
             taken, self._events = self._events[:BATCH_SIZE], self._events[BATCH_SIZE:]
-            if len(self._events) < MOST:
-                self._room.notify_all()
+            self._room.notify_all()
             self._wake()
             return taken
 
