@@ -558,7 +558,7 @@ def knowing(desk):
 def test_the_events_of_a_failed_look_are_held_until_a_control_look_succeeds(knowing):
     events = receive(knowing, "a", "a")
 
-    assert fail(knowing, 0.0) == Failure([])
+    assert fail(knowing, 0.0) == Failure()
     assert len(knowing.inbox) == 2
     assert knowing.next_at() == GRACE
     (control,) = knowing.next(GRACE)
@@ -628,7 +628,7 @@ def test_control_looks_that_fail_begin_an_outage_that_spends_no_receive(knowing)
     receive(knowing, "a")
     failures = [fail(knowing, now) for now in (0.0, 0.1, 0.1, 0.1)]
 
-    assert [failure.at_fault for failure in failures] == [[], [], [], ()]
+    assert [failure.at_fault for failure in failures] == [()] * 4
     assert [failure.begins for failure in failures] == [False, False, False, True]
     assert failures[3].pause == 1.0
     assert len(knowing.inbox) == 1
@@ -703,7 +703,7 @@ def test_ids_that_failed_while_the_sink_hangs_are_looked_at_again_after_a_minute
     """The sink was asked for good ids, and nothing else tells what is wrong."""
     assert desk.experiment.wants_ids("a", 0.0)
     receive(desk, "b")
-    assert fail(desk, 0.0) == Failure([])
+    assert fail(desk, 0.0) == Failure()
     assert desk.next(HUNG - 1.0) == []
 
     assert desk.next(HUNG) == ["b"]

@@ -154,11 +154,9 @@ def test_after_groups_of_live_changes_a_backlog_is_worked_off_as_at_first(server
     assert source.limits[0].limit < 1.4 * first.limits[0].limit
 
 
-def work_off(limit, seconds, until, *, most=1000):
-    """Let a backlog be worked off at a source without a limit; return the time."""
-    source = Source(most, seconds, limits=[limit])
-    source.run(until)
-    return source
+def work_off(limit, seconds, until):
+    """Let a backlog be worked off until then, from 0 on, at a source without a limit."""
+    Source(1000, seconds, limits=[limit]).run(until)
 
 
 @pytest.mark.parametrize("share", [0.2, 0.35, 0.48])
@@ -287,7 +285,8 @@ def test_an_overload_is_forgotten_when_nothing_waits_for_a_while(seconds):
     answer(limit, *[seconds] * 40, now=now + CALM, wanted=False)
     assert limit.limit == 0.5
 
-    assert work_off(limit, lambda _: seconds, 20 * seconds).limits[0].limit == 64
+    work_off(limit, lambda _: seconds, 20 * seconds)
+    assert limit.limit == 64
 
 
 def test_a_look_that_hangs_does_not_keep_the_limit_from_learning():

@@ -21,7 +21,7 @@ def behind(world, number):
     return world
 
 
-def limits_of(world, until, period=0.005):
+def limits_of(world, until):
     """Return the limit at each change, with its time."""
     seen = [(0.0, world.limit.limit)]
 
@@ -29,7 +29,7 @@ def limits_of(world, until, period=0.005):
         if world.limit.limit != seen[-1][1]:
             seen.append((world.kernel.now, world.limit.limit))
 
-    world.every(period, note)
+    world.every(0.005, note)
     world.run(until)
     return seen
 

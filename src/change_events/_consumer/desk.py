@@ -234,7 +234,7 @@ class Desk:
                 outage = in_a_row
                 suspects = [] if outage else self.experiment.give_up()
         if not outage:
-            return Failure(self._judged(suspects, now, certain=False))
+            return Failure(tuple(self._judged(suspects, now, certain=False)))
         self.experiment.call_off()
         self.breaker.failed(id, now, failed.retry_after)
         return Failure(outage=True, begins=True, pause=self.breaker.look_at - now)

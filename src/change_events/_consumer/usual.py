@@ -14,7 +14,7 @@ KEPT = 256
 """The most GETs that are kept to tell what is usual."""
 
 EXACT = 0.04
-"""The standard deviation of the usual share of late GETs, if that is well known."""
+"""The usual share of late GETs is well known if its standard deviation is no more than this."""
 
 FEW = 8
 """How many GETs can show that the source has become faster."""
