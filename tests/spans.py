@@ -36,8 +36,15 @@ class Spans:
     def named(self, beginning):
         return [span for span in self.all() if span.name.startswith(beginning)]
 
-    def producers(self):
-        return [span for span in self.all() if span.kind is SpanKind.PRODUCER]
+    def producers(self, topic_arn):
+        """Return those of a topic: a thread of an earlier test can still publish to another one."""
+        name = topic_arn.rpartition(":")[2]
+        return [
+            span
+            for span in self.all()
+            if span.kind is SpanKind.PRODUCER
+            and any(name in str(value) for value in span.attributes.values())
+        ]
 
     def one(self, beginning):
         (span,) = self.named(beginning)

@@ -158,15 +158,19 @@ def test_an_event_is_its_id_and_its_trace_context(both, publisher, channel, span
     (arrived,) = channel.messages()
     assert arrived["Body"] == '{"id": "p1"}'
     assert attributes_in(arrived) == {"traceparent": traceparent(spans.one("publish"))}
-    assert spans.producers() == [spans.one("publish")]  # no second span for the same call
+    assert spans.producers(channel.topic_arn) == [
+        spans.one("publish")
+    ]  # no second span for the same call
 
 
-def test_botocores_instrumentation_traces_other_calls_as_before(instrumented, publisher, spans):
+def test_botocores_instrumentation_traces_other_calls_as_before(
+    instrumented, publisher, channel, spans
+):
     publisher.publish(events("p1"))
     boto3.client("sqs").list_queues()
 
     assert spans.named("SQS.ListQueues")
-    assert spans.producers() == [spans.one("publish")]
+    assert spans.producers(channel.topic_arn) == [spans.one("publish")]
 
 
 def test_with_botocores_instrumentation_alone_a_look_has_a_link_to_its_span(
@@ -176,7 +180,7 @@ def test_with_botocores_instrumentation_alone_a_look_has_a_link_to_its_span(
 
     assert make_worker(traces=spans.traces).drain() == 1
 
-    (sent,) = spans.producers()
+    (sent,) = spans.producers(channel.topic_arn)
     assert [id for id, _ in links(spans.one("process"))] == [span_id(sent)]
 
 
