@@ -400,6 +400,28 @@ def test_bulk_gets_ask_for_more_ids_while_they_are_answered_well_and_for_fewer_a
     assert len(reserved(hands)) == 15
 
 
+def test_a_bulk_get_that_an_error_answers_is_no_good_answer():
+    hands = with_catalogue(*(f"p{number}" for number in range(200)), settle=0.0)
+    hands.source.bulk_size = 30
+    ids = reserved(hands)
+    hands.source.error = FetchError("broken", status=500)
+    for _ in range(2):  # half as many are no better, so ten were not too many
+        assert list(hands.looks.look_together(ids)) == []
+        hands.now += BULK_PAUSE
+        while len(ids := hands.consumer.take(ids)) == 1:
+            hands.source.error = None
+            hands.looks.look_at(*ids)
+        hands.source.error = FetchError("broken", status=500)
+    assert len(ids) == 2
+
+    hands.source.error = None
+    for _ in range(2 * ANSWERS):
+        list(hands.looks.look_together(ids))
+        ids = hands.consumer.take(ids)
+
+    assert len(ids) == 8
+
+
 def test_an_early_bulk_look_that_finds_nothing_new_writes_nothing():
     hands = with_catalogue("p1", "p2")
     for id in ("p1", "p2"):

@@ -351,6 +351,24 @@ def test_a_failure_that_says_nothing_changes_nothing():
     assert limit.limit == 64
 
 
+def test_gets_that_an_error_answers_say_how_far_apart_they_are_spread_and_nothing_else():
+    """One GET lasted long, and then a thousand ids answer 500: they must not wait for it each."""
+    limit = Limit(64)
+    now = answer(limit, 1.0, now=0.0)
+
+    limit.begin("broken", now)
+    limit.over("broken")
+    limit.answered(Answer(now, 0.01, failed=True), now + 0.01)
+
+    assert limit.limit == 0.5
+    assert limit.next_at() == pytest.approx(now + 0.04)
+
+    for _ in range(500):
+        limit.answered(Answer(now, 0.5, failed=True), now)
+
+    assert limit.limit == 0.5
+
+
 def test_gets_for_many_ids_have_a_usual_length_of_their_own():
     limit, now = grown()
 
@@ -513,15 +531,16 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(
         data=st.data(),
-        end=st.sampled_from(["answer"] * 6 + ["overload", "failure"]),
+        end=st.sampled_from(["answer"] * 6 + ["error", "overload", "failure"]),
         size=st.sampled_from([1, 1, 50]),
     )
     def end(self, data, end, size):
         id = data.draw(st.sampled_from(sorted(self.running)))
         began, before = self.running.pop(id), self.limit.limit
         self.limit.over(id)
-        seconds = self.now - began if end == "answer" else None
-        self.limit.answered(Answer(began, seconds, size, end == "overload"), self.now)
+        seconds = self.now - began if end in {"answer", "error"} else None
+        ended = Answer(began, seconds, size, end == "overload", end == "error")
+        self.limit.answered(ended, self.now)
         self.shrunk = self.limit.limit < before or (self.shrunk and bool(self.running))
         if end != "answer":
             assert self.limit.limit <= before

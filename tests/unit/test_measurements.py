@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 
 import pytest
 from hands import (
@@ -15,7 +16,8 @@ from hands import (
 )
 
 from change_events import FetchError, MemorySink
-from change_events._consumer.measure import answer_of
+from change_events._consumer.limit import Answer
+from change_events._consumer.measure import answer_of, timed_get
 from change_events._consumer.stats import Tally
 from change_events._meter import Meter
 from change_events.testing import FakeSource
@@ -216,6 +218,24 @@ def test_a_bulk_get_that_fails_is_measured_once(noted, error, answer):
     look_together(hands)
 
     assert noted.of("get_seconds", "answers") == [("get_seconds", 0.0), ("answers", 1, answer)]
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds", "overload"),
+    [
+        (FetchError("", status=500), 3.0, False),
+        (FetchError("no entity", status=200), 3.0, False),
+        (FetchError("", status=503), None, True),
+        (FetchError("no answer"), None, True),
+    ],
+)
+def test_a_failed_get_has_lasted_as_long_as_the_source_took_to_answer(error, seconds, overload):
+    answers, times = deque(), iter([100.0, 103.0])
+
+    with pytest.raises(FetchError), timed_get(answers, lambda: next(times)):
+        raise error
+
+    assert list(answers) == [Answer(100.0, seconds, overload=overload, failed=True)]
 
 
 def test_a_bulk_get_that_finds_nothing_is_timed(noted):

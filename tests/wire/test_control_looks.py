@@ -161,17 +161,19 @@ def test_broken_ids_neither_stop_the_worker_nor_delay_others(
     source.answer = lambda id: BROKEN[kind] if id in broken else None
     queue = queued(*broken, receives=99)
     worker = make_worker(queue.url, client=queue.client, threads=10, prefetch=1000)
+    began = time.monotonic()
     with running(worker):
         wait_until(lambda: worker.stats().failed >= number)
         source.entities["p2000"] = {"id": "p2000", "n": 2}
         queue.publish([ChangeEvent("p2000")])
-        began = time.monotonic()
+        sent = time.monotonic()
         outcomes.wait_for(("p2000", "updated"))
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - sent
         wait_until(lambda: worker.stats().retries >= number)
 
     assert outages(caplog) == []
-    assert seconds < 5.0  # on a machine without load far less than one
+    # Under load, the first are back when the last has failed: then there are as many before it.
+    assert seconds < 1.0 + (sent - began)
 
 
 def test_while_the_sink_looks_for_good_ids_broken_ones_are_no_outage(

@@ -99,7 +99,7 @@ class Consumer:
         while self.answers:
             answer = self.answers.popleft()
             self._desk.limit.answered(answer, now)
-            if answer.size > 1 and answer.seconds is not None:
+            if answer.size > 1 and answer.seconds is not None and not answer.failed:
                 self._desk.bulk_size.answered(answer.size, answer.seconds)
 
     def _wait_for_ids(self) -> list[str]:

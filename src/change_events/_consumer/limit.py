@@ -102,15 +102,19 @@ class Answer(NamedTuple):
 
     Attributes:
         began: When it began, in monotonic seconds.
-        seconds: How long it lasted. None: it failed, so that says nothing.
+        seconds: How long it lasted. None: the source did not answer, or refused to, so that says
+            nothing.
         size: How many ids it asked for.
         overload: The source refused to answer, or did not answer in time.
+        failed: The source answered with an error. It can come sooner than an entity, so it says
+            only for how long GETs last now.
     """
 
     began: float
     seconds: float | None
     size: int = 1
     overload: bool = False
+    failed: bool = False
 
 
 class Limit:
@@ -188,6 +192,8 @@ class Limit:
         if answer.seconds is None or self._least >= self._most:
             return
         self._running.lasted(answer.seconds)
+        if answer.failed:
+            return
         live = self._running.next_at(self.limit, paced=False) > now
         if live:
             self._since = now  # with it, more ran than the limit allows

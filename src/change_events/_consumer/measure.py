@@ -46,15 +46,16 @@ def timed_get(
     answers: deque[limit.Answer], clock: Callable[[], float], size: int = 1
 ) -> Iterator[None]:
     """Add how long a GET for so many ids lasts, for the limit."""
-    began, seconds, overload = clock(), None, False
+    began, seconds, overload, failed = clock(), None, False, False
     try:
         yield
         seconds = clock() - began
     except FetchError as error:
-        overload = error.status in OVERLOADED
+        overload, failed = error.status in OVERLOADED, True
+        seconds = None if overload else clock() - began
         raise
     finally:
-        answers.append(limit.Answer(began, seconds, size, overload=overload))
+        answers.append(limit.Answer(began, seconds, size, overload, failed))
 
 
 def measure_staleness(meter: Meter, which: str, events: Sequence[Held], now: float) -> None:
