@@ -89,14 +89,17 @@ def test_without_an_event_loop_of_asyncio_the_broadcast_blocks(time, flaky):
     assert flaky.started == [0.0]
 
 
+class Later:
+    """A pool whose jobs the test runs."""
+
+    def __init__(self):
+        self.jobs = []
+
+    def submit(self, job):
+        self.jobs.append(job)
+
+
 def test_the_broadcast_of_a_caller_that_is_gone_is_not_sent():
-    class Later:
-        def __init__(self):
-            self.jobs = []
-
-        def submit(self, job):
-            self.jobs.append(job)
-
     async def main():
         task = asyncio.create_task(in_thread(pool, lambda: pytest.fail("sent")))
         await asyncio.sleep(0)
@@ -108,6 +111,25 @@ def test_the_broadcast_of_a_caller_that_is_gone_is_not_sent():
 
     pool = Later()
     asyncio.run(main())
+
+
+def test_a_caller_that_is_cancelled_when_its_job_has_just_ended_is_cancelled():
+    async def main():
+        asyncio.get_running_loop().set_exception_handler(lambda loop, told: errors.append(told))
+        task = asyncio.create_task(in_thread(pool, lambda: None))
+        await asyncio.sleep(0)
+        (job,) = pool.jobs
+        thread = threading.Thread(target=job)
+        thread.start()
+        thread.join()  # the event loop does not know it yet
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    pool, errors = Later(), []
+    asyncio.run(main())
+
+    assert errors == []
 
 
 def test_a_broadcast_waits_for_a_thread_that_is_there_if_no_other_one_can_start():
