@@ -214,6 +214,13 @@ def _held(samples: Sequence[Sample], most_growth: float, late_threads: int) -> l
         Figure("threads, most", max(threads), at_most=min(threads) + late_threads),
         Figure("sockets, least", min(sockets)),
         Figure("sockets, most", max(sockets), at_most=MOST_SOCKETS),
+        # Each of the ten looking threads can have a connection, or have closed one that was idle.
+        # One that starts late opens one to SQS, too.
+        Figure(
+            "growth of sockets",
+            growth(lambda sample: sample.sockets),
+            at_most=10 + late_threads,
+        ),
         Figure("open files, least", min(files)),
         Figure("open files, most", max(files)),
         Figure(

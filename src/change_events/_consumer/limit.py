@@ -102,12 +102,11 @@ class Answer(NamedTuple):
 
     Attributes:
         began: When it began, in monotonic seconds.
-        seconds: How long it lasted. None: the source did not answer, or refused to, so that says
-            nothing.
+        seconds: How long it lasted. None: no answer came, or a refusal, so that says nothing.
         size: How many ids it asked for.
         overload: The source refused to answer, or did not answer in time.
-        failed: The source answered with an error. It can come sooner than an entity, so it says
-            only for how long GETs last now.
+        failed: No entity came. An error can come sooner, so `seconds` says how long GETs last now,
+            and not whether they are late.
     """
 
     began: float
