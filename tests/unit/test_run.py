@@ -700,8 +700,10 @@ def test_one_thread_at_a_time_asks_for_the_guards_state(bench):
 # Threads that start later
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_a_thread_that_looks_starts_when_all_are_busy_up_to_the_setting(threads):
+@pytest.mark.parametrize(("threads", "looks"), [(1, 1), (3, 3), (4, 5)])
+def test_a_thread_that_looks_starts_when_all_are_busy_up_to_a_quarter_more_than_gets(
+    threads, looks
+):
     bench = Bench(threads=threads)
     bench.run.ask_delay()
     bench.run.start()
@@ -710,7 +712,19 @@ def test_a_thread_that_looks_starts_when_all_are_busy_up_to_the_setting(threads)
     for number in range(9):
         bench.receive(message(f"p{number}", number))
 
-    assert len(bench.threads.of("look")) == threads
+    assert len(bench.threads.of("look")) == looks
+
+
+def test_the_limit_of_gets_is_never_more_than_the_threads():
+    bench = Bench(threads=8)
+    with bench.run.consumer as desk:
+        desk.limit.limit = 7.5
+    assert bench.run.health().get_limit == 7.5
+
+    with bench.run.consumer as desk:
+        desk.limit.limit = 9.0
+
+    assert bench.run.health().get_limit == 8
 
 
 def test_while_a_thread_waits_no_other_starts(bench):

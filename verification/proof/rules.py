@@ -99,19 +99,20 @@ MUTANTS = (
     Mutant(
         "the GET before the version is read",
         "_consumer.looks",
-        "                change = self._fetch(id, etag)\n",
-        "                change = self._fetch(id, etag)\n                entry = sink.entry(id)\n",
+        "                    change = self._fetch(id, etag)\n",
+        "                    change = self._fetch(id, etag)\n"
+        "                    entry = sink.entry(id)\n",
         puts=(True, True),
     ),
     Mutant(
         "an event joins a GET that is under way",
         "_consumer.looks",
-        "            early = bool(self._begin_get([id], again=attempt > 0))\n"
-        "            etag = etag_to_send(entry, fetcher, early=early)\n"
-        "            with timed_get(self.consumer.answers, self.clock):\n"
-        "                change = self._fetch(id, etag)\n",
-        "            change = self._fetch(id, etag := None)\n"
-        "            early = bool(self._begin_get([id], again=attempt > 0))\n",
+        "                early = bool(self._begin_get([id], again=attempt > 0))\n"
+        "                etag = etag_to_send(entry, fetcher, early=early)\n"
+        "                with timed_get(self.consumer.answers, self.clock):\n"
+        "                    change = self._fetch(id, etag)\n",
+        "                change = self._fetch(id, etag := None)\n"
+        "                early = bool(self._begin_get([id], again=attempt > 0))\n",
         setup=(("delay", 2), ("slow_get", True)),
         puts=(True, True),
     ),
@@ -132,29 +133,33 @@ MUTANTS = (
         "bulk: the GET before the versions are read",
         "_consumer.looks",
         "            entries = {id: entry_of(sink, id) for id in ids}\n"
-        "            early = self._begin_get(ids)\n"
-        "            timed = timed_get(self.consumer.answers, self.clock, len(ids))\n"
-        "            with timed, measured_get(self.tally.meter, self.clock) as answer:\n"
-        "                changes = fetcher.fetch_many(ids)\n",
-        "            early = self._begin_get(ids)\n"
-        "            timed = timed_get(self.consumer.answers, self.clock, len(ids))\n"
-        "            with timed, measured_get(self.tally.meter, self.clock) as answer:\n"
-        "                changes = fetcher.fetch_many(ids)\n"
-        "                entries = {id: entry_of(sink, id) for id in ids}\n",
+        "            with self.slot:\n"
+        "                early = self._begin_get(ids)\n"
+        "                timed = timed_get(self.consumer.answers, self.clock, len(ids))\n"
+        "                with timed, measured_get(self.tally.meter, self.clock) as answer:\n"
+        "                    changes = fetcher.fetch_many(ids)\n",
+        "            with self.slot:\n"
+        "                early = self._begin_get(ids)\n"
+        "                timed = timed_get(self.consumer.answers, self.clock, len(ids))\n"
+        "                with timed, measured_get(self.tally.meter, self.clock) as answer:\n"
+        "                    changes = fetcher.fetch_many(ids)\n"
+        "                    entries = {id: entry_of(sink, id) for id in ids}\n",
         setup=(("bulk", True),),
         puts=(True, True),
     ),
     Mutant(
         "bulk: an event joins a GET that is under way",
         "_consumer.looks",
-        "            early = self._begin_get(ids)\n"
-        "            timed = timed_get(self.consumer.answers, self.clock, len(ids))\n"
-        "            with timed, measured_get(self.tally.meter, self.clock) as answer:\n"
-        "                changes = fetcher.fetch_many(ids)\n",
-        "            timed = timed_get(self.consumer.answers, self.clock, len(ids))\n"
-        "            with timed, measured_get(self.tally.meter, self.clock) as answer:\n"
-        "                changes = fetcher.fetch_many(ids)\n"
-        "                early = self._begin_get(ids)\n",
+        "            with self.slot:\n"
+        "                early = self._begin_get(ids)\n"
+        "                timed = timed_get(self.consumer.answers, self.clock, len(ids))\n"
+        "                with timed, measured_get(self.tally.meter, self.clock) as answer:\n"
+        "                    changes = fetcher.fetch_many(ids)\n",
+        "            with self.slot:\n"
+        "                timed = timed_get(self.consumer.answers, self.clock, len(ids))\n"
+        "                with timed, measured_get(self.tally.meter, self.clock) as answer:\n"
+        "                    changes = fetcher.fetch_many(ids)\n"
+        "                    early = self._begin_get(ids)\n",
         setup=(("bulk", True), ("delay", 2), ("slow_get", True)),
         puts=(True, True),
     ),

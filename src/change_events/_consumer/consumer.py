@@ -140,8 +140,8 @@ class Consumer:
 
     @property
     def get_limit(self) -> float:
-        """How many looks can run at once now, to two places."""
-        return round(self._desk.limit.limit, 2)
+        """How many GETs can run at once now, to two places."""
+        return min(self._desk.most_gets, round(self._desk.limit.limit, 2))
 
     # For the main thread, which a signal's handler can interrupt: `with` on a lock is safe then.
 

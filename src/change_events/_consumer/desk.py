@@ -73,7 +73,7 @@ class Failure(NamedTuple):
 class Desk:
     """
     Decides what a worker receives and looks at, and what a result means. `patience` is for how many
-    seconds to hold the events of an id that is stuck. `limit`: see `Limit`; None: of `threads`.
+    seconds to hold the events of an id that is stuck. `limit`: see `Limit`; None: of `looks`.
     """
 
     def __init__(
@@ -92,7 +92,8 @@ class Desk:
         self._backoff = backoff
         self.bulk_size = BulkSize()
         self._gets = _Gets(settings.max_gets_per_second, settings.fetcher, self.bulk_size)
-        self.limit = limit or Limit(settings.threads)
+        self.limit = limit or Limit(settings.looks)
+        self.most_gets = settings.threads
         self.receiving = Receiving(settings, self.inbox, self.breaker, guard)
         self._refused = False  # ids are parked until deletions are believed
         self._due: int | None = None
@@ -161,9 +162,8 @@ class Desk:
 
     def begin_get(self, ids: Iterable[str], now: float, *, again: bool = False) -> set[str]:
         """
-        Note that a GET starts: the events held by now are its own. Return the ids whose look is
-        early: it settles nothing. One that tests the source is not early, because it must test the
-        sink, too. `again`: after a conflict.
+        Note that a GET starts (`again`: after a conflict): the events held by now are its own.
+        Return the ids whose look is early: it settles nothing. A test of the source is never early.
         """
         if again:
             self._gets.again(now)

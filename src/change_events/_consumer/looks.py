@@ -30,6 +30,7 @@ from change_events.typing import EnumerableSink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from change_events._consumer.consumer import Consumer
     from change_events._consumer.deletions import Deletions
@@ -58,8 +59,9 @@ class Looks(Generic[T]):
     """
     Looks at ids that the desk has reserved, and tells the desk what came of it.
 
-    `wall_clock` is for measurements only. `halted` is the first error that a drain must not wait
-    for: of an outage that began, or of a refused mass deletion. `on_halt` is called with it.
+    `slot` is held during each GET. `wall_clock` is for measurements only. `halted` is the first
+    error that a drain must not wait for: of an outage that began, or of a refused mass deletion.
+    `on_halt` is called with it.
     """
 
     settings: Settings[T]
@@ -68,6 +70,7 @@ class Looks(Generic[T]):
     visibility: Visibility
     tally: Tally
     throttled: ThrottledLog
+    slot: AbstractContextManager[object]
     clock: Callable[[], float] = time.monotonic
     wall_clock: Callable[[], float] = time.time
     on_halt: Callable[[Exception], object] | None = None
@@ -110,10 +113,11 @@ class Looks(Generic[T]):
         """GET, ask the guard, store; None if nothing is stored: too early, or refused."""
         fetcher, sink = self.settings.fetcher, self.settings.sink
         for attempt in range(MAX_CONFLICTS):
-            early = bool(self._begin_get([id], again=attempt > 0))
-            etag = etag_to_send(entry, fetcher, early=early)
-            with timed_get(self.consumer.answers, self.clock):
-                change = self._fetch(id, etag)
+            with self.slot:
+                early = bool(self._begin_get([id], again=attempt > 0))
+                etag = etag_to_send(entry, fetcher, early=early)
+                with timed_get(self.consumer.answers, self.clock):
+                    change = self._fetch(id, etag)
             change = compared(change, id, entry, fetcher, etag)
             if isinstance(change, Gone) and self._refused(id, entry):
                 return None
@@ -158,11 +162,12 @@ class Looks(Generic[T]):
         fetcher, sink = cast("BulkFetcher[T]", self.settings.fetcher), self.settings.sink
         try:
             entries = {id: entry_of(sink, id) for id in ids}
-            early = self._begin_get(ids)
-            timed = timed_get(self.consumer.answers, self.clock, len(ids))
-            with timed, measured_get(self.tally.meter, self.clock) as answer:
-                changes = fetcher.fetch_many(ids)
-                answer.name, answer.number = "found", sum(id in changes for id in ids)
+            with self.slot:
+                early = self._begin_get(ids)
+                timed = timed_get(self.consumer.answers, self.clock, len(ids))
+                with timed, measured_get(self.tally.meter, self.clock) as answer:
+                    changes = fetcher.fetch_many(ids)
+                    answer.name, answer.number = "found", sum(id in changes for id in ids)
             found = {
                 id: _Done(entry, compared(changes[id], id, entry, fetcher, None))
                 for id, entry in entries.items()

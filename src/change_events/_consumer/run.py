@@ -85,7 +85,7 @@ class Run(Generic[T]):
             tally=tally,
             clock=clock,
             condition=condition,
-            hire=lambda: self._crew.add("look", self._look, most=settings.threads),
+            hire=lambda: self._crew.add("look", self._look, most=settings.looks),
         )
         tally.watch("get_limit", lambda: self.consumer.get_limit)
         self.visibility = Visibility(
@@ -117,6 +117,7 @@ class Run(Generic[T]):
             visibility=self.visibility,
             tally=tally,
             throttled=throttled,
+            slot=threads.semaphore(settings.threads),
             clock=clock,
             wall_clock=threads.wall_clock,
             on_halt=control.put if until_empty else None,

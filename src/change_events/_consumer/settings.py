@@ -42,7 +42,7 @@ PREFETCH = 1000
 """Events that a worker holds at first by default, if its heartbeat can."""
 
 THREADS = 64
-"""The most looks at once, by default."""
+"""The most GETs at once, by default."""
 
 HELD_PER_SECOND = 150
 """
@@ -91,6 +91,11 @@ class Settings(Generic[T]):
     backfill: Listing[T] | Iterable[str] | Iterable[tuple[str, T]] | None = None
     audit_per_minute: float | None = None
     audit_min_age: float | None = None
+
+    @property
+    def looks(self) -> int:
+        """How many looks run at once at most: more than GETs, because some read or write the cache."""
+        return self.threads * 5 // 4
 
     @property
     def first_held(self) -> int:
