@@ -94,7 +94,7 @@ class Settings(Generic[T]):
 
     @property
     def looks(self) -> int:
-        """How many looks run at once at most: more than GETs, because some read or write the cache."""
+        """How many looks run at once: more than GETs, because some read or write the cache."""
         return self.threads * 5 // 4
 
     @property
