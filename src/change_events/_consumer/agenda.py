@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import OrderedDict
 
 REST = 5.0
 """Seconds that an id rests after a look, while the queue has more and there is room for it."""
@@ -79,8 +80,9 @@ class Rest:
     """
 
     def __init__(self) -> None:
-        # When each id's last GET started, oldest first; forgotten after REST.
-        self._looked: dict[str, float] = {}
+        # When each id's last GET started, oldest first; forgotten after REST. A dict would pass all
+        # that it has forgotten to find its oldest.
+        self._looked: OrderedDict[str, float] = OrderedDict()
         # The ids that rest, and when their look would be otherwise.
         self._resting: dict[str, float] = {}
         # The ids that stopped resting to make room, until their look is over.
@@ -113,8 +115,8 @@ class Rest:
     def get_started(self, id: str, now: float) -> None:
         """Note that a GET of the id starts."""
         self._resting.pop(id, None)
-        self._looked.pop(id, None)
         self._looked[id] = now
+        self._looked.move_to_end(id)
         while self._looked[oldest := next(iter(self._looked))] < now - REST:
             del self._looked[oldest]
 
