@@ -104,10 +104,9 @@ class Worker(Settings[T], Generic[T]):
         prefetch: How many events to hold: many batches, because a receive needs room for one. At
             most 150 for each second of `visibility_timeout`: the heartbeat extends ten a call.
             None: at first 1000, or that most if it is less; more in a backlog of few ids.
-        threads: How many GETs run at once at most; and a quarter more looks, because some read or
-            write the cache. The worker finds out how many the source can bear, and starts threads
-            when it needs them. For every ten, one more thread acknowledges and, while receives
-            return full batches, one more receives.
+        threads: How many GETs run at once at most; a quarter more looks can. The worker finds out
+            how many GETs the source can bear, and starts threads when it needs them. For every ten,
+            one more acknowledges and, while receives return full batches, one more receives.
         batch_size: How many messages to ask for in one receive, 1 to 10.
         wait_time: Seconds of a long poll, 1 to 20. Stopping waits for the poll under way.
         visibility_timeout: Seconds, 3 to 43,200, after which messages of a worker that died come
