@@ -58,7 +58,7 @@ def shared_emulator() -> str:
     """Start the emulator once for this process, which ends it at its exit; return the URL."""
     directory = tempfile.mkdtemp(prefix="change-events-aws-")
     emulator = start_emulator(Path(directory, "aws.log"))
-    atexit.register(shutil.rmtree, directory)
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)  # pytest can be first
     atexit.register(emulator.close)
     return emulator.address()
 

@@ -49,8 +49,10 @@ GOAL = 95.0
 
 TESTS = {
     "_consumer.crew": ["tests/unit/test_crew.py", "tests/unit/test_run.py"],
+    "_consumer.limit": ["tests/unit/test_limit.py"],
     "_consumer.queue": ["tests/wire/test_queue.py"],
     "_consumer.signature": ["tests/wire/test_signature.py"],
+    "_consumer.usual": ["tests/unit/test_limit.py"],
     "_producer.publishers": [
         "tests/unit/test_renewals_together.py",
         "tests/wire/test_publishers*.py",
