@@ -52,7 +52,7 @@ TESTS = {
     "_consumer.limit": ["tests/unit/test_limit.py"],
     "_consumer.queue": ["tests/wire/test_queue.py"],
     "_consumer.signature": ["tests/wire/test_signature.py"],
-    "_consumer.usual": ["tests/unit/test_limit.py"],
+    "_consumer.usual": ["tests/unit/test_usual.py"],
     "_producer.publishers": [
         "tests/unit/test_renewals_together.py",
         "tests/wire/test_publishers*.py",

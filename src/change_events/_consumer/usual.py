@@ -31,13 +31,18 @@ what they show is believed at once.
 
 
 class Usual:
-    """How long GETs of one size usually last, and which share of them is late, or early."""
+    """
+    How long GETs of one size usually last, and which share of them is late, or early. Nothing is
+    known before the first `add`.
+    """
 
     def __init__(self) -> None:
         self._seconds: deque[float] = deque()
         self._in_order: list[float] = []  # the same, the shortest first
-        self._least = self._most = 0.0
-        self.late = self.early = Share(0.5, 0.0)
+        self._least: float
+        self._most: float
+        self.late: Share
+        self.early: Share
 
     def __len__(self) -> int:
         return len(self._seconds)
