@@ -97,6 +97,20 @@ SURVIVORS = OF_THE_SOURCE | {
             'self._waiting[save] = ""',
         ),
     ],
+    "of two numbers with roots in them, none is ever just as large as the other": [
+        (
+            "_consumer.usual.Usual.is_slower_than",
+            "if self.early.excess(early, number) > self.early.chance(number, FASTER):",
+            "if self.early.excess(early, number) >= self.early.chance(number, FASTER):",
+        ),
+        (
+            "_consumer.usual.Usual.is_slower_than",
+            "return number >= MANY and -self.late.excess(late, number)"
+            " > self.late.chance(number, LESS)",
+            "return number >= MANY and -self.late.excess(late, number)"
+            " >= self.late.chance(number, LESS)",
+        ),
+    ],
     "of exactly twenty ids, the first ten and the last ten are all": [
         (
             "_consumer.experiment.Experiment.passed",
