@@ -12,6 +12,7 @@ from verification.proof.source_survivors import OF_THE_SOURCE
 
 _GET = '"GET", url, timeout=TIMEOUT, retries=False, redirect=False, preload_content=False'
 _READ = 'self.read("change-events", "version")'
+_FEWER = "number >= MANY and -self.late.excess(late, number)"
 _TRY = '"change-events", {"body": None}, "attribute_exists(id) AND attribute_not_exists(id)", {}'
 
 SURVIVORS = OF_THE_SOURCE | {
@@ -105,10 +106,8 @@ SURVIVORS = OF_THE_SOURCE | {
         ),
         (
             "_consumer.usual.Usual.is_slower_than",
-            "return number >= MANY and -self.late.excess(late, number)"
-            " > self.late.chance(number, LESS)",
-            "return number >= MANY and -self.late.excess(late, number)"
-            " >= self.late.chance(number, LESS)",
+            f"return {_FEWER} > self.late.chance(number, LESS)",
+            f"return {_FEWER} >= self.late.chance(number, LESS)",
         ),
     ],
     "of exactly twenty ids, the first ten and the last ten are all": [
