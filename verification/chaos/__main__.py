@@ -119,7 +119,7 @@ PLAYS = {
             "every": 5.0,
             "full_load_for": 10.0,
             "most_growth": 5.0,
-            "late_threads": 2,  # the looks beyond the GETs: many must meet
+            "late_threads": 0,
             "least_share": 0.45,
         },
         # Pools and caches still fill after so short a warm-up, looking threads still start,
@@ -130,7 +130,7 @@ PLAYS = {
             "every": 0.5,
             "full_load_for": 2.0,
             "most_growth": 20.0,
-            "late_threads": 12,
+            "late_threads": 10,
             "least_share": 0.1,
         },
         only_by_name=True,

@@ -32,10 +32,10 @@ Messages that wait while the full load is measured: always some, but few, becaus
 emulator searches all of them.
 """
 
-MOST_SOCKETS = 10 + 12 + 3
+MOST_SOCKETS = 10 + 3 + 10
 """
-Sockets that a worker may have: ten GETs at once have one to the source each, and each of its twelve
-looking threads has one to SQS, to hand back what has failed. So have three other threads.
+Sockets that a worker may have: each of its ten looking threads has one to the source and one to
+SQS, to hand back what has failed; three other threads have one to SQS each.
 """
 
 
@@ -214,8 +214,8 @@ def _held(samples: Sequence[Sample], most_growth: float, late_threads: int) -> l
         Figure("threads, most", max(threads), at_most=min(threads) + late_threads),
         Figure("sockets, least", min(sockets)),
         Figure("sockets, most", max(sockets), at_most=MOST_SOCKETS),
-        # Ten GETs can have their connections, or have closed those that were idle. A thread that
-        # starts late opens one to SQS, too.
+        # Each of the ten looking threads can have a connection, or have closed one that was idle.
+        # One that starts late opens one to SQS, too.
         Figure(
             "growth of sockets",
             growth(lambda sample: sample.sockets),
