@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 import pytest
@@ -110,16 +111,23 @@ class Many:
         hands = Hands(fetcher=self, sink=self, settle=0.0)
         freeze = hands.inbox.freeze
         hands.inbox.freeze = lambda id, now: (self.steps.append("freeze"), freeze(id, now))
+        hands.looks.slot = self._slot()
         hands.receive(message("p1", 1), message("p2", 2))
         ids = hands.desk.next(hands.now)
         return [event.id for events in hands.looks.look(ids) for event in events]
+
+    @contextlib.contextmanager
+    def _slot(self):
+        self.steps.append("slot")
+        yield
+        self.steps.append("free")
 
 
 def test_a_bulk_get_comes_after_all_versions_were_read_and_all_events_frozen():
     many = Many({"p2": ONE, "p1": ONE})
 
     assert many.look() == ["p1", "p2"]
-    assert many.steps == ["p1", "p2", "freeze", "freeze", ("p1", "p2")]
+    assert many.steps == ["p1", "p2", "slot", "freeze", "freeze", ("p1", "p2"), "free"]
     assert [many.sink.get(id) for id in ("p1", "p2")] == [{"n": 1}, {"n": 1}]
 
 
