@@ -10,7 +10,18 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from change_events._consumer.limit import BUSIER, CALM, LEAST, LONGEST, OVERDUE, Answer, Limit
+from change_events._consumer.limit import (
+    BUSIER,
+    CALM,
+    KNOWN,
+    LEAST,
+    LONGEST,
+    NAPS,
+    OVERDUE,
+    WAKES,
+    Answer,
+    Limit,
+)
 from verification.scale.source import WORK, Source
 
 
@@ -375,6 +386,29 @@ def test_gets_for_many_ids_have_a_usual_length_of_their_own():
     answer(limit, *[0.5] * 200, now=now, size=50)
 
     assert limit.limit == 64
+
+
+@pytest.mark.parametrize(("late", "left"), [(8, 2.0), (5, 4.0), (0, 16.0)])
+def test_in_a_slow_start_late_gets_quarter_or_halve_the_limit(late, left):
+    limit = Limit(64)
+    for _ in range(KNOWN):
+        limit.answered(Answer(0.0, 0.1), 0.0)
+    limit.limit, limit.waits = 8.0, True
+
+    for each in range(8):
+        assert limit.limit == 8.0
+        limit.answered(Answer(1.0, 0.2 if each < late else 0.1), 1.0)
+
+    assert limit.limit == left
+
+
+def test_nine_of_ten_naps_tell_how_late_threads_wake():
+    limit = Limit(64)
+
+    for milliseconds in reversed(range(NAPS)):
+        limit.napped(milliseconds / 1000)
+
+    assert limit._own.seconds == pytest.approx(WAKES * 0.028)
 
 
 def test_late_gets_shrink_the_limit_to_the_least_and_then_are_believed():
