@@ -224,7 +224,7 @@ def _held(samples: Sequence[Sample], most_growth: float, late_threads: int) -> l
         Figure("open files, least", min(files)),
         Figure("open files, most", max(files)),
         Figure(
-            "growth of open files that are no sockets",
+            "growth of other open files",
             growth(lambda sample: sample.files - sample.sockets),
             at_most=2,  # the two are not counted at the same moment
         ),

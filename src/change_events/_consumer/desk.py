@@ -73,7 +73,7 @@ class Failure(NamedTuple):
 class Desk:
     """
     Decides what a worker receives and looks at, and what a result means. `patience` is for how many
-    seconds to hold the events of an id that is stuck. `limit`: see `Limit`; None: of `looks`.
+    seconds to hold the events of an id that is stuck. `limit`: see `Limit`; None: of `most_looks`.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Desk:
         self._backoff = backoff
         self.bulk_size = BulkSize()
         self._gets = _Gets(settings.max_gets_per_second, settings.fetcher, self.bulk_size)
-        self.limit = limit or Limit(settings.looks)
+        self.limit = limit or Limit(settings.most_looks)
         self.most_gets = settings.threads
         self.receiving = Receiving(settings, self.inbox, self.breaker, guard)
         self._refused = False  # ids are parked until deletions are believed

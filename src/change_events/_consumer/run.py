@@ -85,7 +85,7 @@ class Run(Generic[T]):
             tally=tally,
             clock=clock,
             condition=condition,
-            hire=lambda: self._crew.add("look", self._look, most=settings.looks),
+            hire=lambda: self._crew.add("look", self._look, most=settings.most_looks),
         )
         tally.watch("get_limit", lambda: self.consumer.get_limit)
         self.visibility = Visibility(

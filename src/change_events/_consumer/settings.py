@@ -93,8 +93,8 @@ class Settings(Generic[T]):
     audit_min_age: float | None = None
 
     @property
-    def looks(self) -> int:
-        """How many looks run at once: more than GETs, because some read or write the cache."""
+    def most_looks(self) -> int:
+        """How many looks run at once at most: a quarter more than GETs, for reads and writes."""
         return self.threads * 5 // 4
 
     @property
