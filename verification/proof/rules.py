@@ -40,6 +40,14 @@ VERSION = "version = if_version + 1 if if_version else first_version(now)"
 MOST_ELAPSED = "    seconds: float = max(map(sub, now, since))\n"
 LATE = (("renewals", True), ("early_look", False))
 
+BULK_GET = (
+    "            with self.slot:\n"
+    "                early = self._begin_get(ids)\n"
+    "                timed = timed_get(self.consumer.answers, self.clock, len(ids))\n"
+    "                with timed, measured_get(self.tally.meter, self.clock) as answer:\n"
+    "                    changes = fetcher.fetch_many(ids)\n"
+)
+
 MUTANTS = (
     Mutant(
         "a second look only if the first saw unchanged or gone",
@@ -132,29 +140,15 @@ MUTANTS = (
     Mutant(
         "bulk: the GET before the versions are read",
         "_consumer.looks",
-        "            entries = {id: entry_of(sink, id) for id in ids}\n"
-        "            with self.slot:\n"
-        "                early = self._begin_get(ids)\n"
-        "                timed = timed_get(self.consumer.answers, self.clock, len(ids))\n"
-        "                with timed, measured_get(self.tally.meter, self.clock) as answer:\n"
-        "                    changes = fetcher.fetch_many(ids)\n",
-        "            with self.slot:\n"
-        "                early = self._begin_get(ids)\n"
-        "                timed = timed_get(self.consumer.answers, self.clock, len(ids))\n"
-        "                with timed, measured_get(self.tally.meter, self.clock) as answer:\n"
-        "                    changes = fetcher.fetch_many(ids)\n"
-        "                    entries = {id: entry_of(sink, id) for id in ids}\n",
+        "            entries = {id: entry_of(sink, id) for id in ids}\n" + BULK_GET,
+        BULK_GET + "                    entries = {id: entry_of(sink, id) for id in ids}\n",
         setup=(("bulk", True),),
         puts=(True, True),
     ),
     Mutant(
         "bulk: an event joins a GET that is under way",
         "_consumer.looks",
-        "            with self.slot:\n"
-        "                early = self._begin_get(ids)\n"
-        "                timed = timed_get(self.consumer.answers, self.clock, len(ids))\n"
-        "                with timed, measured_get(self.tally.meter, self.clock) as answer:\n"
-        "                    changes = fetcher.fetch_many(ids)\n",
+        BULK_GET,
         "            with self.slot:\n"
         "                timed = timed_get(self.consumer.answers, self.clock, len(ids))\n"
         "                with timed, measured_get(self.tally.meter, self.clock) as answer:\n"

@@ -80,8 +80,8 @@ class Rest:
     """
 
     def __init__(self) -> None:
-        # When each id's last GET started, oldest first; forgotten after REST. A dict would pass all
-        # that it has forgotten to find its oldest.
+        # When each id's last GET started, oldest first; forgotten after REST. To find its oldest,
+        # a dict would walk over the gaps that all removed ones have left.
         self._looked: OrderedDict[str, float] = OrderedDict()
         # The ids that rest, and when their look would be otherwise.
         self._resting: dict[str, float] = {}
