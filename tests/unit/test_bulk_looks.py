@@ -358,13 +358,16 @@ def test_in_an_outage_there_is_no_bulk_get():
 
 
 def test_a_bulk_get_that_finds_an_entity_ends_an_outage_that_began_meanwhile():
-    hands = with_catalogue(*"abcdefghi")
+    hands = with_catalogue(*"abcdefghi", threads=2)
     together = reserved(hands)
     hands.source.fail(status=503)
-    for id in "efghi":
-        hands.look(id)
-    assert hands.desk.breaker.open
 
+    def begin_an_outage():
+        for id in "efghi":
+            hands.look(id)
+        assert hands.desk.breaker.open
+
+    hands.source.meanwhile = begin_an_outage
     list(hands.looks.look_together(together))
 
     assert not hands.desk.breaker.open

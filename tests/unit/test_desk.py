@@ -161,12 +161,12 @@ def test_what_a_failed_bulk_get_has_left_is_a_backlog():
     desk = make_desk(prefetch=100, batch_size=10, bulk_size=20)
     ids = [f"p{number:02}" for number in range(11)]
     receive(desk, *ids, received=9)
-    desk.bulk_size.size = 20
+    desk.gets.bulk_size.size = 20
     reserved = desk.next(0.0)
     assert len(reserved) == 11
 
     desk.begin_get(reserved, 0.0)
-    desk.look_alone(reserved, 0.0)
+    desk.look_again(reserved, 0.0, alone=True)
 
     for _ in ids:
         assert desk.receiving.live_at() == math.inf
@@ -199,7 +199,7 @@ def test_a_bulk_get_can_end_after_its_events_were_handed_back():
     desk.begin_get(reserved, 0.0)
     desk.clear()
 
-    desk.look_alone(reserved, 0.0)
+    desk.look_again(reserved, 0.0, alone=True)
 
     assert desk.receiving.live_at() < 0
     assert desk.next_at() == 0.0
@@ -400,7 +400,7 @@ def test_ids_that_are_due_are_next_with_others_up_to_the_size_of_a_bulk_get():
 def test_after_stop_bulk_each_id_is_next_alone_until_that_time():
     desk = make_desk(bulk_size=2)
     receive(desk, "a", "b", "c", now=1.0)
-    desk.stop_bulk(3.0, 2)
+    desk.gets.stop_bulk(3.0, 2)
 
     assert desk.next(2.9) == ["a"]
     assert desk.next(3.0) == ["b", "c"]
@@ -421,7 +421,7 @@ def test_ids_of_a_bulk_get_that_decided_nothing_are_next_one_by_one():
     desk.begin_get(ids, 0.0)
     desk.newly_due()
 
-    desk.look_alone(ids, 1.0)
+    desk.look_again(ids, 1.0, alone=True)
 
     assert desk.newly_due() == 3
     assert desk.next_at() == 1.0
@@ -434,7 +434,7 @@ def test_ids_to_look_at_alone_are_newly_due_beside_the_others():
     ids = desk.next(0.0)
     receive(desk, "c", now=1.0)
 
-    desk.look_alone(ids, 1.0)
+    desk.look_again(ids, 1.0, alone=True)
 
     assert desk.newly_due() == 5
 

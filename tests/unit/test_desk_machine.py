@@ -175,7 +175,12 @@ class Walk:
             self.begin_get(self.random.choice(sorted(self.looks)))
 
     def begin_get(self, id):
-        look = self.looks[id]
+        look, tests = self.looks[id], id == self.desk.breaker._probe
+        if look.get_started is None and self.desk.put_off([id], self.now):
+            assert self.desk.guard.tripped or (self.desk.breaker.open and not tests)
+            del self.looks[id]
+            return
+        assert look.get_started is not None or tests or not self.desk.breaker.open
         early = self.desk.begin_get([id], self.now, again=look.get_started is not None)
         look.early = early == {id}
         look.get_started = self.now
@@ -267,8 +272,8 @@ class Walk:
         ]
         if ids:
             alone = self.random.sample(ids, self.random.randint(1, len(ids)))
-            self.desk.stop_bulk(self.now + self.random.choice([0.0, 30.0]), 2)
-            self.desk.look_alone(alone, self.now)
+            self.desk.gets.stop_bulk(self.now + self.random.choice([0.0, 30.0]), 2)
+            self.desk.look_again(alone, self.now, alone=True)
             for id in alone:
                 del self.looks[id]
 
@@ -314,7 +319,9 @@ class Walk:
             for id in list(self.looks):
                 self.begin_get(id)
                 self.now += 0.1
-                if how == "found":
+                if id not in self.looks:
+                    pass  # put off
+                elif how == "found":
                     self.found(id)
                 else:
                     self.failed(id, own=how == "own failure")

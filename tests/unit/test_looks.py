@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 
 import pytest
-from hands import Hands, fail_look, message, opened
+from hands import Catalogue, Hands, fail_look, message, opened
 
 from change_events import FetchError, Found, MemorySink, Outcome, Unchanged
+from change_events._consumer.guard import Guard
 from change_events.testing import FakeSource
 
 
@@ -308,3 +310,69 @@ def test_an_answer_that_no_fetcher_can_give_names_the_fetcher_and_the_id(hands, 
 
     (record,) = caplog.records
     assert "FakeSource.fetch('p1', etag=None) must return Found, Gone or" in record.getMessage()
+
+
+# While a look waits for its GET
+
+
+def stop(hands):
+    hands.consumer.stop()
+
+
+def refuse_a_deletion(hands):
+    assert not hands.guard.allows_deletion()
+
+
+def bring_down(hands):
+    hands.desk.breaker.failed("p9", hands.now, 0.0)
+
+
+def look_while(happens, fetcher):
+    """Look at two ids that are due; while the look waits for its GET, something happens."""
+    hands = opened(fetcher=fetcher, guard=Guard(max_share=0.0, min_deleted=1))
+
+    @contextlib.contextmanager
+    def slot():
+        happens(hands)
+        yield
+
+    hands.looks.slot = slot()
+    hands.receive(message("p1", 1), message("p2", 2))
+    ids = hands.desk.next(hands.now)
+    hands.changes.clear()
+    assert not any(hands.looks.look(ids))
+    return hands, ids
+
+
+@pytest.mark.parametrize("happens", [stop, refuse_a_deletion, bring_down])
+@pytest.mark.parametrize(("source", "number"), [(FakeSource, 1), (Catalogue, 2)])
+def test_a_look_whose_turn_comes_when_none_may_begin_asks_nothing(source, number, happens):
+    hands, ids = look_while(happens, source())
+
+    assert len(ids) == number
+    assert "gets" not in hands.counts()
+    assert hands.inbox.looking() == 0
+    assert hands.held().keys() == {"m1", "m2"}
+
+
+@pytest.mark.parametrize("source", [FakeSource, Catalogue])
+def test_what_an_outage_has_put_off_tests_the_source(source):
+    hands, ids = look_while(bring_down, source())
+    assert hands.desk.next(hands.now) == []
+    assert hands.changes == [1]
+
+    hands.now += 1.0
+
+    assert hands.desk.next(hands.now) == ids[:1]
+    hands.looks.slot = contextlib.nullcontext()
+    hands.look_at(ids[0])
+    assert hands.counts()["gets"] == 1
+
+
+@pytest.mark.parametrize("source", [FakeSource, Catalogue])
+def test_what_a_refused_deletion_has_put_off_is_looked_at_after_resume(source):
+    hands, _ = look_while(refuse_a_deletion, source())
+
+    hands.resume()
+
+    assert set(hands.desk.next(hands.now) + hands.desk.next(hands.now)) == {"p1", "p2"}

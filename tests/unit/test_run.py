@@ -200,13 +200,14 @@ def test_a_stopping_run_acknowledges_what_its_looks_settle_and_hands_back_the_re
     bench.receive(message("a", 1, phase="saved"), message("b", 2, phase="saved"), message("c", 3))
     ids = bench.run.consumer.take()
     assert ids == ["a"]
+    looks = list(bench.run.looks.look(ids))
     bench.run.stop()
     (look,) = bench.threads.of("look")
     poll, _ = bench.threads.of("poll")
     stopped, polled = look.target, poll.target
 
     def look_to_its_end():
-        for settled in bench.run.looks.look(ids):
+        for settled in looks:
             bench.run.acknowledgements.add(settled)
         stopped()
 

@@ -197,7 +197,7 @@ class Machine(RuleBasedStateMachine):
             early = desk.begin_get(ids, self.now)
         if result == "undecided" and len(ids) > 1:
             with self.consumer as desk:
-                desk.look_alone(ids, self.now)
+                desk.look_again(ids, self.now, alone=True)
             return
         for id in ids:
             gone = result == "gone"

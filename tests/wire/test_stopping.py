@@ -126,6 +126,24 @@ def test_stopping_takes_no_longer_than_its_timeout(channel, source, make_worker,
     assert worker.health() == GAVE_UP
 
 
+def test_a_look_that_waits_for_others_asks_the_source_no_more_after_the_stop(
+    working, channel, source, make_worker
+):
+    source.gate.clear()
+    channel.announce(*(f"p{number}" for number in range(12)))
+    worker = make_worker(threads=4, shutdown_timeout=1.0)
+    with running(worker) as thread:
+        wait_until(lambda: worker.health().in_flight == 5 and len(source.asked) == 4)
+        worker.stop()
+        thread.join(10)
+        assert not thread.is_alive()
+    source.gate.set()
+    wait_until(lambda: not working())
+
+    assert len(source.asked) == 4
+    wait_until(lambda: channel.count() == {"visible": 12})
+
+
 def test_a_stop_that_gives_up_hands_back_each_message_for_the_rest_of_its_window(
     working, channel, source, make_worker, sink, caplog
 ):

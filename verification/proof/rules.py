@@ -42,6 +42,8 @@ LATE = (("renewals", True), ("early_look", False))
 
 BULK_GET = (
     "            with self.slot:\n"
+    "                if self.consumer.put_off(ids):\n"
+    "                    return None\n"
     "                early = self._begin_get(ids)\n"
     "                timed = timed_get(self.consumer.answers, self.clock, len(ids))\n"
     "                with timed, measured_get(self.tally.meter, self.clock) as answer:\n"

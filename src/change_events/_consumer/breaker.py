@@ -82,6 +82,10 @@ class Breaker:
             self._probe = id
             self.look_at = now + HUNG
 
+    def overtook(self, id: str) -> bool:
+        """Return True if an outage has begun since the look at the id began."""
+        return self.open and id != self._probe
+
     def count(self, id: str, *, own: bool) -> bool:
         """
         Count a look that failed; return True if the failures in a row show an outage.
@@ -101,7 +105,7 @@ class Breaker:
         source asked to be left alone.
         """
         self._not_before = max(self._not_before, now + retry_after)
-        if self.open and id != self._probe:
+        if self.overtook(id):
             self.look_at = max(self.look_at, self._not_before)
             return False
         self.look_at = max(now + self._pause(self.failures, MAX_PROBE_PAUSE), self._not_before)

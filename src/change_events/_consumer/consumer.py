@@ -94,13 +94,18 @@ class Consumer:
             self._lookers.hire()
         return ids
 
+    def put_off(self, ids: Sequence[str]) -> bool:
+        """Return True if no GET may begin any more; then the reserved ids are due again."""
+        with self as desk:
+            return desk.put_off(ids, self._clock(), stopped=not self._looking)
+
     def _learn(self) -> None:
         now = self._clock()
         while self.answers:
             answer = self.answers.popleft()
             self._desk.limit.answered(answer, now)
             if answer.size > 1 and answer.seconds is not None and not answer.failed:
-                self._desk.bulk_size.answered(answer.size, answer.seconds)
+                self._desk.gets.bulk_size.answered(answer.size, answer.seconds)
 
     def _wait_for_ids(self) -> list[str]:
         while self._looking:

@@ -90,8 +90,7 @@ class Desk:
         self.experiment = Experiment(backoff.pause, patience=patience)
         self.guard = guard
         self._backoff = backoff
-        self.bulk_size = BulkSize()
-        self._gets = _Gets(settings.max_gets_per_second, settings.fetcher, self.bulk_size)
+        self.gets = _Gets(settings.max_gets_per_second, settings.fetcher)
         self.limit = limit or Limit(settings.most_looks)
         self.most_gets = settings.threads
         self.receiving = Receiving(settings, self.inbox, self.breaker, guard)
@@ -116,13 +115,13 @@ class Desk:
         if self.guard.tripped or now < self.breaker.look_at:
             return []
         ids: list[str] = []
-        if now >= max(self._gets.look_at, self._free_at) and (id := self._next_id(now)):
+        if now >= max(self.gets.look_at, self._free_at) and (id := self._next_id(now)):
             self.limit.begin(id, now)
             self.breaker.begin(id, now)
-            others = self._gets.begin(now, alone=self.breaker.open or id == self.experiment.control)
+            others = self.gets.begin(now, alone=self.breaker.open or id == self.experiment.control)
             ids = [id, *self.inbox.due_with(id, now, others)]
         if (due := self.inbox.next_at()) is not None and due <= now:
-            self.limit.waits = self._free_at > max(now, self._gets.look_at)
+            self.limit.waits = self._free_at > max(now, self.gets.look_at)
         return ids
 
     def _next_id(self, now: float) -> str | None:
@@ -158,7 +157,13 @@ class Desk:
             at = min(self.experiment.next_at(), math.inf if at is None else at)
         if at is None:
             return None
-        return max(at, self.breaker.look_at, self._gets.look_at, self._free_at)
+        return max(at, self.breaker.look_at, self.gets.look_at, self._free_at)
+
+    def put_off(self, ids: Sequence[str], now: float, *, stopped: bool = False) -> bool:
+        """Return True if no GET may begin any more; then the reserved ids are due again."""
+        if put_off := stopped or self.guard.tripped or self.breaker.overtook(ids[0]):
+            self.look_again(ids, now)
+        return put_off
 
     def begin_get(self, ids: Iterable[str], now: float, *, again: bool = False) -> set[str]:
         """
@@ -166,7 +171,7 @@ class Desk:
         Return the ids whose look is early: it settles nothing. A test of the source is never early.
         """
         if again:
-            self._gets.again(now)
+            self.gets.again(now)
         early = {id for id in ids if self.inbox.freeze(id, now)}
         return set() if self.breaker.open else early - {self.experiment.control}
 
@@ -177,11 +182,11 @@ class Desk:
         """
         if self.guard.tripped or self.breaker.open:
             return ASIDE_PAUSE
-        if now < self._gets.look_at:
-            return self._gets.look_at - now
+        if now < self.gets.look_at:
+            return self.gets.look_at - now
         if (due := self.inbox.next_at()) is not None and due <= now and waited < MAX_YIELD:
             return YIELD
-        self._gets.again(now)
+        self.gets.again(now)
         return 0.0
 
     def refused(self, id: str, now: float) -> None:
@@ -259,18 +264,13 @@ class Desk:
         pause = max(self._backoff.pause(receives, MAX_PAUSE), suspect.failed.retry_after)
         return Verdict(suspect.id, suspect.failed.error, events, pause)
 
-    def look_alone(self, ids: Sequence[str], now: float) -> None:
-        """Make each of the reserved ids due, for a look of its own: a bulk GET decided nothing."""
+    def look_again(self, ids: Sequence[str], now: float, *, alone: bool = False) -> None:
+        """Make the reserved ids due again. `alone`: each for a look of its own."""
         for id in ids:
-            self.inbox.look_again(id, now, alone=True)
+            self.inbox.look_again(id, now, alone=alone)
         if len(ids) > LIVE:
             self.receiving.fall_behind(now)
         self.changed(len(ids))
-
-    def stop_bulk(self, until: float, ids: int) -> None:
-        """Begin no bulk GET before that time: the last one, for so many ids, failed."""
-        self._gets.bulk_at = until
-        self.bulk_size.failed(ids)
 
     def drop(self, unwanted: Callable[[Held], bool]) -> list[Held]:
         """Stop holding these events, except those of an id with a look under way; return which."""
@@ -325,11 +325,11 @@ class Desk:
 class _Gets:
     """When a GET can begin, and for how many ids."""
 
-    def __init__(self, per_second: float | None, fetcher: object, bulk_size: BulkSize) -> None:
+    def __init__(self, per_second: float | None, fetcher: object) -> None:
         self._pace = Pace(per_second)
         self._bulk = fetcher if isinstance(fetcher, BulkFetcher) else None
-        self._bulk_size = bulk_size
-        self.bulk_at = -math.inf
+        self._bulk_at = -math.inf
+        self.bulk_size = BulkSize()
 
     @property
     def look_at(self) -> float:
@@ -339,10 +339,15 @@ class _Gets:
     def begin(self, now: float, *, alone: bool) -> int:
         """Note that a GET begins; return how many other ids it can ask for."""
         self._pace.begin(now)
-        if self._bulk is None or alone or now < self.bulk_at:
+        if self._bulk is None or alone or now < self._bulk_at:
             return 0
-        return self._bulk_size.ask(self._bulk.bulk_size) - 1
+        return self.bulk_size.ask(self._bulk.bulk_size) - 1
 
     def again(self, now: float) -> None:
         """Note that a GET begins that `begin` did not count."""
         self._pace.begin(now)
+
+    def stop_bulk(self, until: float, ids: int) -> None:
+        """Begin no bulk GET before that time: the last one, for so many ids, failed."""
+        self._bulk_at = until
+        self.bulk_size.failed(ids)

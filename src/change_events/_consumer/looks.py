@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from change_events._consumer.visibility import Visibility
     from change_events._event import Outcome
     from change_events.traces import OpenTelemetryTraces
-    from change_events.typing import BulkFetcher
+    from change_events.typing import BulkFetcher, Sink
 
 T = TypeVar("T")
 
@@ -110,10 +110,12 @@ class Looks(Generic[T]):
         return [] if done is None else self._stored(id, done, started)
 
     def _look(self, id: str, entry: Entry) -> _Done | None:
-        """GET, ask the guard, store; None if nothing is stored: too early, or refused."""
+        """GET, ask the guard, store; None if nothing is: put off, too early, or refused."""
         fetcher, sink = self.settings.fetcher, self.settings.sink
         for attempt in range(MAX_CONFLICTS):
             with self.slot:
+                if attempt == 0 and self.consumer.put_off([id]):
+                    return None
                 early = bool(self._begin_get([id], again=attempt > 0))
                 etag = etag_to_send(entry, fetcher, early=early)
                 with timed_get(self.consumer.answers, self.clock):
@@ -145,7 +147,9 @@ class Looks(Generic[T]):
         due again at once, for a look alone.
         """
         started = self.clock()
-        found, early = self._read_together(ids)
+        if (read := self._read_together(ids)) is None:
+            return
+        found, early = read
         self._look_alone([id for id in ids if id not in found])
         for id, done in found.items():
             if id in early and not is_new(*done):
@@ -153,16 +157,14 @@ class Looks(Generic[T]):
             else:
                 yield self._store(id, done, started)
 
-    def _read_together(self, ids: Sequence[str]) -> tuple[dict[str, _Done], set[str]]:
-        """
-        Read all versions, GET; what the answer lacks is undecided, and never gone.
-
-        Return what was found, and the ids whose look is early.
-        """
+    def _read_together(self, ids: Sequence[str]) -> tuple[dict[str, _Done], set[str]] | None:
+        """Read all versions, GET; return what was found, and whose look is early. None: put off."""
         fetcher, sink = cast("BulkFetcher[T]", self.settings.fetcher), self.settings.sink
         try:
             entries = {id: entry_of(sink, id) for id in ids}
             with self.slot:
+                if self.consumer.put_off(ids):
+                    return None
                 early = self._begin_get(ids)
                 timed = timed_get(self.consumer.answers, self.clock, len(ids))
                 with timed, measured_get(self.tally.meter, self.clock) as answer:
@@ -176,7 +178,7 @@ class Looks(Generic[T]):
         except Exception as error:  # the looks alone will tell what is broken
             note("failed", error=error)
             with self.consumer as desk:
-                desk.stop_bulk(self.clock() + max(BULK_PAUSE, asked_pause(error)), len(ids))
+                desk.gets.stop_bulk(self.clock() + max(BULK_PAUSE, asked_pause(error)), len(ids))
             self.throttled.warn(
                 "looking at many ids at once failed, so each is looked at alone: %s",
                 error,
@@ -214,7 +216,7 @@ class Looks(Generic[T]):
     def _look_alone(self, ids: Sequence[str]) -> None:
         if ids:
             with self.consumer as desk:
-                desk.look_alone(ids, self.clock())
+                desk.look_again(ids, self.clock(), alone=True)
 
     def _too_early(self, id: str, entry: Entry) -> None:
         log.debug("looked", extra={"action": "look", "id": id, "outcome": "too_early"})
@@ -289,12 +291,9 @@ class Looks(Generic[T]):
         with self.consumer as desk:
             number = desk.experiment.wants_ids(id, self.clock())
         if number:
-            ids: Sequence[str] = []
-            if isinstance(self.settings.sink, EnumerableSink):
-                with contextlib.suppress(Exception):  # then the look has failed for that reason
-                    ids = self.settings.sink.ids(limit=max(number, SAMPLED))
+            ids = _sample(self.settings.sink, number)
             with self.consumer as desk:
-                desk.experiment.learn(ids[:: max(1, len(ids) // number)], self.clock())
+                desk.experiment.learn(ids, self.clock())
 
     def _hand_back(self, at_fault: Sequence[Verdict]) -> None:
         """Log whose own fault it is that a look failed, and hand back their events."""
@@ -305,6 +304,15 @@ class Looks(Generic[T]):
         self.visibility.hand_back(
             [(event.receipt_handle, each.pause) for each in at_fault for event in each.events]
         )
+
+
+def _sample(sink: Sink[Any], number: int) -> Sequence[str]:
+    """Return about so many ids that the sink has; none if it can't say."""
+    ids: Sequence[str] = []
+    if isinstance(sink, EnumerableSink):
+        with contextlib.suppress(Exception):  # then the look has failed for that reason
+            ids = sink.ids(limit=max(number, SAMPLED))
+    return ids[:: max(1, len(ids) // number)]
 
 
 class _Done(NamedTuple):
