@@ -49,7 +49,7 @@ GOAL = 95.0
 
 TESTS = {
     "_consumer.crew": ["tests/unit/test_crew.py", "tests/unit/test_run.py"],
-    "_consumer.limit": ["tests/unit/test_limit.py"],
+    "_consumer.limit": ["tests/unit/test_limit.py", "tests/unit/test_limit_windows.py"],
     "_consumer.queue": ["tests/wire/test_queue.py"],
     "_consumer.signature": ["tests/wire/test_signature.py"],
     "_consumer.usual": ["tests/unit/test_usual.py"],

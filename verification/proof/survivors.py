@@ -13,6 +13,9 @@ from verification.proof.source_survivors import OF_THE_SOURCE
 _GET = '"GET", url, timeout=TIMEOUT, retries=False, redirect=False, preload_content=False'
 _READ = 'self.read("change-events", "version")'
 _FEWER = "number >= MANY and -self.late.excess(late, number)"
+_LIMIT = "_consumer.limit.Limit"
+_ALL_LATE = "if window.late == window.number < WINDOW and window.beyond(TARGET, CERTAIN)"
+_MOST_LATE = "if window.number >= round_ and window.excess"
 _TRY = '"change-events", {"body": None}, "attribute_exists(id) AND attribute_not_exists(id)", {}'
 
 SURVIVORS = OF_THE_SOURCE | {
@@ -108,6 +111,90 @@ SURVIVORS = OF_THE_SOURCE | {
             "_consumer.usual.Usual.is_slower_than",
             f"return {_FEWER} > self.late.chance(number, LESS)",
             f"return {_FEWER} >= self.late.chance(number, LESS)",
+        ),
+        (
+            f"{_LIMIT}._decide",
+            "if window.number >= enough and window.beyond(TARGET) > 0:",
+            "if window.number >= enough and window.beyond(TARGET) >= 0:",
+        ),
+        (
+            f"{_LIMIT}._decide",
+            "if window.beyond(TARGET, CERTAIN) <= 0:",
+            "if window.beyond(TARGET, CERTAIN) < 0:",
+        ),
+        (
+            f"{_LIMIT}._decide",
+            "if window.beyond(TARGET) > 0:",
+            "if window.beyond(TARGET) >= 0:",
+        ),
+        (f"{_LIMIT}._is_over", f"{_ALL_LATE} <= 0:", f"{_ALL_LATE} < 0:"),
+        (
+            f"{_LIMIT}._is_over",
+            f"{_MOST_LATE} > MANY and window.beyond(TARGET, CERTAIN) > 0:",
+            f"{_MOST_LATE} > MANY and window.beyond(TARGET, CERTAIN) >= 0:",
+        ),
+    ],
+    "a share that is just as large as its bound is no longer so after the next answer": [
+        (
+            f"{_LIMIT}._decide",
+            "elif self._at_least and window.excess > TARGET:",
+            "elif self._at_least and window.excess >= TARGET:",
+        ),
+        (
+            f"{_LIMIT}._decide",
+            "if window.excess <= TARGET:",
+            "if window.excess < TARGET:",
+        ),
+        (
+            f"{_LIMIT}._bear",
+            "if self._window.excess <= TARGET:",
+            "if self._window.excess < TARGET:",
+        ),
+        (
+            f"{_LIMIT}._is_over",
+            f"{_MOST_LATE} > MANY and window.beyond(TARGET, CERTAIN) > 0:",
+            f"{_MOST_LATE} >= MANY and window.beyond(TARGET, CERTAIN) > 0:",
+        ),
+        (
+            f"{_LIMIT}._shrink",
+            "if self._window.excess > ALL:",
+            "if self._window.excess >= ALL:",
+        ),
+    ],
+    "at most half are late usually, so fifty of fifty are always beyond doubt": [
+        (
+            f"{_LIMIT}._is_over",
+            f"{_ALL_LATE} <= 0:",
+            f"{_ALL_LATE.replace('<', '<=')} <= 0:",
+        ),
+    ],
+    "a shortcut: what follows says the same": [
+        (
+            f"{_LIMIT}.next_at",
+            "if at == -math.inf or live <= self.limit:",
+            f"if at == {limit}:",
+        )
+        for limit in (
+            "-math.inf and live <= self.limit",
+            "+math.inf or live <= self.limit",
+            "-math.inf or live < self.limit",
+        )
+    ],
+    "before the first shrink nothing asks how many windows were good": [
+        (f"{_LIMIT}.__init__", "self._good = 0", "self._good = 1"),
+    ],
+    "one GET more that shows what is usual before any is late": [
+        (
+            f"{_LIMIT}.answered",
+            "if len(usual) < LEARNED or (not self.waits and self._running.idle):",
+            "if len(usual) <= LEARNED or (not self.waits and self._running.idle):",
+        ),
+    ],
+    "four, rounded up, is four": [
+        (
+            "_consumer.limit._Running.next_at",
+            "most = math.ceil(limit) if limit < PACED else limit",
+            "most = math.ceil(limit) if limit <= PACED else limit",
         ),
     ],
     "of exactly twenty ids, the first ten and the last ten are all": [
