@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import socket
 import subprocess
 import sys
 
@@ -11,6 +13,7 @@ import pytest
 from moto.sqs.models import sqs_backends
 
 from verification.harness.emulators import SHARED_POSTGRES, postgres_server
+from verification.harness.processes import free_port
 
 LOCKED = """
 import sys, warnings
@@ -51,3 +54,14 @@ def test_a_server_does_not_wait_for_one_of_another_process_to_start(monkeypatch)
         with postgres_server() as server, psycopg.connect(server.get_uri()) as connection:
             assert connection.execute("SELECT 1").fetchone() == (1,)
         starting.stdin.close()
+
+
+@pytest.mark.parametrize("second", [0, 1])
+def test_a_free_port_is_one_where_nothing_listens_nor_on_its_second(monkeypatch, second):
+    free = free_port(second=second)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        taken = server.getsockname()[1]
+        chosen = iter([taken - second, free])
+        monkeypatch.setattr(random, "randrange", lambda *_: next(chosen))
+
+        assert free_port(second=second) == free

@@ -22,12 +22,7 @@ from botocore.config import Config
 from sqlalchemy import create_engine, text
 
 from verification.harness import ROOT
-from verification.harness.processes import (
-    START_PATIENCE,
-    Process,
-    lasting_port,
-    wait_until,
-)
+from verification.harness.processes import START_PATIENCE, Process, free_port, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -140,7 +135,7 @@ class MariaDB:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self.port = lasting_port()
+        self.port = free_port()
         user = pwd.getpwuid(os.getuid()).pw_name  # it runs as root only if it is told to
         self._settings = ["--no-defaults", f"--datadir={directory}/data", f"--user={user}"]
         # A server that starts deletes temporary tables in its directory for these, also others'.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import socket
 import subprocess
 import time
+from contextlib import ExitStack, suppress
 from signal import SIGSTOP
 from typing import TYPE_CHECKING
 
@@ -104,20 +104,16 @@ def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> float:
     return time.monotonic() - started
 
 
-def free_port() -> int:
-    """Return a port of loopback on which nothing listens."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def lasting_port() -> int:
+def free_port(*, second: int = 0) -> int:
     """
-    Return a port of loopback on which nothing listens, for a server that goes away and comes back:
-    no client gets it meanwhile, because it is below those that Linux gives to clients.
+    Return a port of loopback on which nothing listens, nor on the one that is `second` higher.
+
+    Servers can go away and come back: no client gets one of these ports meanwhile, because they are
+    below those that Linux gives to clients.
     """
     while True:
-        port = random.randrange(10_000, 32_768)
-        with contextlib.suppress(OSError), socket.socket() as listener:
-            listener.bind(("127.0.0.1", port))
+        port = random.randrange(10_000, 32_768 - second)
+        with suppress(OSError), ExitStack() as sockets:
+            for each in {port, port + second}:
+                sockets.enter_context(socket.socket()).bind(("127.0.0.1", each))
             return port

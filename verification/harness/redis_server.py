@@ -46,8 +46,7 @@ class RedisServer:
     def __init__(self, directory: Path, **settings: str) -> None:
         self._directory = directory
         self.settings = {"save": "", "appendonly": "no"} | settings
-        # In a cluster a node has a second port, higher by 10,000.
-        self.port = next(port for port in iter(free_port, None) if port <= 55_535)
+        self.port = free_port(second=10_000)  # which a node of a cluster has, too
         self._process: Process | None = None
 
     @property
