@@ -188,7 +188,8 @@ def no_tombstone(patch):
 def version_read_after_the_get(patch):
     def look(self, id, entry):
         fetcher, sink = self.settings.fetcher, self.settings.sink
-        self._begin_get([id])
+        if self._begin_get([id]) is None:
+            return None
         change = fetcher.fetch(id)
         entry = sink.entry(id)
         sink.apply(id, change, if_version=entry.version)
@@ -251,7 +252,8 @@ def unless_it_fails(read_together):
 def what_is_left_out_is_gone(patch):
     def read_together(self, ids):
         entries = {id: self.settings.sink.entry(id) for id in ids}
-        self._begin_get(ids)
+        if self._begin_get(ids) is None:
+            return None
         answer = self.settings.fetcher.fetch_many(ids)
         return {id: _Done(entry, answer.get(id, Gone())) for id, entry in entries.items()}, set()
 
@@ -260,7 +262,8 @@ def what_is_left_out_is_gone(patch):
 
 def versions_read_after_the_get_of_many(patch):
     def read_together(self, ids):
-        self._begin_get(ids)
+        if self._begin_get(ids) is None:
+            return None
         answer = self.settings.fetcher.fetch_many(ids)
         sink = self.settings.sink
         return {id: _Done(sink.entry(id), answer[id]) for id in ids if id in answer}, set()

@@ -49,19 +49,25 @@ def receive(desk, *ids, now=0.0, hold=0.0, received=None):
     return events
 
 
-def succeed(desk, now, id=None, *, found=True):
-    """Look at the id that is due next, or at a reserved one, with success."""
+def get(desk, now, id):
+    """Return the id that is due next, whose GET begins now, or this one, whose GET has begun."""
     if id is None:
         (id,) = desk.next(now)
-    desk.begin_get([id], now)
+        assert desk.begin_get([id], now) is not None
+    else:
+        desk.inbox.freeze(id, now)
+    return id
+
+
+def succeed(desk, now, id=None, *, found=True):
+    """Look at the id that is due next, or at a reserved one, with success."""
+    id = get(desk, now, id)
     return desk.succeeded(id, now, started=now, found=found, cached=found)
 
 
 def fail(desk, now, id=None, *, retry_after=0.0, own=True, limited=False):
     """Look at the id that is due next, or at a reserved one, in vain."""
-    if id is None:
-        (id,) = desk.next(now)
-    desk.begin_get([id], now)
+    id = get(desk, now, id)
     return desk.failed(id, now, Failed(OSError(id), own, retry_after, limited))
 
 

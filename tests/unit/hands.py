@@ -5,6 +5,7 @@ an inbox.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from queue import SimpleQueue
 
 from change_events import Found, MemorySink
@@ -189,6 +190,14 @@ class Hands:
 
     def look_at(self, id):
         return self.looks.look_at(id)
+
+    @contextmanager
+    def under_way(self, id):
+        """Let the GET of the reserved id have begun, whatever is known meanwhile."""
+        early = self.inbox.freeze(id, self.now)
+        self.consumer.begin_get = lambda ids, *, again: {id} if early else set()
+        yield
+        del self.consumer.begin_get
 
     def resume(self):
         self.run.resume()

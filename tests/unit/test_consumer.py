@@ -417,6 +417,22 @@ def test_a_refused_deletion_is_reported_once_and_until_resume():
     assert shared.noted.pauses == [MASS_DELETION, f"no longer {MASS_DELETION}"]
 
 
+def test_looks_go_on_as_soon_as_the_sink_says_that_another_process_was_told_to():
+    shared = Shared(guard=Guard(max_share=0.0, min_deleted=1))
+    shared.receive("a")
+    with shared.consumer as desk:
+        (id,) = desk.next(0.0)
+        assert not desk.guard.allows_deletion()
+        desk.refused(id, 0.0)
+    taken, _ = shared.begin(shared.consumer.take)
+
+    with shared.consumer as desk:
+        desk.guard.load('{"believes": true, "gone": "", "at": []}')
+
+    assert result(taken) == ["a"]
+    assert shared.noted.pauses == [MASS_DELETION, f"no longer {MASS_DELETION}"]
+
+
 def test_a_block_that_raises_wakes_reports_and_leaves_the_lock(shared):
     taken, _ = shared.begin(shared.consumer.take)
 

@@ -197,12 +197,13 @@ def test_a_bulk_get_can_end_after_its_events_were_handed_back():
     receive(desk, "a", "b")
     reserved = desk.next(0.0)
     desk.begin_get(reserved, 0.0)
-    desk.clear()
+    desk.inbox.clear()
 
     desk.look_again(reserved, 0.0, alone=True)
 
     assert desk.receiving.live_at() < 0
-    assert desk.next_at() == 0.0
+    assert desk.next_at() is None
+    assert desk.inbox.ids == 0
 
 
 def test_what_waited_for_the_end_of_an_outage_is_a_backlog(desk):
@@ -477,6 +478,24 @@ def test_in_an_outage_one_look_is_under_way_at_a_time_with_a_pause_before_each(d
     assert desk.next_at() == 4.0
 
 
+def test_if_the_only_look_of_an_outage_hangs_an_event_is_received_and_looked_at(desk):
+    bring_down(desk)
+    assert desk.next(1.0) == ["e"]
+    while desk.breaker.failures < 2:
+        assert desk.next_at() == 1.0 + HUNG
+        assert not desk.receiving.may_begin()
+        assert desk.next(desk.next_at()) == []
+    desk.newly_due()
+
+    assert desk.receiving.may_begin()
+    receive(desk, "b", now=70.0)
+    assert desk.next(70.0) == ["b"]
+
+    assert not fail(desk, 71.0, "e").outage  # that was the look that hung
+    succeed(desk, 72.0, "b")
+    assert not desk.breaker.open
+
+
 def test_in_an_outage_the_id_that_was_parked_first_is_next_if_none_is_due(desk):
     bring_down(desk)
     receive(desk, "f")
@@ -723,6 +742,38 @@ def test_a_look_that_tests_the_source_is_not_early(knowing):
     assert knowing.begin_get([control], 0.1) == set()
 
 
+def test_a_look_that_is_put_off_after_its_events_were_handed_back_is_over(knowing):
+    receive(knowing, "a")
+    fail(knowing, 0.0)
+    (control,) = knowing.next(GRACE)
+    knowing.begin_get([control], GRACE)
+    receive(knowing, "a", now=GRACE)
+    assert knowing.next(GRACE) == ["a"]
+    knowing.inbox.clear()
+
+    knowing.look_again(["a"], GRACE)
+
+    assert knowing.inbox.ids == 1
+    assert succeed(knowing, GRACE, control).at_fault == []
+
+
+def test_an_id_that_waits_for_a_control_is_looked_at_again_if_all_others_hang(desk):
+    receive(desk, "good")
+    succeed(desk, 0.0)
+    receive(desk, "good", now=1.0)
+    assert desk.next(1.0) == ["good"]  # and it hangs
+    receive(desk, "a", now=1.0)
+    fail(desk, 1.0)
+
+    now, ids = 1.0, []
+    while not ids:
+        now = max(now, desk.next_at())
+        ids = desk.next(now)
+
+    assert ids == ["a"]
+    assert HUNG <= now - 1.0 < HUNG + 1.0
+
+
 def test_a_look_in_an_outage_is_not_early(desk):
     bring_down(desk)
     receive(desk, "f", hold=5.0)
@@ -822,6 +873,14 @@ def test_after_a_refused_deletion_nothing_is_received_or_looked_at(strict):
     assert (strict.next(9.0), strict.next_at()) == ([], None)
     assert strict.inbox.looking() == 0
     assert len(strict.inbox) == 2
+
+
+def test_tests_of_the_source_go_on_when_a_look_by_hand_is_refused(strict):
+    bring_down(strict)
+    (probe,) = strict.next(1.0)
+    assert not strict.guard.allows_deletion()
+
+    assert strict.begin_get([probe], 1.0) == set()
 
 
 def test_what_waited_for_a_resume_is_a_backlog_whatever_was_refused(strict):

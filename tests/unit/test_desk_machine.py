@@ -175,20 +175,23 @@ class Walk:
             self.begin_get(self.random.choice(sorted(self.looks)))
 
     def begin_get(self, id):
-        look, tests = self.looks[id], id == self.desk.breaker._probe
-        if look.get_started is None and self.desk.put_off([id], self.now):
-            assert self.desk.guard.tripped or (self.desk.breaker.open and not tests)
+        look = self.looks[id]
+        test = id == self.desk.experiment.control or self.desk.breaker.tests(id)
+        early = self.desk.begin_get([id], self.now, again=look.get_started is not None)
+        if early is None:
+            assert not test
+            assert self.desk.guard.tripped or self.desk.breaker.open
             del self.looks[id]
             return
-        assert look.get_started is not None or tests or not self.desk.breaker.open
-        early = self.desk.begin_get([id], self.now, again=look.get_started is not None)
         look.early = early == {id}
         look.get_started = self.now
         look.reads_for = {event.message_id for event in self.held.values() if event.id == id}
         if look.early:
-            assert not self.desk.breaker.open
-            assert id != self.desk.experiment.control
+            assert not test
             assert look.reads_for
+        if not test:
+            assert not self.desk.breaker.open
+            assert not self.desk.guard.tripped
 
     def answer(self):
         if not self.looks:

@@ -376,3 +376,20 @@ def test_what_a_refused_deletion_has_put_off_is_looked_at_after_resume(source):
     hands.resume()
 
     assert set(hands.desk.next(hands.now) + hands.desk.next(hands.now)) == {"p1", "p2"}
+
+
+@pytest.mark.parametrize("happens", [stop, refuse_a_deletion, bring_down])
+def test_after_a_lost_compare_and_set_no_look_goes_on_that_may_not_begin(happens):
+    class Contended(MemorySink):
+        def apply(self, id, change, /, *, if_version):
+            happens(hands)
+            return False
+
+    hands = Hands(sink=Contended(), guard=Guard(max_share=0.0, min_deleted=1))
+    hands.receive(message())
+
+    assert hands.look() == []
+
+    assert hands.counts()["gets"] == 1
+    assert hands.inbox.looking() == 0
+    assert hands.held().keys() == {"m1"}

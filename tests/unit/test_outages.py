@@ -33,10 +33,9 @@ def bring_down(hands, status=500, retry_after=None, ids=7):
     for number in range(8):
         hands.receive(message(f"p{number}", number))
     begun = [hands.next() for _ in range(ids)]
-    hands.consumer.put_off = lambda ids: False  # the GETs are under way
     for id in begun:
-        assert hands.look_at(id) == []
-    del hands.consumer.put_off
+        with hands.under_way(id):
+            assert hands.look_at(id) == []
     return hands
 
 

@@ -42,9 +42,9 @@ LATE = (("renewals", True), ("early_look", False))
 
 BULK_GET = (
     "            with self.slot:\n"
-    "                if self.consumer.put_off(ids):\n"
-    "                    return None\n"
     "                early = self._begin_get(ids)\n"
+    "                if early is None:\n"
+    "                    return None\n"
     "                timed = timed_get(self.consumer.answers, self.clock, len(ids))\n"
     "                with timed, measured_get(self.tally.meter, self.clock) as answer:\n"
     "                    changes = fetcher.fetch_many(ids)\n"
@@ -117,12 +117,16 @@ MUTANTS = (
     Mutant(
         "an event joins a GET that is under way",
         "_consumer.looks",
-        "                early = bool(self._begin_get([id], again=attempt > 0))\n"
-        "                etag = etag_to_send(entry, fetcher, early=early)\n"
+        "                early = self._begin_get([id], again=attempt > 0)\n"
+        "                if early is None:\n"
+        "                    return None\n"
+        "                etag = etag_to_send(entry, fetcher, early=bool(early))\n"
         "                with timed_get(self.consumer.answers, self.clock):\n"
         "                    change = self._fetch(id, etag)\n",
         "                change = self._fetch(id, etag := None)\n"
-        "                early = bool(self._begin_get([id], again=attempt > 0))\n",
+        "                early = self._begin_get([id], again=attempt > 0)\n"
+        "                if early is None:\n"
+        "                    return None\n",
         setup=(("delay", 2), ("slow_get", True)),
         puts=(True, True),
     ),
@@ -175,8 +179,9 @@ MUTANTS = (
     Mutant(
         "acknowledged before it is applied",
         "_consumer.looks",
-        "            return desk.begin_get(ids, self.clock(), again=again)\n",
-        "            early = desk.begin_get(ids, self.clock(), again=again)\n"
+        "        early = self.consumer.begin_get(ids, again=again)\n",
+        "        early = self.consumer.begin_get(ids, again=again)\n"
+        "        with self.consumer as desk:\n"
         "            now, groups = self.clock(), desk.inbox._groups\n"
         "            due = [each for id in ids for each in groups[id].frozen if each.due <= now]\n"
         "        if due:\n"
@@ -248,8 +253,8 @@ MUTANTS = (
     Mutant(
         "in an outage, what is held is not tried again",
         "_consumer.desk",
-        "            self.experiment.knows_ids(self._is_free) or self.inbox.parked() is not None\n",
-        "            self.experiment.knows_ids(self._is_free)\n",
+        "            or self.inbox.parked() is not None\n",
+        "",
         setup=(("outage", True), ("early_look", False)),
         faults=("source is down, once",),
     ),

@@ -19,13 +19,6 @@ _MOST_LATE = "if window.number >= round_ and window.excess"
 _TRY = '"change-events", {"body": None}, "attribute_exists(id) AND attribute_not_exists(id)", {}'
 
 SURVIVORS = OF_THE_SOURCE | {
-    "read only once a control look has begun": [
-        (
-            "_consumer.experiment.Experiment.__init__",
-            "self._hung_at = math.inf",
-            "self._hung_at = None",
-        ),
-    ],
     "before the first dump there is nothing to compare with": [
         ("_consumer.guard.Guard.__init__", "self._dumped = self._state", "self._dumped = None"),
     ],

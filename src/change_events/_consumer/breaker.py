@@ -82,9 +82,14 @@ class Breaker:
             self._probe = id
             self.look_at = now + HUNG
 
-    def overtook(self, id: str) -> bool:
-        """Return True if an outage has begun since the look at the id began."""
-        return self.open and id != self._probe
+    def tests(self, id: str) -> bool:
+        """Return True if the only look of an outage is at that id."""
+        return id == self._probe
+
+    def hangs(self) -> None:
+        """Note that the only look of an outage has lasted until `look_at`: it tells nothing."""
+        self._probe = None
+        self.failures += 1
 
     def count(self, id: str, *, own: bool) -> bool:
         """
@@ -105,7 +110,7 @@ class Breaker:
         source asked to be left alone.
         """
         self._not_before = max(self._not_before, now + retry_after)
-        if self.overtook(id):
+        if self.open and not self.tests(id):
             self.look_at = max(self.look_at, self._not_before)
             return False
         self.look_at = max(now + self._pause(self.failures, MAX_PROBE_PAUSE), self._not_before)

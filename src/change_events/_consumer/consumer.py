@@ -94,10 +94,13 @@ class Consumer:
             self._lookers.hire()
         return ids
 
-    def put_off(self, ids: Sequence[str]) -> bool:
-        """Return True if no GET may begin any more; then the reserved ids are due again."""
+    def begin_get(self, ids: Sequence[str], *, again: bool = False) -> set[str] | None:
+        """Note that a GET starts, as `Desk.begin_get` does. None: none may start any more."""
         with self as desk:
-            return desk.put_off(ids, self._clock(), stopped=not self._looking)
+            if self._looking:
+                return desk.begin_get(ids, self._clock(), again=again)
+            desk.look_again(ids, self._clock())
+            return None
 
     def _learn(self) -> None:
         now = self._clock()
@@ -146,7 +149,7 @@ class Consumer:
     @property
     def get_limit(self) -> float:
         """How many GETs can run at once now, to two places."""
-        return min(self._desk.most_gets, round(self._desk.limit.limit, 2))
+        return min(self._desk.gets.most, round(self._desk.limit.limit, 2))
 
     # For the main thread, which a signal's handler can interrupt: `with` on a lock is safe then.
 
@@ -197,6 +200,8 @@ class Consumer:
 
     def _publish(self) -> bool:
         """Wake the threads that wait for a change; return True if a look waits for a thread."""
+        if self._paused[MASS_DELETION] and not self._desk.guard.tripped:  # so the sink has said
+            self._desk.resume(self._clock())
         due = self._desk.newly_due()
         if due is None:
             return False

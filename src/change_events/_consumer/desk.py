@@ -90,9 +90,8 @@ class Desk:
         self.experiment = Experiment(backoff.pause, patience=patience)
         self.guard = guard
         self._backoff = backoff
-        self.gets = _Gets(settings.max_gets_per_second, settings.fetcher)
+        self.gets = _Gets(settings)
         self.limit = limit or Limit(settings.most_looks)
-        self.most_gets = settings.threads
         self.receiving = Receiving(settings, self.inbox, self.breaker, guard)
         self._refused = False  # ids are parked until deletions are believed
         self._due: int | None = None
@@ -114,6 +113,9 @@ class Desk:
         self.limit.waits = False
         if self.guard.tripped or now < self.breaker.look_at:
             return []
+        if self.breaker.probing:
+            self.breaker.hangs()
+            self.changed()
         ids: list[str] = []
         if now >= max(self.gets.look_at, self._free_at) and (id := self._next_id(now)):
             self.limit.begin(id, now)
@@ -128,9 +130,9 @@ class Desk:
         """Reserve the control of an experiment, the id that tests an outage, or one that is due."""
         id = None
         if not self.breaker.open:
-            if self.experiment.cannot_end(now):  # the sink hangs that was asked for good ids
-                self._release(now)
             id = self.experiment.next(now, self._is_free)
+            if self.experiment.cannot_end(now):  # the sink, or looks at all good ids, hang
+                self._release(now)
         elif self.breaker.wants_good:
             id = self.experiment.rotate(self._is_free)
         if id is None and (due := self.inbox.next(now)) is not None:
@@ -150,7 +152,9 @@ class Desk:
             return None
         at = self.inbox.next_at()
         if self.breaker.open and (
-            self.experiment.knows_ids(self._is_free) or self.inbox.parked() is not None
+            self.breaker.probing
+            or self.experiment.knows_ids(self._is_free)
+            or self.inbox.parked() is not None
         ):
             at = -math.inf
         elif self.experiment.next_at() < math.inf:
@@ -159,21 +163,20 @@ class Desk:
             return None
         return max(at, self.breaker.look_at, self.gets.look_at, self._free_at)
 
-    def put_off(self, ids: Sequence[str], now: float, *, stopped: bool = False) -> bool:
-        """Return True if no GET may begin any more; then the reserved ids are due again."""
-        if put_off := stopped or self.guard.tripped or self.breaker.overtook(ids[0]):
-            self.look_again(ids, now)
-        return put_off
-
-    def begin_get(self, ids: Iterable[str], now: float, *, again: bool = False) -> set[str]:
+    def begin_get(self, ids: Sequence[str], now: float, *, again: bool = False) -> set[str] | None:
         """
         Note that a GET starts (`again`: after a conflict): the events held by now are its own.
-        Return the ids whose look is early: it settles nothing. A test of the source is never early.
+        Return the ids whose look is early: it settles nothing. None: no GET may start any more, so
+        the ids are due again. A test of the source is never early, and always may start.
         """
+        test = ids[0] == self.experiment.control or self.breaker.tests(ids[0])
+        if not test and (self.guard.tripped or self.breaker.open):
+            self.look_again(ids, now)
+            return None
         if again:
             self.gets.again(now)
         early = {id for id in ids if self.inbox.freeze(id, now)}
-        return set() if self.breaker.open else early - {self.experiment.control}
+        return set() if test else early
 
     def begin_aside(self, now: float, waited: float) -> float:
         """
@@ -278,11 +281,6 @@ class Desk:
         self.changed(len(dropped))  # looks that waited behind theirs can be due sooner
         return dropped
 
-    def clear(self) -> list[Held]:
-        """Stop holding all events; return them to be handed back."""
-        self.changed()
-        return self.inbox.clear()
-
     def _answered(self, now: float, *, good: bool = False) -> None:
         was_open = self.breaker.open
         self.breaker.succeeded(good=good)
@@ -323,11 +321,12 @@ class Desk:
 
 
 class _Gets:
-    """When a GET can begin, and for how many ids."""
+    """When a GET can begin, and for how many ids. At most `most` run at once."""
 
-    def __init__(self, per_second: float | None, fetcher: object) -> None:
-        self._pace = Pace(per_second)
-        self._bulk = fetcher if isinstance(fetcher, BulkFetcher) else None
+    def __init__(self, settings: Settings[Any]) -> None:
+        self.most = settings.threads
+        self._pace = Pace(settings.max_gets_per_second)
+        self._bulk = settings.fetcher if isinstance(settings.fetcher, BulkFetcher) else None
         self._bulk_at = -math.inf
         self.bulk_size = BulkSize()
 

@@ -99,7 +99,7 @@ class Experiment:
         self._control: str | None = None
         self._asked_at = -math.inf  # when the first control look of the last question began
         self._control_at = math.inf  # when the next control look can begin
-        self._hung_at = math.inf  # when the control look under way counts as hung
+        self._hung_at = math.inf  # when the control look, or all looks at others, count as hung
         self._ask_at = -math.inf  # when the sink can be asked for good ids
         self._answer_by = -math.inf  # until when its answer is awaited
 
@@ -168,7 +168,10 @@ class Experiment:
             if not self._untried():
                 self._tried.clear()
         untried = [id for id in self._untried() if is_free(id)]
-        if not untried:  # the looks under way will tell
+        if not untried:  # the looks under way will tell, unless they hang
+            self._hung_at = min(self._hung_at, now + HUNG)
+            if now >= self._hung_at:
+                self._tried.update(self._good)
             self._control_at = now + GRACE
             return None
         if not self._tried:
@@ -252,7 +255,7 @@ class Experiment:
 
     def _end_question(self) -> None:
         self._tried.clear()
-        self._control, self._control_at = None, math.inf
+        self._control, self._control_at, self._hung_at = None, math.inf, math.inf
 
     # Verdicts
 

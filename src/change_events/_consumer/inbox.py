@@ -293,6 +293,9 @@ class Inbox:
 
     def look_again(self, id: str, at: float, *, alone: bool = False) -> None:
         """Make the id, reserved or parked, due at that time. `alone`: until a look succeeds."""
+        if not self._groups[id].events:
+            self.give_up(id)
+            return
         if alone:
             self._groups[id].alone = True
             self._agenda.cancel(id)  # this look serves whatever else asked for one

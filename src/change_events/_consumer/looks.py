@@ -114,10 +114,10 @@ class Looks(Generic[T]):
         fetcher, sink = self.settings.fetcher, self.settings.sink
         for attempt in range(MAX_CONFLICTS):
             with self.slot:
-                if attempt == 0 and self.consumer.put_off([id]):
+                early = self._begin_get([id], again=attempt > 0)
+                if early is None:
                     return None
-                early = bool(self._begin_get([id], again=attempt > 0))
-                etag = etag_to_send(entry, fetcher, early=early)
+                etag = etag_to_send(entry, fetcher, early=bool(early))
                 with timed_get(self.consumer.answers, self.clock):
                     change = self._fetch(id, etag)
             change = compared(change, id, entry, fetcher, etag)
@@ -163,9 +163,9 @@ class Looks(Generic[T]):
         try:
             entries = {id: entry_of(sink, id) for id in ids}
             with self.slot:
-                if self.consumer.put_off(ids):
-                    return None
                 early = self._begin_get(ids)
+                if early is None:
+                    return None
                 timed = timed_get(self.consumer.answers, self.clock, len(ids))
                 with timed, measured_get(self.tally.meter, self.clock) as answer:
                     changes = fetcher.fetch_many(ids)
@@ -205,13 +205,14 @@ class Looks(Generic[T]):
         self.tally.meter.observe("look_seconds", self.clock() - started)
         return self._stored(id, done, started)
 
-    def _begin_get(self, ids: Sequence[str], *, again: bool = False) -> set[str]:
-        """Note that a GET starts; return the ids whose look is early."""
-        self.tally.add("gets")
+    def _begin_get(self, ids: Sequence[str], *, again: bool = False) -> set[str] | None:
+        """Note that a GET starts; return the ids whose look is early. None: the look is put off."""
         if again:
             self.tally.add("conflicts")
-        with self.consumer as desk:
-            return desk.begin_get(ids, self.clock(), again=again)
+        early = self.consumer.begin_get(ids, again=again)
+        if early is not None:
+            self.tally.add("gets")
+        return early
 
     def _look_alone(self, ids: Sequence[str]) -> None:
         if ids:

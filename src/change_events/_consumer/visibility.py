@@ -78,7 +78,8 @@ class Visibility:
     def hand_back_all(self) -> None:
         """Stop holding everything; each message becomes visible when its window is over."""
         with self.consumer as desk:
-            held = desk.clear()
+            held = desk.inbox.clear()
+            desk.changed()
         now = self.clock()
         self.hand_back([(event.receipt_handle, max(0.0, event.due - now)) for event in held])
         self.handed_back = True
