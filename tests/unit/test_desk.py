@@ -481,12 +481,14 @@ def test_in_an_outage_one_look_is_under_way_at_a_time_with_a_pause_before_each(d
 def test_if_the_only_look_of_an_outage_hangs_an_event_is_received_and_looked_at(desk):
     bring_down(desk)
     assert desk.next(1.0) == ["e"]
-    while desk.breaker.failures < 2:
-        assert desk.next_at() == 1.0 + HUNG
-        assert not desk.receiving.may_begin()
-        assert desk.next(desk.next_at()) == []
+    assert desk.next_at() == 1.0 + HUNG
+    assert not desk.receiving.may_begin()
     desk.newly_due()
 
+    assert desk.next(1.0 + HUNG) == []
+
+    assert desk.newly_due() is not None
+    assert desk.next_at() is None
     assert desk.receiving.may_begin()
     receive(desk, "b", now=70.0)
     assert desk.next(70.0) == ["b"]
@@ -757,21 +759,24 @@ def test_a_look_that_is_put_off_after_its_events_were_handed_back_is_over(knowin
     assert succeed(knowing, GRACE, control).at_fault == []
 
 
-def test_an_id_that_waits_for_a_control_is_looked_at_again_if_all_others_hang(desk):
+def test_an_id_that_waits_for_a_control_is_looked_at_again_each_minute_if_all_others_hang(desk):
     receive(desk, "good")
     succeed(desk, 0.0)
     receive(desk, "good", now=1.0)
     assert desk.next(1.0) == ["good"]  # and it hangs
     receive(desk, "a", now=1.0)
-    fail(desk, 1.0)
+    assert desk.next(1.0) == ["a"]
 
-    now, ids = 1.0, []
-    while not ids:
-        now = max(now, desk.next_at())
-        ids = desk.next(now)
+    now = 1.0
+    for _ in range(2):
+        fail(desk, now, id="a")
+        failed, ids = now, []
+        while not ids:
+            now = max(now, desk.next_at())
+            ids = desk.next(now)
 
-    assert ids == ["a"]
-    assert HUNG <= now - 1.0 < HUNG + 1.0
+        assert ids == ["a"]
+        assert HUNG <= now - failed < HUNG + 1.0
 
 
 def test_a_look_in_an_outage_is_not_early(desk):

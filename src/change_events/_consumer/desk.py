@@ -113,7 +113,7 @@ class Desk:
         self.limit.waits = False
         if self.guard.tripped or now < self.breaker.look_at:
             return []
-        if self.breaker.probing:
+        if self.breaker.probing:  # for so long that it hangs
             self.breaker.hangs()
             self.changed()
         ids: list[str] = []
