@@ -489,6 +489,7 @@ def test_if_the_only_look_of_an_outage_hangs_an_event_is_received_and_looked_at(
 
     assert desk.newly_due() is not None
     assert desk.next_at() is None
+    assert desk.breaker.failures == 2
     assert desk.receiving.may_begin()
     receive(desk, "b", now=70.0)
     assert desk.next(70.0) == ["b"]
@@ -769,14 +770,12 @@ def test_an_id_that_waits_for_a_control_is_looked_at_again_each_minute_if_all_ot
 
     now = 1.0
     for _ in range(2):
-        fail(desk, now, id="a")
-        failed, ids = now, []
-        while not ids:
-            now = max(now, desk.next_at())
-            ids = desk.next(now)
-
-        assert ids == ["a"]
-        assert HUNG <= now - failed < HUNG + 1.0
+        fail(desk, now, "a")
+        asked = desk.next_at()
+        assert desk.next(asked) == []
+        assert desk.next(asked + HUNG - 1.0) == []
+        now = asked + HUNG
+        assert desk.next(now) == ["a"]
 
 
 def test_a_look_in_an_outage_is_not_early(desk):

@@ -227,11 +227,6 @@ SURVIVORS = OF_THE_SOURCE | {
         ),
     ],
     "the empty text is as false as None": [
-        (
-            "_consumer.breaker.Breaker.succeeded",
-            "self._probe: str | None = None",
-            'self._probe: str | None = ""',
-        ),
         ("_producer.broadcasting._AnnouncedSave._awaited", "self._save = None", 'self._save = ""'),
     ],
     "all saves that share a call have one publisher": [
