@@ -287,7 +287,7 @@ def test_gets_are_spread_by_how_long_they_last_on_average():
 
 def test_naps_of_long_ago_excuse_nothing():
     limit = Limit(64)
-    for late in [0.5] * NAPS + [0.0] * NAPS:
-        limit.napped(late)
+    for seconds in [0.5] * NAPS + [0.0] * NAPS:
+        limit.napped(seconds)
 
     assert limit._own.seconds == 0.0

@@ -39,9 +39,9 @@ class Breaker:
     Attributes:
         open: True in an outage.
         look_at: When the next look can begin.
-        probing: True while the only look of an outage runs.
+        probing: True while the only look of an outage runs, and does not count as hung.
         failures: How many looks have shown this outage: the one that began it, and all that began
-            and failed since.
+            since, and failed or hung.
     """
 
     def __init__(self, pause: Callable[[int, float], float]) -> None:
@@ -61,7 +61,7 @@ class Breaker:
 
     @property
     def probing(self) -> bool:
-        """True while the only look of an outage runs."""
+        """True while the only look of an outage runs, and does not count as hung."""
         return self._probe is not None
 
     def succeeded(self, *, good: bool = False) -> None:

@@ -99,7 +99,7 @@ class Experiment:
         self._control: str | None = None
         self._asked_at = -math.inf  # when the first control look of the last question began
         self._control_at = math.inf  # when the next control look can begin
-        self._hung_at = math.inf  # when the control look, or all looks at others, count as hung
+        self._hung_at = math.inf  # when the look at the control, or those at all others, hang
         self._ask_at = -math.inf  # when the sink can be asked for good ids
         self._answer_by = -math.inf  # until when its answer is awaited
 
