@@ -41,7 +41,7 @@ def test_an_id_has_one_look_at_the_earliest_of_its_times(agenda, times):
         agenda.add("a", at)
 
     assert agenda.next() == (1.0, "a")
-    agenda.begin("a")
+    agenda.begin("a", 0.0)
     agenda.cancel("a")
     agenda.end("a")
     assert agenda.next() is None
@@ -55,7 +55,7 @@ def test_an_id_is_idle_without_a_look_and_waits_once_its_look_is_due(agenda):
     agenda.add("due", 1.0)
     agenda.add("later", 3.0)
     agenda.add("under way", 1.0)
-    agenda.begin("under way")
+    agenda.begin("under way", 0.0)
 
     ids = ["due", "later", "under way", "none"]
     assert [id for id in ids if agenda.waits(id, 1.0)] == ["due"]
@@ -65,7 +65,7 @@ def test_an_id_is_idle_without_a_look_and_waits_once_its_look_is_due(agenda):
 def test_a_look_under_way_is_not_next(agenda):
     agenda.add("a", 1.0)
     agenda.add("b", 2.0)
-    agenda.begin("a")
+    agenda.begin("a", 0.0)
 
     assert agenda.is_under_way("a")
     assert agenda.under_way() == 1
@@ -73,12 +73,20 @@ def test_a_look_under_way_is_not_next(agenda):
 
 
 def test_a_look_that_ended_is_no_longer_under_way(agenda):
-    agenda.begin("a")
-    agenda.begin("b")
+    agenda.begin("a", 0.0)
+    agenda.begin("b", 0.0)
     agenda.end("a")
 
     assert not agenda.is_under_way("a")
     assert agenda.under_way() == 1
+
+
+def test_begun_names_the_looks_under_way_that_began_before_a_time(agenda):
+    for id, now in (("a", 0.0), ("b", 1.0), ("over", 0.0), ("c", 2.0)):
+        agenda.begin(id, now)
+    agenda.end("over")
+
+    assert agenda.begun(2.0) == ["a", "b"]
 
 
 def test_a_cancelled_look_is_not_next(agenda):
@@ -100,7 +108,7 @@ def test_a_look_that_was_cancelled_can_be_added_at_a_later_time(agenda):
 
 
 def test_a_look_added_while_another_is_under_way_is_next_when_it_is_added_again(agenda):
-    agenda.begin("a")
+    agenda.begin("a", 0.0)
     agenda.add("a", 1.0)
     assert agenda.next() is None
     assert agenda.at("a") == 1.0
@@ -112,7 +120,7 @@ def test_a_look_added_while_another_is_under_way_is_next_when_it_is_added_again(
 
 
 def test_a_look_added_while_another_is_under_way_is_next_when_that_ends(agenda):
-    agenda.begin("a")
+    agenda.begin("a", 0.0)
     agenda.add("a", 1.0)
 
     agenda.end("a")

@@ -433,6 +433,20 @@ def test_looks_go_on_as_soon_as_the_sink_says_that_another_process_was_told_to()
     assert shared.noted.pauses == [MASS_DELETION, f"no longer {MASS_DELETION}"]
 
 
+def test_a_refusal_that_no_look_of_an_event_has_met_ends_as_soon():
+    shared = Shared(guard=Guard(max_share=0.0, min_deleted=1))
+    with shared.consumer as desk:
+        assert not desk.guard.allows_deletion()  # of a backfill
+    assert shared.noted.pauses == [MASS_DELETION]
+    shared.receive("a")
+    taken, _ = shared.begin(shared.consumer.take)
+
+    with shared.consumer as desk:
+        desk.guard.load('{"believes": true, "gone": "", "at": []}')
+
+    assert result(taken) == ["a"]
+
+
 def test_a_block_that_raises_wakes_reports_and_leaves_the_lock(shared):
     taken, _ = shared.begin(shared.consumer.take)
 

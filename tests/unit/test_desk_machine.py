@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from change_events._consumer.breaker import HUNG
-from change_events._consumer.experiment import PERIOD, Failed
+from change_events._consumer.experiment import PATIENCE, PERIOD, Failed
 from change_events._consumer.guard import Guard
 
 PREFETCH, BATCH_SIZE = 12, 3
@@ -77,10 +77,11 @@ class Walk:
                 self.answer,
                 self.look_alone,
                 self.drop,
+                self.drop_hung,
                 self.resume,
                 self.close,
             ],
-            [15, 12, 12, 20, 8, 30, 2, 2, 2, 0.1],
+            [15, 12, 12, 20, 8, 30, 2, 2, 2, 2, 0.1],
         )
         rule()
         self.note_the_control()
@@ -128,10 +129,17 @@ class Walk:
     def drop(self):
         if self.held:
             wanted = self.random.choice(sorted(self.held))
-            busy = self.held[wanted].id in self.looks
             dropped = self.desk.drop(lambda event: event.message_id == wanted)
-            assert [event.message_id for event in dropped] == ([] if busy else [wanted])
+            assert [event.message_id for event in dropped] == [wanted]
             self.forget(dropped)
+
+    def drop_hung(self):
+        full = self.desk.receiving.full
+        dropped = [event for event, _ in self.desk.drop_hung()]
+        for id in {event.id for event in dropped}:
+            assert self.now - self.looks[id].began > (HUNG if full else PATIENCE)
+            assert not any(event.id == id for event in self.desk.inbox.expiring(math.inf))
+        self.forget(dropped)
 
     # Looking
 
@@ -230,7 +238,9 @@ class Walk:
             return
         settled = self.desk.succeeded(id, self.now, started=look.began, found=found, cached=cached)
         assert {event.message_id for event in settled.events} == {
-            message for message in look.reads_for if self.held[message].due <= look.get_started
+            message
+            for message in look.reads_for & self.held.keys()
+            if self.held[message].due <= look.get_started
         }
         self.forget(settled.events)
         self.judge(settled.at_fault)
@@ -282,13 +292,15 @@ class Walk:
 
     def resume(self):
         self.hear()
-        self.desk.resume(self.now)
+        if self.desk.guard.tripped:
+            self.desk.resume(self.now)
         assert not self.desk.guard.tripped
 
     def hear(self):
         """Read in the sink, perhaps, that another process was told to go on."""
         if self.desk.guard.tripped and self.chance(0.3):
             self.desk.guard.load('{"believes": true, "gone": "", "at": []}')
+            self.desk.resume(self.now)
 
     # What always holds
 
@@ -312,7 +324,7 @@ class Walk:
             self.receives.pop()
             self.brought([], 0)
         for _ in range(LOOKS):
-            self.desk.resume(self.now)
+            self.resume()
             if not self.looks and (not self.held or (how != "found" and self.desk.breaker.open)):
                 return
             if not self.looks:

@@ -232,31 +232,42 @@ def test_an_id_that_was_given_up_can_come_back(inbox):
     assert look(inbox, "p1", 13.5) == [event]
 
 
-def test_clear_returns_every_event_and_holds_none(inbox):
-    inbox.add(held(), 0.0)
-    inbox.add(held("p2", "m2"), 0.0)
+def test_what_is_dropped_is_no_longer_held(inbox):
+    events = [held("p1", "m1"), held("p1", "m2"), held("p2", "m3")]
+    for event in events:
+        inbox.add(event, 0.0)
 
-    assert sorted(event.id for event in inbox.clear()) == ["p1", "p2"]
-    assert len(inbox) == 0
-    assert inbox.next(9.0) is None
+    assert inbox.drop(events[::2]) == events[::2]
+    assert inbox.drop(events[::2]) == []
+
+    assert (len(inbox), inbox.ids) == (1, 1)
+    assert inbox.expiring(math.inf) == [events[1]]
+    assert (inbox.next(0.0), inbox.next(0.0)) == ("p1", None)
 
 
-def test_drop_keeps_the_events_of_an_id_with_a_look_under_way(inbox):
-    events = [
-        held("p1", "m1"),
-        held("p1", "m2"),
-        held("p2", "m3"),
-        held("p2", "m4"),
-        held("p3", "m5"),
-    ]
+def test_a_look_under_way_settles_nothing_that_was_dropped_meanwhile(inbox):
+    events = [held("p1", "m1", hold=0.0), held("p1", "m2", hold=0.0)]
     for event in events:
         inbox.add(event, 0.0)
     assert inbox.next(0.0) == "p1"
+    inbox.freeze("p1", 0.0)
 
-    assert inbox.drop(events[:3]) == events[2:3]
-    assert inbox.drop(events[4:]) == events[4:]
-    assert inbox.drop(events[2:3] + events[4:]) == []  # no longer held
+    assert inbox.drop(events[:1]) == events[:1]
+    again = held("p1", "m1", 1.0)
+    inbox.add(again, 1.0)
 
-    assert (len(inbox), inbox.ids) == (3, 2)
-    assert inbox.expiring(math.inf) == [*events[:2], events[3]]
-    assert inbox.next(0.0) == "p2"
+    assert inbox.settle("p1") == events[1:]
+    assert inbox.expiring(math.inf) == [again]
+    assert inbox.next(1.0) == "p1"
+
+
+def test_drop_hung_drops_the_events_of_looks_that_began_before_a_time(inbox):
+    for now, id in enumerate(["p1", "p2"]):
+        inbox.add(held(id, id, now), now)
+        assert inbox.next(now) == id
+
+    assert [event.id for event in inbox.drop_hung(1.0)] == ["p1"]
+
+    assert (len(inbox), inbox.looking()) == (1, 2)
+    assert inbox.settle("p1") == []
+    assert inbox.ids == 1

@@ -174,8 +174,10 @@ class Machine(RuleBasedStateMachine):
         id = data.draw(st.sampled_from(sorted(self.looking)))
         self.inbox.look_again(id, self.now, alone=True)
         del self.looking[id]
-        self.alone.add(id)
-        self.released.add(id)
+        self.alone.discard(id)
+        if self.of(id):
+            self.alone.add(id)
+            self.released.add(id)
 
     @precondition(lambda self: self.looking)
     @rule(data=st.data())
@@ -214,15 +216,18 @@ class Machine(RuleBasedStateMachine):
     def park(self, data):
         id = data.draw(st.sampled_from(sorted(self.looking)))
         del self.looking[id]
-        self.inbox.park(id)
-        self.parked.add(id)
+        if self.inbox.park(id):
+            self.parked.add(id)
+        else:
+            assert not self.of(id)
+            self.alone.discard(id)
 
     @rule()
     def retry(self):
         id = self.inbox.parked()
         assert (id is None) == (not self.parked)
         if id is not None:
-            self.inbox.reserve(id)
+            self.inbox.reserve(id, self.now)
             self.parked.remove(id)
             self.looking[id] = None
 
@@ -238,14 +243,16 @@ class Machine(RuleBasedStateMachine):
         messages = data.draw(st.sets(st.sampled_from(sorted(self.kept))))
         events = [event for event in self.inbox.expiring(math.inf) if event.message_id in messages]
         dropped = {event.message_id for event in self.inbox.drop(events)}
-        assert dropped == {
-            message for message in messages if self.kept[message].id not in self.looking
-        }
+        assert dropped == messages
         for message in dropped:
             self.released.add(self.kept[message].id)  # the look that was due for it still comes
             del self.kept[message]
+        for id, get in self.looking.items():
+            if get:
+                started, present = get
+                self.looking[id] = (started, present - dropped)
         self.parked &= {kept.id for kept in self.kept.values()}
-        self.alone &= {kept.id for kept in self.kept.values()}
+        self.alone &= {kept.id for kept in self.kept.values()} | self.looking.keys()
 
     @invariant()
     def nothing_is_lost(self):

@@ -52,7 +52,7 @@ def test_a_parked_id_has_no_look_under_way_until_retry(inbox):
     fail(inbox, "p1", 0.0)
     assert inbox.looking() == 0
 
-    inbox.reserve("p1")
+    inbox.reserve("p1", 0.0)
     assert inbox.looking() == 1
     assert inbox.parked() is None
 
@@ -92,13 +92,13 @@ def test_the_id_that_was_parked_first_is_retried_first(inbox):
         fail(inbox, id, 0.0)
 
     assert inbox.parked() == "p1"
-    inbox.reserve("p1")
+    inbox.reserve("p1", 0.0)
     assert inbox.parked() == "p2"
     inbox.freeze("p1", 5.0)
     inbox.park("p1")
     for id in ("p2", "p3", "p1"):
         assert inbox.parked() == id
-        inbox.reserve(id)
+        inbox.reserve(id, 0.0)
     assert inbox.parked() is None
     inbox.freeze("p2", 6.0)
     assert [event.id for event in inbox.settle("p2")] == ["p2"]
@@ -106,7 +106,7 @@ def test_the_id_that_was_parked_first_is_retried_first(inbox):
 
 def test_an_id_without_events_can_be_looked_at_and_leaves_no_trace(inbox):
     for end in (inbox.settle, inbox.park):
-        inbox.reserve("p1")
+        inbox.reserve("p1", 0.0)
         assert inbox.looking("p1")
         assert not inbox.freeze("p1", 1.0)  # it is not early
         assert not end("p1")
@@ -115,7 +115,7 @@ def test_an_id_without_events_can_be_looked_at_and_leaves_no_trace(inbox):
 
 
 def test_an_event_that_comes_during_a_look_at_an_id_without_events_has_one_of_its_own(inbox):
-    inbox.reserve("p1")
+    inbox.reserve("p1", 0.0)
     inbox.freeze("p1", 1.0)
     inbox.add(held(now=1.5), 1.5)
 

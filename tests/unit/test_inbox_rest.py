@@ -87,6 +87,21 @@ def test_a_resting_id_whose_events_were_dropped_asks_for_no_look(inbox):
     assert inbox.next_at() == 1.0 + 5.5
 
 
+def test_a_resting_id_whose_events_were_dropped_during_a_look_makes_no_room_and_asks_for_none(
+    inbox,
+):
+    inbox.add(held(message="m1", hold=0.0), 0.0, more=True)
+    assert inbox.next(0.0) == "p1"
+    inbox.freeze("p1", 0.0)
+    inbox.add(held(message="m2", now=0.5, hold=0.0), 0.5, more=True)
+    inbox.drop(inbox.expiring(math.inf))
+
+    assert inbox.make_room(1, 1.0) == 0
+    assert inbox.settle("p1") == []
+    assert inbox.stop_resting() == 0
+    assert inbox.next_at() is None
+
+
 def test_only_recent_looks_are_remembered(inbox):
     for number in range(100):
         inbox.add(held(f"p{number}", f"m{number}", now=number, hold=0.0), number)

@@ -146,6 +146,19 @@ def test_a_refused_deletion_is_an_error_of_its_look(spans):
     assert refused.status.status_code is StatusCode.ERROR
 
 
+def test_a_look_that_is_put_off_says_so(spans):
+    hands = opened(traces=spans.traces, settle=0.0)
+    hands.receive(carrying(1))
+    with hands.consumer as desk:
+        due = desk.next(hands.now)
+    hands.consumer.stop()
+
+    assert list(hands.looks.look(due)) == [[]]
+
+    assert spans.one("process").attributes["change_events.outcome"] == "put_off"
+    assert "gets" not in hands.counts()
+
+
 def test_a_bulk_get_has_one_span_with_the_links_of_all_its_events(spans):
     hands = with_catalogue("p1", "p2", traces=spans.traces, settle=0.0)
     hands.receive(carrying(8, "p1"), carrying(9, "p2"))

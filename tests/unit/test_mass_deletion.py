@@ -276,7 +276,6 @@ def test_processes_that_share_a_small_cache_delete_half_of_it_though_none_has_de
 
 def share(deletions, *meanwhile):
     """Share what is known, and let this happen between two times."""
-    told = []
     steps = iter(meanwhile)
 
     def pause(seconds):
@@ -285,8 +284,7 @@ def share(deletions, *meanwhile):
             step()
         return step is None
 
-    deletions.share(pause, lambda: told.append("resumed"))
-    return told
+    deletions.share(pause)
 
 
 def test_what_a_resume_allows_ends_with_what_is_found_though_nothing_more_is_deleted():
@@ -319,25 +317,10 @@ def test_a_worker_that_refuses_goes_on_once_another_one_was_told_to():
         guards[1].resume()
         other.keep()
 
-    assert share(one) == []
-    assert share(one, resume) == ["resumed"]
-    assert not guards[0].tripped
-
-
-def test_a_worker_goes_on_if_a_look_by_hand_has_learned_of_another_ones_resume():
-    sink = full(100)
-    guards = Guard(), Guard()
-    one, other = (deletions_of(sink, guard) for guard in guards)
-    for n in range(21):
-        one.refused(f"p{n}", sink.entry(f"p{n}"))
+    share(one)
     assert guards[0].tripped
-
-    def resume_and_look_by_hand():
-        guards[1].allow()
-        other.keep()
-        assert one.refused("p50", sink.entry("p50")) is None
-
-    assert share(one, resume_and_look_by_hand) == ["resumed"]
+    share(one, resume)
+    assert not guards[0].tripped
 
 
 class Noting(MemorySink):
@@ -407,7 +390,7 @@ def test_one_look_is_shared_once_a_minute_and_a_sink_that_refuses_it_is_asked_ag
         sink.is_broken = False
         return len(waits) == 2
 
-    deletions_of(sink, guard).share(pause, lambda: None)
+    deletions_of(sink, guard).share(pause)
 
     assert waits == [60.0, 60.0]
     assert sink.writes == 2  # and once it is stored, no more
@@ -419,7 +402,7 @@ def test_nothing_is_shared_without_a_guard_or_without_state(guard):
     def fail(*_):
         raise AssertionError
 
-    deletions_of(full(1) if not guard.on else PlainSink(full(1)), guard).share(fail, fail)
+    deletions_of(full(1) if not guard.on else PlainSink(full(1)), guard).share(fail)
 
 
 def test_a_sink_that_hangs_when_a_worker_starts_keeps_no_deletion_waiting():

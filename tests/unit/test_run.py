@@ -680,14 +680,14 @@ def test_measurements_are_reported_each_second_and_once_more_at_the_end(bench):
     assert bench.steps == ["report", "join heartbeat", "report"]
 
 
-def test_the_guards_thread_pauses_until_the_run_has_finished_and_resumes_it(bench):
+def test_the_guards_thread_pauses_until_the_run_has_finished(bench):
     shared = []
     bench.run.looks.deletions.share = lambda *arguments: shared.append(arguments)
     bench.run.start()
 
     bench.threads.of("guard")[0].target()
 
-    assert shared == [(bench.run._finished.wait, bench.run.consumer.resume)]
+    assert shared == [(bench.run._finished.wait,)]
 
 
 def test_the_end_of_a_run_ends_the_pause_of_an_acknowledgement(bench):

@@ -8,6 +8,8 @@ import math
 import pytest
 from hands import message, messages, opened
 
+from change_events._consumer.experiment import Failed
+
 
 @pytest.fixture
 def hands():
@@ -101,10 +103,50 @@ def test_no_message_is_extended_beyond_twelve_hours(hands):
     assert hands.queue.hidden == [[("h1", 1.5 * 3600 - 60)]]
     assert hands.held()["m1"].expires == 100.0 + 12 * 3600 - 60
 
-    assert hands.next() == "p1"  # an id with a look under way is never dropped
-    hands.now = 100.0 + 12 * 3600
+
+@pytest.mark.parametrize("end", ["settle", "too early", "again", "park"])
+def test_a_message_is_handed_back_after_eleven_hours_though_a_look_at_it_hangs(hands, end):
+    hands.receive(message())
+    assert hands.next() == "p1"
+    with hands.consumer as desk:
+        desk.begin_get(["p1"], hands.now)
+    hands.now += 11 * 3600 + 1.0
+
     hands.visibility.extend(math.inf)
-    assert hands.queue.hidden[1:] == [[("h1", 0.0)]]
+
+    assert hands.queue.hidden == [[("h1", 0.0)]]
+    assert hands.held() == {}
+    with hands.consumer as desk:
+        if end == "settle":
+            assert desk.succeeded("p1", hands.now, started=100.0, found=True, cached=True) == (
+                [],
+                [],
+                [],
+            )
+        elif end == "too early":
+            desk.too_early("p1", hands.now, cached=True)
+        elif end == "again":
+            desk.look_again(["p1"], hands.now)
+        else:
+            desk.failed("p1", hands.now, Failed(OSError(), own=True))
+        assert (desk.inbox.ids, desk.inbox.looking()) == (0, 0)
+
+
+def test_messages_of_a_look_that_hangs_for_an_hour_are_handed_back(caplog):
+    hands = opened(settle=0.0)
+    hands.receive(message(), message(number=2))
+    assert hands.next() == "p1"
+    hands.now += 3601.0
+    hands.receive(message("p2", 3))
+    hands.look("p2")
+
+    hands.visibility.beat()
+
+    assert hands.held() == {}
+    assert [("h1", 2.0), ("h2", 2.0)] in hands.queue.hidden
+    (record,) = [record for record in caplog.records if record.action == "hang"]
+    assert record.id == "p1"
+    assert "'p1': 2 messages" in record.message
 
 
 def test_calls_of_one_kind_that_fail_are_a_warning_at_most_once_in_thirty_seconds(hands, caplog):

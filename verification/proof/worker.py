@@ -187,7 +187,7 @@ class Worker(Process):
             self.facts().polling,
             self._rest() if self._setup.pairs else None,
             self._outage() if self._setup.outage or self._desk.breaker._in_a_row else None,
-            (self._desk.guard._state, self._desk._refused) if self._setup.guarded else None,
+            self._desk.guard._state if self._setup.guarded else None,
         )
 
     def _rest(self) -> Hashable:

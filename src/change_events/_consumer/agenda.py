@@ -15,7 +15,7 @@ class Agenda:
 
     def __init__(self) -> None:
         self._at: dict[str, float] = {}
-        self._under_way: set[str] = set()
+        self._under_way: dict[str, float] = {}  # since when
         # A heap. Entries that no longer match `_at`, or are under way, are skipped.
         self._heap: list[tuple[float, str]] = []
 
@@ -57,9 +57,13 @@ class Agenda:
             heapq.heappop(self._heap)
         return None
 
-    def begin(self, id: str) -> None:
+    def begun(self, before: float) -> list[str]:
+        """Return the ids with a look under way that began before that time."""
+        return [id for id, began in self._under_way.items() if began < before]
+
+    def begin(self, id: str, now: float) -> None:
         """Note that a look at the id is under way."""
-        self._under_way.add(id)
+        self._under_way[id] = now
 
     def cancel(self, id: str) -> None:
         """Make no further look at the id due."""
@@ -67,7 +71,7 @@ class Agenda:
 
     def end(self, id: str) -> None:
         """Note that no look at the id is under way any more."""
-        self._under_way.discard(id)
+        self._under_way.pop(id, None)
         if id in self._at:
             heapq.heappush(self._heap, (self._at[id], id))
 

@@ -166,7 +166,7 @@ class Consumer:
     def resume(self) -> None:
         """Go on after a mass deletion was refused."""
         with self._lock:
-            self._desk.resume(self._clock())
+            self._desk.guard.resume()
             hire = self._publish()
         if hire:
             self._lookers.hire()
@@ -200,7 +200,10 @@ class Consumer:
 
     def _publish(self) -> bool:
         """Wake the threads that wait for a change; return True if a look waits for a thread."""
-        if self._paused[MASS_DELETION] and not self._desk.guard.tripped:  # so the sink has said
+        tripped, known = self._desk.guard.tripped, self._paused[MASS_DELETION]
+        if tripped and not known:  # perhaps a backfill's look was refused
+            self._desk.changed()
+        elif known and not tripped:  # a call, or what the sink has said of another process
             self._desk.resume(self._clock())
         due = self._desk.newly_due()
         if due is None:

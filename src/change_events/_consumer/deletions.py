@@ -72,26 +72,19 @@ class Deletions:
         self._allowed: deque[str] = deque(maxlen=WINDOW)  # some are still to be stored
         self._told = False
 
-    def share(self, pause: Callable[[float], bool], resumed: Callable[[], object]) -> None:
+    def share(self, pause: Callable[[float], bool]) -> None:
         """
         Learn what other processes have counted, and tell them what this one has, now and then.
 
-        So what a `resume` allows ends, and every worker learns of it. It never raises.
-
-        Args:
-            pause: Waits for so many seconds; returns True if there is nothing more to share.
-            resumed: Called if deletions are no longer refused, because of another process.
+        So what a `resume` allows ends, and every worker learns of it. It never raises. `pause`
+        waits for so many seconds, and returns True if there is nothing more to share.
         """
         if self._state is None or not self._guard.on:
             return
-        over = was_tripped = False
+        over = False
         while not over:
-            was_tripped |= self._guard.tripped
             self.learn()
             self._keep_what_is_new()
-            if was_tripped and not self._guard.tripped:
-                resumed()
-            was_tripped = self._guard.tripped  # a look by hand can learn of a resume meanwhile
             over = pause(KEEP_EVERY)
         self._keep_what_is_new()
 

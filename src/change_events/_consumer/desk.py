@@ -13,7 +13,7 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from change_events._consumer.backoff import MAX_PAUSE, Backoff
-from change_events._consumer.breaker import Breaker, Pace
+from change_events._consumer.breaker import HUNG, Breaker, Pace
 from change_events._consumer.bulk import BulkSize
 from change_events._consumer.experiment import PATIENCE, Experiment, Failed, Suspect
 from change_events._consumer.inbox import Inbox
@@ -93,7 +93,7 @@ class Desk:
         self.gets = _Gets(settings)
         self.limit = limit or Limit(settings.most_looks)
         self.receiving = Receiving(settings, self.inbox, self.breaker, guard)
-        self._refused = False  # ids are parked until deletions are believed
+        self._answered_at = -math.inf
         self._due: int | None = None
 
     def end_receive(self, events: Sequence[Held], now: float, *, received: int) -> Sequence[Held]:
@@ -140,7 +140,7 @@ class Desk:
         if id is None and self.breaker.open:
             id = self.inbox.parked() or self.experiment.rotate(self._is_free)
         if id is not None:
-            self.inbox.reserve(id)
+            self.inbox.reserve(id, now)
         return id
 
     def _is_free(self, id: str) -> bool:
@@ -196,8 +196,9 @@ class Desk:
         """End a look whose deletion the guard refused. Its events are held until `resume`."""
         self.inbox.park(id)
         self.experiment.call_off()
-        self._refused = True
         self._answered(now)
+        if not self.guard.tripped:  # resumed meanwhile
+            self._release(now)
 
     def too_early(self, id: str, now: float, *, cached: bool) -> None:
         """Note that the early look at the reserved id found nothing new. `cached`: It is cached."""
@@ -228,7 +229,6 @@ class Desk:
     def failed(self, id: str, now: float, failed: Failed) -> Failure:
         """Decide what becomes of the events of a look that failed. Until it is known, hold them."""
         self.changed(1)
-        self._go_on(now)
         held = id in self.inbox and self.inbox.park(id)
         if self.breaker.open:
             outage = self.breaker.failed(id, now, failed.retry_after)
@@ -276,39 +276,40 @@ class Desk:
         self.changed(len(ids))
 
     def drop(self, unwanted: Callable[[Held], bool]) -> list[Held]:
-        """Stop holding these events, except those of an id with a look under way; return which."""
+        """Stop holding these events; return which. A look under way settles none of them."""
         dropped = self.inbox.drop(filter(unwanted, self.inbox.expiring(math.inf)))
         self.changed(len(dropped))  # looks that waited behind theirs can be due sooner
         return dropped
 
+    def drop_hung(self) -> list[tuple[Held, float]]:
+        """
+        Stop holding the events of looks that hang: another look has ended well, an hour after they
+        began; or a minute, if there is no room. Return them, each with the seconds until it is to
+        be received again.
+        """
+        longest = HUNG if self.receiving.full else PATIENCE
+        hung = self.inbox.drop_hung(self._answered_at - longest)
+        self.changed(len(hung))
+        return [(each, self._backoff.pause(each.receive_count, MAX_PAUSE)) for each in hung]
+
     def _answered(self, now: float, *, good: bool = False) -> None:
         was_open = self.breaker.open
         self.breaker.succeeded(good=good)
+        self._answered_at = now
         self.changed()
         if was_open:
             self._release(now)
-        self._go_on(now)
-
-    def _go_on(self, now: float) -> None:
-        """Look again at what was refused, once deletions are believed."""
-        if self._refused and not self.guard.tripped:
-            self._release(now)
 
     def _release(self, now: float) -> None:
-        self._refused = False
         self.experiment.call_off()
         self.inbox.release(now)
         self.receiving.fall_behind(now)
         self.changed(len(self.inbox))
 
     def resume(self, now: float) -> None:
-        """Go on after a mass deletion was refused, by this worker or another."""
+        """Go on after a mass deletion was refused."""
         self.guard.resume()
-        if self._refused:
-            self._release(now)
-        else:
-            self.receiving.fall_behind(now)
-            self.changed(len(self.inbox))
+        self._release(now)
 
     def newly_due(self) -> int | None:
         """Return how many looks are due sooner than at the last such call; None: no change."""

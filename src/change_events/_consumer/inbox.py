@@ -183,7 +183,7 @@ class Inbox:
         if due is None or due[0] > now:
             return None
         _, id = due
-        self._agenda.begin(id)
+        self._agenda.begin(id, now)
         return id
 
     def due_with(self, id: str, now: float, most: int) -> list[str]:
@@ -197,7 +197,7 @@ class Inbox:
             due = self._agenda.next()
             if due is None or due[0] > now or self._groups[due[1]].alone:
                 break
-            self._agenda.begin(due[1])
+            self._agenda.begin(due[1], now)
             others.append(due[1])
         return others
 
@@ -217,10 +217,10 @@ class Inbox:
             return None
         return at
 
-    def reserve(self, id: str) -> None:
+    def reserve(self, id: str, now: float) -> None:
         """Reserve the id for a look, with events or without."""
         self._groups.setdefault(id, _Group())
-        self._agenda.begin(id)
+        self._agenda.begin(id, now)
 
     def freeze(self, id: str, now: float) -> bool:
         """
@@ -261,8 +261,7 @@ class Inbox:
         if waiting:
             self._agenda.add(id, min(waiting))
         if not group.events:
-            self._agenda.cancel(id)
-            del self._groups[id]
+            self.give_up(id)
         self._agenda.end(id)
         return settled
 
@@ -324,34 +323,32 @@ class Inbox:
             self._agenda.add(id, now)
 
     def drop(self, events: Iterable[Held]) -> list[Held]:
-        """Stop holding these events, except those of an id with a look under way; return which."""
+        """Stop holding these events; return those that were held. A look under way settles none."""
         dropped: list[Held] = []
         for event in events:
             group = self._groups.get(event.id)
-            if group is None or self._agenda.is_under_way(event.id):
-                continue
-            if group.events.pop(event.message_id, None) is not None:
+            if group is not None and group.events.pop(event.message_id, None) is not None:
                 self._count -= 1
                 dropped.append(event)
-                if not group.events:
-                    self.give_up(event.id)
+        for id in {event.id for event in dropped}:
+            group = self._groups[id]
+            group.frozen = [each for each in group.frozen if each.message_id in group.events]
+            if not group.events:
+                self._agenda.cancel(id)
+                self._rest.forget(id)
+                if not self._agenda.is_under_way(id):
+                    del self._groups[id]
         return dropped
+
+    def drop_hung(self, before: float) -> list[Held]:
+        """Stop holding the events of ids whose look began before that time; return them."""
+        groups = map(self._groups.__getitem__, self._agenda.begun(before))
+        return self.drop([event for group in groups for event in group.events.values()])
 
     def expiring(self, before: float, id: str | None = None) -> list[Held]:
         """Return the events, of all ids or this one, that others can see before that time."""
         groups = self._groups.values() if id is None else [self._groups[id]]
         return [each for group in groups for each in group.events.values() if each.expires < before]
-
-    def clear(self) -> list[Held]:
-        """Stop holding all events; return them to be handed back. A look under way settles none."""
-        held = self.expiring(math.inf)
-        for id, group in list(self._groups.items()):
-            if self._agenda.is_under_way(id):
-                group.events, group.frozen = {}, []
-            else:
-                self.give_up(id)
-        self._count = 0
-        return held
 
 
 def _release(save: str, group: _Group, now: float) -> None:

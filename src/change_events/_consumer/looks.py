@@ -210,7 +210,9 @@ class Looks(Generic[T]):
         if again:
             self.tally.add("conflicts")
         early = self.consumer.begin_get(ids, again=again)
-        if early is not None:
+        if early is None:
+            note("put_off")
+        else:
             self.tally.add("gets")
         return early
 
@@ -245,8 +247,6 @@ class Looks(Generic[T]):
         try:
             return counted_look(id, self.settings, self.deletions, self.tally)
         except MassDeletionError as refusal:
-            with self.consumer as desk:
-                desk.changed()  # the guard has stopped the looks of events, too
             self._halt(refusal)
             raise
 

@@ -186,14 +186,13 @@ class Run(Generic[T]):
         threads = self._settings.threads
         callers = 1 + math.ceil(threads / BATCH_SIZE)
         helpers = 0 if self.intake.until_empty else callers - 1
-        share = partial(self.looks.deletions.share, self._finished.wait, self.consumer.resume)
         self._crew.start(
             {
                 "look": [self._look],  # others follow when they are needed
                 "acknowledge": [self.acknowledgements.work] * callers,
                 "heartbeat": [self._beat],
                 "poll": [self._poll] + [self.intake.help] * helpers,
-                "guard": [share],
+                "guard": [partial(self.looks.deletions.share, self._finished.wait)],
                 "nap": [partial(nap, self.consumer, self._crew.threads)] * self._crew.threads.late,
                 "measure": [self._measure] * self.looks.tally.meter.on,
                 "aside": [partial(each, self.looks, self._stopping) for each in self._asides],

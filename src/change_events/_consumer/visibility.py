@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from change_events._consumer.log import log
 from change_events._consumer.queue import MAX_VISIBILITY, batches
 
 if TYPE_CHECKING:
@@ -77,9 +78,7 @@ class Visibility:
 
     def hand_back_all(self) -> None:
         """Stop holding everything; each message becomes visible when its window is over."""
-        with self.consumer as desk:
-            held = desk.inbox.clear()
-            desk.changed()
+        held = self._drop(lambda _: True)
         now = self.clock()
         self.hand_back([(event.receipt_handle, max(0.0, event.due - now)) for event in held])
         self.handed_back = True
@@ -88,6 +87,16 @@ class Visibility:
         before = self.clock() - LONGEST_HOLD
         dropped = self._drop(lambda event: event.received < before)
         self.hand_back([(event.receipt_handle, 0.0) for event in dropped])
+        with self.consumer as desk:
+            hung = desk.drop_hung()
+        if hung:
+            log.warning(
+                "looks hang, the first one at %r: %d messages go back to the queue",
+                hung[0][0].id,
+                len(hung),
+                extra={"action": "hang", "id": hung[0][0].id},
+            )
+        self.hand_back([(event.receipt_handle, pause) for event, pause in hung])
 
     def _drop(self, unwanted: Callable[[Held], bool]) -> list[Held]:
         with self.consumer as desk:
