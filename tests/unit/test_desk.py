@@ -201,25 +201,54 @@ def test_the_events_of_a_look_that_hangs_go_back_after_an_hour_or_a_minute(prefe
     assert desk.receiving.full == (prefetch == 8)
     succeed(desk, seconds)
     desk.newly_due()
-    assert desk.drop_hung() == []
+    assert desk.drop_hung(seconds) == []
     receive(desk, "e", "f", now=seconds + 1.0, received=3)
     succeed(desk, seconds + 1.0)
     desk.newly_due()
 
-    assert desk.drop_hung() == [(first[0], 2.0), (second[0], 2.0)]
+    assert desk.drop_hung(seconds) == [(first[0], 2.0), (second[0], 2.0)]
 
     assert desk.newly_due() == 2
     assert succeed(desk, seconds + 2.0, "a").events == []
     assert {event.id for event in desk.inbox.expiring(math.inf)} == {"b", "e", "f"}
 
 
-def test_events_are_held_while_all_looks_hang():
-    desk = make_desk(prefetch=5)
-    receive(desk, "a", "b", "c")
+def test_without_room_the_id_with_most_events_gives_up_its_own_though_all_looks_hang():
+    desk = make_desk(prefetch=6)
+    receive(desk, "a", "b", "b")
     assert [*desk.next(0.0), *desk.next(0.0)] == ["a", "b"]
+    receive(desk, "c", now=60.0)
+    assert desk.drop_hung(60.0) == []
+
+    assert [(event.id, pause) for event, pause in desk.drop_hung(60.1)] == [("b", 2.0)] * 2
+
+    assert desk.drop_hung(60.1) == []  # there is room
+    assert desk.receiving.may_begin()
+
+
+def test_an_outage_spends_no_receive_on_looks_that_hang(desk):
+    bring_down(desk)
+    desk.next(1.0)
+    for ids in ("fgh", "ijk", "l"):
+        receive(desk, *ids, now=2.0)
     assert desk.receiving.full
 
-    assert desk.drop_hung() == []
+    assert desk.drop_hung(9000.0) == []
+
+
+def test_an_outage_with_no_other_id_to_look_at_makes_room_for_one():
+    desk = make_desk(prefetch=6)
+    receive(desk, "a", "a", "a")
+    assert desk.next(0.0) == ["a"]  # it hangs
+    receive(desk, "a", "b", now=0.1)
+    for now in (0.1, 9.0):
+        fail(desk, now, own=False)
+    assert desk.breaker.open
+    assert desk.drop_hung(9000.0) == []  # there is b
+    desk.drop(lambda event: event.id == "b")
+    assert desk.receiving.full
+
+    assert len(desk.drop_hung(9000.0)) == 4
 
 
 def test_a_bulk_get_can_end_after_its_events_were_handed_back():

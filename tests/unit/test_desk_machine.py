@@ -135,9 +135,9 @@ class Walk:
 
     def drop_hung(self):
         full = self.desk.receiving.full
-        dropped = [event for event, _ in self.desk.drop_hung()]
+        dropped = [event for event, _ in self.desk.drop_hung(self.now)]
         for id in {event.id for event in dropped}:
-            assert self.now - self.looks[id].began > (HUNG if full else PATIENCE)
+            assert self.now - self.looks[id].began > (HUNG if full else PATIENCE) - 1e-6
             assert not any(event.id == id for event in self.desk.inbox.expiring(math.inf))
         self.forget(dropped)
 

@@ -266,6 +266,8 @@ def test_drop_hung_drops_the_events_of_looks_that_began_before_a_time(inbox):
         inbox.add(held(id, id, now), now)
         assert inbox.next(now) == id
 
+    assert inbox.drop_hung(0.0) == []
+    assert inbox.drop_hung(1.0, most=0) == []
     assert [event.id for event in inbox.drop_hung(1.0)] == ["p1"]
 
     assert (len(inbox), inbox.looking()) == (1, 2)

@@ -281,14 +281,15 @@ class Desk:
         self.changed(len(dropped))  # looks that waited behind theirs can be due sooner
         return dropped
 
-    def drop_hung(self) -> list[tuple[Held, float]]:
+    def drop_hung(self, now: float) -> list[tuple[Held, float]]:
         """
-        Stop holding the events of looks that hang: another look has ended well, an hour after they
-        began; or a minute, if there is no room. Return them, each with the seconds until it is to
-        be received again.
+        Drop the events of looks that hang while others end: for an hour; without room, for a
+        minute, and one id's in any case. Return each with the seconds until its next receive.
         """
-        longest = HUNG if self.receiving.full else PATIENCE
-        hung = self.inbox.drop_hung(self._answered_at - longest)
+        full = self.receiving.full
+        hung = self.inbox.drop_hung(self._answered_at - (HUNG if full else PATIENCE))
+        if full and not hung and (not self.breaker.open or self.next_at() is None):
+            hung = self.inbox.drop_hung(now - HUNG, most=1)
         self.changed(len(hung))
         return [(each, self._backoff.pause(each.receive_count, MAX_PAUSE)) for each in hung]
 

@@ -340,10 +340,11 @@ class Inbox:
                     del self._groups[id]
         return dropped
 
-    def drop_hung(self, before: float) -> list[Held]:
-        """Stop holding the events of ids whose look began before that time; return them."""
-        groups = map(self._groups.__getitem__, self._agenda.begun(before))
-        return self.drop([event for group in groups for event in group.events.values()])
+    def drop_hung(self, before: float, most: int | None = None) -> list[Held]:
+        """Stop holding the events of ids whose look began before then, first those with most."""
+        hung = [self._groups[id].events for id in self._agenda.begun(before)]
+        hung.sort(key=len, reverse=True)
+        return self.drop([event for events in hung[:most] for event in events.values()])
 
     def expiring(self, before: float, id: str | None = None) -> list[Held]:
         """Return the events, of all ids or this one, that others can see before that time."""

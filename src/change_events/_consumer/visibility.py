@@ -88,7 +88,7 @@ class Visibility:
         dropped = self._drop(lambda event: event.received < before)
         self.hand_back([(event.receipt_handle, 0.0) for event in dropped])
         with self.consumer as desk:
-            hung = desk.drop_hung()
+            hung = desk.drop_hung(self.clock())
         if hung:
             log.warning(
                 "looks hang, the first one at %r: %d messages go back to the queue",
