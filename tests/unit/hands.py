@@ -189,7 +189,7 @@ class Hands:
         return self.look_at(id)
 
     def look_at(self, id):
-        return self.looks.look_at(id)
+        return [event for settled in self.looks.look([id]) for event in settled]
 
     @contextmanager
     def under_way(self, id):

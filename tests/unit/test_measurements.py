@@ -271,6 +271,17 @@ def test_a_failed_look_ends_before_its_events_are_handed_back(noted):
     assert noted.of("look_seconds") == [("look_seconds", 0.0)]
 
 
+def test_a_look_that_is_put_off_is_not_measured(noted):
+    hands = Hands(metrics=noted)
+    hands.receive(message())
+    assert hands.next() == "p1"
+    hands.consumer.stop()
+
+    assert list(hands.looks.look(["p1"])) == []
+
+    assert noted.of("look_seconds", "looks") == []
+
+
 def test_each_answer_is_counted_by_its_name(noted):
     hands = Hands(metrics=noted, settle=0.0)
     hands.source.trust_etags = True

@@ -70,8 +70,11 @@ TESTS = {
     "sinks.dynamodb": [f"tests/sinks/test_sinks_{part}.py" for part in ("dynamodb", "stored")],
     "sinks.postgres": [f"tests/sinks/test_sinks_{part}.py" for part in ("postgres", "stored")],
     "sinks.redis": [
-        f"tests/sinks/test_sinks_{part}.py"
-        for part in ("redis", "redis_losses", "redis_outages", "redis_cluster", "stored")
+        *(
+            f"tests/sinks/test_sinks_{part}.py"
+            for part in ("redis", "redis_losses", "redis_outages", "redis_cluster", "stored")
+        ),
+        "tests/wire/test_doctor_source.py",
     ],
     "sinks": [
         f"tests/sinks/test_sinks{part}.py"

@@ -88,10 +88,11 @@ class Looks(Generic[T]):
             yield from self._look_at_all(ids)
 
     def _look_at_all(self, ids: Sequence[str]) -> Iterator[Sequence[Held]]:
-        if len(ids) == 1:
-            yield self.look_at(*ids)
-        else:
-            yield from self.look_together(ids)
+        with contextlib.suppress(_PutOffError):
+            if len(ids) == 1:
+                yield self.look_at(*ids)
+            else:
+                yield from self.look_together(ids)
 
     def look_at(self, id: str) -> Sequence[Held]:
         """Look at one id; return the events to acknowledge, none if the look decided nothing."""
@@ -100,6 +101,8 @@ class Looks(Generic[T]):
         try:
             entry = entry_of(self.settings.sink, id)
             done = self._look(id, entry)
+        except _PutOffError:
+            raise
         except Exception as error:  # of the source, of the user's fetcher or sink
             # If even the entry can't be read, the entity has no part in it.
             own = entry is not None and is_own(error)
@@ -110,13 +113,11 @@ class Looks(Generic[T]):
         return [] if done is None else self._stored(id, done, started)
 
     def _look(self, id: str, entry: Entry) -> _Done | None:
-        """GET, ask the guard, store; None if nothing is: put off, too early, or refused."""
+        """GET, ask the guard, store; None if nothing is: too early, or refused."""
         fetcher, sink = self.settings.fetcher, self.settings.sink
         for attempt in range(MAX_CONFLICTS):
             with self.slot:
                 early = self._begin_get([id], again=attempt > 0)
-                if early is None:
-                    return None
                 etag = etag_to_send(entry, fetcher, early=bool(early))
                 with timed_get(self.consumer.answers, self.clock):
                     change = self._fetch(id, etag)
@@ -147,9 +148,7 @@ class Looks(Generic[T]):
         due again at once, for a look alone.
         """
         started = self.clock()
-        if (read := self._read_together(ids)) is None:
-            return
-        found, early = read
+        found, early = self._read_together(ids)
         self._look_alone([id for id in ids if id not in found])
         for id, done in found.items():
             if id in early and not is_new(*done):
@@ -157,15 +156,13 @@ class Looks(Generic[T]):
             else:
                 yield self._store(id, done, started)
 
-    def _read_together(self, ids: Sequence[str]) -> tuple[dict[str, _Done], set[str]] | None:
-        """Read all versions, GET; return what was found, and whose look is early. None: put off."""
+    def _read_together(self, ids: Sequence[str]) -> tuple[dict[str, _Done], set[str]]:
+        """Read all versions, GET; return what was found, and whose look is early."""
         fetcher, sink = cast("BulkFetcher[T]", self.settings.fetcher), self.settings.sink
         try:
             entries = {id: entry_of(sink, id) for id in ids}
             with self.slot:
                 early = self._begin_get(ids)
-                if early is None:
-                    return None
                 timed = timed_get(self.consumer.answers, self.clock, len(ids))
                 with timed, measured_get(self.tally.meter, self.clock) as answer:
                     changes = fetcher.fetch_many(ids)
@@ -175,6 +172,8 @@ class Looks(Generic[T]):
                 for id, entry in entries.items()
                 if isinstance(changes.get(id), Found)
             }
+        except _PutOffError:
+            raise
         except Exception as error:  # the looks alone will tell what is broken
             note("failed", error=error)
             with self.consumer as desk:
@@ -205,15 +204,15 @@ class Looks(Generic[T]):
         self.tally.meter.observe("look_seconds", self.clock() - started)
         return self._stored(id, done, started)
 
-    def _begin_get(self, ids: Sequence[str], *, again: bool = False) -> set[str] | None:
-        """Note that a GET starts; return the ids whose look is early. None: the look is put off."""
+    def _begin_get(self, ids: Sequence[str], *, again: bool = False) -> set[str]:
+        """Note that a GET starts; return the ids whose look is early."""
         if again:
             self.tally.add("conflicts")
         early = self.consumer.begin_get(ids, again=again)
         if early is None:
             note("put_off")
-        else:
-            self.tally.add("gets")
+            raise _PutOffError
+        self.tally.add("gets")
         return early
 
     def _look_alone(self, ids: Sequence[str]) -> None:
@@ -314,6 +313,10 @@ def _sample(sink: Sink[Any], number: int) -> Sequence[str]:
         with contextlib.suppress(Exception):  # then the look has failed for that reason
             ids = sink.ids(limit=max(number, SAMPLED))
     return ids[:: max(1, len(ids) // number)]
+
+
+class _PutOffError(Exception):
+    """No GET may start any more, so the ids of the look are due again."""
 
 
 class _Done(NamedTuple):
