@@ -43,8 +43,6 @@ LATE = (("renewals", True), ("early_look", False))
 BULK_GET = (
     "            with self.slot:\n"
     "                early = self._begin_get(ids)\n"
-    "                if early is None:\n"
-    "                    return None\n"
     "                timed = timed_get(self.consumer.answers, self.clock, len(ids))\n"
     "                with timed, measured_get(self.tally.meter, self.clock) as answer:\n"
     "                    changes = fetcher.fetch_many(ids)\n"
@@ -118,15 +116,11 @@ MUTANTS = (
         "an event joins a GET that is under way",
         "_consumer.looks",
         "                early = self._begin_get([id], again=attempt > 0)\n"
-        "                if early is None:\n"
-        "                    return None\n"
         "                etag = etag_to_send(entry, fetcher, early=bool(early))\n"
         "                with timed_get(self.consumer.answers, self.clock):\n"
         "                    change = self._fetch(id, etag)\n",
         "                change = self._fetch(id, etag := None)\n"
-        "                early = self._begin_get([id], again=attempt > 0)\n"
-        "                if early is None:\n"
-        "                    return None\n",
+        "                early = self._begin_get([id], again=attempt > 0)\n",
         setup=(("delay", 2), ("slow_get", True)),
         puts=(True, True),
     ),
