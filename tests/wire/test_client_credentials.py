@@ -681,7 +681,7 @@ WRONG = {
     "a list of scopes": ({"scope": ["a"]}, "scope= must be names with single spaces"),
     "parameters of another type": (
         {"parameters": [("hidden", "a")]},
-        "must be a mapping, not list",
+        "parameters= must be a mapping, not list",
     ),
     "a value of another type": ({"parameters": {"a": 7}}, "parameters= must be text, not int"),
     "a name of another type": ({"parameters": {7: "a"}}, "parameters= must be text, not int"),
@@ -705,5 +705,5 @@ def test_wrong_settings_are_refused_without_quoting_a_secret(settings, message):
     with pytest.raises(ConfigurationError) as caught:
         ClientCredentials(given.pop("token_url"), **given)
 
-    assert message in str(caught.value)
+    assert str(caught.value).startswith(message)
     assert "hidden" not in str(caught.value)

@@ -549,7 +549,8 @@ def test_the_total_is_in_a_header_or_in_the_body(shop, total, answer, expected):
     ],
 )
 def test_a_url_of_no_list_is_refused(url):
-    with pytest.raises(ConfigurationError, match=r"is not a.* URL"):
+    said = r"is not (a URL: |an http\(s\) URL of a list; write it like https://)"
+    with pytest.raises(ConfigurationError, match=said):
         HTTPListing(url)
 
 

@@ -8,6 +8,13 @@ _NEXT = 'if "next" in parameters.get("rel", "").lower().split() and "anchor" not
 _LOCAL = 'local = parsed.scheme == "http" and _is_loopback(parsed.host or "")'
 
 OF_THE_SOURCE = {
+    "no clock shows just the end of the timeout": [
+        (
+            "_source.getter.Getter._get_authorized",
+            "if (timeout := left()) <= 0:",
+            "if (timeout := left()) < 0:",
+        ),
+    ],
     "a letter is never encoded": [
         (
             "_source.fetcher.HTTPFetcher._target",
