@@ -12,7 +12,7 @@ from hands import NotingCondition
 from change_events._consumer.consumer import Consumer
 from change_events._consumer.guard import Guard
 from change_events._consumer.health import FULL, MASS_DELETION, SOURCE_DOWN
-from change_events._consumer.limit import Limit
+from change_events._consumer.limit import Answer, Limit
 
 
 class Condition(threading.Condition):
@@ -56,12 +56,14 @@ class Shared:
         self.waits = queue.SimpleQueue()
         self.noted = Noting()
         self.conditions = []
+        self.hired = []
         self.consumer = Consumer(
             make_desk(**settings),
             pauses=self.noted,
             tally=self.noted,
             clock=lambda: self.now,
             condition=self.condition,
+            hire=lambda: self.hired.append("look"),
         )
         self.due, _, self.room, self.backlog = self.conditions
         self.noted.pauses.clear()
@@ -503,3 +505,38 @@ def test_no_thread_is_woken_for_a_look_that_is_due_when_one_wakes_by_itself():
 
     with pytest.raises(queue.Empty):  # woken, it would wait once more
         shared.waits.get(timeout=0.2)
+    assert shared.hired == ["look"]  # for the first event, when no thread was there
+
+
+def test_of_several_threads_that_wait_for_a_look_one_wakes_by_itself():
+    shared = Shared(early_look=False)
+    shared.receive("a", hold=5.0)
+
+    assert [shared.begin(shared.consumer.take)[1] for _ in range(3)] == [5.5, None, None]
+
+
+def test_no_thread_is_hired_while_one_is_idle(shared):
+    first, _ = shared.begin(shared.consumer.take)
+    second, _ = shared.begin(shared.consumer.take)
+
+    shared.receive("a")
+    assert result(first) == ["a"]
+    shared.receive("b")
+    assert result(second) == ["b"]
+
+    assert shared.hired == []
+
+
+def test_a_slow_get_of_one_id_says_nothing_about_bulk_gets():
+    shared = Shared(bulk_size=50)
+    with shared.consumer as desk:
+        size = desk.gets.bulk_size.size
+    shared.receive("a")
+    assert shared.consumer.take() == ["a"]
+    shared.consumer.answers.append(Answer(0.0, 60.0))
+    shared.receive("b")
+
+    assert shared.consumer.take(after=["a"]) == ["b"]
+
+    with shared.consumer as desk:
+        assert desk.gets.bulk_size.size == size

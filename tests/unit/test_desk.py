@@ -13,7 +13,7 @@ from change_events._consumer.breaker import HUNG
 from change_events._consumer.desk import ASIDE_PAUSE, MAX_YIELD, YIELD, Failure
 from change_events._consumer.experiment import GRACE
 from change_events._consumer.guard import Guard
-from change_events._consumer.limit import Answer, Limit
+from change_events._consumer.limit import LIVE, Answer, Limit
 from change_events._consumer.receiving import MOMENT
 
 BELIEVES = '{"believes": true, "gone": "", "at": []}'
@@ -975,6 +975,40 @@ def test_a_refused_deletion_ends_an_outage(strict):
     refuse(strict, 1.0)
 
     assert not strict.breaker.open
+
+
+def test_the_order_of_the_next_outage_does_not_change_with_a_refused_deletion(strict):
+    held_first = strict.breaker._held_first
+    bring_down(strict)
+
+    refuse(strict, 1.0)
+
+    assert strict.breaker._held_first == held_first
+
+
+def test_ids_that_are_put_off_can_share_a_look_again():
+    desk = make_desk(bulk_size=2, guard=Guard(max_share=0.0, min_deleted=1))
+    receive(desk, "a", "b")
+    assert desk.next(0.0) == ["a", "b"]
+    assert not desk.guard.allows_deletion()
+    assert desk.begin_get(["a", "b"], 0.0) is None
+
+    desk.resume(0.0)
+
+    assert desk.next(0.0) == ["a", "b"]
+
+
+@pytest.mark.parametrize(("number", "is_backlog"), [(LIVE, False), (LIVE + 1, True)])
+def test_many_ids_that_are_due_again_are_a_backlog(number, is_backlog):
+    ids = [f"p{each:02}" for each in range(number)]
+    desk = make_desk(prefetch=100, batch_size=10, bulk_size=20)
+    receive(desk, *ids[:6])
+    receive(desk, *ids[6:])
+    assert desk.next(0.0) + desk.next(0.0) == ids
+
+    desk.look_again(ids, 0.0)
+
+    assert (desk.receiving.live_at() == math.inf) == is_backlog
 
 
 def test_a_refused_deletion_ends_all_questions_until_resume(strict):

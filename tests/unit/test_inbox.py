@@ -232,6 +232,12 @@ def test_an_id_that_was_given_up_can_come_back(inbox):
     assert look(inbox, "p1", 13.5) == [event]
 
 
+def test_an_event_that_is_delivered_again_makes_no_look_due_sooner(inbox):
+    assert inbox.add(held(), 0.0)
+
+    assert not inbox.add(held(handle="h2"), 0.0)
+
+
 def test_what_is_dropped_is_no_longer_held(inbox):
     events = [held("p1", "m1"), held("p1", "m2"), held("p2", "m3")]
     for event in events:

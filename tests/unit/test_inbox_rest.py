@@ -168,6 +168,16 @@ def test_a_look_that_failed_no_longer_counts_as_making_room(crowded, fail):
     assert crowded.next(0.5) == "c"
 
 
+def test_a_look_that_leaves_an_event_no_longer_counts_as_making_room(crowded):
+    crowded.make_room(1, 0.5)
+    assert crowded.next(0.5) == "b"
+    crowded.freeze("b", 0.5)
+    crowded.add(held("b", "late", now=0.6, hold=0.0), 0.6)
+    crowded.settle("b")
+
+    assert crowded.make_room(1, 0.6) == 1
+
+
 def test_a_parked_id_does_not_rest(crowded):
     assert crowded.make_room(1, 0.5) == 1
     assert crowded.next(0.5) == "b"

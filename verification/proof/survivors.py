@@ -13,6 +13,7 @@ from verification.proof.source_survivors import OF_THE_SOURCE
 _GET = '"GET", url, timeout=TIMEOUT, retries=False, redirect=False, preload_content=False'
 _READ = 'self.read("change-events", "version")'
 _FEWER = "number >= MANY and -self.late.excess(late, number)"
+_WAKES = "self._wakes = -math.inf"
 _LIMIT = "_consumer.limit.Limit"
 _ALL_LATE = "if window.late == window.number < WINDOW and window.beyond(TARGET, CERTAIN)"
 _MOST_LATE = "if window.number >= round_ and window.excess"
@@ -71,6 +72,33 @@ SURVIVORS = OF_THE_SOURCE | {
             "return bool(self._some_ids(None, 1))",
             "return bool(self._some_ids(None, 2))",
         ),
+        ("_consumer.desk.Desk.too_early", "self.changed(1)", "self.changed(2)"),
+        ("_consumer.desk.Desk.failed", "self.changed(1)", "self.changed(2)"),
+    ],
+    "a suspect that is judged at once is not asked when it failed": [
+        (
+            "_consumer.desk.Desk.failed",
+            "outage, suspects = in_a_row, [Suspect(id, failed, now)]",
+            "outage, suspects = in_a_row, [Suspect(id, failed, None)]",
+        ),
+    ],
+    "an outage that begins ends all questions": [
+        (
+            "_consumer.desk.Desk.failed",
+            "suspects = [] if outage else self.experiment.give_up()",
+            "suspects = [] if (outage) and False else self.experiment.give_up()",
+        ),
+    ],
+    "no look is due at infinity, so no thread wakes for it": [
+        (f"_consumer.consumer._Lookers.{function}", _WAKES, _WAKES.replace("-", "+"))
+        for function in ("wait", "wake_one")
+    ],
+    "a thread that wakes at this very moment has woken": [
+        (f"_consumer.consumer._Lookers.{function}", line, line.replace("now <", "now <="))
+        for function, line in (
+            ("wait", "if at is None or now < self._wakes <= at:"),
+            ("wake_one", "if now < self._wakes <= at:"),
+        )
     ],
     "whatever the id, an outage begins": [
         (
@@ -203,9 +231,6 @@ SURVIVORS = OF_THE_SOURCE | {
             "if self._suspects.pop(id, None) is not None and not self._suspects:",
             "if self._suspects.pop(id, None) is not None or not self._suspects:",
         ),
-    ],
-    "an id without events has no look due; the line makes that sure": [
-        ("_consumer.inbox.Inbox.settle", "self._agenda.cancel(id)", "self._agenda.cancel(None)"),
     ],
     "only in the text of an error, which what was found can't cause": [
         (

@@ -69,7 +69,6 @@ class Consumer:
         return self._desk
 
     def __exit__(self, *error: object) -> None:
-        hire = False
         try:
             hire = self._publish()
         finally:
@@ -94,7 +93,7 @@ class Consumer:
             self._lookers.hire()
         return ids
 
-    def begin_get(self, ids: Sequence[str], *, again: bool = False) -> set[str] | None:
+    def begin_get(self, ids: Sequence[str], *, again: bool) -> set[str] | None:
         """Note that a GET starts, as `Desk.begin_get` does. None: none may start any more."""
         with self as desk:
             if self._looking:
