@@ -244,8 +244,13 @@ def test_what_is_no_client_is_refused(make, given):
     "url", ["", "http://cache", "redis://host:port", "redis://h?db=x", "redis://h?pool=3"]
 )
 def test_what_is_no_url_is_refused(url):
-    with pytest.raises(ConfigurationError, match=r"URL of Redis can't be read\. It begins with"):
+    with pytest.raises(ConfigurationError) as caught:
         RedisSink(url)
+
+    assert str(caught.value) == (
+        "the URL of Redis can't be read. It begins with redis://, rediss:// or unix://, like "
+        "redis://cache.example.com:6379/0, and a password is percent-encoded"
+    )
 
 
 @pytest.mark.parametrize("url", ["redis://someone:sec/ret@cache:6379", b"redis://:secret@cache"])
@@ -255,6 +260,28 @@ def test_the_error_for_a_url_does_not_show_a_password(url):
 
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
     assert "sec" not in str(caught.value)
+
+
+def test_connections_are_closed_only_if_nobody_uses_them(make, redis_server):
+    with redis.Redis(port=redis_server.port, socket_timeout=5) as client:
+        sink = make(client)
+        connection = client.connection_pool.get_connection()
+        connection.send_command("PING")
+
+        sink._server._hang_up()
+
+        assert connection.read_response() == b"PONG"
+        client.connection_pool.release(connection)
+
+
+def test_a_valkey_is_called_so_with_its_own_version(make, redis_server, monkeypatch):
+    """There is none here: this is what its INFO says."""
+    info = {"redis_version": "7.2.4", "valkey_version": "8.1.3", "maxmemory_policy": "noeviction"}
+    with redis.Redis(port=redis_server.port, socket_timeout=5) as client:
+        sink = make(client)
+        monkeypatch.setattr(sink._server, "_info", lambda key: info)
+
+        assert sink.examine() == ("Valkey 8.1.3", [])
 
 
 def test_a_server_that_does_not_answer_is_an_error_at_the_start(free_port):

@@ -57,6 +57,13 @@ def test_all_keys_of_a_cache_are_in_one_slot(cluster):
     assert {cluster.keyslot(key) for key in keys} == {cluster.keyslot(f"{{{name}}}")}
 
 
+def test_a_cluster_finds_its_primary_by_itself(cluster):
+    with RedisSink(cluster, name=uuid.uuid4().hex) as sink:
+        sink._server._hang_up()
+
+        assert sink.get("p1") is None
+
+
 def test_a_loss_is_noticed_in_a_cluster_too(cluster, caplog):
     with RedisSink(cluster, name=uuid.uuid4().hex) as sink:
         read, before = sink.entry("p1"), sink.epoch()

@@ -310,7 +310,9 @@ def test_a_server_that_evicts_is_refused(make_redis, policy):
         make_redis(**{"maxmemory-policy": policy}) as server,
         pytest.raises(
             ConfigurationError,
-            match=f"can't be used: its maxmemory-policy is '{policy}', and must be noeviction",
+            match=f"can't be used: its maxmemory-policy is '{policy}', and must be noeviction: it "
+            "would delete entities and tombstones when its memory is full, and nothing would bring "
+            "them back$",
         ),
     ):
         RedisSink(server.url)

@@ -6,6 +6,7 @@ import re
 import socket
 import socketserver
 import threading
+import time
 
 import pytest
 import redis
@@ -55,6 +56,18 @@ def test_a_server_that_hangs_makes_looks_fail_in_time_and_what_they_wrote_is_fou
     wait_until(lambda: sink.entry("p1").version != version)  # the script was in its socket
     assert not sink.apply("p1", NEWER, if_version=version)
     assert look(sink, NEWER)
+
+
+def test_a_call_to_a_server_that_hangs_is_not_made_again(server):
+    with RedisSink(server.url, timeout=2.0) as sink:
+        server.pause()
+        started = time.monotonic()
+        try:
+            with pytest.raises(redis.TimeoutError):
+                sink.entry("p1")
+            assert time.monotonic() - started < 3.9
+        finally:
+            server.resume()
 
 
 def test_a_server_that_hangs_is_an_error_at_the_start(server):

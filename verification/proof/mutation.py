@@ -105,11 +105,11 @@ KILLED = {"killed", *HUNG}
 _WITHOUT_CASE = re.compile(
     r"\b(ALTER|AND|BEGIN|COMMIT|CONFLICT|CREATE|DELETE|INSERT|NULL|PRAGMA|REMOVE|ROLLBACK|ROWID"
     r"|SELECT|SET|UPDATE|WHERE)\b|headers\.get|in response\.headers"
-    r"|\"Content-Length\": "
+    r"|\"Content-Length\": |_server\.command\("
 )
 """
-SQL, expressions of DynamoDB, and where a header has its name. No test can tell such a mutant from
-the code.
+SQL, expressions of DynamoDB, commands of Redis, and where a header has its name. No test can tell
+such a mutant from the code.
 """
 
 _STRICT = re.compile(r", (strict=\w+)?(?=\))")
