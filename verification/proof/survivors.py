@@ -13,6 +13,7 @@ from verification.proof.source_survivors import OF_THE_SOURCE
 _GET = '"GET", url, timeout=TIMEOUT, retries=False, redirect=False, preload_content=False'
 _READ = 'self.read("change-events", "version")'
 _FEWER = "number >= MANY and -self.late.excess(late, number)"
+_CHECK, _TRUST = '"health_check_interval": 0,', "validate=False,"
 _WAKES = "self._wakes = -math.inf"
 _LIMIT = "_consumer.limit.Limit"
 _ALL_LATE = "if window.late == window.number < WINDOW and window.beyond(TARGET, CERTAIN)"
@@ -339,9 +340,8 @@ SURVIVORS = OF_THE_SOURCE | {
         ("_consumer.queue.Queue.__init__", "self._made_in = 0", "self._made_in = None"),
     ],
     "a check only costs time": [
-        ("sinks.redis.server._client_of", '"health_check_interval": 0,', '"health_check_interval": 1,'),
-        ("_consumer.queue.Queue._new_client", "validate=False,", mutant)
-        for mutant in ("", "validate=True,")
+        ("sinks.redis.server._client_of", _CHECK, _CHECK.replace("0", "1")),
+        *(("_consumer.queue.Queue._new_client", _TRUST, each) for each in ("", "validate=True,")),
     ],
     "a computer that has just started takes that long to start a worker": [
         (
