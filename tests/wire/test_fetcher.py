@@ -314,7 +314,9 @@ def test_an_is_gone_that_raises_decides_nothing(make, source):
     fetcher = make(source.url + "/{id}", is_gone=lambda _, body: json.loads(body)["code"] == "gone")
     answering(source, Answer(404, b'{"detail": "secret"}'))
 
-    with pytest.raises(FetchError, match="answered 404, and is_gone= raised KeyError") as caught:
+    with pytest.raises(
+        FetchError, match=r"^GET http.* answered 404, and is_gone= raised KeyError"
+    ) as caught:
         fetcher.fetch("p1")
 
     assert caught.value.status == 404

@@ -191,10 +191,9 @@ def test_bulk_size_is_50_by_default_and_can_be_set():
     url = "https://products.example.com"
 
     assert HTTPFetcher(url + "/{id}", bulk_url=url).bulk_size == 50
-    assert (
-        HTTPFetcher(url + "/{id}", bulk_url="http://elsewhere:8000/?x=1", bulk_size=7).bulk_size
-        == 7
-    )
+    for size in (1, 7, 1000):
+        fetcher = HTTPFetcher(url + "/{id}", bulk_url="http://elsewhere/?x=1", bulk_size=size)
+        assert fetcher.bulk_size == size
 
 
 # Settings

@@ -65,6 +65,7 @@ TESTS = {
         "tests/wire/test_fetcher*.py",
         "tests/wire/test_listing.py",
         "tests/wire/test_sigv4.py",
+        "tests/wire/test_traces.py",
     ],
     "integrations": ["tests/wire/test_aws_lambda.py"],
     "sinks.dynamodb": [f"tests/sinks/test_sinks_{part}.py" for part in ("dynamodb", "stored")],
