@@ -174,6 +174,24 @@ def test_what_a_failed_bulk_get_has_left_is_a_backlog():
     assert desk.receiving.live_at() < 0
 
 
+def test_a_look_that_is_due_just_now_waits_for_the_limit():
+    desk = make_desk(limit=Limit.fixed(1.0))
+    receive(desk, "a", "b")
+
+    assert desk.next(0.0) == ["a"]
+    assert desk.limit.waits
+
+
+def test_while_deletions_are_refused_no_look_waits_for_the_limit():
+    desk = make_desk(guard=Guard(max_share=0.0, min_deleted=1), limit=Limit.fixed(1.0))
+    receive(desk, "a", "b")
+    desk.next(0.0)
+    assert not desk.guard.allows_deletion()
+
+    assert desk.next(0.0) == []
+    assert not desk.limit.waits
+
+
 def test_a_look_that_waits_behind_one_that_is_dropped_can_begin_at_once():
     desk = make_desk(limit=Limit(64))
     backlog = [receive(desk, "a", "b", "c"), receive(desk, "d", "e", "f")]

@@ -574,3 +574,4 @@ def test_a_url_that_can_not_name_an_entity_is_refused(url, message):
 def test_timeout_and_max_bytes_must_be_positive(setting):
     with pytest.raises(ConfigurationError, match="must be positive"):
         HTTPFetcher("https://products.example.com/{id}", **setting)
+    HTTPFetcher("https://products.example.com/{id}", max_bytes=1)

@@ -8,6 +8,13 @@ _NEXT = 'if "next" in parameters.get("rel", "").lower().split() and "anchor" not
 _LOCAL = 'local = parsed.scheme == "http" and _is_loopback(parsed.host or "")'
 
 OF_THE_SOURCE = {
+    "without an ETag, the header is left out": [
+        (
+            "_source.headers.request_headers",
+            '("If-None-Match", etag or ""),',
+            '("If-None-Match", etag or "XXXX"),',
+        ),
+    ],
     "no clock shows just the end of the timeout": [
         (
             "_source.getter.Getter._get_authorized",

@@ -13,6 +13,7 @@ from verification.proof.source_survivors import OF_THE_SOURCE
 _GET = '"GET", url, timeout=TIMEOUT, retries=False, redirect=False, preload_content=False'
 _READ = 'self.read("change-events", "version")'
 _FEWER = "number >= MANY and -self.late.excess(late, number)"
+_FREE_AT = "self.limit.waits = self._free_at > max(now, self.gets.look_at)"
 _CHECK, _TRUST = '"health_check_interval": 0,', "validate=False,"
 _WAKES = "self._wakes = -math.inf"
 _LIMIT = "_consumer.limit.Limit"
@@ -92,7 +93,10 @@ SURVIVORS = OF_THE_SOURCE | {
     ],
     "no look is due at infinity, so no thread wakes for it": [
         (f"_consumer.consumer._Lookers.{function}", _WAKES, _WAKES.replace("-", "+"))
-        for function in ("wait", "wake_one")
+        for function in ("__init__", "wait", "wake_one")
+    ],
+    "two times are the same only by chance, and then the look has begun": [
+        ("_consumer.desk.Desk.next", _FREE_AT, _FREE_AT.replace(">", ">=")),
     ],
     "a thread that wakes at this very moment has woken": [
         (f"_consumer.consumer._Lookers.{function}", line, line.replace("now <", "now <="))

@@ -212,8 +212,8 @@ class Inbox:
         if due is None or received_by == math.inf:
             return None if due is None else due[0]
         at, id = due
-        first = next(iter(self._groups[id].events.values()), None)
-        if first is None or first.received > received_by or at > max(first.latest, received_by):
+        first = next(iter(self._groups[id].events.values()))
+        if first.received > received_by or at > max(first.latest, received_by):
             return None
         return at
 
