@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from hands import URL, Hands, message, opened, outage_log
 
-from change_events import FetchError, Found, Gone, MemorySink, Worker
+from change_events import Entry, FetchError, Found, Gone, MemorySink, Worker
 from change_events._consumer.backoff import is_own
 from change_events._consumer.deletions import Deletions
 from change_events._consumer.guard import Guard
@@ -216,6 +216,28 @@ def full(number):
     for n in range(number):
         assert sink.apply(f"p{n}", Found({}), if_version=0)
     return sink
+
+
+def test_looks_by_hand_count_each_by_its_own_id():
+    deletions = deletions_of(full(2), guard := Guard())
+    for id in ("p0", "p1", "p1"):
+        deletions.require(id, Entry(version=7, present=True))
+    assert guard.gone == 2
+
+    deletions.found(cached=True)
+
+    assert str(guard).startswith("2 of the last 3 looks")
+
+
+def test_a_drain_ends_with_what_a_look_by_hand_was_refused(hands):
+    for n in range(30):
+        hands.sink.apply(f"p{n}", Found({}), if_version=0)
+
+    with pytest.raises(MassDeletionError) as caught:
+        for n in range(30):
+            hands.looks.look_by_hand(f"p{n}")
+
+    assert hands.halted is caught.value
 
 
 def test_early_looks_that_find_what_is_cached_count_against_a_mass_deletion(hands):

@@ -157,14 +157,6 @@ OF_THE_SOURCE = {
             'raw: HTTPResponse | None = getattr(response, "_original_response", )',
         ),
     ],
-    "urllib3 has given the connection back when the body has ended": [
-        ("_source.http._whole", "keep = response.status >= 200", mutant)
-        for mutant in (
-            "keep = None",
-            "keep = response.status > 200",
-            "keep = response.status >= 201",
-        )
-    ],
     "the clock does not meet the very moment": [
         ("_source.http.seconds_left", "if left <= 0:", "if left < 0:"),
     ],

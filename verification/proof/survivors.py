@@ -8,20 +8,22 @@ which only checks what is so.
 
 from __future__ import annotations
 
+from verification.proof.sink_survivors import OF_THE_SINKS
 from verification.proof.source_survivors import OF_THE_SOURCE
 
 _GET = '"GET", url, timeout=TIMEOUT, retries=False, redirect=False, preload_content=False'
-_READ = 'self.read("change-events", "version")'
 _FEWER = "number >= MANY and -self.late.excess(late, number)"
 _FREE_AT = "self.limit.waits = self._free_at > max(now, self.gets.look_at)"
-_CHECK, _TRUST = '"health_check_interval": 0,', "validate=False,"
+_TRUST = "validate=False,"
+_NOTE = 'note("failed", error=error)'
 _WAKES = "self._wakes = -math.inf"
 _LIMIT = "_consumer.limit.Limit"
 _ALL_LATE = "if window.late == window.number < WINDOW and window.beyond(TARGET, CERTAIN)"
 _MOST_LATE = "if window.number >= round_ and window.excess"
-_TRY = '"change-events", {"body": None}, "attribute_exists(id) AND attribute_not_exists(id)", {}'
 
-SURVIVORS = OF_THE_SOURCE | {
+SURVIVORS = {
+    **OF_THE_SINKS,
+    **OF_THE_SOURCE,
     "before the first dump there is nothing to compare with": [
         ("_consumer.guard.Guard.__init__", "self._dumped = self._state", "self._dumped = None"),
     ],
@@ -113,13 +115,21 @@ SURVIVORS = OF_THE_SOURCE | {
         ),
     ],
     "a dictionary for the order of its keys; nobody reads the values": [
-        ("_consumer.experiment.Experiment.passed", "self._good[id] = None", 'self._good[id] = ""'),
+        (
+            "_consumer.experiment.Experiment.passed",
+            "self._good[id] = None",
+            'self._good[id] = ""',
+        ),
         (
             "_consumer.guard.Guard.allows_deletion",
             "self._gone[entry] = None",
             'self._gone[entry] = ""',
         ),
-        ("_producer.renewals.Renewals.begin", "self._saves[save] = None", 'self._saves[save] = ""'),
+        (
+            "_producer.renewals.Renewals.begin",
+            "self._saves[save] = None",
+            'self._saves[save] = ""',
+        ),
         ("_producer.renewals.Renewals.end", "self._late[save] = None", 'self._late[save] = ""'),
         (
             "_producer.renewals.Renewals.collect_due",
@@ -257,7 +267,11 @@ SURVIVORS = OF_THE_SOURCE | {
         ),
     ],
     "the empty text is as false as None": [
-        ("_producer.broadcasting._AnnouncedSave._awaited", "self._save = None", 'self._save = ""'),
+        (
+            "_producer.broadcasting._AnnouncedSave._awaited",
+            "self._save = None",
+            'self._save = ""',
+        ),
     ],
     "all saves that share a call have one publisher": [
         (
@@ -302,36 +316,6 @@ SURVIVORS = OF_THE_SOURCE | {
         ("_source.http.PoolTransport._send", '"GET",', '"get",'),
         ("_consumer.signature.SignatureVerifier._get", _GET, _GET.replace("GET", "get")),
     ],
-    "the caller goes on after every error of a group": [
-        (
-            "sinks.sqlite.file._commit",
-            "with contextlib.suppress(sqlite3.Error):",
-            "with contextlib.suppress(None):",
-        ),
-    ],
-    "any item will do, and any attributes: nothing is written": [
-        ("sinks.dynamodb._Items.check", line, line.replace(name, mutant))
-        for line, names in (
-            (_READ, ("change-events", "version")),
-            (_TRY, ("change-events", "body")),
-        )
-        for name in names
-        for mutant in (f"XX{name}XX", name.upper())
-    ],
-    "both are given, or none": [
-        (
-            "sinks.postgres.PostgresSink.apply",
-            "if upsert is None or delete is None or isinstance(change, Unchanged):",
-            "if upsert is None and delete is None or isinstance(change, Unchanged):",
-        ),
-    ],
-    "the connection makes the tables once, and its block commits": [
-        (
-            "sinks.postgres.pool.connection_to",
-            "return Connection.connect(_conninfo(database, timeout), **SETTINGS)",
-            "return Connection.connect(_conninfo(database, timeout), )",
-        ),
-    ],
     "urllib3 follows no redirect without retries": [
         (
             "_consumer.signature.SignatureVerifier._get",
@@ -343,9 +327,12 @@ SURVIVORS = OF_THE_SOURCE | {
     "no process has this id": [
         ("_consumer.queue.Queue.__init__", "self._made_in = 0", "self._made_in = None"),
     ],
+    "the span of a bulk GET has no outcome": [
+        ("_consumer.looks.Looks._read_together", _NOTE, _NOTE.replace('"failed"', mutant))
+        for mutant in ("None", '"XXfailedXX"', '"FAILED"')
+    ],
     "a check only costs time": [
-        ("sinks.redis.server._client_of", _CHECK, _CHECK.replace("0", "1")),
-        *(("_consumer.queue.Queue._new_client", _TRUST, each) for each in ("", "validate=True,")),
+        ("_consumer.queue.Queue._new_client", _TRUST, mutant) for mutant in ("", "validate=True,")
     ],
     "a computer that has just started takes that long to start a worker": [
         (

@@ -99,8 +99,11 @@ class Crew:
     def add(self, role: str, work: Callable[[], None], *, most: int) -> None:
         """Start one more thread of a role, unless there are so many, or just none could be had."""
         with self._adding:
-            now, others = self.threads.clock(), self._by_role.get(role, [])
-            if not self.working or now < self._add_at or len(others) >= most:
+            now = self.threads.clock()
+            if not self.working or now < self._add_at:
+                return
+            others = self._by_role[role]
+            if len(others) >= most:
                 return
             try:
                 others.append(self._start(role, work))

@@ -121,7 +121,7 @@ class Visibility:
     def _extension(self, event: Held, now: float) -> float:
         # A minute less than SQS allows, because SQS can have begun to count earlier.
         most = event.received + MAX_VISIBILITY - 60 - now
-        return max(0.0, min(self.timeout, most))
+        return min(self.timeout, most)
 
     def _change(
         self, deliveries: Sequence[tuple[str, float]]

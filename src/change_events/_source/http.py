@@ -135,7 +135,7 @@ class PoolTransport:
 def _whole(response: urllib3.BaseHTTPResponse, max_bytes: int, deadline: float) -> Answer:
     # The message that http.client parsed: urllib3 only logs a malformed header.
     raw: HTTPResponse | None = getattr(response, "_original_response", None)
-    final, keep = response, False
+    final = response
     try:
         if raw is not None and is_interim(raw.status):
             while is_interim(raw.status):
@@ -143,12 +143,10 @@ def _whole(response: urllib3.BaseHTTPResponse, max_bytes: int, deadline: float) 
                 begin_again(raw)
             final = decoding(raw)
         body = read_body(final, max_bytes, deadline)
-        keep = response.status >= 200
     finally:
-        if not keep:
-            # The rest would answer the connection's next GET.
-            response.close()
-            response.release_conn()
+        # The rest would answer the connection's next GET. Without a rest, urllib3 has it back.
+        response.close()
+        response.release_conn()
     malformed = raw is not None and has_malformed_headers(raw.headers)
     return Answer(final.status, final.headers, body, malformed)
 
