@@ -449,6 +449,18 @@ def test_a_refusal_that_no_look_of_an_event_has_met_ends_as_soon():
     assert result(taken) == ["a"]
 
 
+def test_looks_go_on_though_a_refusal_came_under_another_lock():
+    """A look by hand that began before this run has the lock of then."""
+    shared = Shared(guard=Guard(max_share=0.0, min_deleted=1))
+    shared.receive("a", hold=0.0)
+    assert not shared.consumer._desk.guard.allows_deletion()
+    taken, _ = shared.begin(shared.consumer.take)
+
+    shared.consumer.resume()
+
+    assert result(taken) == ["a"]
+
+
 def test_a_block_that_raises_wakes_reports_and_leaves_the_lock(shared):
     taken, _ = shared.begin(shared.consumer.take)
 

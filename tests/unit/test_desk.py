@@ -210,38 +210,48 @@ def test_a_look_that_waits_behind_one_that_is_dropped_can_begin_at_once():
     assert desk.newly_due()
 
 
-@pytest.mark.parametrize(("prefetch", "seconds"), [(8, 60.0), (100, 3600.0)])
-def test_the_events_of_a_look_that_hangs_go_back_after_an_hour_or_a_minute(prefetch, seconds):
-    desk = make_desk(prefetch=prefetch)
-    first = receive(desk, "a", "b", "b")
+def test_the_events_of_a_look_that_hangs_while_others_end_go_back_after_an_hour_each(desk):
+    first = receive(desk, "a", "b")
     assert [*desk.next(0.0), *desk.next(1.0)] == ["a", "b"]
-    second = receive(desk, "a", "c", "d", now=2.0)
-    assert desk.receiving.full == (prefetch == 8)
-    succeed(desk, seconds)
-    desk.newly_due()
-    assert desk.drop_hung(seconds) == []
-    receive(desk, "e", "f", now=seconds + 1.0, received=3)
-    succeed(desk, seconds + 1.0)
-    desk.newly_due()
+    second = receive(desk, "a", "c", now=2.0)
+    succeed(desk, 3600.0)
+    assert desk.drop_hung(9000.0) == []
+    for now, dropped in ((3601.0, first[0]), (3603.0, second[0])):
+        receive(desk, "d", now=now)
+        succeed(desk, now)
+        desk.newly_due()
 
-    assert desk.drop_hung(seconds) == [(first[0], 2.0), (second[0], 2.0)]
+        assert desk.drop_hung(now) == [(dropped, 2.0)] + [(first[1], 2.0)] * (now > 3601.0)
 
-    assert desk.newly_due() == 2
-    assert succeed(desk, seconds + 2.0, "a").events == []
-    assert {event.id for event in desk.inbox.expiring(math.inf)} == {"b", "e", "f"}
+        assert desk.newly_due()
+    assert succeed(desk, 3700.0, "a").events == []
+    assert len(desk.inbox) == 0
 
 
-def test_without_room_the_id_with_most_events_gives_up_its_own_though_all_looks_hang():
-    desk = make_desk(prefetch=6)
+def test_without_room_the_id_with_most_events_gives_up_its_own_if_no_look_ends():
+    desk = make_desk(prefetch=7)
     receive(desk, "a", "b", "b")
     assert [*desk.next(0.0), *desk.next(0.0)] == ["a", "b"]
-    receive(desk, "c", now=60.0)
-    assert desk.drop_hung(60.0) == []
+    receive(desk, "c", now=0.1)
+    succeed(desk, 0.2)
+    receive(desk, "b", "c", now=1.0)
+    assert desk.receiving.blocked
+    assert desk.drop_hung(60.2) == []
 
-    assert [(event.id, pause) for event, pause in desk.drop_hung(60.1)] == [("b", 2.0)] * 2
+    assert [(event.id, pause) for event, pause in desk.drop_hung(60.3)] == [("b", 2.0)] * 2
 
-    assert desk.drop_hung(60.1) == []  # there is room
+    assert desk.drop_hung(61.1) == []  # there is room
     assert desk.receiving.may_begin()
+
+
+def test_a_receive_under_way_has_room():
+    desk = make_desk(prefetch=6)
+    receive(desk, "a")
+    assert desk.next(0.0) == ["a"]
+    assert desk.receiving.begin(1.0)
+    assert desk.receiving.full
+
+    assert desk.drop_hung(9000.0) == []
 
 
 def test_an_outage_spends_no_receive_on_looks_that_hang(desk):
@@ -252,6 +262,20 @@ def test_an_outage_spends_no_receive_on_looks_that_hang(desk):
     assert desk.receiving.full
 
     assert desk.drop_hung(9000.0) == []
+
+
+def test_an_outage_in_which_looks_at_all_ids_in_hand_hang_receives_another_id(desk):
+    receive(desk, "a", "b", "x")
+    assert [*desk.next(0.0), *desk.next(0.0)] == ["a", "b"]  # they hang
+    for now in (0.0, 9.0):
+        fail(desk, now, own=False)
+    assert desk.breaker.open
+    (probe,) = desk.next(desk.next_at())
+    desk.begin_get([probe], 20.0)  # it hangs, too
+
+    assert desk.next(99.0) == []
+
+    assert desk.receiving.may_begin()
 
 
 def test_an_outage_with_no_other_id_to_look_at_makes_room_for_one():

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from hands import URL, Hands, message, opened, outage_log
 
-from change_events import Entry, FetchError, Found, Gone, MemorySink, Worker
+from change_events import Entry, FetchError, Found, Gone, MassDeletionError, MemorySink, Worker
 from change_events._consumer.backoff import is_own
 from change_events._consumer.deletions import Deletions
 from change_events._consumer.guard import Guard
@@ -233,9 +233,12 @@ def test_a_drain_ends_with_what_a_look_by_hand_was_refused(hands):
     for n in range(30):
         hands.sink.apply(f"p{n}", Found({}), if_version=0)
 
+    def delete_all():
+        for id in hands.sink.ids():
+            hands.looks.look_by_hand(id)
+
     with pytest.raises(MassDeletionError) as caught:
-        for n in range(30):
-            hands.looks.look_by_hand(f"p{n}")
+        delete_all()
 
     assert hands.halted is caught.value
 

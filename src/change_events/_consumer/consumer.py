@@ -165,6 +165,7 @@ class Consumer:
     def resume(self) -> None:
         """Go on after a mass deletion was refused."""
         with self._lock:
+            self._publish()  # a look by hand can have begun before this run, with another lock
             self._desk.guard.resume()
             hire = self._publish()
         if hire:

@@ -283,12 +283,12 @@ class Desk:
 
     def drop_hung(self, now: float) -> list[tuple[Held, float]]:
         """
-        Drop the events of looks that hang while others end: for an hour; without room, for a
-        minute, and one id's in any case. Return each with the seconds until its next receive.
+        Drop the events of looks that hang for an hour while others end; and one id's if there is
+        no room, and no look ends any more. Return each with the seconds until its next receive.
         """
-        full = self.receiving.full
-        hung = self.inbox.drop_hung(self._answered_at - (HUNG if full else PATIENCE))
-        if full and not hung and (not self.breaker.open or self.next_at() is None):
+        hung = self.inbox.drop_hung(self._answered_at - PATIENCE)
+        stuck = self.receiving.blocked and now - self._answered_at > HUNG
+        if stuck and not hung and (not self.breaker.open or self.next_at() is None):
             hung = self.inbox.drop_hung(now - HUNG, most=1)
         self.changed(len(hung))
         return [(each, self._backoff.pause(each.receive_count, MAX_PAUSE)) for each in hung]

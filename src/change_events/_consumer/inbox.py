@@ -341,10 +341,11 @@ class Inbox:
         return dropped
 
     def drop_hung(self, before: float, most: int | None = None) -> list[Held]:
-        """Stop holding the events of ids whose look began before then, first those with most."""
-        hung = [self._groups[id].events for id in self._agenda.begun(before)]
+        """Drop what was received before then for looks that began before, first for the largest."""
+        groups = (self._groups[id].events.values() for id in self._agenda.begun(before))
+        hung = [[each for each in events if each.received < before] for events in groups]
         hung.sort(key=len, reverse=True)
-        return self.drop([event for events in hung[:most] for event in events.values()])
+        return self.drop([event for events in hung[:most] for event in events])
 
     def expiring(self, before: float, id: str | None = None) -> list[Held]:
         """Return the events, of all ids or this one, that others can see before that time."""

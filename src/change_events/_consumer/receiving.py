@@ -52,7 +52,7 @@ class Receiving:
             return math.inf
         if not self.backlog:
             return -math.inf
-        return math.inf if self.full and not self._under_way else self._began + MOMENT
+        return math.inf if self.blocked else self._began + MOMENT
 
     def fall_behind(self, now: float) -> None:
         """Note that what was received by now is a backlog, even if the queue has no more."""
@@ -63,6 +63,11 @@ class Receiving:
         """True if one more batch, and those under way, could be more than can be held."""
         coming = (self._under_way + 1) * self._settings.batch_size
         return len(self._inbox) + coming > self.prefetch.size
+
+    @property
+    def blocked(self) -> bool:
+        """True if there is no room, not even for a receive under way."""
+        return self.full and not self._under_way
 
     def may_begin(self) -> bool:
         """
@@ -75,7 +80,7 @@ class Receiving:
             return False
         breaker = self._breaker
         return not breaker.open or (
-            breaker.failures > self._inbox.ids
+            breaker.failures > self._inbox.ids - self._inbox.looking()
             and not breaker.probing
             and self._inbox.next_at() is None
         )
