@@ -7,6 +7,7 @@ import math
 import re
 import sys
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -26,6 +27,7 @@ from change_events import (
 )
 from change_events.sinks.redis import scripts
 from change_events.testing import SinkContract
+from conftest import wait_until
 
 DAY = 24 * 3600.0
 FOUND = Found({"id": "p1", "name": "Anvil"}, '"one"', "d1")
@@ -263,14 +265,19 @@ def test_the_error_for_a_url_does_not_show_a_password(url):
 
 
 def test_connections_are_closed_only_if_nobody_uses_them(make, redis_server):
-    with redis.Redis(port=redis_server.port, socket_timeout=5) as client:
+    once, key = Retry(NoBackoff(), 0), uuid.uuid4().hex
+    with (
+        redis.Redis(port=redis_server.port, socket_timeout=20, retry=once) as client,
+        ThreadPoolExecutor() as pool,
+    ):
         sink = make(client)
-        with client.pipeline() as transaction:
-            transaction.watch("watched")
+        waiting = pool.submit(client.blpop, key, 10)
+        wait_until(lambda: client.info("clients")["blocked_clients"])
 
-            sink._server._hang_up()
+        sink._server._hang_up()
 
-            assert transaction.get("watched") is None  # its connection is still there
+        client.rpush(key, "pushed")
+        assert waiting.result() == (key.encode(), b"pushed")
 
 
 def test_a_valkey_is_called_so_with_its_own_version(make, redis_server, monkeypatch):
