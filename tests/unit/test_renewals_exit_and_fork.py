@@ -216,13 +216,15 @@ os._exit(0)
 def test_a_thread_that_a_job_has_ended_is_replaced():
     renewals = Renewals()
     pool = renewals.senders.late
-    done = threading.Event()
+    ended, done = [], threading.Event()
 
     def fail():
+        ended.append(threading.current_thread())
         raise SystemExit
 
     pool.submit(fail)
-    wait_until(lambda: pool._threads == 0)
+    wait_until(lambda: ended and pool._threads == 0)
+    ended[0].join(20)  # or pytest notes what it raised during the next test
     pool.submit(done.set)
 
     assert done.wait(20)
