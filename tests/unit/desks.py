@@ -78,3 +78,9 @@ def bring_down(desk, now=0.0):
         failure = fail(desk, now, id=desk.next(now)[0])
     assert desk.breaker.open
     return failure
+
+
+def resume(desk, now):
+    """Go on after a refused deletion, as a consumer does."""
+    desk.guard.resume()
+    desk.release(now)

@@ -415,7 +415,7 @@ def test_a_refused_deletion_is_reported_once_and_until_resume():
     assert shared.noted.pauses == [MASS_DELETION]
 
     with shared.consumer as desk:
-        desk.resume(0.0)
+        desk.guard.resume()
     assert shared.noted.pauses == [MASS_DELETION, f"no longer {MASS_DELETION}"]
 
 

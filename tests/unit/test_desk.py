@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from desks import bring_down, fail, make_desk, receive, succeed
+from desks import bring_down, fail, make_desk, receive, resume, succeed
 from hands import held
 
 from change_events._consumer.agenda import REST
@@ -992,7 +992,7 @@ def test_what_waited_for_a_resume_is_a_backlog_whatever_was_refused(strict):
     receive(strict, "a", "b")
     assert not strict.guard.allows_deletion()  # of a look by hand
 
-    strict.resume(60.0)
+    resume(strict, 60.0)
 
     for _ in "ab":
         assert strict.receiving.live_at() == math.inf
@@ -1005,7 +1005,7 @@ def test_resume_makes_the_refused_ids_due(strict):
     refuse(strict)
     strict.newly_due()
 
-    strict.resume(3.0)
+    resume(strict, 3.0)
 
     assert strict.newly_due() == 2
     assert strict.receiving.may_begin()
@@ -1035,7 +1035,7 @@ def test_ids_that_are_put_off_can_share_a_look_again():
     assert not desk.guard.allows_deletion()
     assert desk.begin_get(["a", "b"], 0.0) is None
 
-    desk.resume(0.0)
+    resume(desk, 0.0)
 
     assert desk.next(0.0) == ["a", "b"]
 
@@ -1059,7 +1059,7 @@ def test_a_refused_deletion_ends_all_questions_until_resume(strict):
     fail(strict, 0.0)
     refuse(strict, GRACE)  # the control
 
-    strict.resume(3.0)
+    resume(strict, 3.0)
 
     assert strict.experiment.control is None
     assert strict.next(3.0) == ["a"]
@@ -1071,7 +1071,7 @@ def test_what_was_refused_is_looked_at_again_if_another_process_was_told_to_go_o
     strict.guard.load(BELIEVES)
     strict.newly_due()
 
-    strict.resume(3.0)
+    resume(strict, 3.0)
 
     assert strict.newly_due() == 1
     assert strict.next(3.0) == ["a"]
@@ -1082,7 +1082,7 @@ def test_a_look_that_was_refused_just_before_a_resume_is_made_again(strict):
     (id,) = strict.next(0.0)
     strict.begin_get([id], 0.0)
     assert not strict.guard.allows_deletion()
-    strict.resume(1.0)
+    resume(strict, 1.0)
     strict.newly_due()
 
     strict.refused(id, 1.0)
@@ -1097,7 +1097,7 @@ def test_a_resume_wakes_all_even_if_nothing_was_refused_here(strict):
     strict.guard.load(BELIEVES)
     strict.newly_due()
 
-    strict.resume(3.0)
+    resume(strict, 3.0)
 
     assert strict.newly_due() == 1
 
@@ -1105,7 +1105,7 @@ def test_a_resume_wakes_all_even_if_nothing_was_refused_here(strict):
 def test_resume_without_a_refused_deletion_leaves_an_outage_as_it_is(desk):
     bring_down(desk)
 
-    desk.resume(0.5)
+    resume(desk, 0.5)
 
     assert desk.breaker.open
     assert desk.next(0.5) == []

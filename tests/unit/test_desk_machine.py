@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from desks import make_desk
+from desks import make_desk, resume
 from hands import held
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -292,14 +292,14 @@ class Walk:
     def resume(self):
         self.hear()
         if self.desk.guard.tripped:
-            self.desk.resume(self.now)
+            resume(self.desk, self.now)
         assert not self.desk.guard.tripped
 
     def hear(self):
         """Read in the sink, perhaps, that another process was told to go on."""
         if self.desk.guard.tripped and self.chance(0.3):
             self.desk.guard.load('{"believes": true, "gone": "", "at": []}')
-            self.desk.resume(self.now)
+            self.desk.release(self.now)
 
     # What always holds
 

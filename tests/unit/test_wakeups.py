@@ -215,7 +215,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def resume(self):
         with self.consumer as desk:
-            desk.resume(self.now)
+            desk.guard.resume()
 
     @rule()
     def drop(self):

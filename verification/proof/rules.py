@@ -263,9 +263,9 @@ MUTANTS = (
     ),
     Mutant(
         "once deletions are believed, what was refused is not looked at again",
-        "_consumer.desk",
-        "        self.guard.resume()\n        self._release(now)\n",
-        "        self.guard.resume()\n        self.changed()\n",
+        "_consumer.consumer",
+        "            self._desk.release(self._clock())\n",
+        "            self._desk.changed()\n",
         setup=(("guarded", True), ("early_look", False)),
         puts=(False,),
     ),

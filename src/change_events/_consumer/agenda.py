@@ -62,7 +62,7 @@ class Agenda:
         return [id for id, began in self._under_way.items() if began < before]
 
     def begin(self, id: str, now: float) -> None:
-        """Note that a look at the id is under way."""
+        """Note that a look at the id begins."""
         self._under_way[id] = now
 
     def cancel(self, id: str) -> None:

@@ -204,7 +204,7 @@ class Consumer:
         if tripped and not known:  # perhaps a backfill's look was refused
             self._desk.changed()
         elif known and not tripped:  # a call, or what the sink has said of another process
-            self._desk.resume(self._clock())
+            self._desk.release(self._clock())
         due = self._desk.newly_due()
         if due is None:
             return False

@@ -132,7 +132,7 @@ class Desk:
         if not self.breaker.open:
             id = self.experiment.next(now, self._is_free)
             if self.experiment.cannot_end(now):  # the sink, or looks at all good ids, hang
-                self._release(now)
+                self.release(now)
         elif self.breaker.wants_good:
             id = self.experiment.rotate(self._is_free)
         if id is None and (due := self.inbox.next(now)) is not None:
@@ -193,12 +193,12 @@ class Desk:
         return 0.0
 
     def refused(self, id: str, now: float) -> None:
-        """End a look whose deletion the guard refused. Its events are held until `resume`."""
+        """End a look whose deletion the guard refused. Its events are held until `release`."""
         self.inbox.park(id)
         self.experiment.call_off()
         self._answered(now)
         if not self.guard.tripped:  # resumed meanwhile
-            self._release(now)
+            self.release(now)
 
     def too_early(self, id: str, now: float, *, cached: bool) -> None:
         """Note that the early look at the reserved id found nothing new. `cached`: It is cached."""
@@ -299,18 +299,14 @@ class Desk:
         self._answered_at = now
         self.changed()
         if was_open:
-            self._release(now)
+            self.release(now)
 
-    def _release(self, now: float) -> None:
+    def release(self, now: float) -> None:
+        """Look again at all ids that are parked, and ask no question about them any more."""
         self.experiment.call_off()
         self.inbox.release(now)
         self.receiving.fall_behind(now)
         self.changed(len(self.inbox))
-
-    def resume(self, now: float) -> None:
-        """Go on after a mass deletion was refused."""
-        self.guard.resume()
-        self._release(now)
 
     def newly_due(self) -> int | None:
         """Return how many looks are due sooner than at the last such call; None: no change."""

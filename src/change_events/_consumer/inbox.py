@@ -341,7 +341,7 @@ class Inbox:
         return dropped
 
     def drop_hung(self, before: float, most: int | None = None) -> list[Held]:
-        """Drop what was received before then for looks that began before, first for the largest."""
+        """Drop events from before then of looks that began before then, the largest ids first."""
         groups = (self._groups[id].events.values() for id in self._agenda.begun(before))
         hung = [[each for each in events if each.received < before] for events in groups]
         hung.sort(key=len, reverse=True)

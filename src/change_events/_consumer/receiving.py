@@ -74,7 +74,7 @@ class Receiving:
         Return True if a receive can begin.
 
         In an outage, none does; but after each look there is one message if all ids in hand were
-        tried in vain: perhaps these ids are broken, and not the source.
+        tried in vain, or hang: perhaps these ids are broken, and not the source.
         """
         if self._guard.tripped or self.full:
             return False
