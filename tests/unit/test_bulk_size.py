@@ -54,6 +54,22 @@ def test_a_size_is_judged_by_several_answers():
     assert size.size == 2 * FIRST
 
 
+def test_all_answers_to_a_size_count():
+    size = BulkSize()
+    for seconds in (0.9, 0.02, 0.02, 0.02, *[0.4] * ANSWERS):
+        size.answered(size.ask(50), seconds)
+
+    assert size.size == 2 * 2 * FIRST  # 24 ms an id at first, then 20
+
+
+def test_an_answer_within_a_second_is_not_slow():
+    size = BulkSize()
+
+    size.answered(size.ask(50), SLOW)
+
+    assert size.size == FIRST
+
+
 def test_an_answer_for_fewer_ids_says_nothing():
     size = BulkSize()
     size.ask(50)
@@ -164,6 +180,16 @@ def test_a_size_that_was_judged_is_judged_again_after_a_while():
     asked(lambda ids: 0.02, size=size, answers=AGAIN, most=80)
 
     assert size.size == 80
+
+
+def test_a_size_is_judged_again_after_a_hundred_answers():
+    size = BulkSize()
+    asked(lambda ids: 0.02 + 0.01 * ids, size=size, answers=AGAIN + 2 * ANSWERS - 1)
+    assert size.size == 20
+
+    size.answered(20, 0.22)
+
+    assert size.size == 40
 
 
 class BulkMachine(RuleBasedStateMachine):

@@ -70,6 +70,16 @@ def test_a_refused_mass_deletion_is_logged_once_as_critical(wiped, caplog):
     assert str(wiped.halted) == record.getMessage()
 
 
+def test_a_look_that_is_refused_later_logs_nothing_more(caplog):
+    sink = full(2)
+    deletions = deletions_of(sink, Guard(min_deleted=1, max_share=0.0))
+
+    refusals = [deletions.refused(id, sink.entry(id)) for id in sink.ids()]
+
+    assert None not in refusals
+    assert [record.action for record in caplog.records] == ["mass_deletion"]
+
+
 def test_nothing_is_received_or_looked_at_from_a_refused_deletion_until_resume(wiped):
     wiped.receive(message("new", 99))
     assert not wiped.may_receive()

@@ -88,9 +88,9 @@ def test_a_fixed_number_stays():
 # Shrinking
 
 
-@pytest.mark.parametrize(("waiting", "size"), [(2000, 9000), (2001, 4500)])
+@pytest.mark.parametrize(("waiting", "size"), [(2000, 9001), (2001, 4500)])
 def test_it_is_halved_while_too_much_work_waits(waiting, size):
-    prefetch = grown()
+    prefetch = grown(most=9001, to=9001)
 
     prefetch.adapt(1.0, held=5000, waiting=waiting, full=False)
 

@@ -77,6 +77,19 @@ def test_after_a_call_that_failed_no_further_message_is_extended(hands):
     assert hands.queue.calls == 1
 
 
+def test_it_is_known_for_how_many_messages_sqs_has_answered(hands):
+    hands.receive(*messages(35))
+    change = hands.queue.change_visibility
+
+    def change_twice(deliveries):
+        hands.queue.broken = hands.queue.calls == 2
+        return change(deliveries)
+
+    hands.queue.change_visibility = change_twice
+
+    assert hands.visibility.extend(170.0) == 20
+
+
 def test_a_message_is_handed_back_after_eleven_hours(hands):
     hands.receive(message())
     hands.now = 200.0
