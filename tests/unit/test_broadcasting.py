@@ -340,3 +340,58 @@ def test_what_cannot_publish_is_refused_in_place_of_a_publisher(wrong):
 def test_a_class_in_place_of_a_publisher_is_refused_at_decoration():
     with pytest.raises(ConfigurationError, match="has no publish"):
         broadcasts_before_save(SNSPublisher)(lambda id: None)
+
+
+class AsyncPublisher:
+    """Would broadcast, if somebody awaited it."""
+
+    async def publish(self, events, /):
+        pytest.fail("nobody awaits this")
+
+
+class AsyncClient:
+    """Like a client of aiobotocore."""
+
+    async def publish(self, **_):
+        pytest.fail("nobody awaits this")
+
+    publish_batch = publish
+
+
+ASYNC_PUBLISHERS = [
+    (AsyncPublisher(), ConfigurationError),
+    (SNSPublisher("arn:aws:sns:eu-west-1:123456789012:p", client=AsyncClient()), PublishError),
+]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("ids", [["p1"], ["p1", "p2"]])
+@pytest.mark.parametrize(("publisher", "error"), ASYNC_PUBLISHERS)
+def test_no_save_runs_if_its_broadcast_is_a_coroutine(publisher, error, ids):
+    with (
+        pytest.raises(error, match="nobody awaits what it returns"),
+        broadcasting(publisher, *ids),
+    ):
+        pytest.fail("it ran unannounced")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("publisher", "error"), ASYNC_PUBLISHERS)
+def test_no_asynchronous_save_runs_if_its_broadcast_is_a_coroutine(publisher, error):
+    @broadcasts_before_save(publisher)
+    async def save(id):
+        pytest.fail("it ran unannounced")
+
+    with pytest.raises(error, match="nobody awaits what it returns"):
+        asyncio.run(save("p1"))
+
+
+async def _told(ids, error): ...
+
+
+@pytest.mark.parametrize(("wrong", "why"), [(_told, "nobody would await it"), ("log", "'log'")])
+def test_what_cannot_be_told_of_unsettled_saves_is_refused(wrong, why):
+    with pytest.raises(ConfigurationError, match=why):
+        broadcasting(NullPublisher(), "p1", on_unsettled=wrong)
+    with pytest.raises(ConfigurationError, match=why):
+        broadcasts_before_save(NullPublisher(), on_unsettled=wrong)

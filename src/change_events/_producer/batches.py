@@ -8,6 +8,8 @@ from contextlib import suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from change_events._producer.checks import require_sent
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -25,10 +27,12 @@ def send_in_one_call(client: Any, topic_arn: str, messages: Sequence[Message]) -
     """Send one to ten messages in one call; return for each why it is not known to be accepted."""
     try:
         if len(messages) == 1:
-            client.publish(TopicArn=topic_arn, **messages[0])
+            answer = client.publish(TopicArn=topic_arn, **messages[0])
+            require_sent(answer, client)
             return [None]
         entries = [{"Id": str(position), **message} for position, message in enumerate(messages)]
         answer = client.publish_batch(TopicArn=topic_arn, PublishBatchRequestEntries=entries)
+        require_sent(answer, client)
         refused = {
             int(entry["Id"]): f"{entry.get('Code')}: {entry.get('Message')}"
             for entry in answer.get("Failed", [])

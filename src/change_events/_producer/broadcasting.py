@@ -16,7 +16,8 @@ from change_events._producer.checks import (
     publisher_finder,
     require_plain_function,
     require_publisher,
-    require_settle,
+    require_sent,
+    require_settings,
 )
 from change_events._producer.clocks import elapsed
 from change_events._producer.commits import CommitCheck
@@ -178,7 +179,8 @@ class _AnnouncedSave:
     def _broadcast(self, events: list[ChangeEvent]) -> Moment:
         """Broadcast; return when that started."""
         started = self._renewals.now()
-        self._publisher.publish(events)
+        answer = self._publisher.publish(events)  # type: ignore[func-returns-value]  # it may be wrong
+        require_sent(answer, self._publisher)
         return started
 
     def _begin(self, events: list[ChangeEvent], started: Moment) -> None:
@@ -271,7 +273,8 @@ class broadcasting(_AnnouncedSave):  # a context manager, named like one  # noqa
         renewals: What broadcasts slow saves again. Default: the one that this process has.
 
     Raises:
-        ConfigurationError: `publisher` is not one, or `settle` is out of its range.
+        ConfigurationError: `publisher` is not one, or its `publish` is a coroutine function;
+            `settle` is out of its range; or `on_unsettled` is no plain function.
         IdResolutionError: An id is None, empty, `.` or `..`, over 512 characters, or has control
             characters or lone surrogates.
         PublishError: On entering: the broadcast was not accepted; or two broadcasts were, but so
@@ -291,7 +294,7 @@ class broadcasting(_AnnouncedSave):  # a context manager, named like one  # noqa
         renewals: Renewals | None = None,
     ) -> None:
         require_publisher(publisher)
-        require_settle(settle)
+        require_settings(settle, on_unsettled)
         try:
             checked = list(map(checked_id, ids))
         except ValueError as error:
@@ -350,11 +353,11 @@ def broadcasts_before_save(
     Raises:
         ConfigurationError: At decoration: a parameter that the function doesn't have; `id` with
             `ids`; a generator function (it runs when it is iterated, not when it is called); no
-            publisher; `settle` out of its range.
+            publisher; `settle` out of its range; an `on_unsettled` that is no plain function.
         IdResolutionError: At the call: no id there, or an unusable one. Nothing is sent or saved.
         PublishError: At the call: the broadcast was not accepted, or too slowly. Nothing is saved.
     """
-    require_settle(settle)
+    require_settings(settle, on_unsettled)
     around_save = partial(
         _AnnouncedSave, settle=settle, confirm=confirm, on_unsettled=on_unsettled, renewals=renewals
     )
@@ -365,7 +368,6 @@ def broadcasts_before_save(
         signature = inspect.signature(function)
         find_publisher = publisher_finder(function, publisher)
         resolve = id_resolver(function, id=id, ids=ids)
-
         check = CommitCheck(function.__qualname__)
 
         def announced(

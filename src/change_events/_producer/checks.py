@@ -14,12 +14,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def require_settle(settle: float) -> None:
-    """Refuse a settle window that workers could not read."""
+def require_settings(settle: float, on_unsettled: object) -> None:
+    """Refuse a settle window that workers could not read, and a function that would never run."""
     is_number = isinstance(settle, (int, float)) and not isinstance(settle, bool)
     if not is_number or not 0 < settle <= MAX_SETTLE:
         raise ConfigurationError(
             f"settle must be seconds, more than 0 and up to {MAX_SETTLE:.0f}, not {settle!r}"
+        )
+    if on_unsettled is not None and not callable(on_unsettled):
+        raise ConfigurationError(f"on_unsettled must be a function, not {on_unsettled!r}")
+    if inspect.iscoroutinefunction(on_unsettled):
+        raise ConfigurationError(
+            "on_unsettled must be a plain function: a thread calls it, and nobody would await it"
         )
 
 
@@ -29,6 +35,16 @@ def require_publisher(publisher: object) -> None:
         raise ConfigurationError(
             f"broadcasting(publisher, *ids): {publisher!r} is not a publisher, an object with "
             "publish(events); make one, SNSPublisher(topic_arn), and pass it first"
+        )
+
+
+def require_sent(result: object, sender: object) -> None:
+    """Refuse an awaitable that `publish` has returned: nobody awaits it, so nothing is sent."""
+    if inspect.isawaitable(result):
+        getattr(result, "close", int)()  # or Python warns that nobody has awaited it
+        raise ConfigurationError(
+            f"publish() of {sender!r} is asynchronous, and nobody awaits what it returns, so "
+            "nothing is broadcast. Use a plain one: in asynchronous code it runs in a thread"
         )
 
 

@@ -11,7 +11,7 @@ from django.db import connections, router
 from change_events._event import DEFAULT_SETTLE
 from change_events._ids import checked_id
 from change_events._producer.broadcasting import _AnnouncedSave
-from change_events._producer.checks import require_publisher, require_settle
+from change_events._producer.checks import require_publisher, require_settings
 from change_events.exceptions import ConfigurationError, IdResolutionError
 from change_events.integrations._model_changes import announced_models, ignored, watch_statements
 from change_events.integrations._model_ids import ModelIds
@@ -92,7 +92,7 @@ def announced(
             slowly.
     """
     require_publisher(publisher)
-    require_settle(settle)
+    require_settings(settle, on_unsettled)
 
     def decorate(model: M) -> M:
         around_save = announced_models.around_save(

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from change_events._event import DEFAULT_SETTLE
 from change_events._producer.broadcasting import _AnnouncedSave
-from change_events._producer.checks import require_publisher, require_settle
+from change_events._producer.checks import require_publisher, require_settings
 from change_events.exceptions import ConfigurationError, IdResolutionError
 from change_events.integrations._row_ids import RowIds
 from change_events.integrations._session_hook import Hook, require_transactions
@@ -96,7 +96,7 @@ def announce(
         PublishError: At the commit: the broadcast was not accepted, or too slowly.
     """
     require_publisher(publisher)
-    require_settle(settle)
+    require_settings(settle, on_unsettled)
     if not types:
         raise ConfigurationError("announce(sessions, publisher, types): types is empty")
     rows = [RowIds(mapped, source) for mapped, source in types.items()]
