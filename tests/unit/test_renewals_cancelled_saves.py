@@ -392,3 +392,48 @@ def test_a_future_that_hides_its_error_has_ended_its_save(time, flaky):
     time.passes(100)
 
     assert len(flaky.started) == 1
+
+
+class JobTimeoutException(Exception):  # noqa: N818  # RQ's name
+    """What a signal's handler raises when a job takes too long."""
+
+
+class SoftTimeLimitExceeded(Exception):  # noqa: N818  # Celery's name
+    """The same."""
+
+
+@pytest.mark.parametrize("kind", [JobTimeoutException, SoftTimeLimitExceeded])
+def test_a_save_whose_job_takes_too_long_can_go_on(time, flaky, kind):
+    ends_with(time, flaky, kind("time limit"))
+    time.passes(100)
+
+    assert flaky.started[-1] >= 13.0
+
+
+def test_cancelled_saves_that_no_sender_was_free_for_are_unsettled(time, flaky):
+    told = []
+    ends_with(time, flaky, KeyboardInterrupt(), on_unsettled=lambda ids, error: told.append(ids))
+    time.now = 6.0
+    time.renewals.collect_due()
+    time.now = 23.1  # two windows after its last broadcast was due
+
+    with contextlib.suppress(KeyboardInterrupt), time.broadcasting(NullPublisher(), "p2"):
+        raise KeyboardInterrupt
+
+    assert told == [["p1"]]
+    assert time.renewals.tally.stats().unsettled == 1
+    assert len(time.renewals._saves) == 1
+
+
+def test_a_cancelled_save_is_not_forgotten_while_it_is_broadcast(time, flaky):
+    told = []
+    ends_with(time, flaky, KeyboardInterrupt(), on_unsettled=lambda ids, error: told.append(ids))
+
+    def much_later():
+        time.now = 40.0
+        ends_with(time, NullPublisher(), KeyboardInterrupt())
+
+    flaky.meanwhile = much_later
+    time.passes(2.0)
+
+    assert (flaky.accepted, told) == ([0.0, 2.5, 5.0], [])

@@ -172,6 +172,31 @@ def test_an_exception_of_on_unsettled_is_logged(time, flaky, saver, caplog):
     assert "ZeroDivisionError" in caplog.text
 
 
+@pytest.mark.parametrize("where", ["publish", "pause"])
+def test_a_late_save_whose_broadcast_a_signal_ends_is_unsettled(time, flaky, where):
+    told = []
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    def body():
+        too_slow(time, flaky)
+        if where == "publish":
+            flaky.meanwhile = interrupt
+        else:
+            time.renewals._sleep = interrupt
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        time.broadcasting(flaky, "p1", on_unsettled=lambda ids, error: told.append(ids)),
+    ):
+        body()
+
+    assert told == [["p1"]]
+    assert time.renewals.tally.stats() == BroadcastStats(late=1, unsettled=1)
+    assert time.renewals._late == {}
+
+
 def test_the_exception_of_an_unsettled_save_reaches_its_caller(time, flaky, saver):
     def body():
         too_slow(time, flaky)

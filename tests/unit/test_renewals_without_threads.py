@@ -14,7 +14,7 @@ from virtual_time import VirtualTime, flaky, time
 
 from change_events import SNSPublisher, broadcasting, broadcasts_before_save
 from change_events._producer.renewals import Renewals
-from change_events._producer.threads import Pool, Senders, in_thread
+from change_events._producer.threads import Pool, Senders, in_thread, start_daemon
 
 # ruff: noqa: F401, F811  # fixtures are imported, and arguments have their names
 
@@ -43,6 +43,44 @@ def test_if_no_watcher_can_be_started_the_save_is_announced_late_and_the_next_sa
     assert channel.ids() == ["p1", "p1", "p2"]
     assert len(started) == 2
     assert "can't start new thread" in caplog.text
+
+
+def test_a_renewal_for_which_no_thread_can_start_is_tried_again_soon():
+    class Publisher:
+        def publish(self, events, /):
+            published.append(events)
+            if len(published) == 3:
+                done.set()
+
+    def start(target, name):
+        if "broadcast" in name and not refused:
+            refused.append(name)
+            raise RuntimeError("can't start new thread")
+        start_daemon(target, name)
+
+    refused, published, done = [], [], threading.Event()
+    renewals = Renewals(senders=Senders(start=start))
+    with broadcasting(Publisher(), "p1", settle=0.2, renewals=renewals):
+        done.wait()
+
+    assert len(refused) == 1
+
+
+@pytest.mark.parametrize("kind", [SystemExit, asyncio.CancelledError])
+def test_a_renewal_that_raises_what_is_no_exception_is_tried_again_soon(kind, caplog):
+    class Publisher:
+        def publish(self, events, /):
+            published.append(events)
+            if len(published) == 2:
+                raise kind("greenlet")
+            if len(published) == 4:
+                done.set()
+
+    published, done = [], threading.Event()
+    with broadcasting(Publisher(), "p1", settle=0.2, renewals=Renewals()):
+        done.wait()
+
+    assert f"renewal failed: {kind.__name__}('greenlet')" in caplog.text
 
 
 def no_thread(target, name):

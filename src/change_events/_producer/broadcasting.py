@@ -179,7 +179,7 @@ class _AnnouncedSave:
     def _broadcast(self, events: list[ChangeEvent]) -> Moment:
         """Broadcast; return when that started."""
         started = self._renewals.now()
-        answer = self._publisher.publish(events)  # type: ignore[func-returns-value]  # it may be wrong
+        answer = self._publisher.publish(events)  # type: ignore[func-returns-value]  # a wrong one's does
         require_sent(answer, self._publisher)
         return started
 
@@ -274,7 +274,7 @@ class broadcasting(_AnnouncedSave):  # a context manager, named like one  # noqa
 
     Raises:
         ConfigurationError: `publisher` is not one, or its `publish` is a coroutine function;
-            `settle` is out of its range; or `on_unsettled` is no plain function.
+            `settle` is out of its range; or `on_unsettled` is not a plain function.
         IdResolutionError: An id is None, empty, `.` or `..`, over 512 characters, or has control
             characters or lone surrogates.
         PublishError: On entering: the broadcast was not accepted; or two broadcasts were, but so
@@ -353,7 +353,7 @@ def broadcasts_before_save(
     Raises:
         ConfigurationError: At decoration: a parameter that the function doesn't have; `id` with
             `ids`; a generator function (it runs when it is iterated, not when it is called); no
-            publisher; `settle` out of its range; an `on_unsettled` that is no plain function.
+            publisher; `settle` out of its range; a wrong `on_unsettled`.
         IdResolutionError: At the call: no id there, or an unusable one. Nothing is sent or saved.
         PublishError: At the call: the broadcast was not accepted, or too slowly. Nothing is saved.
     """

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-_INTERRUPTIONS = frozenset({"BaseExceptionGroup", "CancelledError", "TimeoutError"})
+import re
+
+_INTERRUPTION = re.compile("BaseExceptionGroup|Cancel|Interrupt|TimeLimit|Timeout")
 """
-By name, because on Python 3.10 `asyncio` and `concurrent.futures` have errors of their own, and a
-synchronous caller needs neither module.
+What the name of such an error has in it. By name, because a synchronous caller needs neither
+`asyncio` nor `concurrent.futures`, and job queues have errors of their own for their time limits:
+Celery's `SoftTimeLimitExceeded`, RQ's `JobTimeoutException`.
 """
 
 
@@ -18,8 +21,8 @@ def can_go_on(error: BaseException | None) -> bool:
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
-        names = {kind.__name__ for kind in type(error).__mro__}
-        if not isinstance(error, Exception) or names & _INTERRUPTIONS:
+        names = " ".join(kind.__name__ for kind in type(error).__mro__)
+        if not isinstance(error, Exception) or _INTERRUPTION.search(names):
             return True
         seen.add(id(error))
         error = error.__cause__ or error.__context__

@@ -166,16 +166,19 @@ class Renewals:
             save: The save.
             goes_on: It can still be running, so it is renewed for some time.
         """
+        expired: list[Save] = []
         with self._lock:
             now = self.now()
             if goes_on:
-                self._forget_expired(now[0])
+                expired = self._forget_expired(now[0])
                 save.linger_until = now[0] + max(self._linger, 2 * save.settle)
             else:
                 self.forget(save)
             late = elapsed(save.started, now) >= save.settle
             if late:
                 self._late[save] = None
+        for each in expired:
+            self._report_unsettled(each, TimeoutError("no thread was free to broadcast it"))
         if late:
             self.tally.add("late")
         return late
@@ -186,10 +189,17 @@ class Renewals:
             self._saves.pop(save, None)
             self._waiting.pop(save, None)
 
-    def _forget_expired(self, now: float) -> None:
-        """Forget cancelled saves that nobody renews, because threads do not run."""
-        for save in [each for each in self._saves if each.linger_until + 2 * each.settle < now]:
+    def _forget_expired(self, now: float) -> list[Save]:
+        """Forget cancelled saves that nobody renews: threads do not run, or SNS does not answer."""
+        expired = [
+            each
+            for each in self._saves
+            if each.linger_until + 2 * each.settle < now
+            and (each in self._waiting or each.renew_at < math.inf)  # not while it is renewed
+        ]
+        for save in expired:
             self.forget(save)
+        return expired
 
     def collect_due(self) -> int:
         """Let the saves that are due wait for a sender; return how many those are."""
@@ -249,6 +259,14 @@ class Renewals:
             extra={"action": "abandon", "ids": save.broadcast.ids},
         )
 
+    def _put_off(self) -> None:
+        """Let the saves that wait for a sender be due again soon: no thread could start."""
+        with self._lock:
+            for save in self._waiting:
+                save.renew_at = self.now()[0] + save.settle / 10
+                self._wake_at = min(self._wake_at, save.renew_at)
+            self._waiting.clear()
+
     def _renewed(self, save: Save, started: Moment, error: Exception | None) -> None:
         with self._lock:
             now = self.now()[0]
@@ -269,21 +287,24 @@ class Renewals:
         """
         Broadcast a save that ended too long after its last broadcast.
 
-        Never raises, because the save stands. If no attempt succeeds, that is logged and counted,
-        and `on_unsettled` is called.
+        What a broadcast raises is not raised, because the save stands. If no attempt succeeds, or a
+        signal ends them, that is logged and counted, and `on_unsettled` is called.
         """
+        failure: Exception | None = TimeoutError("its broadcast was interrupted")
         try:
             for attempt in range(1, FINAL_ATTEMPTS + 1):
                 try:
                     broadcast()
                 except Exception as error:  # of any kind; the save stands
-                    if attempt < FINAL_ATTEMPTS:
-                        self._sleep(0.2 * 2**attempt * random.uniform(0.5, 1.0))  # noqa: S311  # no secret
-                    else:
-                        self._report_unsettled(save, error)
+                    failure = error
                 else:
+                    failure = None
                     return
+                if attempt < FINAL_ATTEMPTS:
+                    self._sleep(0.2 * 2**attempt * random.uniform(0.5, 1.0))  # noqa: S311  # no secret
         finally:
+            if failure is not None:
+                self._report_unsettled(save, failure)
             with self._lock:
                 self._late.pop(save, None)
                 self._announced.notify_all()
@@ -339,8 +360,8 @@ class Renewals:
                     self._earlier.wait(None if pause == math.inf else pause)
                 due = self.collect_due()
                 self._wake_at = min((save.renew_at for save in self._saves), default=math.inf)
-            for _ in range(due):
-                self.senders.renew(self.renew_next)
+            if not all(self.senders.renew(self.renew_next) for _ in range(due)):
+                self._put_off()
 
 
 process_renewals = Renewals()

@@ -74,7 +74,7 @@ class Pool:
                 interpreter is shutting down.
         """
         with self._lock:
-            if self._idle:
+            if self._idle > 0:  # it is -1 if a signal handler has submitted a job in this line
                 self._idle -= 1
             elif self._threads < self._size:
                 self._add_thread()
@@ -141,9 +141,9 @@ class Senders:
         self._lock = threading.RLock()  # re-entrant, because a signal handler may save, too
         self._waiting = 0
 
-    def renew(self, job: Job) -> None:
-        """Run a job soon, unless no thread can be started."""
-        _sent(self._submit_renewal, job)
+    def renew(self, job: Job) -> bool:
+        """Run a job soon; return False if no thread can be started."""
+        return _sent(self._submit_renewal, job)
 
     def confirm(self, broadcast: Job) -> None:
         """Broadcast in the background that a save is over. Losing it costs only latency."""
