@@ -178,7 +178,7 @@ class Renewals:
             if late:
                 self._late[save] = None
         for each in expired:
-            self._report_unsettled(each, TimeoutError("no thread was free to broadcast it"))
+            _report_unsettled(each, self.tally, TimeoutError("no thread was free to broadcast it"))
         if late:
             self.tally.add("late")
         return late
@@ -243,21 +243,14 @@ class Renewals:
                     continue
                 del self._waiting[save]
                 if save.is_abandoned(now):
-                    self._abandon(save)
+                    self.forget(save)
+                    _log_abandoned(save)
                     continue
                 saves.append(save)
                 left -= size
                 if left <= 0:
                     break
         return saves
-
-    def _abandon(self, save: Save) -> None:
-        self.forget(save)
-        log.warning(
-            "a save was begun and not ended, so it is broadcast no longer: its broadcasting() "
-            "was lost, or has been open for more than an hour",
-            extra={"action": "abandon", "ids": save.broadcast.ids},
-        )
 
     def _put_off(self) -> None:
         """Let the saves that wait for a sender be due again soon: no thread could start."""
@@ -281,7 +274,7 @@ class Renewals:
             elif save in self._saves and save.renew_at < self._wake_at:
                 self._wake(save.renew_at)
         if over and error is not None:
-            self._report_unsettled(save, error)
+            _report_unsettled(save, self.tally, error)
 
     def announce_late(self, save: Save, broadcast: Job) -> None:
         """
@@ -304,7 +297,7 @@ class Renewals:
                     self._sleep(0.2 * 2**attempt * random.uniform(0.5, 1.0))  # noqa: S311  # no secret
         finally:
             if failure is not None:
-                self._report_unsettled(save, failure)
+                _report_unsettled(save, self.tally, failure)
             with self._lock:
                 self._late.pop(save, None)
                 self._announced.notify_all()
@@ -319,23 +312,7 @@ class Renewals:
             self._announced.wait_for(lambda: not self._late, timeout)
             left = list(self._late)
         for save in left:
-            self._report_unsettled(save, TimeoutError("the process ends"))
-
-    def _report_unsettled(self, save: Save, failure: Exception) -> None:
-        ids = save.broadcast.ids
-        self.tally.add("unsettled")
-        log.error(
-            "the save of %s took too long, and could not be broadcast after it: "
-            "caches can stay stale until it changes again: %s",
-            ", ".join(map(repr, ids[:3])),
-            printable(failure),
-            extra={"action": "unsettled", "ids": ids},
-        )
-        if save.on_unsettled is not None:
-            try:
-                save.on_unsettled(ids, failure)
-            except Exception:  # the user's function failed; the save stands
-                log.exception("on_unsettled failed", extra={"action": "unsettled", "ids": ids})
+            _report_unsettled(save, self.tally, TimeoutError("the process ends"))
 
     def _wake(self, at: float) -> None:
         self._wake_at = at
@@ -362,6 +339,31 @@ class Renewals:
                 self._wake_at = min((save.renew_at for save in self._saves), default=math.inf)
             if not all(self.senders.renew(self.renew_next) for _ in range(due)):
                 self._put_off()
+
+
+def _log_abandoned(save: Save) -> None:
+    log.warning(
+        "a save was begun and not ended, so it is broadcast no longer: its broadcasting() "
+        "was lost, or has been open for more than an hour",
+        extra={"action": "abandon", "ids": save.broadcast.ids},
+    )
+
+
+def _report_unsettled(save: Save, tally: Tally, failure: Exception) -> None:
+    ids = save.broadcast.ids
+    tally.add("unsettled")
+    log.error(
+        "the save of %s took too long, and could not be broadcast after it: "
+        "caches can stay stale until it changes again: %s",
+        ", ".join(map(repr, ids[:3])),
+        printable(failure),
+        extra={"action": "unsettled", "ids": ids},
+    )
+    if save.on_unsettled is not None:
+        try:
+            save.on_unsettled(ids, failure)
+        except Exception:  # the user's function failed; the save stands
+            log.exception("on_unsettled failed", extra={"action": "unsettled", "ids": ids})
 
 
 process_renewals = Renewals()
