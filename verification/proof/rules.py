@@ -201,8 +201,8 @@ MUTANTS = (
     Mutant(
         "the window counted from the end of the publish",
         "_producer.broadcasting",
-        "        self._publisher.publish(events)\n        return started\n",
-        "        self._publisher.publish(events)\n        return self._renewals.now()\n",
+        "        require_sent(answer, self._publisher)\n        return started\n",
+        "        require_sent(answer, self._publisher)\n        return self._renewals.now()\n",
         setup=(*LATE, ("slow_publish", True)),
     ),
     Mutant(
