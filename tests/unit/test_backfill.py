@@ -104,7 +104,7 @@ def test_what_a_look_has_touched_is_looked_at_again_and_never_overwritten():
 
     assert cached(sink) == {"p1": {"id": "p1", "n": 100}, "p3": {"id": "p3", "n": 3}}
     assert report.stored == 1
-    assert report.outcomes == {Outcome.UPDATED: 1, Outcome.UNCHANGED: 1}
+    assert report.outcomes == {Outcome.UPDATED: 1, Outcome.NEVER_SAVED: 1}
 
 
 def test_what_changes_while_a_page_is_under_way_is_not_overwritten():
@@ -359,6 +359,55 @@ def test_ids_of_another_type_are_refused_at_a_cache_that_is_not_empty():
     with pytest.raises(ListingError, match="another type"):
         backfill([f"o{n}" for n in range(100)], source, sink).run()
     assert cached(sink) == dict(source)
+
+
+def test_ids_of_another_type_are_refused_each_time_and_what_is_mended_is_filled():
+    source, sink = FakeSource(products(1)), MemorySink()
+    sink.apply("p1", Found(source["p1"]), if_version=0)
+    ids = ["p1", *(f"o{n}" for n in range(100))]
+
+    for _ in range(3):
+        with pytest.raises(ListingError, match=r"named 100 ids .* does not know 99 of them"):
+            backfill(ids, source, sink).run()
+    source.update({id: {"id": id} for id in ids[1:]})
+    report = backfill(ids, source, sink).run()
+
+    assert cached(sink) == dict(source)
+    assert report.outcomes == {Outcome.UNCHANGED: 1, Outcome.CREATED: 100}
+
+
+def test_a_backfill_that_ends_with_an_error_on_its_first_page_is_nobodys():
+    with pytest.raises(ListingError):
+        backfill({"o1": {"id": "o1"}}.items(), FakeSource(products(1)), sink := MemorySink()).run()
+
+    assert json.loads(sink.state("backfill"))["owner"] is None
+
+
+@pytest.mark.parametrize("stale", [True, False])
+def test_a_backfill_whose_cursor_the_listing_has_forgotten_begins_again(caplog, stale):
+    source, sink = FakeSource(products(1, 2, 3)), MemorySink()
+
+    class Listing:
+        token = "old"
+
+        def page(self, cursor):
+            if cursor is None:
+                return Page(["p1"], None, self.token)
+            if cursor != self.token or (stale and cursor == "old"):
+                raise ListingError(f"no page at {cursor}")
+            return Page(["p2", "p3"], None, None)
+
+    listing = Listing()
+    if stale:
+        with pytest.raises(ListingError, match="no page at old"):
+            backfill(listing, source, sink).run()
+        listing.token = "new"
+
+    report = backfill(listing, source, sink).run()
+
+    assert cached(sink) == dict(source)
+    assert report.listed == 3
+    assert ("the backfill begins again: no page at old" in caplog.text) is stale
 
 
 def test_a_second_backfill_of_a_cache_says_that_another_one_runs():

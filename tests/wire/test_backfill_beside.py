@@ -10,7 +10,8 @@ import pytest
 
 from change_events import ConfigurationError, FetchError, Found, MemorySink
 from change_events._event import Page
-from conftest import running, wait_until
+from change_events._operations.filled import ids_left
+from conftest import Answer, running, wait_until
 
 
 def products(*numbers):
@@ -159,6 +160,57 @@ def test_a_listing_that_is_wrong_does_not_end_the_worker(make_worker, channel, s
         channel.announce("p1")
         wait_until(lambda: sink.get("p1"))
         assert not worker.synced
+
+
+def test_what_a_backfill_has_left_out_is_looked_at_again_until_it_is_cached(
+    make_worker, source, sink, caplog, monkeypatch
+):
+    monkeypatch.setattr("change_events._operations.own_backfill.WATCH", 0.1)
+    monkeypatch.setattr("change_events._operations.own_backfill.SELDOM", 0.5)
+    source.entities.update(products(*range(4)))
+    down = {"p1", "p3"}
+    source.answer = lambda id: Answer(500, b"") if id in down else None
+    listing = list(source.entities)
+
+    with running(worker := make_worker(sink=sink, backfill=listing)):
+        wait_until(lambda: worker.synced)
+        wait_until(lambda: "2 entities are not in the cache" in caplog.text)
+        assert set(dict(sink.items())) == {"p0", "p2"}
+        down.remove("p1")
+        wait_until(lambda: "p1" in dict(sink.items()))
+
+    asked = len(source.ids())
+    with running(again := make_worker(sink=sink, backfill=listing)):
+        assert again.synced
+        down.clear()
+        wait_until(lambda: "p3" in dict(sink.items()))
+        wait_until(lambda: not ids_left(sink))
+    assert dict(sink.items()) == source.entities
+    assert set(source.ids()[asked:]) == {"p3"}
+
+
+def test_a_sink_that_is_down_when_ids_are_left_only_delays(make_worker, source, monkeypatch):
+    monkeypatch.setattr("change_events._operations.own_backfill.WATCH", 0.1)
+    monkeypatch.setattr("change_events._operations.own_backfill.SELDOM", 0.2)
+    failed = []
+
+    class Down(MemorySink):
+        def state(self, name):
+            if down.is_set():
+                failed.append(name)
+                raise OSError("the sink is down")
+            return super().state(name)
+
+    down = threading.Event()
+    source.entities.update(products(1, 2))
+    source.answer = lambda id: Answer(500, b"") if id == "p1" and not failed else None
+
+    with running(worker := make_worker(sink=(sink := Down()), backfill=list(source.entities))):
+        wait_until(lambda: worker.synced)
+        down.set()
+        wait_until(lambda: "backfill" in failed)
+        down.clear()
+        wait_until(lambda: dict(sink.items()) == source.entities)
 
 
 def test_a_mass_deletion_stops_the_backfill_and_the_worker_until_resume(

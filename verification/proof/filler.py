@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from change_events import HTTPFetcher, HTTPListing, ListingError
 from change_events._consumer.deletions import Deletions
 from change_events._consumer.guard import Guard
-from change_events._operations.filling import STATE, fill
+from change_events._operations.filled import STATE
+from change_events._operations.filling import fill
 from change_events._operations.state import loaded
 from change_events._operations.throttle import Throttle
 from verification.proof.effects import GETS, ask

@@ -106,7 +106,7 @@ def _backfill(worker: Worker[Any], listing: Any, **settings: Any) -> Backfill[An
 
 
 def _tell_owner(worker: Worker[Any]) -> None:
-    from change_events._operations.filling import STATE, TYPES
+    from change_events._operations.filled import STATE, TYPES
     from change_events._operations.state import LEASE, Kept, stateful
 
     kept = Kept(stateful(worker.sink), STATE, types=TYPES)

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from change_events._consumer.log import log
 from change_events._event import Found, Gone, Outcome
+from change_events._operations.filled import MOST_LEFT, STATE, TYPES, begin, is_unfinished
 from change_events._operations.listed import Listed, is_in
 from change_events._operations.pages import digest_of, epoch_of, insert_many, with_digest
 from change_events._operations.patience import patiently
 from change_events._operations.progress import BackfillReport, Count, Teller
-from change_events._operations.reading import Pages
+from change_events._operations.reading import Pages, StaleCursorError
 from change_events._operations.rounds import Rounds
-from change_events._operations.state import NUMBER_OR_NONE, TEXT_OR_NONE, Kept, stateful
+from change_events._operations.state import Kept, stateful
 from change_events._operations.sweep import Sweep
 from change_events._operations.throttle import SINK, SOURCE, Asked, Stopped
 from change_events._text import printable
@@ -38,35 +39,13 @@ if TYPE_CHECKING:
     from change_events._event import Page
     from change_events._operations.progress import Progress
     from change_events._operations.throttle import Throttle
-    from change_events.typing import Fetcher, Listing, Sink, StatefulSink
+    from change_events.typing import Fetcher, Listing, Sink
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-STATE = "backfill"
-"""The name of a backfill's state in the sink."""
-
-TYPES: dict[str, type | tuple[type, ...]] = {
-    "listing": str,
-    "epoch": TEXT_OR_NONE,
-    "phase": str,
-    "cursor": TEXT_OR_NONE,
-    "pages": int,
-    "listed": int,
-    "stored": int,
-    "total": NUMBER_OR_NONE,
-    "outcomes": dict,
-    "unlisted": NUMBER_OR_NONE,
-    "failed": int,
-    "failed_ids": dict,
-    "chunks": int,
-    "recent": str,
-    "after": TEXT_OR_NONE,
-}
-"""What is kept, and the types."""
-
 SHOWN = 100
-"""How many ids of broken entities are kept."""
+"""How many ids that failed are kept with their errors."""
 
 SAMPLE = 3
 """Entities of a first page that are compared with what a GET returns."""
@@ -236,17 +215,12 @@ class Filling(Generic[T]):
 
     def _look(self, ids: Sequence[str]) -> None:
         values = self._kept.values
-        outcomes = Counter(values["outcomes"])
-        for id, done in self._rounds.work(
+        looked = self._rounds.work(
             list(dict.fromkeys(ids)), self._sweep.look, size=self._sweep.bulk_size
-        ).items():
-            if isinstance(done, Exception):
-                values["failed"] += 1
-                if len(values["failed_ids"]) < SHOWN:
-                    values["failed_ids"][id] = printable(done, 300)
-            else:
-                outcomes[done.value] += 1
-        values["outcomes"] = dict(outcomes)
+        )
+        failed = {id: done for id, done in looked.items() if isinstance(done, Exception)}
+        outcomes = Counter(values["outcomes"])
+        outcomes.update(done.value for done in looked.values() if isinstance(done, Outcome))
         unknown = outcomes[Outcome.NEVER_SAVED.value]
         if unknown >= UNKNOWN and unknown > sum(outcomes.values()) / 2:
             raise ListingError(
@@ -254,6 +228,11 @@ class Filling(Generic[T]):
                 f"and {self._fetcher!r} does not know {unknown:,} of them. Does it list entities "
                 "of another type?"
             )
+        values["outcomes"] = dict(outcomes)  # not before: this page can be tried again
+        values["failed"] += len(failed)
+        for id, error in list(failed.items())[: SHOWN - len(values["failed_ids"])]:
+            values["failed_ids"][id] = printable(error, 300)
+        values["left"] = [*values["left"], *failed][:MOST_LEFT]
 
     def _look_at_unlisted(self, sink: EnumerableSink) -> None:
         """Look at each id that is cached, and was not listed."""
@@ -316,8 +295,8 @@ def fill(
             on_progress=on_progress,
         )
         try:
-            if restart or not _is_unfinished(kept, listing, epoch):
-                _begin(kept, listing, epoch)
+            if restart or not is_unfinished(kept, listing, epoch):
+                begin(kept, listing, epoch)
             return filling.work()
         finally:
             filling.close()
@@ -329,62 +308,13 @@ def fill(
         try:
             kept.take(lambda seconds: throttle.wait(seconds, SINK))
             return fill_from(kept, epoch)
+        except StaleCursorError as error:
+            restart, why = True, printable(error)
         except (AlreadyRunningError, LostError):  # what is lost with the state looks like the first
             if ask_epoch() == epoch:
                 raise
+            why = "the sink can have lost entities"
         finally:
             with suppress(Exception):  # then the next one waits for a minute
                 kept.release()
-        log.warning(
-            "the backfill begins again, because the sink can have lost entities",
-            extra={"action": "backfill"},
-        )
-
-
-def is_filled(sink: StatefulSink, listing: object) -> bool:
-    """
-    Return True if the cache was filled from that listing, by any process, and has lost nothing
-    since.
-    """
-    values = Kept(sink, STATE, types=TYPES).read()
-    return (
-        values.get("phase") == "done"
-        and values.get("listing") == name_of(listing)
-        and values.get("epoch") == epoch_of(sink)
-    )
-
-
-def _is_unfinished(kept: Kept, listing: object, epoch: str | None) -> bool:
-    values = kept.values
-    return (
-        TYPES.keys() <= values.keys()
-        and values["phase"] in {"listing", "unlisted"}
-        and values["listing"] == name_of(listing)
-        and values["epoch"] == epoch
-    )
-
-
-def name_of(listing: object) -> str:
-    """Return a name that the listing has after a restart, too."""
-    return str(getattr(listing, "url", type(listing).__qualname__))
-
-
-def _begin(kept: Kept, listing: object, epoch: str | None) -> None:
-    kept.values.clear()
-    kept.values.update(
-        listing=name_of(listing),
-        epoch=epoch,
-        phase="listing",
-        cursor=None,
-        pages=0,
-        listed=0,
-        stored=0,
-        total=None,
-        outcomes={},
-        unlisted=None,
-        failed=0,
-        failed_ids={},
-        chunks=0,
-        recent="",
-        after=None,
-    )
+        log.warning("the backfill begins again: %s", why, extra={"action": "backfill"})

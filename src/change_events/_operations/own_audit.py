@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from change_events._operations.aside import keep_trying, throttle_beside
-from change_events._operations.filling import name_of
+from change_events._operations.filled import name_of
 from change_events._operations.rolling import TYPES, Rolling, begun
 from change_events._operations.state import Kept, stateful
 from change_events._operations.throttle import LISTING, SINK

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import time
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from change_events._consumer.backoff import pause_after
 from change_events._consumer.log import log
 from change_events._operations.aside import keep_trying, throttle_beside
-from change_events._operations.filling import fill, is_filled
+from change_events._operations.filled import MOST_LEFT, forget_left, ids_left, is_filled
+from change_events._operations.filling import fill
 from change_events._operations.state import stateful
 from change_events._operations.throttle import threads_for
 from change_events._source.listing import listing_of
@@ -28,6 +32,9 @@ SHARE = 4
 
 WATCH = 10.0
 """Seconds between two looks at whether the sink can have lost something."""
+
+SELDOM = 600.0
+"""The most seconds between two looks at ids that have failed."""
 
 
 class OwnBackfill(Generic[T]):
@@ -62,13 +69,40 @@ class OwnBackfill(Generic[T]):
 
     def work(self, looks: Looks[T], stopping: threading.Event) -> None:
         """
-        Fill the cache, unless that was done. Try again until it is done, or `stopping`. If the sink
-        can lose something, watch it until `stopping`.
+        Fill the cache, unless that was done. Try again until it is done, or `stopping`. Then look
+        now and then at the ids at which looks have failed, until none is left. If the sink can lose
+        something, watch it until `stopping`.
         """
         keep_trying("backfill", lambda: self._fill(looks, stopping), stopping)
-        while isinstance(self._state, ForgetfulSink) and not stopping.wait(WATCH):
-            self._learn()
-            keep_trying("backfill", lambda: self._fill(looks, stopping), stopping)
+        forgets, failures, look_at = isinstance(self._state, ForgetfulSink), 0, -math.inf
+        while (forgets or look_at < math.inf) and not stopping.wait(WATCH):
+            if forgets:
+                self._learn()
+                if not self.known:
+                    failures, look_at = 0, -math.inf
+                keep_trying("backfill", lambda: self._fill(looks, stopping), stopping)
+            if time.monotonic() >= look_at:
+                failures += 1
+                some_left = self._look_again(looks, stopping)
+                pause = pause_after(failures, SELDOM)
+                look_at = time.monotonic() + pause if some_left else math.inf
+
+    def _look_again(self, looks: Looks[T], stopping: threading.Event) -> bool:
+        """Look at the ids that the backfill has left out; return False if none is left."""
+        throttle, done = throttle_beside(looks, stopping), set()
+        try:
+            left = ids_left(self._state)
+            for id in left:
+                with contextlib.suppress(Exception):  # the next time, then
+                    throttle.before_get()
+                    looks.look_by_hand(id)
+                    done.add(id)
+            if done:
+                forget_left(self._state, done)
+        except Exception as error:
+            log.debug("%s", printable(error), extra={"action": "aside"})
+            return True  # the sink is down
+        return len(done) < len(left)
 
     def _learn(self) -> None:
         with contextlib.suppress(Exception):  # the sink is down
@@ -92,6 +126,14 @@ class OwnBackfill(Generic[T]):
             else:
                 line = "; ".join(map(str.strip, str(report).splitlines())).replace(":; ", ": ")
                 log.info("the cache is filled: %s", printable(line), extra={"action": "filled"})
+                if report.failed:
+                    log.error(
+                        "%d entities are not in the cache, because looks at them have failed. This "
+                        "worker looks at the first %d of them again",
+                        report.failed,
+                        min(report.failed, MOST_LEFT),
+                        extra={"action": "filled", "failed": report.failed},
+                    )
                 if not report.listed:
                     log.warning(
                         "the listing names nothing. If the source has entities, the listing is "

@@ -58,6 +58,9 @@ class Sweep(Generic[T]):
         """
         Look at these ids, with one GET if possible.
 
+        One that is neither at the source nor in the cache is `NEVER_SAVED`, though it was deleted
+        here before: it counts against a listing that names it, each time that its page is read.
+
         Raises:
             ConfigurationError: The fetcher or the sink can't be used like this.
             MassDeletionError: Too many entities seem to be gone.
@@ -135,5 +138,7 @@ class Sweep(Generic[T]):
                 if stored(self._sink, id, change, entry):
                     if not isinstance(change, Gone):
                         self._deletions.found(cached=entry.present)
+                    elif not entry.present:
+                        return Outcome.NEVER_SAVED
                     return outcome(entry, change)
         raise never_stored(id, self._sink)

@@ -1,0 +1,116 @@
+"""What a backfill keeps in the sink: how far it is, and what it has left out."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from change_events._operations.pages import epoch_of
+from change_events._operations.state import (
+    NUMBER_OR_NONE,
+    TEXT_OR_NONE,
+    Kept,
+    change_state,
+    loaded,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from change_events.typing import StatefulSink
+
+STATE = "backfill"
+"""The name of a backfill's state in the sink."""
+
+TYPES: dict[str, type | tuple[type, ...]] = {
+    "listing": str,
+    "epoch": TEXT_OR_NONE,
+    "phase": str,
+    "cursor": TEXT_OR_NONE,
+    "pages": int,
+    "listed": int,
+    "stored": int,
+    "total": NUMBER_OR_NONE,
+    "outcomes": dict,
+    "unlisted": NUMBER_OR_NONE,
+    "failed": int,
+    "failed_ids": dict,
+    "left": list,
+    "chunks": int,
+    "recent": str,
+    "after": TEXT_OR_NONE,
+}
+"""What is kept, and the types."""
+
+MOST_LEFT = 1000
+"""How many are kept at all, for the worker that looks at them again."""
+
+
+def is_filled(sink: StatefulSink, listing: object) -> bool:
+    """
+    Return True if the cache was filled from that listing, by any process, and has lost nothing
+    since.
+    """
+    values = Kept(sink, STATE, types=TYPES).read()
+    return (
+        values.get("phase") == "done"
+        and values.get("listing") == name_of(listing)
+        and values.get("epoch") == epoch_of(sink)
+    )
+
+
+def ids_left(sink: StatefulSink) -> list[str]:
+    """Return the ids at which the last backfill has looked in vain, up to `MOST_LEFT`."""
+    left: list[str] = Kept(sink, STATE, types=TYPES).read().get("left", [])
+    return left
+
+
+def forget_left(sink: StatefulSink, ids: Collection[str]) -> None:
+    """Note that looks at these ids have succeeded since."""
+
+    def change(text: str | None) -> str:
+        values = loaded(text)
+        values["left"] = [id for id in values.get("left", ()) if id not in ids]
+        return json.dumps(values)
+
+    change_state(sink, STATE, change)
+
+
+def is_unfinished(kept: Kept, listing: object, epoch: str | None) -> bool:
+    """Return True if a backfill from that listing can go on. `epoch`: the sink's, now."""
+    values = kept.values
+    return (
+        TYPES.keys() <= values.keys()
+        and values["phase"] in {"listing", "unlisted"}
+        and values["listing"] == name_of(listing)
+        and values["epoch"] == epoch
+    )
+
+
+def name_of(listing: object) -> str:
+    """Return a name that the listing has after a restart, too."""
+    return str(getattr(listing, "url", type(listing).__qualname__))
+
+
+def begin(kept: Kept, listing: object, epoch: str | None) -> None:
+    """Forget what was done."""
+    for name in TYPES:  # the owner stays
+        kept.values.pop(name, None)
+    kept.values.update(
+        listing=name_of(listing),
+        epoch=epoch,
+        phase="listing",
+        cursor=None,
+        pages=0,
+        listed=0,
+        stored=0,
+        total=None,
+        outcomes={},
+        unlisted=None,
+        failed=0,
+        failed_ids={},
+        left=[],
+        chunks=0,
+        recent="",
+        after=None,
+    )
