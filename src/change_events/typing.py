@@ -18,7 +18,13 @@ T_contra = TypeVar("T_contra", contravariant=True)
 
 @runtime_checkable
 class Publisher(Protocol):
-    """Announces changes. Called before every save, from any thread."""
+    """
+    Announces changes. Called before every save, from any thread.
+
+    If where it sends events, or what it adds to them, depends on context variables, it needs an
+    attribute `reads_context` that is true. Otherwise a save inside another save of the same id is
+    not broadcast by itself.
+    """
 
     def publish(self, events: Sequence[ChangeEvent], /) -> None:
         """

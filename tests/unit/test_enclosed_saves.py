@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import weakref
 
 import pytest
 from virtual_time import flaky, time
 
-from change_events import SNSPublisher, broadcasts_before_save
+from change_events import SNSPublisher, broadcasting, broadcasts_before_save
 from change_events._producer import enclosing
 
 # ruff: noqa: F401, F811  # fixtures are imported, and arguments have their names
@@ -67,6 +68,29 @@ def test_a_save_of_another_publisher_is_broadcast_by_itself(time, flaky, channel
         pass
 
     assert channel.ids() == ["p1", "p1"]
+
+
+@pytest.mark.parametrize("what", ["topic", "attributes"])
+def test_a_save_whose_topic_or_attributes_depend_on_the_context_is_broadcast_by_itself(
+    channel, what
+):
+    tenant = contextvars.ContextVar("tenant")
+    asked = []
+
+    def ask(answer):
+        asked.append(tenant.get())
+        return answer
+
+    if what == "topic":
+        publisher = SNSPublisher(lambda: ask(channel.topic_arn))
+    else:
+        publisher = SNSPublisher(channel.topic_arn, attributes=lambda: ask({}))
+    tenant.set("a")
+    with broadcasting(publisher, "p1"):
+        tenant.set("b")
+        with broadcasting(publisher, "p1"):
+            assert asked == ["a", "b"]
+            assert channel.ids() == ["p1", "p1"]
 
 
 def test_a_save_that_outlives_the_save_around_it_is_renewed(time, flaky, channel):

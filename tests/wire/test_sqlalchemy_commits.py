@@ -10,6 +10,7 @@ from sqlalchemy import (
     AsyncAdaptedQueuePool,
     QueuePool,
     column,
+    create_engine,
     delete,
     event,
     insert,
@@ -18,6 +19,7 @@ from sqlalchemy import (
     text,
     update,
 )
+from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
 from sqlalchemy.orm import Session, aliased, scoped_session, sessionmaker
@@ -34,6 +36,7 @@ from change_events._event import DEFAULT_SETTLE
 from change_events.integrations.sqlalchemy import announce, announce_ids
 from conftest import wait_until
 from shop import (
+    Base,
     Employee,
     Manager,
     Order,
@@ -666,6 +669,49 @@ def test_an_announced_session_needs_transactions(shop):
     shop.run(work)
 
     assert shop.saved(Product) == [1]
+
+
+@pytest.mark.skipif(
+    not hasattr(DefaultDialect, "detect_autocommit_setting"),
+    reason="this SQLAlchemy can't see what its driver was told",
+)
+@pytest.mark.parametrize(
+    ("url", "arguments"),
+    [("sqlite_url", {"isolation_level": None}), ("postgres_url", {"autocommit": True})],
+)
+def test_a_driver_that_commits_each_statement_is_refused(request, url, arguments):
+    engine = create_engine(request.getfixturevalue(url), connect_args=arguments)
+    Base.metadata.create_all(engine)
+    sessions = sessionmaker(engine)
+    announce(sessions, NullPublisher(), {Product: "id"})
+
+    with sessions() as session:
+        session.add(Product(name="Bolt"))
+        with pytest.raises(ConfigurationError, match="its driver was told to commit"):
+            session.commit()
+        session.rollback()
+        assert session.scalars(select(Product.id)).all() == []
+    engine.dispose()
+
+
+def test_a_dialect_that_cannot_see_what_its_driver_was_told_is_believed(sqlite_url):
+    class Blind(type(sqlite_url.get_dialect()())):
+        supports_statement_cache = True
+
+        def detect_autocommit_setting(self, connection):
+            raise NotImplementedError
+
+    engine = create_engine(sqlite_url)
+    engine.dialect.__class__ = Blind
+    Base.metadata.create_all(engine)
+    sessions = sessionmaker(engine)
+    announce(sessions, NullPublisher(), {Product: "id"})
+
+    with sessions() as session:
+        session.add(Product(name="Bolt"))
+        session.commit()
+        assert session.scalars(select(Product.id)).all() == [1]
+    engine.dispose()
 
 
 # Saves around a commit

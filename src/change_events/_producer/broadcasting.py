@@ -242,7 +242,7 @@ class broadcasting(_AnnouncedSave):  # a context manager, named like one  # noqa
     shield the commit alone: the block would end before it.
 
     A block inside a block of the same publisher and settings does not broadcast again what the
-    outer one has broadcast less than half of `settle` ago.
+    outer one has broadcast less than half of `settle` ago, if topic and attributes are fixed.
 
     Leave each block that you enter. One that is garbage, or has been open for more than an hour, is
     no longer broadcast, and a warning is logged.

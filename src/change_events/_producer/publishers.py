@@ -133,6 +133,11 @@ class SNSPublisher:
         reads_environment = isinstance(self._topic_arn, _Variable)
         return reads_environment or not callable(self._topic_arn)
 
+    @property
+    def reads_context(self) -> bool:
+        """True if the topic or the attributes can differ from one save to the next."""
+        return callable(self._attributes) or not self.shares_calls
+
     @classmethod
     def from_env(
         cls,

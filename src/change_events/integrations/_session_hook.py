@@ -299,11 +299,23 @@ def _primary_key(mapper: Mapper[Any]) -> set[str]:
 def require_transaction(connection: Connection) -> None:
     """Refuse a connection that commits each statement, because no broadcast would come first."""
     # Nothing public says so without asking the database.
-    if getattr(connection, "_is_autocommit_isolation", bool)():
+    if getattr(connection, "_is_autocommit_isolation", bool)() or _driver_commits(connection):
         raise ConfigurationError(
-            "this session's connection has the isolation level AUTOCOMMIT, so rows are saved "
-            "before they can be broadcast. Use another one for sessions that are announced"
+            "this session's connection has the isolation level AUTOCOMMIT, or its driver was told "
+            "to commit each statement, so rows are saved before they can be broadcast. Use another "
+            "one for sessions that are announced"
         )
+
+
+def _driver_commits(connection: Connection) -> bool:
+    """Return True if the driver was told to commit each statement, as far as SQLAlchemy can see."""
+    pooled = connection.connection
+    try:
+        commits = connection.dialect.detect_autocommit_setting(pooled.dbapi_connection)  # type: ignore[arg-type]  # it is open
+    except (AttributeError, NotImplementedError):  # before SQLAlchemy 2.0.43, or another dialect
+        return False
+    # Who sends BEGIN by hand, as SQLAlchemy's page on SQLite says, has told the driver so, too.
+    return commits and not getattr(pooled.driver_connection, "in_transaction", False)
 
 
 def require_transactions(session: Session) -> None:
