@@ -27,7 +27,8 @@ class ChangeEvent:
 
     Attributes:
         id: The entity's id, text of 1 to 512 characters.
-        settle: The publisher's settle window in seconds; None: the default of 5.
+        settle: The publisher's settle window in seconds; None: the default of 5. A worker then
+            waits for its own window, so that must not be shorter.
         phase: `"saving"` before a save that will be confirmed, `"saved"` when it has returned;
             None: no confirmation.
         save: Equal in the `saving` and `saved` events of one save; None: no confirmation.

@@ -460,7 +460,7 @@ def test_the_worker_may_do_with_its_queue_what_it_needs_and_nothing_else(cloud, 
 def test_an_operator_may_do_with_all_queues_what_a_worker_does_and_ask_for_the_rest(cloud, owner):
     consumer = cloud.deploy("queue.yaml", TopicArn=owner.outputs["TopicArn"])
 
-    queues, topic, functions = statements(cloud, consumer.outputs["OperatorPolicyArn"])
+    queues, topic, topics, functions = statements(cloud, consumer.outputs["OperatorPolicyArn"])
 
     urls = [url for output, url in consumer.outputs.items() if output.endswith("QueueUrl")]
     assert sorted(queues["Resource"]) == sorted(cloud.queue(url)["QueueArn"] for url in urls)
@@ -469,16 +469,17 @@ def test_an_operator_may_do_with_all_queues_what_a_worker_does_and_ask_for_the_r
         actions_of_a_worker(cloud, consumer.outputs["QueueUrl"])
     )
     assert topic["Resource"] == owner.outputs["TopicArn"]
-    assert [*topic["Action"], *functions["Action"]] == [
+    assert [*topic["Action"], *topics["Action"], *functions["Action"]] == [
         "sns:ListSubscriptionsByTopic",
         "sns:GetSubscriptionAttributes",
+        "sns:ListSubscriptions",
         "lambda:ListEventSourceMappings",
         "lambda:GetFunctionConfiguration",
     ]
 
 
 def test_the_outputs_name_the_queues_for_alarms(consumer):
-    for name in ("QueueName", "DeadLetterQueueName"):
+    for name in ("QueueName", "DeadLetterQueueName", "SubscriptionDeadLetterQueueName"):
         url = consumer.outputs[name.replace("Name", "Url")]
         assert url.endswith("/" + consumer.outputs[name])
 

@@ -31,9 +31,10 @@ def command(ctx: click.Context, /, *, app: str, processes: int, force: bool, as_
 
     The entities are meant to be gone. It tells all processes of the cache, through the sink's
     state: workers learn of it within a minute. Deletions are then believed until there are no
-    longer too many in the last hundred looks. If nothing was refused, it changes nothing.
+    longer too many in the last hundred looks. If nothing can have been refused, because fewer than
+    five of these looks saw an entity gone, it changes nothing.
 
-    Exit status: 1 if nothing was refused.
+    Exit status: 1 if nothing can have been refused.
     """
     worker = load_app(app)
     if state_of(worker.sink) is None:

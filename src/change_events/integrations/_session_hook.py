@@ -314,7 +314,7 @@ def _driver_commits(connection: Connection) -> bool:
         commits = connection.dialect.detect_autocommit_setting(pooled.dbapi_connection)  # type: ignore[arg-type]  # it is open
     except (AttributeError, NotImplementedError):  # before SQLAlchemy 2.0.43, or another dialect
         return False
-    # Who sends BEGIN by hand, as SQLAlchemy's page on SQLite says, has told the driver so, too.
+    # If BEGIN is sent by hand, as SQLAlchemy's page on SQLite says, the driver was told so, too.
     return commits and not getattr(pooled.driver_connection, "in_transaction", False)
 
 
