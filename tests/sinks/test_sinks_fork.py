@@ -360,3 +360,27 @@ def test_a_sink_that_nobody_closes_is_not_kept(path):
     connection.close()  # otherwise Python warns
 
     assert file() is None
+
+
+def test_a_fork_waits_for_a_hook_that_uses_another_sink(tmp_path):
+    script = """
+from change_events.sinks.sqlite import file
+entered, go_on = threading.Event(), threading.Event()
+
+def upsert(connection, id, value):
+    entered.set()
+    assert go_on.wait(30)
+    other.get("p1")
+
+other = SQLiteSink(sys.argv[1])
+sink = SQLiteSink(sys.argv[2], upsert=upsert, delete=lambda connection, id: None)
+file.FORKS.files = [other._file, sink._file]
+file.PATIENCE = 0.05
+threading.Thread(target=apply, args=(sink, "p1")).start()
+entered.wait()
+threading.Timer(0.3, go_on.set).start()
+os.waitpid(child(lambda: apply(other, "p2")), 0)
+apply(other, "p3")
+"""
+
+    assert sorted(run(script, tmp_path / "other.db", tmp_path / "sink.db")) == ["p1", "p2", "p3"]

@@ -240,6 +240,9 @@ class _Write:
     counts: list[int] | None = None
 
 
+PATIENCE = 1.0
+"""Seconds for which a fork waits for a file before it lets all others go, and begins again."""
+
 _CLOSED = 0
 """Instead of a process's id: the connection was closed before a fork."""
 
@@ -264,11 +267,20 @@ class Forks:
 
     def before(self) -> None:
         """Wait until no thread uses a file, and close all."""
+        while not self._take_all():
+            pass
+        for file in self._held:
+            file.close_for_fork()
+
+    def _take_all(self) -> bool:
+        """Take all locks, or none: in an `upsert`, who holds one file's can wait for another's."""
         self.lock.acquire()
         for file in list(self.files):
-            file.lock.acquire()
+            if not file.lock.acquire(timeout=PATIENCE):
+                self.after_in_parent()
+                return False
             self._held.append(file)
-            file.close_for_fork()
+        return True
 
     def after_in_parent(self) -> None:
         """Let threads use the files again."""
