@@ -8,8 +8,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 import uuid
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -384,3 +386,20 @@ apply(other, "p3")
 """
 
     assert sorted(run(script, tmp_path / "other.db", tmp_path / "sink.db")) == ["p1", "p2", "p3"]
+
+
+def test_a_fork_lets_go_of_all_files_while_one_is_in_use(tmp_path, monkeypatch):
+    monkeypatch.setattr("change_events.sinks.sqlite.file.PATIENCE", 0.05)
+    free, used = SQLiteSink(tmp_path / "free.db"), SQLiteSink(tmp_path / "used.db")
+    monkeypatch.setattr(FORKS, "files", [free._file, used._file])
+
+    with ThreadPoolExecutor(1) as pool:
+        with used._file.lock:
+            assert pool.submit(FORKS._take_all).result() is False
+            assert not FORKS.lock.locked()
+            with free._file.lock:
+                fork = pool.submit(FORKS.before)
+                time.sleep(0.2)
+                assert not fork.done()
+        fork.result(30)
+        pool.submit(FORKS.after_in_parent).result()

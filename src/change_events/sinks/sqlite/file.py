@@ -273,7 +273,7 @@ class Forks:
             file.close_for_fork()
 
     def _take_all(self) -> bool:
-        """Take all locks, or none: in an `upsert`, who holds one file's can wait for another's."""
+        """Take all locks, or none: in an `upsert`, the holder of one can wait for another."""
         self.lock.acquire()
         for file in list(self.files):
             if not file.lock.acquire(timeout=PATIENCE):
