@@ -267,7 +267,9 @@ def test_a_page_is_read_again_if_its_sample_changed_meanwhile():
     with closing(Filler(BACKFILL_SAMPLE)) as filler:
         answered(filler, [("page", (200, 0)), ("get", (200, 1))])
 
-        again = answered(filler, [("page", (200, 1)), ("get", (200, 1)), ("insert", True)])
+        again = answered(
+            filler, [("save", None), ("page", (200, 1)), ("get", (200, 1)), ("insert", True)]
+        )
 
         assert again[-1] == ("insert", "Found", 1, None)
 

@@ -395,7 +395,7 @@ def test_a_fork_lets_go_of_all_files_while_one_is_in_use(tmp_path, monkeypatch):
 
     with ThreadPoolExecutor(1) as pool:
         with used._file.lock:
-            assert pool.submit(FORKS._take_all).result() is False
+            assert pool.submit(FORKS._take_all, None).result() is used._file
             assert not FORKS.lock.locked()
             with free._file.lock:
                 fork = pool.submit(FORKS.before)

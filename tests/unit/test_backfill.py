@@ -104,7 +104,7 @@ def test_what_a_look_has_touched_is_looked_at_again_and_never_overwritten():
 
     assert cached(sink) == {"p1": {"id": "p1", "n": 100}, "p3": {"id": "p3", "n": 3}}
     assert report.stored == 1
-    assert report.outcomes == {Outcome.UPDATED: 1, Outcome.NEVER_SAVED: 1}
+    assert report.outcomes == {Outcome.UPDATED: 1, Outcome.UNCHANGED: 1}
 
 
 def test_what_changes_while_a_page_is_under_way_is_not_overwritten():
@@ -376,38 +376,39 @@ def test_ids_of_another_type_are_refused_each_time_and_what_is_mended_is_filled(
     assert report.outcomes == {Outcome.UNCHANGED: 1, Outcome.CREATED: 100}
 
 
+def test_a_listing_that_names_what_was_deleted_is_not_refused():
+    source, sink = FakeSource(products(*range(10))), MemorySink()
+    for n in range(40):
+        sink.apply(f"o{n}", Gone(), if_version=0)
+
+    backfill([*source, *(f"o{n}" for n in range(40))], source, sink).run()
+
+    assert cached(sink) == dict(source)
+
+
+def test_what_is_deleted_while_unlisted_ids_are_looked_at_says_nothing_of_the_listing():
+    class Purged(MemorySink):
+        def ids(self, *, after=None, limit=1000):
+            found = super().ids(after=after, limit=limit)
+            for id in found:
+                if id.startswith("o"):
+                    self.apply(id, Gone(), if_version=1)
+            return found
+
+    source, sink = FakeSource(products(1)), Purged()
+    for n in range(40):
+        sink.apply(f"o{n}", Found({}), if_version=0)
+
+    backfill(source.items(), source, sink, allow_mass_deletion=True).run()
+
+    assert cached(sink) == dict(source)
+
+
 def test_a_backfill_that_ends_with_an_error_on_its_first_page_is_nobodys():
     with pytest.raises(ListingError):
         backfill({"o1": {"id": "o1"}}.items(), FakeSource(products(1)), sink := MemorySink()).run()
 
     assert json.loads(sink.state("backfill"))["owner"] is None
-
-
-@pytest.mark.parametrize("stale", [True, False])
-def test_a_backfill_whose_cursor_the_listing_has_forgotten_begins_again(caplog, stale):
-    source, sink = FakeSource(products(1, 2, 3)), MemorySink()
-
-    class Listing:
-        token = "old"
-
-        def page(self, cursor):
-            if cursor is None:
-                return Page(["p1"], None, self.token)
-            if cursor != self.token or (stale and cursor == "old"):
-                raise ListingError(f"no page at {cursor}")
-            return Page(["p2", "p3"], None, None)
-
-    listing = Listing()
-    if stale:
-        with pytest.raises(ListingError, match="no page at old"):
-            backfill(listing, source, sink).run()
-        listing.token = "new"
-
-    report = backfill(listing, source, sink).run()
-
-    assert cached(sink) == dict(source)
-    assert report.listed == 3
-    assert ("the backfill begins again: no page at old" in caplog.text) is stale
 
 
 def test_a_second_backfill_of_a_cache_says_that_another_one_runs():

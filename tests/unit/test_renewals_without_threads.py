@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import subprocess
 import sys
@@ -104,6 +105,23 @@ def test_an_asynchronous_save_broadcasts_in_the_event_loop_if_no_thread_can_star
 
     assert flaky.started == [0.0, 6.0]
     assert channel.ids() == ["p1", "p1"]
+
+
+def test_cancelled_saves_that_no_thread_broadcasts_are_unsettled(threadless, flaky):
+    told = []
+
+    def cancelled(id):
+        with (
+            contextlib.suppress(KeyboardInterrupt),
+            threadless.broadcasting(flaky, id, on_unsettled=lambda ids, error: told.append(ids)),
+        ):
+            raise KeyboardInterrupt
+
+    cancelled("p1")
+    threadless.now += 20.1  # two windows after its last broadcast was due
+    cancelled("p2")
+
+    assert told == [["p1"]]
 
 
 def test_a_late_future_is_broadcast_where_it_ends_if_no_thread_can_start(threadless, flaky):

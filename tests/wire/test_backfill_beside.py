@@ -184,7 +184,7 @@ def test_what_a_backfill_has_left_out_is_looked_at_again_until_it_is_cached(
         assert again.synced
         down.clear()
         wait_until(lambda: "p3" in dict(sink.items()))
-        wait_until(lambda: not ids_left(sink))
+        wait_until(lambda: not ids_left(sink)[0])
     assert dict(sink.items()) == source.entities
     assert set(source.ids()[asked:]) == {"p3"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from change_events._operations.pages import epoch_of
@@ -15,7 +16,7 @@ from change_events._operations.state import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
     from change_events.typing import StatefulSink
 
@@ -36,6 +37,7 @@ TYPES: dict[str, type | tuple[type, ...]] = {
     "failed": int,
     "failed_ids": dict,
     "left": list,
+    "doubted": bool,
     "chunks": int,
     "recent": str,
     "after": TEXT_OR_NONE,
@@ -44,6 +46,9 @@ TYPES: dict[str, type | tuple[type, ...]] = {
 
 MOST_LEFT = 1000
 """How many are kept at all, for the worker that looks at them again."""
+
+LEFT_SIZE = 65_536
+"""The most characters of JSON that they have: an item of DynamoDB has at most 400 KB."""
 
 
 def is_filled(sink: StatefulSink, listing: object) -> bool:
@@ -59,17 +64,26 @@ def is_filled(sink: StatefulSink, listing: object) -> bool:
     )
 
 
-def ids_left(sink: StatefulSink) -> list[str]:
-    """Return the ids at which the last backfill has looked in vain, up to `MOST_LEFT`."""
-    left: list[str] = Kept(sink, STATE, types=TYPES).read().get("left", [])
-    return left
+def that_fit(ids: Iterable[str]) -> list[str]:
+    """Return the first of these ids, as many as can be kept."""
+    ids = list(ids)
+    sizes = accumulate(len(json.dumps(id)) + 2 for id in ids)
+    return [id for id, size in zip(ids, sizes, strict=True) if size <= LEFT_SIZE][:MOST_LEFT]
 
 
-def forget_left(sink: StatefulSink, ids: Collection[str]) -> None:
-    """Note that looks at these ids have succeeded since."""
+def ids_left(sink: StatefulSink) -> tuple[list[str], str | None]:
+    """Return the ids at which the last backfill has looked in vain, and the sink's epoch then."""
+    values = Kept(sink, STATE, types=TYPES).read()
+    return values.get("left", []), values.get("epoch")
+
+
+def forget_left(sink: StatefulSink, ids: Collection[str], epoch: str | None) -> None:
+    """Note that looks at these ids have succeeded, unless the sink has lost something since."""
 
     def change(text: str | None) -> str:
         values = loaded(text)
+        if values.get("epoch") != epoch:
+            return text or "{}"
         values["left"] = [id for id in values.get("left", ()) if id not in ids]
         return json.dumps(values)
 
@@ -94,8 +108,9 @@ def name_of(listing: object) -> str:
 
 def begin(kept: Kept, listing: object, epoch: str | None) -> None:
     """Forget what was done."""
-    for name in TYPES:  # the owner stays
+    for name in TYPES.keys() - {"doubted"}:  # the owner stays, too
         kept.values.pop(name, None)
+    kept.values.setdefault("doubted", False)
     kept.values.update(
         listing=name_of(listing),
         epoch=epoch,

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from change_events._consumer.log import log
 from change_events._event import Found, Gone, Outcome
-from change_events._operations.filled import MOST_LEFT, STATE, TYPES, begin, is_unfinished
+from change_events._operations.filled import STATE, TYPES, begin, is_unfinished, that_fit
 from change_events._operations.listed import Listed, is_in
 from change_events._operations.pages import digest_of, epoch_of, insert_many, with_digest
 from change_events._operations.patience import patiently
 from change_events._operations.progress import BackfillReport, Count, Teller
-from change_events._operations.reading import Pages, StaleCursorError
+from change_events._operations.reading import Pages
 from change_events._operations.rounds import Rounds
 from change_events._operations.state import Kept, stateful
 from change_events._operations.sweep import Sweep
@@ -215,6 +215,7 @@ class Filling(Generic[T]):
 
     def _look(self, ids: Sequence[str]) -> None:
         values = self._kept.values
+        self._sweep.counts_tombstones = values["doubted"]
         looked = self._rounds.work(
             list(dict.fromkeys(ids)), self._sweep.look, size=self._sweep.bulk_size
         )
@@ -222,17 +223,20 @@ class Filling(Generic[T]):
         outcomes = Counter(values["outcomes"])
         outcomes.update(done.value for done in looked.values() if isinstance(done, Outcome))
         unknown = outcomes[Outcome.NEVER_SAVED.value]
-        if unknown >= UNKNOWN and unknown > sum(outcomes.values()) / 2:
+        refused = unknown >= UNKNOWN and unknown > sum(outcomes.values()) / 2
+        if refused and values["phase"] == "listing":
+            values["doubted"] = True
             raise ListingError(
                 f"{self._listing!r} has named {sum(outcomes.values()):,} ids that were looked at, "
                 f"and {self._fetcher!r} does not know {unknown:,} of them. Does it list entities "
                 "of another type?"
             )
+        values["doubted"] = False
         values["outcomes"] = dict(outcomes)  # not before: this page can be tried again
         values["failed"] += len(failed)
         for id, error in list(failed.items())[: SHOWN - len(values["failed_ids"])]:
             values["failed_ids"][id] = printable(error, 300)
-        values["left"] = [*values["left"], *failed][:MOST_LEFT]
+        values["left"] = that_fit([*values["left"], *failed])
 
     def _look_at_unlisted(self, sink: EnumerableSink) -> None:
         """Look at each id that is cached, and was not listed."""
@@ -308,13 +312,13 @@ def fill(
         try:
             kept.take(lambda seconds: throttle.wait(seconds, SINK))
             return fill_from(kept, epoch)
-        except StaleCursorError as error:
-            restart, why = True, printable(error)
         except (AlreadyRunningError, LostError):  # what is lost with the state looks like the first
             if ask_epoch() == epoch:
                 raise
-            why = "the sink can have lost entities"
         finally:
             with suppress(Exception):  # then the next one waits for a minute
                 kept.release()
-        log.warning("the backfill begins again: %s", why, extra={"action": "backfill"})
+        log.warning(
+            "the backfill begins again, because the sink can have lost entities",
+            extra={"action": "backfill"},
+        )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
+import random
 import time
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from change_events._consumer.backoff import pause_after
+from change_events._consumer.backoff import asked_pause, is_own, pause_after
 from change_events._consumer.log import log
 from change_events._operations.aside import keep_trying, throttle_beside
-from change_events._operations.filled import MOST_LEFT, forget_left, ids_left, is_filled
+from change_events._operations.filled import forget_left, ids_left, is_filled
 from change_events._operations.filling import fill
 from change_events._operations.state import stateful
 from change_events._operations.throttle import threads_for
@@ -78,31 +79,43 @@ class OwnBackfill(Generic[T]):
         while (forgets or look_at < math.inf) and not stopping.wait(WATCH):
             if forgets:
                 self._learn()
-                if not self.known:
-                    failures, look_at = 0, -math.inf
+                failures, look_at = (failures, look_at) if self.known else (0, -math.inf)
                 keep_trying("backfill", lambda: self._fill(looks, stopping), stopping)
             if time.monotonic() >= look_at:
                 failures += 1
-                some_left = self._look_again(looks, stopping)
-                pause = pause_after(failures, SELDOM)
-                look_at = time.monotonic() + pause if some_left else math.inf
+                asked = self._look_again(looks, stopping)
+                look_at = time.monotonic() + max(asked, pause_after(failures, SELDOM))
 
-    def _look_again(self, looks: Looks[T], stopping: threading.Event) -> bool:
-        """Look at the ids that the backfill has left out; return False if none is left."""
-        throttle, done = throttle_beside(looks, stopping), set()
+    def _look_again(self, looks: Looks[T], stopping: threading.Event) -> float:
+        """
+        Look at some of the ids that the backfill has left out, until it is time to watch the sink.
+
+        Return the least seconds until the next time; infinite if no id is left.
+        """
+        throttle, until, done = throttle_beside(looks, stopping), time.monotonic() + WATCH, set()
+        asked = 0.0
         try:
-            left = ids_left(self._state)
-            for id in left:
-                with contextlib.suppress(Exception):  # the next time, then
+            left, epoch = ids_left(self._state)
+            for id in random.sample(left, len(left)):
+                try:
                     throttle.before_get()
                     looks.look_by_hand(id)
                     done.add(id)
+                except MassDeletionError:
+                    with looks.consumer as desk:
+                        desk.changed()
+                except Exception as error:
+                    if not is_own(error):  # the source is down, or the worker stops
+                        asked = asked_pause(error)
+                        break
+                if time.monotonic() >= until:
+                    break
             if done:
-                forget_left(self._state, done)
+                forget_left(self._state, done, epoch)
         except Exception as error:
-            log.debug("%s", printable(error), extra={"action": "aside"})
-            return True  # the sink is down
-        return len(done) < len(left)
+            log.debug("%s", printable(error), extra={"action": "aside"})  # the sink is down
+            return asked
+        return asked if len(done) < len(left) else math.inf
 
     def _learn(self) -> None:
         with contextlib.suppress(Exception):  # the sink is down
@@ -129,9 +142,8 @@ class OwnBackfill(Generic[T]):
                 if report.failed:
                     log.error(
                         "%d entities are not in the cache, because looks at them have failed. This "
-                        "worker looks at the first %d of them again",
+                        "worker looks at up to a thousand of them again",
                         report.failed,
-                        min(report.failed, MOST_LEFT),
                         extra={"action": "filled", "failed": report.failed},
                     )
                 if not report.listed:

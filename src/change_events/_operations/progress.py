@@ -79,7 +79,7 @@ class BackfillReport:
         outcomes: How many looks did what; see `Outcome`.
         unlisted: How many ids were cached, and not listed; None: the sink can't name its ids.
         failed: How many ids could not be looked at, by their own fault. An event, another backfill
-            or an audit looks at them again; and so does a worker with `backfill=`, now and then.
+            or an audit looks at them again; and so does the worker, if the backfill is its own.
         failed_ids: Up to a hundred of them, and why.
     """
 

@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class StaleCursorError(ListingError):
-    """The listing has no page at a cursor that it returned before a restart."""
-
-
 class Pages(Generic[T]):
     """
     Reads all pages of a listing.
@@ -64,17 +60,11 @@ class Pages(Generic[T]):
 
         Raises:
             ListingError: The listing loops, or returns something else.
-            StaleCursorError: It refuses the cursor to start with.
         """
         cursors = {self._start}
         reading = self._reader.submit(self._read, self._start)
         while True:
-            try:
-                page = self._awaited(reading)
-            except ListingError as error:
-                if self._start is not None and len(cursors) == 1:
-                    raise StaleCursorError(str(error)) from error
-                raise
+            page = self._awaited(reading)
             cursor = page.cursor
             if cursor is not None:
                 if cursor in cursors:

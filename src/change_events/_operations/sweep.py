@@ -43,12 +43,15 @@ class Sweep(Generic[T]):
 
     Attributes:
         bulk_size: How many ids to look at with one GET.
+        counts_tombstones: Count what is gone at the source as never saved, though it was deleted
+            here before: the first look at a page that was refused has left tombstones.
     """
 
     def __init__(
         self, fetcher: Fetcher[T], sink: Sink[T], *, deletions: Deletions, throttle: Throttle
     ) -> None:
         self.bulk_size = fetcher.bulk_size if isinstance(fetcher, BulkFetcher) else 1
+        self.counts_tombstones = False
         self._fetcher = fetcher
         self._sink = sink
         self._deletions = deletions
@@ -57,9 +60,6 @@ class Sweep(Generic[T]):
     def look(self, ids: Sequence[str]) -> dict[str, Outcome | Exception]:
         """
         Look at these ids, with one GET if possible.
-
-        One that is neither at the source nor in the cache is `NEVER_SAVED`, though it was deleted
-        here before: it counts against a listing that names it, each time that its page is read.
 
         Raises:
             ConfigurationError: The fetcher or the sink can't be used like this.
@@ -138,7 +138,7 @@ class Sweep(Generic[T]):
                 if stored(self._sink, id, change, entry):
                     if not isinstance(change, Gone):
                         self._deletions.found(cached=entry.present)
-                    elif not entry.present:
+                    elif self.counts_tombstones and not entry.present:
                         return Outcome.NEVER_SAVED
                     return outcome(entry, change)
         raise never_stored(id, self._sink)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 
-_INTERRUPTION = re.compile("BaseExceptionGroup|Cancel|Interrupt|TimeLimit|Timeout")
+_INTERRUPTION = re.compile(
+    r"\b(BaseExceptionGroup|CancelledError|\w*Timeout(Error|Exception)|\w*TimeLimitExceeded)\b"
+)
 """
-What the name of such an error has in it. By name, because a synchronous caller needs neither
+The names of such errors. By name, because a synchronous caller needs neither
 `asyncio` nor `concurrent.futures`, and job queues have errors of their own for their time limits:
 Celery's `SoftTimeLimitExceeded`, RQ's `JobTimeoutException`.
 """

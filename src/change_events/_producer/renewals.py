@@ -19,6 +19,7 @@ import threading
 import time
 import uuid
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from change_events._meter import Meter
@@ -178,7 +179,9 @@ class Renewals:
             if late:
                 self._late[save] = None
         for each in expired:
-            _report_unsettled(each, self.tally, TimeoutError("no thread was free to broadcast it"))
+            why = TimeoutError("no thread was free to broadcast it")
+            if not self.senders.renew(report := partial(_report_unsettled, each, self.tally, why)):
+                report()  # rather not here: perhaps in an event loop
         if late:
             self.tally.add("late")
         return late
@@ -296,11 +299,11 @@ class Renewals:
                 if attempt < FINAL_ATTEMPTS:
                     self._sleep(0.2 * 2**attempt * random.uniform(0.5, 1.0))  # noqa: S311  # no secret
         finally:
-            if failure is not None:
-                _report_unsettled(save, self.tally, failure)
             with self._lock:
                 self._late.pop(save, None)
                 self._announced.notify_all()
+            if failure is not None:
+                _report_unsettled(save, self.tally, failure)
 
     def finish(self, timeout: float = EXIT_PATIENCE) -> None:
         """

@@ -56,6 +56,10 @@ if TYPE_CHECKING:
     from change_events.integrations._row_ids import RowIds
 
 
+COMMITS = "change_events_commits"
+"""Where a connection notes that its driver commits each statement."""
+
+
 @dataclass(slots=True, eq=False)
 class Work:
     """
@@ -117,6 +121,7 @@ class Hook:
         """Listen from now on to a target of session events, and to the classes of rows."""
         for name in (
             "after_transaction_create",
+            "after_begin",
             "before_flush",
             "after_flush",
             "do_orm_execute",
@@ -159,6 +164,12 @@ class Hook:
             is_flush = work.flush is not None and work.flush.has_work
             work.bulk = work.bulk or not is_flush
             work.flush = None
+
+    def _after_begin(
+        self, _: Session, transaction: SessionTransaction, connection: Connection
+    ) -> None:
+        if not transaction.nested:  # now, because a savepoint looks like a transaction
+            connection.info[COMMITS] = _driver_commits(connection)
 
     def _before_flush(self, session: Session, flush: UOWTransaction, _: object) -> None:
         self._work(session).flush = flush
@@ -299,7 +310,8 @@ def _primary_key(mapper: Mapper[Any]) -> set[str]:
 def require_transaction(connection: Connection) -> None:
     """Refuse a connection that commits each statement, because no broadcast would come first."""
     # Nothing public says so without asking the database.
-    if getattr(connection, "_is_autocommit_isolation", bool)() or _driver_commits(connection):
+    autocommits = getattr(connection, "_is_autocommit_isolation", bool)()
+    if autocommits or connection.info.get(COMMITS):
         raise ConfigurationError(
             "this session's connection has the isolation level AUTOCOMMIT, or its driver was told "
             "to commit each statement, so rows are saved before they can be broadcast. Use another "

@@ -240,8 +240,8 @@ class _Write:
     counts: list[int] | None = None
 
 
-PATIENCE = 1.0
-"""Seconds for which a fork waits for a file before it lets all others go, and begins again."""
+PATIENCE = 0.1
+"""Seconds for which a fork waits for a file before it lets all others go."""
 
 _CLOSED = 0
 """Instead of a process's id: the connection was closed before a fork."""
@@ -267,20 +267,29 @@ class Forks:
 
     def before(self) -> None:
         """Wait until no thread uses a file, and close all."""
-        while not self._take_all():
+        busy = None
+        while (busy := self._take_all(busy)) is not None:
             pass
         for file in self._held:
             file.close_for_fork()
 
-    def _take_all(self) -> bool:
-        """Take all locks, or none: in an `upsert`, the holder of one can wait for another."""
+    def _take_all(self, first: File | None) -> File | None:
+        """
+        Take all locks; or none, and return the file to wait for, `first`, with no other in hand: in
+        an `upsert`, the holder of its lock can wait for another one.
+        """
+        if first is not None:
+            first.lock.acquire()
+            self._held.append(first)
         self.lock.acquire()
         for file in list(self.files):
+            if file is first:
+                continue
             if not file.lock.acquire(timeout=PATIENCE):
                 self.after_in_parent()
-                return False
+                return file
             self._held.append(file)
-        return True
+        return None
 
     def after_in_parent(self) -> None:
         """Let threads use the files again."""
