@@ -22,7 +22,7 @@ class Publisher(Protocol):
     Announces changes. Called before every save, from any thread.
 
     If where it sends events, or what it adds to them, depends on context variables, it needs an
-    attribute `reads_context` that is true. Otherwise a save inside another save of the same id is
+    attribute `reads_context` that is True. Otherwise a save inside another save of the same id is
     not broadcast by itself.
     """
 

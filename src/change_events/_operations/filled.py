@@ -16,7 +16,7 @@ from change_events._operations.state import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Sequence
 
     from change_events.typing import StatefulSink
 
@@ -45,10 +45,10 @@ TYPES: dict[str, type | tuple[type, ...]] = {
 """What is kept, and the types."""
 
 MOST_LEFT = 1000
-"""How many are kept at all, for the worker that looks at them again."""
+"""How many ids that failed are kept, for the worker that looks at them again."""
 
 LEFT_SIZE = 65_536
-"""The most characters of JSON that they have: an item of DynamoDB has at most 400 KB."""
+"""The most characters of JSON that these ids have: an item of DynamoDB has at most 400 KB."""
 
 
 def is_filled(sink: StatefulSink, listing: object) -> bool:
@@ -64,9 +64,8 @@ def is_filled(sink: StatefulSink, listing: object) -> bool:
     )
 
 
-def that_fit(ids: Iterable[str]) -> list[str]:
+def that_fit(ids: Sequence[str]) -> list[str]:
     """Return the first of these ids, as many as can be kept."""
-    ids = list(ids)
     sizes = accumulate(len(json.dumps(id)) + 2 for id in ids)
     return [id for id, size in zip(ids, sizes, strict=True) if size <= LEFT_SIZE][:MOST_LEFT]
 
@@ -107,9 +106,7 @@ def name_of(listing: object) -> str:
 
 
 def begin(kept: Kept, listing: object, epoch: str | None) -> None:
-    """Forget what was done."""
-    for name in TYPES.keys() - {"doubted"}:  # the owner stays, too
-        kept.values.pop(name, None)
+    """Forget what was done, but not the owner, nor that the listing was refused."""
     kept.values.setdefault("doubted", False)
     kept.values.update(
         listing=name_of(listing),

@@ -105,7 +105,7 @@ class OwnBackfill(Generic[T]):
                     with looks.consumer as desk:
                         desk.changed()
                 except Exception as error:
-                    if not is_own(error):  # the source is down, or the worker stops
+                    if not is_own(error):  # the source is down
                         asked = asked_pause(error)
                         break
                 if time.monotonic() >= until:

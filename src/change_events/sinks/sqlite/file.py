@@ -275,8 +275,10 @@ class Forks:
 
     def _take_all(self, first: File | None) -> File | None:
         """
-        Take all locks; or none, and return the file to wait for, `first`, with no other in hand: in
-        an `upsert`, the holder of its lock can wait for another one.
+        Take all locks, and return None; or none, and return a file that is in use.
+
+        The thread that uses it can be in an `upsert` that waits for another file. So wait for it
+        alone: pass this file as `first`.
         """
         if first is not None:
             first.lock.acquire()
