@@ -68,7 +68,8 @@ def test_a_renewal_for_which_no_thread_can_start_is_tried_again_soon():
 
 
 @pytest.mark.parametrize("kind", [SystemExit, asyncio.CancelledError])
-def test_a_renewal_that_raises_what_is_no_exception_is_tried_again_soon(kind, caplog):
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_renewal_that_raises_what_is_no_exception_is_tried_again_soon(kind):
     class Publisher:
         def publish(self, events, /):
             published.append(events)
@@ -81,7 +82,7 @@ def test_a_renewal_that_raises_what_is_no_exception_is_tried_again_soon(kind, ca
     with broadcasting(Publisher(), "p1", settle=0.2, renewals=Renewals()):
         done.wait()
 
-    assert f"renewal failed: {kind.__name__}('greenlet')" in caplog.text
+    assert len(published) == 4
 
 
 def no_thread(target, name):

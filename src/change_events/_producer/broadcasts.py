@@ -79,8 +79,7 @@ def failures(broadcasts: Sequence[Broadcast]) -> tuple[set[Broadcast], Exception
                     for event in each.events
                 ]
             )
-    except BaseException as raised:  # of any kind; the saves go on
-        error = raised if isinstance(raised, Exception) else RuntimeError(repr(raised))
+    except Exception as error:  # of any kind; the saves go on
         lost = set(map(str, error.ids)) if isinstance(error, PublishError) else set()
         failed = {each for each in broadcasts if lost.intersection(each.ids)}
         return failed or set(broadcasts), error

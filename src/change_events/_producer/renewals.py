@@ -32,7 +32,7 @@ from change_events._text import printable
 
 if TYPE_CHECKING:
     import weakref
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
     from change_events._producer.broadcasts import Broadcast
@@ -194,12 +194,8 @@ class Renewals:
 
     def _forget_expired(self, now: float) -> list[Save]:
         """Forget cancelled saves that nobody renews: threads do not run, or SNS does not answer."""
-        expired = [
-            each
-            for each in self._saves
-            if each.linger_until + 2 * each.settle < now
-            and (each in self._waiting or each.renew_at < math.inf)  # not while it is renewed
-        ]
+        left = [each for each in self._saves if each.linger_until + 2 * each.settle < now]
+        expired = [each for each in left if each in self._waiting or each.renew_at < math.inf]
         for save in expired:
             self.forget(save)
         return expired
@@ -224,12 +220,13 @@ class Renewals:
         if not saves:  # they ended while they waited, or another sender had room for them
             return
         started = self.now()
-        failed, error = failures([save.broadcast for save in saves])
+        try:
+            failed, error = failures([save.broadcast for save in saves])
+        except BaseException:  # this thread ends
+            self._put_off(saves)
+            raise
         if failed:
-            ids = [id for broadcast in failed for id in broadcast.ids]
-            log.warning(
-                "renewal failed: %s", printable(error), extra={"action": "renew", "ids": ids}
-            )
+            _log_failed(failed, error)
         if renewed := len(saves) - len(failed):
             self.tally.add("renewals", renewed)
         for save in saves:
@@ -255,13 +252,13 @@ class Renewals:
                     break
         return saves
 
-    def _put_off(self) -> None:
-        """Let the saves that wait for a sender be due again soon: no thread could start."""
+    def _put_off(self, saves: Iterable[Save]) -> None:
+        """Let saves for which there is no thread be due again soon."""
         with self._lock:
-            for save in self._waiting:
+            for save in list(saves):
+                self._waiting.pop(save, None)
                 save.renew_at = self.now()[0] + save.settle / 10
-                self._wake_at = min(self._wake_at, save.renew_at)
-            self._waiting.clear()
+                self._wake(min(self._wake_at, save.renew_at))
 
     def _renewed(self, save: Save, started: Moment, error: Exception | None) -> None:
         with self._lock:
@@ -286,7 +283,7 @@ class Renewals:
         What a broadcast raises is not raised, because the save stands. If no attempt succeeds, or a
         signal ends them, that is logged and counted, and `on_unsettled` is called.
         """
-        failure: Exception | None = TimeoutError("its broadcast was interrupted")
+        failure: Exception | None = None
         try:
             for attempt in range(1, FINAL_ATTEMPTS + 1):
                 try:
@@ -298,6 +295,9 @@ class Renewals:
                     return
                 if attempt < FINAL_ATTEMPTS:
                     self._sleep(0.2 * 2**attempt * random.uniform(0.5, 1.0))  # noqa: S311  # no secret
+        except (KeyboardInterrupt, SystemExit):
+            failure = failure or TimeoutError("its broadcast was interrupted")
+            raise
         finally:
             with self._lock:
                 self._late.pop(save, None)
@@ -341,7 +341,12 @@ class Renewals:
                 due = self.collect_due()
                 self._wake_at = min((save.renew_at for save in self._saves), default=math.inf)
             if not all(self.senders.renew(self.renew_next) for _ in range(due)):
-                self._put_off()
+                self._put_off(self._waiting)
+
+
+def _log_failed(failed: Iterable[Broadcast], error: object) -> None:
+    ids = [id for broadcast in failed for id in broadcast.ids]
+    log.warning("renewal failed: %s", printable(error), extra={"action": "renew", "ids": ids})
 
 
 def _log_abandoned(save: Save) -> None:
