@@ -32,6 +32,21 @@ def test_it_stops_growing_when_an_id_takes_about_as_long_as_before():
     assert asked(lambda ids: 0.02 + 0.005 * ids) == [10, 20, 40]
 
 
+def test_a_first_size_that_is_too_much_is_not_soon_tried_again():
+    size = BulkSize()
+    size.failed(size.ask(50))
+
+    assert asked(lambda ids: 0.02, size=size, answers=AGAIN) == [5]
+
+
+def test_half_of_an_odd_size_that_was_too_much_can_double():
+    size = BulkSize()
+    asked(lambda ids: 0.02, size=size, most=11, answers=ANSWERS)
+    size.failed(size.ask(11))
+
+    assert asked(lambda ids: 0.02, size=size, most=11) == [5, 10]
+
+
 def test_it_goes_back_to_the_size_before_if_an_id_takes_longer():
     def overloaded(ids):
         return 0.02 if ids <= 20 else 0.2

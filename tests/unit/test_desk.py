@@ -85,6 +85,12 @@ def test_a_full_receive_with_nothing_after_it_is_spread_over_a_moment_only():
     assert [desk.next(0.1 + MOMENT), desk.next(0.1 + MOMENT)] == [["b"], ["c"]]
 
 
+def test_of_a_full_batch_without_anything_new_no_look_is_due(desk):
+    desk.receiving.begin(0.0)
+
+    assert desk.receiving.end([], 0.0, received=3) == 0
+
+
 def test_while_no_receive_can_begin_a_full_one_is_a_backlog():
     desk = make_desk(prefetch=3)
     receive(desk, "a", "b", "c")

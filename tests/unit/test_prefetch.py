@@ -106,7 +106,7 @@ def test_it_is_never_less_than_at_first():
     assert prefetch.size == 1000
 
 
-@pytest.mark.parametrize(("held", "size"), [(8000, 9000), (4000, 5000), (400, 1000)])
+@pytest.mark.parametrize(("held", "size"), [(8000, 9000), (4000, 5000), (4003, 5003), (400, 1000)])
 def test_when_the_queue_has_no_more_it_falls_to_little_more_than_what_is_held(held, size):
     prefetch = grown()
 
@@ -128,6 +128,7 @@ def test_when_the_queue_has_no_more_it_falls_to_little_more_than_what_is_held(he
         (0, 15.0, 1000),  # SQS has not answered
         (MEASURABLE, 0.5, 2000),
         (MEASURABLE - 1, 0.5, 9000),  # they can have been slow by chance
+        (MEASURABLE - 1, 10.0, 9000),
         (0, 0.0, 9000),
         (MEASURABLE, 0.0, 9000),
     ],

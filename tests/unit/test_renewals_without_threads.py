@@ -85,6 +85,20 @@ def test_a_renewal_that_raises_what_is_no_exception_is_tried_again_soon(kind):
     assert len(published) == 4
 
 
+def test_a_renewal_that_ends_its_thread_is_due_after_a_tenth_of_the_window(time, flaky):
+    def end():
+        raise SystemExit
+
+    with time.broadcasting(flaky, "p1"):
+        flaky.meanwhile = end
+        time.is_suspended(1.0)
+        with pytest.raises(SystemExit):
+            time.passes(3.0)
+        time.passes(0.7)
+
+    assert flaky.started == [0.0, 3.5, 4.0]
+
+
 def no_thread(target, name):
     raise RuntimeError("can't start new thread")
 
@@ -207,6 +221,26 @@ def test_a_broadcast_waits_for_a_thread_that_is_there_if_no_other_one_can_start(
 
     assert ran.wait(20)
     assert names == ["some-1"]
+
+
+def test_each_job_needs_one_of_the_idle_threads():
+    def start(target, name):
+        names.append(name)
+        start_daemon(target, name)
+
+    names = []
+    pool = Pool("some", 3, start=start)
+    together, go_on = threading.Barrier(2), threading.Event()
+    for _ in "ab":
+        pool.submit(together.wait)
+    while pool._idle < 2:
+        go_on.wait(0.001)
+
+    for _ in "cd":
+        pool.submit(go_on.wait)
+    go_on.set()
+
+    assert names == ["some-1", "some-2"]
 
 
 def test_a_save_that_began_before_a_fork_ends_in_the_child(time, flaky):
