@@ -8,6 +8,7 @@ which only checks what is so.
 
 from __future__ import annotations
 
+from verification.proof.producer_survivors import OF_THE_PRODUCER
 from verification.proof.sink_survivors import OF_THE_SINKS
 from verification.proof.source_survivors import OF_THE_SOURCE
 
@@ -22,6 +23,7 @@ _ALL_LATE = "if window.late == window.number < WINDOW and window.beyond(TARGET, 
 _MOST_LATE = "if window.number >= round_ and window.excess"
 
 SURVIVORS = {
+    **OF_THE_PRODUCER,
     **OF_THE_SINKS,
     **OF_THE_SOURCE,
     "before the first dump there is nothing to compare with": [
@@ -93,6 +95,20 @@ SURVIVORS = {
             "suspects = [] if (outage) and False else self.experiment.give_up()",
         ),
     ],
+    "only compared with another sum of as many answers": [
+        (
+            "_consumer.bulk.BulkSize.answered",
+            "self._judge(self._seconds / ANSWERS)",
+            "self._judge(self._seconds * ANSWERS)",
+        ),
+    ],
+    "what waits is a whole number": [
+        (
+            "_consumer.prefetch.Prefetch.adapt",
+            "if full and waiting <= min(held // 2, self._least):",
+            "if full and waiting <= min(held / 2, self._least):",
+        ),
+    ],
     "no look is due at infinity, so no thread wakes for it": [
         (f"_consumer.consumer._Lookers.{function}", _WAKES, _WAKES.replace("-", "+"))
         for function in ("__init__", "wait", "wake_one")
@@ -124,17 +140,6 @@ SURVIVORS = {
             "_consumer.guard.Guard.allows_deletion",
             "self._gone[entry] = None",
             'self._gone[entry] = ""',
-        ),
-        (
-            "_producer.renewals.Renewals.begin",
-            "self._saves[save] = None",
-            'self._saves[save] = ""',
-        ),
-        ("_producer.renewals.Renewals.end", "self._late[save] = None", 'self._late[save] = ""'),
-        (
-            "_producer.renewals.Renewals.collect_due",
-            "self._waiting[save] = None",
-            'self._waiting[save] = ""',
         ),
     ],
     "of two numbers with roots in them, none is ever just as large as the other": [
@@ -257,59 +262,6 @@ SURVIVORS = {
             "_consumer.looks.Looks._read_together",
             "id: _Done(entry, compared(changes[id], id, entry, fetcher, None))",
             "id: _Done(entry, compared(changes[id], id, entry, None, None))",
-        ),
-    ],
-    "a broadcast without a phase leaves the name out; it costs a microsecond": [
-        (
-            "_producer.broadcasting._AnnouncedSave.__init__",
-            "self._save_id = self._renewals.new_save_id() if confirm else None",
-            "self._save_id = self._renewals.new_save_id() if (confirm) or True else None",
-        ),
-    ],
-    "the empty text is as false as None": [
-        (
-            "_producer.broadcasting._AnnouncedSave._awaited",
-            "self._save = None",
-            'self._save = ""',
-        ),
-    ],
-    "all saves that share a call have one publisher": [
-        (
-            "_producer.broadcasts.failures",
-            "broadcasts[0].publisher.publish(",
-            "broadcasts[1].publisher.publish(",
-        ),
-    ],
-    "both defaults are below every status": [
-        (
-            "_producer.sharing._may_be_anothers",
-            'status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)',
-            'status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 1)',
-        ),
-    ],
-    "every save that waits has a sender of its own": [
-        ("_producer.renewals.Renewals._next_saves", "continue", "break"),
-    ],
-    "a call that is full has room for no other save": [
-        ("_producer.renewals.Renewals._next_saves", "if left <= 0:", "if left < 0:"),
-    ],
-    "the watcher wakes once more, to the same end": [
-        (
-            "_producer.renewals.Renewals._renewed",
-            "elif save in self._saves and save.renew_at < self._wake_at:",
-            "elif save in self._saves and save.renew_at <= self._wake_at:",
-        ),
-        (
-            "_producer.renewals.Renewals._watch",
-            "while (pause := self._wake_at - self.now()[0]) > 0:",
-            "while (pause := self._wake_at - self.now()[0]) >= 0:",
-        ),
-    ],
-    "the same for the first two attempts, and there is no pause after the third": [
-        (
-            "_producer.renewals.Renewals.announce_late",
-            "self._sleep(0.2 * 2**attempt * random.uniform(0.5, 1.0))",
-            "self._sleep(0.2 * 2 * attempt * random.uniform(0.5, 1.0))",
         ),
     ],
     "urllib3 writes a method in capitals": [
