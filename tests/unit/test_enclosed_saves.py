@@ -30,13 +30,23 @@ def test_only_new_ids_are_broadcast(time, flaky, channel):
     assert sorted(channel.ids()) == ["p1", "p2", "p3"]
 
 
-def test_after_half_of_the_window_it_is_broadcast_again(time, flaky, channel):
+@pytest.mark.parametrize(("age", "times"), [(2.4, 1), (2.5, 2), (2.6, 2)])
+def test_after_half_of_the_window_it_is_broadcast_again(time, flaky, channel, age, times):
     with time.broadcasting(flaky, "p1"):
-        time.now += 2.6
+        time.now += age
         with time.broadcasting(flaky, "p1"):
             pass
 
-    assert channel.ids() == ["p1", "p1"]
+    assert channel.ids() == ["p1"] * times
+
+
+def test_after_half_of_the_window_it_is_broadcast_with_the_new_ids(time, flaky, channel):
+    with time.broadcasting(flaky, "p1"):
+        time.now += 2.6
+        with time.broadcasting(flaky, "p1", "p2"):
+            pass
+
+    assert sorted(channel.ids()) == ["p1", "p1", "p2"]
 
 
 def test_a_save_that_has_ended_is_not_around_the_next_one(time, flaky, channel):

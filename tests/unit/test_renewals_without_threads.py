@@ -128,7 +128,7 @@ def test_cancelled_saves_that_no_thread_broadcasts_are_unsettled(threadless, fla
     def cancelled(id):
         with (
             contextlib.suppress(KeyboardInterrupt),
-            threadless.broadcasting(flaky, id, on_unsettled=lambda ids, error: told.append(ids)),
+            threadless.broadcasting(flaky, id, on_unsettled=lambda *why: told.append(why)),
         ):
             raise KeyboardInterrupt
 
@@ -136,7 +136,8 @@ def test_cancelled_saves_that_no_thread_broadcasts_are_unsettled(threadless, fla
     threadless.now += 20.1  # two windows after its last broadcast was due
     cancelled("p2")
 
-    assert told == [["p1"]]
+    ((ids, error),) = told
+    assert (ids, str(error)) == (["p1"], "no thread was free to broadcast it")
 
 
 def test_a_late_future_is_broadcast_where_it_ends_if_no_thread_can_start(threadless, flaky):
