@@ -279,3 +279,12 @@ def test_drop_hung_drops_the_events_of_looks_that_began_before_a_time(inbox):
     assert (len(inbox), inbox.looking()) == (1, 2)
     assert inbox.settle("p1") == []
     assert inbox.ids == 1
+
+
+def test_drop_hung_keeps_what_came_later(inbox):
+    first, later = held("p1", "m1", 0.0), held("p1", "m2", 1.0)
+    inbox.add(first, 0.0)
+    assert inbox.next(0.0) == "p1"
+    inbox.add(later, 1.0)
+
+    assert inbox.drop_hung(1.0) == [first]

@@ -109,6 +109,13 @@ SURVIVORS = {
             "if full and waiting <= min(held / 2, self._least):",
         ),
     ],
+    "every event is true": [
+        (
+            "_consumer.visibility.Visibility.hand_back_all",
+            "held = self._drop(lambda _: True)",
+            "held = self._drop(None)",
+        ),
+    ],
     "no look is due at infinity, so no thread wakes for it": [
         (f"_consumer.consumer._Lookers.{function}", _WAKES, _WAKES.replace("-", "+"))
         for function in ("__init__", "wait", "wake_one")
