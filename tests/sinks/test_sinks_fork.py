@@ -403,3 +403,21 @@ def test_a_fork_lets_go_of_all_files_while_one_is_in_use(tmp_path, monkeypatch):
                 assert not fork.done()
         fork.result(30)
         pool.submit(FORKS.after_in_parent).result()
+
+
+def test_a_fork_waits_for_a_file_in_use_alone_and_then_takes_all(tmp_path, monkeypatch):
+    monkeypatch.setattr("change_events.sinks.sqlite.file.PATIENCE", 0.05)
+    used, free = SQLiteSink(tmp_path / "used.db"), SQLiteSink(tmp_path / "free.db")
+    monkeypatch.setattr(FORKS, "files", [used._file, free._file])
+
+    def stays_free():
+        return not any(FORKS.lock.locked() for _ in range(10) if time.sleep(0.01) is None)
+
+    with ThreadPoolExecutor(1) as pool:
+        with used._file.lock:
+            fork = pool.submit(FORKS.before)
+            time.sleep(0.05)
+            assert any(stays_free() for _ in range(50))
+        fork.result(30)
+        assert FORKS._held == [used._file, free._file]
+        pool.submit(FORKS.after_in_parent).result()
