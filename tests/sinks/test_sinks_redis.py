@@ -280,14 +280,35 @@ def test_connections_are_closed_only_if_nobody_uses_them(make, redis_server):
         assert waiting.result() == (key.encode(), b"pushed")
 
 
-def test_a_valkey_is_called_so_with_its_own_version(make, redis_server, monkeypatch):
-    """There is none here: this is what its INFO says."""
-    info = {"redis_version": "7.2.4", "valkey_version": "8.1.3", "maxmemory_policy": "noeviction"}
-    with redis.Redis(port=redis_server.port, socket_timeout=5) as client:
-        sink = make(client)
-        monkeypatch.setattr(sink._server, "_info", lambda key: info)
+@pytest.mark.parametrize(
+    ("versions", "product"),
+    [
+        ({"redis_version": "7.2.4"}, "Redis 7.2.4"),
+        ({"redis_version": "7.2.4", "valkey_version": "8.1.3"}, "Valkey 8.1.3"),
+    ],
+)
+def test_redis_and_valkey_are_told_apart(make, monkeypatch, versions, product):
+    """The server is one of the two: this is what the INFO of each says."""
+    sink = make()
+    info = {**versions, "maxmemory_policy": "noeviction"}
+    monkeypatch.setattr(sink._server, "_info", lambda key: info)
 
-        assert sink.examine() == ("Valkey 8.1.3", [])
+    assert sink.examine() == (product, [])
+
+
+def test_a_hundred_entities_are_stored_by_one_script_and_a_thousand_ids_are_listed(
+    make, monkeypatch
+):
+    sink, sizes = make(), []
+    write = sink._write
+    monkeypatch.setattr(
+        sink, "_write", lambda epoch, some: sizes.append(len(some)) or write(epoch, some)
+    )
+
+    sink.insert_many({f"p{n:04}": FOUND for n in range(1001)})
+
+    assert sizes == [100] * 10 + [1]
+    assert sink.ids() == [f"p{n:04}" for n in range(1000)]
 
 
 def test_a_server_that_does_not_answer_is_an_error_at_the_start(free_port):

@@ -37,6 +37,13 @@ OF_THE_SINKS = {
             "return Connection.connect(_conninfo(database, timeout), )",
         ),
     ],
+    "Redis reads its words in any case": [
+        (
+            "sinks.redis.RedisSink.ids",
+            'page = (b"LIMIT", b"0", b"%d" % limit)',
+            'page = (b"limit", b"0", b"%d" % limit)',
+        ),
+    ],
     "one PING more in a second": [
         ("sinks.redis.server._client_of", _CHECK, _CHECK.replace("0", "1")),
     ],
