@@ -6,6 +6,7 @@ import inspect
 from concurrent.futures import wait
 from contextlib import suppress
 from functools import wraps
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from change_events.exceptions import ConfigurationError
@@ -59,9 +60,9 @@ def from_async(given: Any, /, *, loop: asyncio.AbstractEventLoop | None = None) 
             ...
 
     The methods that a `BulkFetcher`, a `StatefulSink` and so on have in addition are taken over,
-    too, and so are attributes. Methods that are not coroutine functions are called in the worker's
-    thread. While something blocks the loop, looks wait. No time limit is added: use one in the
-    coroutines.
+    too. An attribute is read from the object each time. Methods that are not coroutine functions
+    are called in the worker's thread. While something blocks the loop, looks wait. No time limit is
+    added: use one in the coroutines.
 
     Args:
         given: The object, or the function.
@@ -87,16 +88,23 @@ def from_async(given: Any, /, *, loop: asyncio.AbstractEventLoop | None = None) 
         )
     if inspect.isroutine(given) or inspect.iscoroutinefunction(given):
         return _waiting(given, loop)
-    return _FromAsync(given, loop)
+    members: dict[str, Any] = {}
+    for name in dir(given):
+        if not name.startswith("_"):
+            value = getattr(given, name)
+            members[name] = (
+                staticmethod(_waiting(value, loop))
+                if callable(value)
+                else property(attrgetter(f"_given.{name}"))
+            )
+    return type("FromAsync", (_FromAsync,), members)(given)
 
 
 class _FromAsync:
-    def __init__(self, given: object, loop: asyncio.AbstractEventLoop) -> None:
+    """Each object has a class of its own: Python looks for what a protocol names there, too."""
+
+    def __init__(self, given: object) -> None:
         self._given = given
-        for name in dir(given):
-            if not name.startswith("_"):
-                value = getattr(given, name)
-                setattr(self, name, _waiting(value, loop) if callable(value) else value)
 
     def __repr__(self) -> str:
         return f"from_async({self._given!r})"

@@ -9,7 +9,7 @@ from functools import partial
 from threading import Barrier, Event, Thread
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import make_url as parsed
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
@@ -599,3 +599,23 @@ def test_a_constraint_that_is_checked_at_the_commit_fails_the_look(postgresql, o
             sink.apply("p1", FOUND, if_version=0)
 
         assert sink.entry("p1") == Entry()
+
+
+def test_a_purge_leaves_what_a_look_has_found_meanwhile(tmp_path):
+    now, url = [1e9], f"sqlite:///{tmp_path}/cache.db"
+    engine = create_engine(url)
+    sink = SQLAlchemySink(engine, clock=lambda: now[0])
+    other = SQLAlchemySink(url, clock=lambda: now[0])
+    sink.apply("p1", Gone(), if_version=0)
+    now[0] += 15 * 86_400
+
+    def look(connection, cursor, statement, *_):
+        if statement.startswith("DELETE"):
+            assert other.apply("p1", FOUND, if_version=other.entry("p1").version)
+
+    event.listen(engine, "before_cursor_execute", look)
+
+    assert sink.purge() == 0
+    assert sink.get("p1") == FOUND.value
+    other.close()
+    engine.dispose()

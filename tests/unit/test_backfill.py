@@ -21,6 +21,7 @@ from change_events._event import Page
 from change_events._operations import filling
 from change_events._operations.backfill import Backfill
 from change_events._operations.listed import CHUNK
+from change_events._operations.pages import insert_many
 from change_events._operations.progress import Speed
 from change_events._operations.rounds import Rounds
 from change_events._operations.state import LEASE, Kept, Owner, change_state, loaded
@@ -992,6 +993,80 @@ def test_a_sink_that_is_down_while_it_names_its_ids_only_delays():
 
     source, sink = FakeSource(products(1)), Down()
     assert fill(["p1"], source, sink).unlisted == 0
+
+
+def test_an_outage_of_the_sink_that_is_longer_than_a_beat_only_delays(monkeypatch):
+    monkeypatch.setattr("change_events._operations.state.BEAT", 0.0)
+    source, sink = FakeSource(products(*range(10))), FailingSink()
+
+    def page():
+        wait_until(lambda: loaded(sink.state("backfill")).get("pages") == 1)
+        sink.failures = 20
+        return dict(source)
+
+    fill(Pages(products(1), page), source, sink)
+
+    assert cached(sink) == dict(source)
+
+
+@pytest.mark.parametrize("state", ["backfill", "backfill listed 0"])
+def test_a_sink_that_is_down_once_while_a_state_is_stored_only_delays(monkeypatch, state):
+    class Down(MemorySink):
+        def set_state(self, name, text, /, *, if_state):
+            if name == state and refused:
+                raise refused.pop()
+            return super().set_state(name, text, if_state=if_state)
+
+    monkeypatch.setattr("change_events._operations.listed.CHUNK", 2)
+    refused = [OSError("the sink is down")]
+    source, sink = FakeSource(products(*range(10))), Down()
+
+    fill(list(source), source, sink)
+
+    assert (cached(sink), refused) == (dict(source), [])
+
+
+def test_a_listing_that_was_refused_is_trusted_again_once_a_page_was_right():
+    source, sink = FakeSource(products(*range(100))), MemorySink()
+    before = list(source)
+    with pytest.raises(ListingError):
+        backfill([f"x{n}" for n in range(40)], source, sink, allow_mass_deletion=True).run()
+    backfill(before, source, sink).run()
+    for id in before[:60]:
+        del source[id]
+        sink.apply(id, Gone(), if_version=sink.entry(id).version)
+
+    assert backfill(before, source, sink, allow_mass_deletion=True).run().listed == 100
+
+
+def test_a_new_run_forgets_what_the_last_one_has_listed(monkeypatch):
+    monkeypatch.setattr("change_events._operations.listed.CHUNK", 2)
+    source, sink = FakeSource(products(*range(6))), MemorySink()
+    backfill(list(source), source, sink).run()
+    del source["p0"]
+
+    backfill(list(source), source, sink, allow_mass_deletion=True).run()
+
+    assert cached(sink) == dict(source)
+
+
+def test_a_rate_of_its_own_holds_although_nobody_asks_for_another():
+    throttle = Throttle(5.0)
+
+    Asked(throttle, MemorySink()).ask()
+
+    assert throttle.rate == 5.0
+
+
+def test_nothing_is_stored_from_a_page_if_the_sink_can_forget_and_stores_one_at_a_time():
+    class OneAtATime(MemorySink):
+        insert_many = None
+
+    sink, page = OneAtATime(), {"p1": Found({"id": "p1"})}
+
+    assert insert_many(sink, page, "an epoch") == set()
+    assert sink.entry("p1").version == 0
+    assert insert_many(sink, page, None) == {"p1"}
 
 
 def looks(source, sink, throttle, *, on_tick=lambda: None):

@@ -118,3 +118,30 @@ def test_slow_looks_do_not_keep_it_from_watching_the_sink(sink, monkeypatch):
 
     assert len(looks.looked) == 1
     assert len(ids_left(sink)[0]) == 1
+
+
+def test_after_a_loss_what_the_new_backfill_has_left_out_is_looked_at(monkeypatch):
+    class Forgetful(MemorySink):
+        def epoch(self):
+            return "an epoch"
+
+    monkeypatch.setattr(own_backfill, "WATCH", 0.001)
+    own = OwnBackfill(SimpleNamespace(backfill=["p1"], sink=Forgetful()))
+    stopping, known, looked = threading.Event(), [True, True, False, True, True], []
+
+    def learn():
+        own.known = known.pop(0)
+        if not known:
+            stopping.set()
+
+    def look_again(looks, stopping):
+        looked.append(len(known))
+        return math.inf
+
+    monkeypatch.setattr(own, "_learn", learn)
+    monkeypatch.setattr(own, "_fill", lambda looks, stopping: None)
+    monkeypatch.setattr(own, "_look_again", look_again)
+
+    own.work(None, stopping)
+
+    assert looked == [4, 2]  # at first, and after the loss

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 from change_events import ChangeEvent, MemorySink, redrive
+from change_events._consumer.breaker import FAILURES
 from change_events._consumer.crew import Threads
 from change_events._consumer.queue import Message, Queue
 from change_events._consumer.settings import Settings
@@ -197,3 +200,36 @@ def test_a_redrive_keeps_its_letters_invisible_while_a_look_lasts(queue):
     report = made(settings, hand).work()
 
     assert (report.deleted, changes) == (1, [[900]])
+
+
+def test_a_letter_that_comes_again_is_deleted_by_its_latest_handle():
+    class Again:
+        handles = ("first", "latest")
+
+        def receive(self, **_):
+            handle, *self.handles = self.handles
+            return [SimpleNamespace(message_id="m1", receipt_handle=handle, answered=None, age=0.0)]
+
+        def delete(self, handles):
+            deleted.extend(handles)
+            return len(handles), []
+
+    deleted, hand = [], Hand(Again())
+
+    assert [len(hand.receive(10)[0]) for _ in range(2)] == [1, 0]
+    hand.settle(["m1"], flush=True)
+
+    assert deleted == ["latest"]
+
+
+def test_failures_between_looks_that_succeed_do_not_stop_a_redrive(queue):
+    source = FakeSource({f"p{n}": {"id": f"p{n}"} for n in range(FAILURES)})
+    settings = Settings(queue.url, fetcher=source, sink=MemorySink())
+    looks, stop = LetterLooks(settings, SimpleNamespace(since=-math.inf)), threading.Event()
+
+    for n in range(FAILURES):
+        source.fail(f"bad{n}", status=503)
+        assert looks.look([Letter("m", f"bad{n}", -math.inf, math.inf)], stop) is None
+        assert looks.look([Letter("m", f"p{n}", -math.inf, math.inf)], stop)
+
+    assert len(looks.failed) == FAILURES

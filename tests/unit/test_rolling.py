@@ -10,7 +10,7 @@ from change_events._consumer.health import FULL, RECEIVE_FAILED
 from change_events._consumer.stats import Tally
 from change_events._event import Page
 from change_events._operations.own_audit import STATE
-from change_events._operations.rolling import Rolling, begun
+from change_events._operations.rolling import FIRST, Rolling, begun
 from change_events._operations.state import Kept
 from change_events._operations.throttle import Stopped, Throttle
 from change_events.exceptions import ListingError
@@ -164,3 +164,50 @@ def test_a_wait_that_ends_early_for_a_suspect_goes_on(monkeypatch):
     audit._pause()
 
     assert waits == [2.5, 1.5, 0.5]
+
+
+def test_a_pass_that_goes_on_within_a_page_leaves_out_nothing_of_the_next_one():
+    class Listing:
+        def page(self, cursor):
+            ids, more = (["p1", "p2"], "1") if cursor is None else (["p3", "p4"], None)
+            return Page(ids, None, more)
+
+    source = FakeSource(products(1, 2, 3, 4))
+    audit, kept, _ = rolling(source, MemorySink(), listing=Listing())
+    kept.values |= {"phase": "listed", "at": 1}
+
+    assert [id for id, _ in audit._pass(kept.values) if id] == ["p2", "p3", "p4"]
+    audit._rounds.close()
+    kept.release()
+
+
+def test_a_listing_that_becomes_wrong_within_a_page_is_read_from_its_beginning():
+    class Listing:
+        def page(self, cursor):
+            raise ListingError("no such cursor")
+
+    audit, kept, _ = rolling(FakeSource(products(1)), MemorySink(), listing=Listing())
+    kept.values |= {"phase": "listed", "cursor": "1", "at": 1}
+
+    with suppress(ListingError):
+        audit.work()
+
+    assert (kept.values["cursor"], kept.values["at"]) == (None, 0)
+
+
+def test_a_pass_over_another_listing_begins_anew_and_suspects_are_kept():
+    kept = {
+        "listing": "another",
+        "phase": "listed",
+        "after": "p5",
+        "cursor": "7000",
+        "at": 3,
+        "compared": 9,
+        "undecided": {"p1": "why"},
+        "stale": {"p2": {}},
+    }
+
+    values = begun(kept, "mine")
+
+    assert {name: values[name] for name in FIRST} == FIRST
+    assert values["stale"] == {"p2": {}}

@@ -907,3 +907,15 @@ def test_a_worker_that_refuses_nothing_needs_no_resume(make_worker, name_app):
 
     assert result.exit_code == 2
     assert "allow_mass_deletion=True" in result.stderr
+
+
+def test_an_audit_that_could_not_compare_an_id_is_status_1(app, source, list_products):
+    source.entities = products(1, 2)
+    run("backfill", app, "--listing", list_products)
+    answer = source.answer
+    source.answer = lambda id: Answer(500) if id == "p2" else answer(id)
+
+    result = run("audit", app, "--listing", list_products, "--min-age", "0")
+
+    assert "1 could not be compared" in result.stdout
+    assert result.exit_code == 1

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from change_events import PublishError, SNSPublisher
-from change_events._cli.publish import MAX_LINE, PORTION
+from change_events._cli.publish import MAX_LINE, PORTION, _read
 from command_line import run
 
 
@@ -230,3 +230,9 @@ def test_ctrl_c_while_it_waits_for_lines_says_where_to_go_on(published, monkeypa
 
     assert result.exit_code == 130
     assert "Go on with the first one" in result.stderr
+
+
+def test_a_thousand_empty_lines_do_not_end_what_is_read():
+    portions = _read(io.BytesIO(b"\n" * PORTION + b"p1\n"))
+
+    assert [list(each.ids) for each in portions] == [[], ["p1"]]

@@ -9,10 +9,11 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
-from change_events import SQLiteSink
+from change_events import Health, SQLiteSink
 from change_events._cli import child, processes
 from change_events._cli.processes import Processes
 from change_events._consumer.health import NOT_RUNNING
@@ -494,3 +495,17 @@ def test_an_app_that_cannot_be_imported_is_told_once(tmp_path, monkeypatch, capf
 
     assert result.exit_code == 2
     assert capfd.readouterr().err.count("there is no module 'no_such'") == 1
+
+
+@pytest.mark.parametrize(
+    ("health", "has_started"),
+    [
+        (NOT_RUNNING, False),
+        (Health(alive=True, ready=False, paused="starting"), False),
+        (Health(alive=True, ready=True, paused=None), True),
+    ],
+)
+def test_a_worker_that_still_starts_has_not_started(health, has_started):
+    following = child.Following(0, SimpleNamespace(health=lambda: health))
+
+    assert following._has_started() is has_started

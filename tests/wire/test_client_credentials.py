@@ -707,3 +707,30 @@ def test_wrong_settings_are_refused_without_quoting_a_secret(settings, message):
 
     assert str(caught.value).startswith(message)
     assert "hidden" not in str(caught.value)
+
+
+def test_a_token_that_another_thread_has_renewed_meanwhile_is_not_renewed_once_more(clock):
+    def ask(timeout):
+        asked.append(clock.now)
+        return f"token-{len(asked)}", 100.0
+
+    def authorize():
+        auth.authorize("GET", "https://x/", {}, timeout=1.0)
+
+    def locked():  # another thread renews it just before this one gets the lock
+        auth._lock = lambda: lock
+        authorize()
+        return lock
+
+    asked = []
+    auth = ClientCredentials(
+        "https://id.example.com/token", client_id="me", client_secret="secret", clock=clock
+    )
+    auth._endpoint.ask = ask
+    authorize()
+    clock.now += 95.0
+    lock, auth._lock = auth._lock(), locked
+
+    authorize()
+
+    assert len(asked) == 2

@@ -154,6 +154,8 @@ def test_what_an_object_can_do_in_addition_is_taken_over(loop):
     assert isinstance(fetcher, BulkFetcher)
     assert isinstance(sink, StatefulSink)
     assert (fetcher.bulk_size, fetcher.trust_etags) == (2, True)
+    source.bulk_size = 5
+    assert fetcher.bulk_size == 5
     assert sink.purge(older_than=14 * 86_400) == 0  # a method that is not a coroutine function
     assert repr(fetcher) == f"from_async({source!r})"
 

@@ -24,6 +24,8 @@ from change_events import (
     SQLiteSink,
     redrive,
 )
+from change_events._consumer.settings import Settings
+from change_events._operations.dropping import drop
 from conftest import failing, signalled, spied, spy, wait_until
 from verification.harness.wire import Answer
 
@@ -599,3 +601,13 @@ def test_two_redrives_and_a_worker_share_the_letters(dead, source, sink, run, ma
 
     wait_until(lambda: dead.count() == {})
     assert len(sink) == 40
+
+
+def test_all_letters_of_an_id_are_dropped_from_a_fifo_queue(make_channel, source, sink):
+    fifo = make_channel(fifo=True)
+    fifo.announce(*["p1", "p2"] * 15)
+    settings = Settings(
+        fifo.queue_url, fetcher=HTTPFetcher(source.url + "/products/{id}"), sink=sink
+    )
+
+    assert drop(fifo.queue_url, settings=settings, ids={"p1"}).dropped == 15

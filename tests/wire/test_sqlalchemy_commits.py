@@ -33,6 +33,7 @@ from change_events import (
     broadcasts_before_save,
 )
 from change_events._event import DEFAULT_SETTLE
+from change_events.integrations._session_hook import Hook, Work
 from change_events.integrations.sqlalchemy import announce, announce_ids
 from conftest import wait_until
 from shop import (
@@ -788,3 +789,17 @@ def test_the_event_loop_goes_on_while_a_commit_is_broadcast(sqlite_url, channel)
     asyncio.run(shop.run_async(work))
 
     assert channel.ids() == ["1"]
+
+
+def test_what_could_not_be_broadcast_does_not_count_as_announced():
+    class Down:
+        def __enter__(self):
+            raise RuntimeError("SNS is down")
+
+    hook, work = Hook([], lambda ids: Down()), Work()
+    work.add(["p1"])
+
+    with pytest.raises(RuntimeError, match="SNS is down"):
+        hook._broadcast(work)
+
+    assert (work.announced, list(work.ids)) == (set(), ["p1"])

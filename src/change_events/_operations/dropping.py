@@ -89,6 +89,8 @@ def drop(
                     reasons[message.message_id] = reason or UNVERIFIED
                 if not dry_run:
                     hand.settle([message.message_id])
+            if queue_url.endswith(".fifo"):  # a letter in hand holds back its group's later ones
+                hand.settle([], flush=True)
         hand.settle([], flush=True)
     finally:
         hand.hand_back()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import closing, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from change_events._consumer.log import log
@@ -136,7 +137,7 @@ class Filling(Generic[T]):
             raise Stopped
         self._control.ask()
         self._told.tell()
-        self._kept.beat()
+        self._patiently(self._kept.beat)
 
     # Listed ids
 
@@ -151,7 +152,7 @@ class Filling(Generic[T]):
                     self._check_sample(page)
                 stored = self._store(page)
                 self._look([id for id in page.ids if id not in stored])
-                self._listed.add(page.ids)
+                self._patiently(partial(self._listed.add, page.ids))
                 self._save(
                     phase="unlisted" if page.cursor is None else "listing",
                     cursor=page.cursor,
@@ -308,9 +309,9 @@ def fill(
     while True:
         epoch = ask_epoch()
         kept = Kept(stateful(sink), STATE, types=TYPES, clock=throttle.threads.clock)
-        patiently(kept.read, throttle=throttle, what=SINK)
+        take = partial(kept.take, lambda seconds: throttle.wait(seconds, SINK))
         try:
-            kept.take(lambda seconds: throttle.wait(seconds, SINK))
+            patiently(take, throttle=throttle, what=SINK)
             return fill_from(kept, epoch)
         except (AlreadyRunningError, LostError):  # what is lost with the state looks like the first
             if ask_epoch() == epoch:
