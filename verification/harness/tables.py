@@ -16,13 +16,32 @@ PRODUCER = ("src/change_events/_producer",)
 WORKER = (*CONSUMER, "src/change_events/_source", "src/change_events/sinks")
 BOTH = (*CONSUMER, *PRODUCER)
 OPERATIONS = (*WORKER, "src/change_events/_operations")
+WALK = (
+    "verification/proof/explore",
+    *(
+        f"verification/proof/{name}.py"
+        for name in [
+            "effects",
+            "exhaustive",
+            "fibres",
+            "filler",
+            "process",
+            "saver",
+            "spec",
+            "stand_ins",
+            "worker",
+        ]
+    ),
+)
 
 SPEAKS_OF: dict[str, dict[str, tuple[str, ...]]] = {
     "correctness.md": {
-        "exhaustive": (*BOTH, "verification/proof", ":(exclude)verification/proof/simulation"),
+        "exhaustive": (*BOTH, "src/change_events/_operations", *WALK),
         "field": (*BOTH, "verification/proof/field", "verification/proof/simulation"),
     },
     "chaos.md": {
+        "filled": (*OPERATIONS, "verification/chaos"),
+        "audited": (*OPERATIONS, "verification/chaos"),
         "frozen-publisher": PRODUCER,
         "cancelled-save": PRODUCER,
         "fork": ("src/change_events/sinks/sqlite", *PRODUCER),
@@ -36,6 +55,8 @@ SPEAKS_OF: dict[str, dict[str, tuple[str, ...]]] = {
         "G": (*BOTH, "verification/benchmarks/freshness.py", "verification/benchmarks/fresh.py"),
         "H": (*CONSUMER, "verification/benchmarks/hold.py"),
         "I": ("verification/benchmarks/capacity.py",),
+        "J": (*OPERATIONS, "verification/benchmarks/redriving.py"),
+        "K": (*OPERATIONS, "verification/benchmarks/backfilling.py"),
         "L": (*OPERATIONS, "verification/benchmarks/auditing.py"),
         "M": (*OPERATIONS, "verification/benchmarks/beside.py"),
         "N": ("src/change_events/sinks", "verification/benchmarks/sinks.py"),
