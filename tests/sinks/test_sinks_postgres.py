@@ -6,6 +6,7 @@ import re
 import select
 import socket
 import sys
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -859,3 +860,22 @@ def test_without_psycopg_the_error_says_what_to_install(monkeypatch, missing):
 
     with pytest.raises(ConfigurationError, match=r"pip install 'change-events\[postgres\]'"):
         PostgresSink("")
+
+
+def test_a_page_is_stored_in_the_order_of_its_ids(database):
+    insert = (
+        "INSERT INTO entities (id, version, present, revision, applied_at) "
+        "VALUES (%s, 1, true, '', now())"
+    )
+    with (
+        PostgresSink(database) as sink,
+        psycopg.connect(database) as other,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        other.execute(insert, ["a"])
+        page = pool.submit(sink.insert_many, {id: Found({}) for id in ("b", "a")})
+        time.sleep(0.5)  # it waits for "a" now
+        other.execute(insert, ["b"])  # a deadlock if the page had "b" already
+        other.commit()
+
+        assert page.result(10) == set()

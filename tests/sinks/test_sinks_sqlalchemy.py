@@ -619,3 +619,44 @@ def test_a_purge_leaves_what_a_look_has_found_meanwhile(tmp_path):
     assert sink.get("p1") == FOUND.value
     other.close()
     engine.dispose()
+
+
+@pytest.fixture
+def beginning(tmp_path):
+    """An engine that begins transactions itself, as SQLAlchemy's manual shows it, with a WAL."""
+    engine = create_engine(f"sqlite:///{tmp_path}/cache.db", connect_args={"timeout": 0.2})
+
+    @event.listens_for(engine, "connect")
+    def connect(connection, _):
+        connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode=WAL")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection):
+        connection.exec_driver_sql("BEGIN")
+
+    yield engine
+    engine.dispose()
+
+
+def written_before(engine, word, write):
+    """Write once, just before the first statement that begins with the word."""
+    writes = [write]
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def look(connection, cursor, statement, *_):
+        if statement.startswith(word) and writes:
+            writes.pop()()
+
+
+def test_no_transaction_is_open_while_others_write(beginning, tmp_path):
+    with (
+        SQLAlchemySink(beginning) as sink,
+        SQLAlchemySink(f"sqlite:///{tmp_path}/cache.db") as other,
+    ):
+        assert sink.set_state("name", "one", if_state=None)
+        written_before(beginning, "UPDATE", lambda: other.apply("p1", FOUND, if_version=0))
+        assert sink.set_state("name", "two", if_state="one")
+
+        written_before(beginning, "INSERT", lambda: other.apply("p2", FOUND, if_version=0))
+        assert sink.insert_many({"p3": FOUND}) == {"p3"}

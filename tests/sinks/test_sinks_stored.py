@@ -109,3 +109,12 @@ def test_memory_has_the_same_number():
     sink.apply("p1", Found(NUMBERS), if_version=0)
 
     assert sink.get("p1") is NUMBERS
+
+
+def test_a_page_has_the_revision_that_stored_it(open_sink):
+    old, new = open_sink(), open_sink(revision="2")
+
+    new.insert_many({"p1": Found({"n": 1}, '"one"', "d1")})
+
+    assert new.entry("p1") == Entry(new.entry("p1").version, True, '"one"', "d1")
+    assert (old.entry("p1").etag, old.entry("p1").digest) == (None, None)

@@ -102,8 +102,10 @@ def test_an_iterable_that_raises_does_not_look_like_one_that_has_ended():
 
 
 def test_a_set_is_sorted_because_its_order_differs_from_process_to_process():
-    assert listing_of({"b", "c", "a"}).page(None).ids == ["a", "b", "c"]
-    assert listing_of(frozenset("ba")).page(None).ids == ["a", "b"]
+    ids = [f"p{n:03}" for n in range(100)]
+
+    assert listing_of(set(ids)).page(None).ids == ids
+    assert listing_of(frozenset(ids)).page(None).ids == ids
 
 
 def test_a_listing_is_returned_as_it_is():
@@ -146,3 +148,24 @@ def test_an_item_that_is_no_id_and_no_pair_is_an_error(item, reason):
 def test_a_cursor_of_another_listing_is_an_error(cursor):
     with pytest.raises(ListingError, match="is another listing's"):
         listing_of(IDS).page(cursor)
+
+
+class Cursor:
+    """As MySQLdb has it: it is no iterator, and its rows come only once."""
+
+    def __init__(self):
+        self._rows = iter([("p1",), ("p2",), ("p3",), ("p4",)])
+
+    def fetchone(self):
+        return next(self._rows, None)
+
+    def __iter__(self):
+        return (row[0] for row in iter(self.fetchone, None))
+
+
+def test_a_cursor_of_a_database_can_not_begin_again():
+    listing = listing_of(Cursor(), 2)
+    assert listing.page(None).ids == ["p1", "p2"]
+
+    with pytest.raises(ConfigurationError, match="only once"):
+        listing.page(None)

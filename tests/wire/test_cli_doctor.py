@@ -109,3 +109,16 @@ def test_every_file_of_infrastructure_can_be_printed():
     }
 
     assert shipped == set(FILES.values())
+
+
+def test_a_problem_is_an_exit_status_for_machines_too(app):
+    assert run("doctor", f"{app}:worker", "--json").exit_code == 1
+
+
+def test_an_id_without_an_app_is_used(source):
+    source.entities["p1"] = {"id": "p1"}
+
+    result = run("doctor", "--url", source.url + "/products/{id}", "--id", "p1", "--json")
+
+    (check,) = [each for each in json.loads(result.stdout) if each["name"] == "source"]
+    assert check["status"] == "ok"

@@ -784,3 +784,83 @@ def test_a_check_that_raises_does_not_stop_the_others(line, case):
 def test_a_mistake_is_refused_before_anything_is_checked(given, message):
     with pytest.raises(ConfigurationError, match=message):
         doctor(Case(**given))
+
+
+def test_a_delayed_message_is_not_received_for_the_sake_of_a_check(case, channel):
+    set_attributes(channel, DelaySeconds="60")
+    channel.announce("p1")
+
+    assert examine(case, "queue", "sqs:ReceiveMessage").status == "skipped"
+
+
+def test_messages_that_workers_hold_do_not_keep_a_check_from_receiving(case, channel):
+    channel.announce("p1")
+    received = channel.sqs.receive_message(QueueUrl=channel.queue_url, VisibilityTimeout=60)
+    assert len(received["Messages"]) == 1
+
+    assert examine(case, "queue", "sqs:ReceiveMessage") == Finding("ok", "allowed")
+
+
+def test_a_message_that_comes_meanwhile_stays_visible(case, channel):
+    examine(case, "queue")
+    channel.announce("p1")
+
+    assert examine(case, "sqs:ReceiveMessage").status == "ok"
+    assert len(channel.messages()) == 1
+
+
+def test_a_letter_that_somebody_reads_waits_too(case, channel, sqs):
+    url, letters = make_queue(sqs, MessageRetentionPeriod="1209600")
+    set_attributes(channel, RedrivePolicy=redrive(letters))
+    sqs.send_message(QueueUrl=url, MessageBody="{}")
+    assert len(sqs.receive_message(QueueUrl=url)["Messages"]) == 1
+
+    assert examine(case, "queue", "dead-letter queue").seen == "letters wait: 1"
+
+
+def test_the_key_of_sqs_can_be_named_by_its_arn(case):
+    case.found = {"KmsMasterKeyId": "arn:aws:kms:eu-west-1:123456789012:alias/aws/sqs"}
+
+    assert examine(case, "encryption").status == "problem"
+
+
+def test_one_deny_without_a_condition_is_enough(case, channel):
+    allow = statement(arn_of(channel), channel.topic_arn)
+    deny = allow | {"Effect": "Deny", "Condition": {}}
+    deny_http = deny | {"Condition": {"Bool": {"aws:SecureTransport": "false"}}}
+    policy = {"Version": "2012-10-17", "Statement": [allow, deny_http, deny]}
+    set_attributes(channel, Policy=policy)
+
+    assert examine(case, "queue", "queue policy").status == "problem"
+
+
+def test_the_resource_of_a_policy_can_be_a_pattern(case, channel):
+    allow = statement("arn:aws:sqs:*:123456789012:*", channel.topic_arn)
+    set_attributes(channel, Policy={"Version": "2012-10-17", "Statement": allow})
+
+    assert examine(case, "queue", "queue policy").status == "ok"
+
+
+@pytest.mark.parametrize(
+    "bad", [{"FunctionResponseTypes": []}, {"State": "Disabling"}, {"State": "Disabled"}]
+)
+def test_each_function_is_looked_at_and_not_only_the_first_one(case, bad):
+    good = {
+        "FunctionArn": "arn:aws:lambda:eu-west-1:123456789012:function:a",
+        "State": "Enabled",
+        "FunctionResponseTypes": ["ReportBatchItemFailures"],
+        "ScalingConfig": {"MaximumConcurrency": 10},
+    }
+    case.found = {"QueueArn": "arn:aws:sqs:eu-west-1:123456789012:products"}
+    case.asked = lambda *_, **__: {"EventSourceMappings": [good, good | bad]}
+
+    assert examine(case, "Lambda").status == "problem"
+
+
+def test_the_slowest_function_counts(case):
+    queue = "arn:aws:sqs:eu-west-1:123456789012:products"
+    case.found = {"QueueArn": queue, "VisibilityTimeout": "60"}
+    case.functions = ["slow", "quick"]
+    case.asked = lambda *_, **named: {"Timeout": {"slow": 30, "quick": 10}[named["FunctionName"]]}
+
+    assert examine(case, "Lambda timeout").status == "warning"

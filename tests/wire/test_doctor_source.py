@@ -18,6 +18,7 @@ from change_events import (
     MemorySink,
     RedisSink,
     SQLiteSink,
+    Worker,
 )
 from change_events._operations.checkup import Case, Finding, SkippedError
 from change_events._operations.doctor import OF_A_CACHE, Check, doctor
@@ -434,6 +435,7 @@ def test_a_date_that_is_not_one_is_not_compared(case, source):
     source.answer = lambda id: Answer(0)
     case.compare_clock("SQS", None)
     case.compare_clock("SQS", "yesterday")
+    case.compare_clock("SQS", "Thu, 99999999999999999999 Jan 1970 00:00:00 GMT")
 
     assert examine(case, "clock") == Finding("skipped", "nobody told the time")
 
@@ -493,3 +495,30 @@ def test_what_a_check_raises_is_shown_with_its_type(case):
 
     assert (checks["sink"].status, checks["sink"].seen) == ("problem", "KeyError: 'p1'")
     assert checks["source"].status == "ok"
+
+
+class FindsAll:
+    """A fetcher that finds every id."""
+
+    def fetch(self, id, /, *, etag=None):
+        return Found({"id": id})
+
+
+def test_a_source_that_finds_everything_is_a_problem_although_no_id_is_known(case):
+    case.fetcher, case.known_id = FindsAll(), None
+
+    assert examine(case, "deleted entity").status == "problem"
+
+
+def test_the_clock_that_is_farthest_off_counts(case):
+    case.fetcher, case.offsets = FindsAll(), {"SQS": -400.0, "the source": 2.0}
+
+    assert examine(case, "clock").status == "warning"
+
+
+def test_a_topic_that_is_named_comes_before_the_worker_s():
+    one, other = (f"arn:aws:sns:eu-west-1:123456789012:{name}" for name in ("one", "other"))
+    url = "https://sqs.eu-west-1.amazonaws.com/123456789012/q"
+    worker = Worker(url, fetcher=FindsAll(), sink=MemorySink(), topic_arn=one)
+
+    assert Case.of(worker, topic_arn=other).topic_arn == other

@@ -278,6 +278,10 @@ def test_a_token_that_has_no_utf_8_is_an_error(shop):
         ({"results": IDS, "meta": {"next_token": "x"}}, "meta.next_token"),
         ({"value": IDS, "@odata.nextLink": "/2"}, "@odata.nextLink"),
         ({"results": IDS, "_links": {"next": {"href": "/2"}}}, "_links.next"),
+        (
+            {"data": IDS, "meta": {"pagination": {"links": {"next": "/2"}}}},
+            "meta.pagination.links.next",
+        ),
     ],
 )
 def test_a_next_page_that_no_setting_reads_is_an_error(shop, body, path):
@@ -289,11 +293,33 @@ def test_a_next_page_that_no_setting_reads_is_an_error(shop, body, path):
 
 
 @pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        ({"data": IDS, "has_more": True}, "has_more"),
+        (
+            {"nodes": IDS, "pageInfo": {"hasNextPage": True, "endCursor": "x"}},
+            "pageInfo.hasNextPage",
+        ),
+        ({"content": IDS, "number": 0, "last": False}, "last"),
+    ],
+)
+def test_more_entities_that_no_setting_asks_for_are_an_error(shop, body, path):
+    shop.answer = answering(body)
+
+    with pytest.raises(ListingError, match=f"says at '{path}' that there are more: say how"):
+        HTTPListing(shop.url).page(None)
+
+
+@pytest.mark.parametrize(
     "body",
     [
         {"next": None, "results": IDS},
         {"results": IDS, "meta": {"next": ""}},
         {"results": IDS, "nextdoor": "x"},
+        {"data": IDS, "has_more": False},
+        {"content": IDS, "last": True},
+        {"results": IDS, "last": "p3", "more": 0},
+        {"results": IDS, "a": {"b": {"c": {"d": {"next": "x"}}}}},
     ],
 )
 def test_a_last_page_can_name_no_next_page(shop, body):

@@ -9,13 +9,20 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from verification.harness import ROOT
 from verification.harness.docs import EXPLANATION, git
 
 CONSUMER = ("src/change_events/_consumer", "src/change_events/_event.py")
 PRODUCER = ("src/change_events/_producer",)
-WORKER = (*CONSUMER, "src/change_events/_source", "src/change_events/sinks")
+SOURCE = ROOT / "src" / "change_events" / "_source"
+FETCHER = tuple(
+    each.relative_to(ROOT).as_posix()
+    for each in sorted(SOURCE.glob("*.py"))
+    if each.name not in {"items.py", "listing.py"}
+)
+WORKER = (*CONSUMER, *FETCHER, "src/change_events/sinks")
 BOTH = (*CONSUMER, *PRODUCER)
-OPERATIONS = (*WORKER, "src/change_events/_operations")
+OPERATIONS = (*WORKER, "src/change_events/_source", "src/change_events/_operations")
 WALK = (
     "verification/proof/effects.py",
     "verification/proof/exhaustive.py",

@@ -140,7 +140,7 @@ class Case:
         """Note how far the `Date` of an answer that came just now is ahead of our clock."""
         try:
             told = parsedate_to_datetime(date or "").timestamp()
-        except ValueError:
+        except (ValueError, OverflowError):
             return
         self.offsets[whose] = told - self.now()
 

@@ -42,6 +42,15 @@ Keys for a next page, their letters in lower case. A listing that does not read 
 end with its first page, and nobody would notice.
 """
 
+_MORE = {
+    **dict.fromkeys(("more", "hasmore", "hasnext", "hasnextpage", "istruncated"), True),
+    "last": False,
+}
+"""Likewise, keys whose value says that there are more pages, but not where."""
+
+_DEEPEST = 4
+"""How many objects are around such a key, at most."""
+
 
 class HTTPListing:
     """
@@ -220,11 +229,8 @@ class HTTPListing:
         if self._parameter is not None:
             return last[0] if last else None
         link = next_link(answer.headers.get("Link"))
-        if link is None and (key := _unread_next(body)):
-            raise ListingError(
-                f"{what} has no Link header, but names a next page at {key!r}: say next={key!r}; "
-                "and also cursor=, the parameter that it is for, if it is not a URL"
-            )
+        if link is None and (unread := _unread_next(body)):
+            raise ListingError(f"{what} has no Link header, but {unread}")
         return link
 
     def _absolute(self, url: str, target: str, what: str) -> str:
@@ -268,21 +274,24 @@ def _json(answer: Answer, what: str, also: Collection[str]) -> tuple[Any, bool]:
             raise ListingError(str(error)) from error
 
 
-def _unread_next(body: object) -> str | None:
-    """Return the path of what looks like a next page; None: nothing does."""
-    if not isinstance(body, dict):
+def _unread_next(body: object, within: str = "", depth: int = _DEEPEST) -> str | None:
+    """Return what a page says about a next one, and what to do about it; None: it says nothing."""
+    if not isinstance(body, dict) or not depth:
         return None
-    inner: dict[str, Any] = {
-        f"{key}.{name}": value
-        for key, each in body.items()
-        if isinstance(each, dict)
-        for name, value in each.items()
-    }
-    every: dict[str, Any] = body | inner
-    for path, value in every.items():
-        name = path.rpartition(".")[2] if path in inner else path
-        if value and "".join(filter(str.isalpha, name.lower())) in _NEXT:
-            return path
+    for key, value in body.items():
+        path, name = within + key, "".join(filter(str.isalpha, key.lower()))
+        if value and name in _NEXT:
+            return (
+                f"names a next page at {path!r}: say next={path!r}; and also cursor=, the "
+                "parameter that it is for, if it is not a URL"
+            )
+        if isinstance(value, bool) and _MORE.get(name) is value:
+            return (
+                f"says at {path!r} that there are more: say how to ask for them, with next= or "
+                "cursor=, or write a listing of your own"
+            )
+        if unread := _unread_next(value, f"{path}.", depth - 1):
+            return unread
     return None
 
 
