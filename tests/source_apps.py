@@ -442,6 +442,43 @@ class BulkIsAnObject(Service):
         return {"products": super().many(ids)}
 
 
+class BulkIsCached(Service):
+    """Answers a bulk GET from a cache for good."""
+
+    def many(self, ids):
+        self.cache = getattr(self, "cache", {})
+        answer = json.dumps(super().many(ids))
+        return json.loads(self.cache.setdefault(tuple(sorted(ids)), answer))
+
+
+class ListIsCached(Service):
+    """Answers each page of its list from a cache for good."""
+
+    def listed(self, query):
+        self.cache = getattr(self, "cache", {})
+        return json.loads(self.cache.setdefault(str(query), json.dumps(super().listed(query))))
+
+
+class VersionTag(Service):
+    """Makes its ETag of a version, which is 1 again after a deletion."""
+
+    def save(self, id):
+        self.versions = getattr(self, "versions", {})
+        self.versions[id] = self.versions.get(id, 0) + 1
+        super().save(id)
+
+    def delete(self, id):
+        self.versions.pop(id, None)
+        super().delete(id)
+
+    def present(self, entity, asked):
+        self.version = self.versions[entity["id"]]
+        return super().present(entity, asked)
+
+    def tag(self, body):
+        return f'"{self.version}"'
+
+
 class HasOthers(Service):
     """Has entities that the contract did not save, first in its list."""
 

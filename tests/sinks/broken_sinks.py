@@ -459,3 +459,52 @@ class Plain:
 class OwnClock(MemorySink):
     def __init__(self, **settings):
         super().__init__()
+
+
+class PurgesTheRevived(MemorySink):
+    """It notes when an entity was deleted, and does not forget that when it comes again."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self._deleted_at = {}
+
+    def apply(self, id, change, /, *, if_version):
+        done = super().apply(id, change, if_version=if_version)
+        if done and isinstance(change, Gone):
+            self._deleted_at[id] = self._clock()
+        return done
+
+    def purge(self, *, older_than=14 * 86_400.0):
+        for id, at in self._deleted_at.items():
+            if at < self._clock() - older_than:
+                self._rows.pop(id, None)
+
+
+class _ChecksFirst(MemorySink):
+    """It compares before it applies such a change, and not at the same time."""
+
+    change = Gone
+
+    def apply(self, id, change, /, *, if_version):
+        if isinstance(change, self.change):
+            if self.entry(id).version != if_version:
+                return False
+            time.sleep(0.001)
+            if_version = self.entry(id).version
+        return super().apply(id, change, if_version=if_version)
+
+
+class ChecksThenDeletes(_ChecksFirst):
+    change = Gone
+
+
+class ChecksThenTouches(_ChecksFirst):
+    change = Unchanged
+
+
+class NamesOneOfAlike(MemorySink):
+    """It goes on after an id by an order that mistakes upper for lower case."""
+
+    def ids(self, *, after=None, limit=1000):
+        ids = sorted((id for id, _ in self.items()), key=str.casefold)
+        return [id for id in ids if after is None or id.casefold() > after.casefold()][:limit]

@@ -110,6 +110,10 @@ def run_contract(pytester):
         ("MistakesStateForAnEntry", "test_state_is_not_an_entity"),
         ("PurgesState", "test_state_is_kept_by_a_purge"),
         ("ChecksThenWrites", "test_of_many_threads_with_one_version_one_wins"),
+        ("ChecksThenDeletes", "test_whatever_looks_with_one_version_find_one_wins[gone]"),
+        ("ChecksThenTouches", "test_whatever_looks_with_one_version_find_one_wins[unchanged]"),
+        ("PurgesTheRevived", "test_purge_keeps_what_was_found_again"),
+        ("NamesOneOfAlike", "test_pages_of_one_id_keep_ids_apart"),
         ("PurgesTheYoung", "test_purge_refuses_the_young[13.9]"),
         ("PurgesWhatLives", "test_purge_forgets_tombstones_older_than_any_event"),
         ("NeverPurges", "test_purge_forgets_tombstones_older_than_any_event"),
@@ -207,7 +211,7 @@ def test_for_the_smallest_sink_only_tests_of_missing_methods_are_skipped(run_con
 def test_tests_that_need_old_entries_are_skipped_for_a_sink_without_the_clock(run_contract):
     result = run_contract(IN_MEMORY.format(name="OwnClock"))
 
-    assert result.parseoutcomes()["skipped"] == 8
+    assert result.parseoutcomes()["skipped"] == 9
     result.stdout.fnmatch_lines("*does not ask the fixture 'clock' for the time*")
 
 

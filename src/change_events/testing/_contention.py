@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
-from change_events._event import Found
+from change_events._event import Found, Gone, Unchanged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from threading import Barrier
 
     from change_events.typing import Sink
 
-Win: TypeAlias = tuple[int, Found[Any]]
+Change: TypeAlias = Found[Any] | Unchanged | Gone
+"""What a look finds."""
+
+Win: TypeAlias = tuple[int, Change]
 """A change that was applied, and the version that it was applied to."""
 
 _shared: Barrier
@@ -31,7 +34,7 @@ MOST_LOST = 10_000
 """Other looks cannot beat a change so often in a row: then the sink refuses everything."""
 
 
-def contend_in_threads(sink: Sink[Any], changes: list[list[Found[Any]]]) -> list[Win]:
+def contend_in_threads(sink: Sink[Any], changes: Sequence[Sequence[Change]]) -> list[Win]:
     """Apply each list of changes in a thread of its own. The lists have the same length."""
     barrier = threading.Barrier(len(changes))
     with threads_that_switch_often(), ThreadPoolExecutor(len(changes)) as pool:
@@ -39,7 +42,7 @@ def contend_in_threads(sink: Sink[Any], changes: list[list[Found[Any]]]) -> list
 
 
 def contend_in_processes(
-    open_again: Callable[[], Sink[Any]], changes: list[list[Found[Any]]]
+    open_again: Callable[[], Sink[Any]], changes: Sequence[Sequence[Change]]
 ) -> list[Win]:
     """Apply each list of changes in a process of its own, which opens the sink."""
     spawn = multiprocessing.get_context("spawn")  # a fork would inherit what can't be pickled
@@ -59,7 +62,7 @@ def opened(open_again: Callable[[], Sink[Any]]) -> Iterator[Sink[Any]]:
             sink.close()
 
 
-def _contend(sink: Sink[Any], barrier: Barrier, changes: list[Found[Any]]) -> list[Win]:
+def _contend(sink: Sink[Any], barrier: Barrier, changes: Sequence[Change]) -> list[Win]:
     """Apply each change to `p1`. All contenders apply theirs to the same version at first."""
     won: list[Win] = []
     with aborting(barrier):
@@ -71,7 +74,7 @@ def _contend(sink: Sink[Any], barrier: Barrier, changes: list[Found[Any]]) -> li
     return won
 
 
-def _apply(sink: Sink[Any], change: Found[Any], version: int) -> int:
+def _apply(sink: Sink[Any], change: Change, version: int) -> int:
     """Apply the change again and again until no other look gets in between; return to what."""
     for _ in range(MOST_LOST):
         if sink.apply("p1", change, if_version=version):
@@ -86,7 +89,7 @@ def _share(barrier: Barrier) -> None:  # pragma: no cover  # coverage does not s
 
 
 def _open_and_contend(
-    open_again: Callable[[], Sink[Any]], changes: list[Found[Any]]
+    open_again: Callable[[], Sink[Any]], changes: Sequence[Change]
 ) -> list[Win]:  # pragma: no cover  # as above
     with aborting(_shared), opened(open_again) as sink:
         return _contend(sink, _shared, changes)

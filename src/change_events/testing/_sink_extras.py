@@ -61,6 +61,18 @@ class NamingRules(SinkUnderTest):
 
         assert sorted(named) == sorted(cached)
 
+    def test_pages_of_one_id_keep_ids_apart(self, sink: Any) -> None:
+        require(sink, "ids", NO_IDS)
+        for n, id in enumerate(AWKWARD_IDS):
+            self.look(sink, "found", n, id=id)
+
+        named: list[str] = []
+        while page := sink.ids(after=named[-1] if named else None, limit=1):
+            named += page
+            assert len(named) <= len(AWKWARD_IDS), "more ids were named than are cached"
+
+        assert sorted(named) == sorted(AWKWARD_IDS)
+
     def test_pages_go_on_after_an_id_that_is_gone_meanwhile(self, sink: Any) -> None:
         require(sink, "ids", NO_IDS)
         self.keep_two_of_four(sink)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from change_events._event import Entry, Found, Gone
+from change_events._event import Entry, Found, Gone, Unchanged
 from change_events.testing._contention import contend_in_processes, contend_in_threads, opened
 from change_events.testing._sink_extras import (
     BulkRules,
@@ -163,6 +163,16 @@ class _SharingRules(SinkUnderTest):
     def test_of_many_threads_with_one_version_one_wins(self, sink: Sink[Any]) -> None:
         self._check_wins(sink, contend_in_threads(sink, self._changes_of(THREADS)))
 
+    @pytest.mark.parametrize("other", [Gone(), Unchanged()], ids=["gone", "unchanged"])
+    def test_whatever_looks_with_one_version_find_one_wins(
+        self, sink: Sink[Any], other: Gone | Unchanged
+    ) -> None:
+        self.look(sink, "found", 0)
+        others, *found = self._changes_of(THREADS)
+        wins = contend_in_threads(sink, [[other for _ in others], *found])
+
+        self._check_versions(wins)
+
     def test_of_many_processes_with_one_version_one_wins(
         self, sink: Sink[Any], open_again: Callable[[], Sink[Any]]
     ) -> None:
@@ -183,10 +193,14 @@ class _SharingRules(SinkUnderTest):
         changes = [Found(self.entity(n), f'"{n}"') for n in range(contenders * ROUNDS)]
         return [changes[number::contenders] for number in range(contenders)]
 
-    def _check_wins(self, sink: Sink[Any], wins: list[Win]) -> None:
+    def _check_versions(self, wins: list[Win]) -> None:
         versions = [version for version, _ in wins]
         assert len(versions) == len(set(versions)), "two looks with the same version were applied"
+
+    def _check_wins(self, sink: Sink[Any], wins: list[Win]) -> None:
+        self._check_versions(wins)
         _, last = max(wins, key=lambda win: win[0])
+        assert isinstance(last, Found)
         assert sink.entry("p1").etag == last.etag
         with contextlib.suppress(pytest.skip.Exception):  # the rest of the test has been done
             assert self.stored(sink, "p1") == last.value
@@ -219,6 +233,15 @@ class _PurgeRules(SinkUnderTest):
         sink.purge()
         assert sink.entry("old") == Entry()
         assert {id: sink.entry(id) for id in kept} == kept
+
+    def test_purge_keeps_what_was_found_again(self, sink: Any, clock: Clock) -> None:
+        require(sink, "purge", NO_PURGE)
+        self.live_through(sink, "found gone found")
+        before = sink.entry("p1")
+        self.let_pass(clock, 20 * DAY)
+
+        sink.purge()
+        assert sink.entry("p1") == before
 
     def test_no_version_comes_again_after_a_purge(self, sink: Any, clock: Clock) -> None:
         require(sink, "purge", NO_PURGE)

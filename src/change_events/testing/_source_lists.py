@@ -59,6 +59,20 @@ class BulkAnswerRules(SourceUnderTest):
             if text_of(answer[id].value) != text_of(self.found(fetcher, id).value):
                 fail(f"a bulk GET and a GET of {id!r} alone answer different entities", ALIKE)
 
+    def test_a_bulk_get_sees_each_change(
+        self, fetcher: HTTPFetcher, save: Callable[[str], object]
+    ) -> None:
+        _require_bulk(fetcher)
+        ids = [self.saved(save) for _ in range(2)]
+        for _ in range(2):  # the first answer can be kept somewhere
+            save(ids[0])
+            answer = _fetched_many(fetcher, ids)
+            single = self.found(fetcher, ids[0])
+            if ids[0] not in answer or text_of(answer[ids[0]].value) != text_of(single.value):
+                fail(
+                    f"a bulk GET right after a save of {ids[0]!r} answered an earlier state", ALIKE
+                )
+
     def test_a_bulk_get_leaves_out_what_does_not_exist(
         self,
         fetcher: HTTPFetcher,
@@ -115,6 +129,29 @@ class ListRules(SourceUnderTest):
         delete(id)
         if any(id in page.ids for page in _pages(listing)):
             fail(f"the list has {id!r}, which was deleted before it was read", "Leave it out.")
+
+    def test_the_list_sees_each_change(
+        self,
+        fetcher: HTTPFetcher,
+        listing: Listing[Any],
+        save: Callable[[str], object],
+        delete: Callable[[str], object],
+    ) -> None:
+        changed, deleted = self.saved(save), self.saved(save)
+        for _ in _pages(listing):
+            pass
+        save(changed)
+        delete(deleted)
+        new = self.saved(save)
+
+        pages = list(_pages(listing))
+
+        ids = {id for page in pages for id in page.ids}
+        found = {id: each for page in pages for id, each in (page.found or {}).items()}
+        if new not in ids or deleted in ids:
+            fail(f"the list is as it was before {new!r} was saved and {deleted!r} deleted", WHOLE)
+        if changed in found and found[changed].value != self.found(fetcher, changed).value:
+            fail(f"the list has {changed!r} as it was before a save", WHOLE)
 
     def test_the_list_has_what_a_get_finds(
         self, fetcher: HTTPFetcher, listing: Listing[Any], save: Callable[[str], object]
