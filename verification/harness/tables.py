@@ -23,6 +23,13 @@ FETCHER = tuple(
 WORKER = (*CONSUMER, *FETCHER, "src/change_events/sinks")
 BOTH = (*CONSUMER, *PRODUCER)
 OPERATIONS = (*WORKER, "src/change_events/_source", "src/change_events/_operations")
+BACKFILL = tuple(
+    f"src/change_events/_operations/{name}.py"
+    for name in (
+        *("filled", "filling", "listed", "pages", "patience", "reading", "rounds", "state"),
+        *("sweep", "throttle"),
+    )
+)
 WALK = (
     "verification/proof/effects.py",
     "verification/proof/exhaustive.py",
@@ -38,7 +45,7 @@ WALK = (
 
 SPEAKS_OF: dict[str, dict[str, tuple[str, ...]]] = {
     "correctness.md": {
-        "exhaustive": (*BOTH, "src/change_events/_operations", *WALK),
+        "exhaustive": (*BOTH, *BACKFILL, *WALK),
         "field": (*BOTH, "verification/proof/field", "verification/proof/simulation"),
     },
     "chaos.md": {
