@@ -70,6 +70,28 @@ def test_a_refused_mass_deletion_is_logged_once_as_critical(wiped, caplog):
     assert str(wiped.halted) == record.getMessage()
 
 
+def test_of_two_looks_that_are_refused_at_once_one_logs(caplog):
+    others = ["p1"]
+
+    class Turn:
+        """It is another look's turn first."""
+
+        def acquire(self, timeout):
+            if others:
+                id = others.pop()
+                assert deletions.refused(id, sink.entry(id))
+            return True
+
+        def release(self):
+            pass
+
+    sink = full(2)
+    deletions = deletions_of(sink, Guard(min_deleted=1, max_share=0.0), one_at_a_time=Turn())
+
+    assert deletions.refused("p0", sink.entry("p0"))
+    assert [record.action for record in caplog.records] == ["mass_deletion"]
+
+
 def test_a_look_that_is_refused_later_logs_nothing_more(caplog):
     sink = full(2)
     deletions = deletions_of(sink, Guard(min_deleted=1, max_share=0.0))

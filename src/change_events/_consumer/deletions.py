@@ -123,14 +123,14 @@ class Deletions:
     def refused(self, id: str, entry: Entry) -> MassDeletionError | None:
         """Ask the guard about an id that is gone at the source; return an error if it refuses."""
         guard = self._guard
-        was_tripped = guard.tripped
         if not guard.on or (entry.version and not entry.present):  # a tombstone stays one
             return None
         if entry.present:
-            allows = self._allows_deletion(id, entry.version)
+            allows, was_tripped = self._allows_deletion(id, entry.version)
         else:
             is_warm = guard.is_new and self._knows_ids()
             with self._lock:
+                was_tripped = guard.tripped
                 allows = guard.allows_unknown(id, is_warm=is_warm)
                 warns = guard.warns()
             if warns:
@@ -152,7 +152,9 @@ class Deletions:
         with self._lock:
             self._guard.found(cached=cached)
 
-    def _allows_deletion(self, id: str, version: int) -> bool:
+    def _allows_deletion(self, id: str, version: int) -> tuple[bool, bool]:
+        """Return whether the guard allows it, and whether it had refused one before."""
+
         def ask() -> bool:
             with self._lock:
                 few = self._guard.few
@@ -162,10 +164,11 @@ class Deletions:
 
         # What is counted is stored before the deletion: a crash must not make it forgotten.
         with self._exclusively():
+            was_tripped = self._guard.tripped
             allows = self._with_state(ask)
             if allows:
                 self._allowed.append(id)
-        return allows
+        return allows, was_tripped
 
     @contextmanager
     def _exclusively(self) -> Iterator[None]:
