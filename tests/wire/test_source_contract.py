@@ -297,6 +297,7 @@ def test_a_service_that_does_everything_right_passes(run_contract):
         ("Lagging", "a_change_is_seen_at_once", "It was just saved. Read where commits go"),
         ("VersionTag", "an_entity_that_comes_again", '304 for * to the ETag "1" from before it'),
         ("ListIsCached", "the_list_sees_each_change", "the list is as it was before '"),
+        ("ListHasOldEntities", "the_list_sees_each_change", "' as it was before a save"),
         ("ListIsEmpty", "the_list_names_each_entity_once", "the list lacks '"),
         ("ListLacksOne", "the_list_names_each_entity_once", "the list lacks '"),
         ("ListHasOneTwice", "the_list_names_each_entity_once", "the list has '*' on two pages"),

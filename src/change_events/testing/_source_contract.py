@@ -245,17 +245,17 @@ class _FreshnessRules(SourceUnderTest):
         delete: Callable[[str], object],
     ) -> None:
         id = self.saved(save)
-        before = self.found(fetcher, id)
-        etag = _etag(before)
-        delete(id)
-        try:
-            save(id)
-        except Exception:  # of any kind: the service's own
-            pytest.skip("the service saves nothing under the id of a deleted entity")
-        if self.found(fetcher, id).value != before.value and isinstance(
-            fetched(fetcher, id, SHOW, etag), Unchanged
-        ):
-            fail(f"304 for {id!r} to the ETag {etag:.80} from before it was deleted", HONEST)
+        for _ in range(ROUNDS):
+            before = self.found(fetcher, id)
+            etag = _etag(before)
+            delete(id)
+            try:
+                save(id)
+            except Exception:  # of any kind: the service's own
+                pytest.skip("the service saves nothing under the id of a deleted entity")
+            changed = self.found(fetcher, id).value != before.value
+            if changed and isinstance(fetched(fetcher, id, SHOW, etag), Unchanged):
+                fail(f"304 for {id!r} to the ETag {etag:.80} from before it was deleted", HONEST)
 
 
 class SourceContract(_EntityRules, _GoneRules, _FreshnessRules, BulkAnswerRules, ListRules):
