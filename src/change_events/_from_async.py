@@ -101,7 +101,7 @@ def from_async(given: Any, /, *, loop: asyncio.AbstractEventLoop | None = None) 
 
 
 class _FromAsync:
-    """Each object has a class of its own: Python looks for what a protocol names there, too."""
+    """What `from_async` returns: for each given object, of a subclass that has its members."""
 
     def __init__(self, given: object) -> None:
         self._given = given

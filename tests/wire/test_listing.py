@@ -278,6 +278,8 @@ def test_a_token_that_has_no_utf_8_is_an_error(shop):
         ({"results": IDS, "meta": {"next_token": "x"}}, "meta.next_token"),
         ({"value": IDS, "@odata.nextLink": "/2"}, "@odata.nextLink"),
         ({"results": IDS, "_links": {"next": {"href": "/2"}}}, "_links.next"),
+        ({"data": IDS, "has_more": True, "next_page": "/2"}, "next_page"),
+        ({"data": IDS, "meta": {"next": "/2"}, "next_url": "/2"}, "next_url"),
         (
             {"data": IDS, "meta": {"pagination": {"links": {"next": "/2"}}}},
             "meta.pagination.links.next",

@@ -23,12 +23,17 @@ FETCHER = tuple(
 WORKER = (*CONSUMER, *FETCHER, "src/change_events/sinks")
 BOTH = (*CONSUMER, *PRODUCER)
 OPERATIONS = (*WORKER, "src/change_events/_source", "src/change_events/_operations")
-BACKFILL = tuple(
-    f"src/change_events/_operations/{name}.py"
-    for name in (
-        *("filled", "filling", "listed", "pages", "patience", "reading", "rounds", "state"),
-        *("sweep", "throttle"),
-    )
+BACKFILL = (
+    "src/change_events/_operations/filled.py",
+    "src/change_events/_operations/filling.py",
+    "src/change_events/_operations/listed.py",
+    "src/change_events/_operations/pages.py",
+    "src/change_events/_operations/patience.py",
+    "src/change_events/_operations/reading.py",
+    "src/change_events/_operations/rounds.py",
+    "src/change_events/_operations/state.py",
+    "src/change_events/_operations/sweep.py",
+    "src/change_events/_operations/throttle.py",
 )
 WALK = (
     "verification/proof/effects.py",

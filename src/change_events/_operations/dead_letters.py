@@ -249,17 +249,13 @@ class Redrive:
     def __post_init__(self) -> None:
         self._told = self.threads.clock()
 
-    @property
-    def _fifo(self) -> bool:
-        return self.settings.queue_url.endswith(".fifo")
-
     def work(self) -> RedriveReport:
         """Redrive until the queue is empty; in the end hand back what is left in hand."""
         stopped = None
         try:
             while self._receive() and not self.dry_run:
                 self._look()
-                if self._room and not self._fifo:  # more than one receive brought nothing
+                if self._room and not self.hand.is_fifo:  # more than one receive brought nothing
                     break
         except StoppedError as error:
             stopped = error.cause
@@ -355,7 +351,7 @@ class Redrive:
             self.hand.settle([], flush=True)
         except Exception as error:
             raise StoppedError(error) from error
-        if self._fifo:  # a letter in hand holds back the later ones of its group
+        if self.hand.is_fifo:
             self.hand.hand_back()
 
     def _settle(self, letters: Sequence[Letter], stop: threading.Event) -> None:

@@ -89,7 +89,7 @@ def drop(
                     reasons[message.message_id] = reason or UNVERIFIED
                 if not dry_run:
                     hand.settle([message.message_id])
-            if queue_url.endswith(".fifo"):  # a letter in hand holds back its group's later ones
+            if hand.is_fifo:
                 hand.settle([], flush=True)
         hand.settle([], flush=True)
     finally:

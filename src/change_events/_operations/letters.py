@@ -112,6 +112,11 @@ class Hand:
     def __len__(self) -> int:
         return len(self._handles)
 
+    @property
+    def is_fifo(self) -> bool:
+        """True if a letter in hand holds back the later ones of its group."""
+        return self._queue.url.endswith(".fifo")
+
     def receive(self, most: int) -> tuple[Sequence[Message], bool]:
         """
         Receive up to ten letters.

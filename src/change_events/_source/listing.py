@@ -42,11 +42,8 @@ Keys for a next page, their letters in lower case. A listing that does not read 
 end with its first page, and nobody would notice.
 """
 
-_MORE = {
-    **dict.fromkeys(("more", "hasmore", "hasnext", "hasnextpage", "istruncated"), True),
-    "last": False,
-}
-"""Likewise, keys whose value says that there are more pages, but not where."""
+_MORE = {"more", "hasmore", "hasnext", "hasnextpage", "istruncated"}
+"""Likewise, keys that are true if there are more pages, and do not say where."""
 
 _DEEPEST = 4
 """How many objects are around such a key, at most."""
@@ -274,25 +271,31 @@ def _json(answer: Answer, what: str, also: Collection[str]) -> tuple[Any, bool]:
             raise ListingError(str(error)) from error
 
 
-def _unread_next(body: object, within: str = "", depth: int = _DEEPEST) -> str | None:
+def _unread_next(body: object) -> str | None:
     """Return what a page says about a next one, and what to do about it; None: it says nothing."""
-    if not isinstance(body, dict) or not depth:
-        return None
-    for key, value in body.items():
-        path, name = within + key, "".join(filter(str.isalpha, key.lower()))
+    keys = list(_keys(body))
+    for path, name, value in keys:
         if value and name in _NEXT:
             return (
                 f"names a next page at {path!r}: say next={path!r}; and also cursor=, the "
                 "parameter that it is for, if it is not a URL"
             )
-        if isinstance(value, bool) and _MORE.get(name) is value:
+    for path, name, value in keys:
+        if (value is True and name in _MORE) or (value is False and name == "last"):
             return (
                 f"says at {path!r} that there are more: say how to ask for them, with next= or "
                 "cursor=, or write a listing of your own"
             )
-        if unread := _unread_next(value, f"{path}.", depth - 1):
-            return unread
     return None
+
+
+def _keys(body: object, within: str = "", depth: int = _DEEPEST) -> Iterator[tuple[str, str, Any]]:
+    """Yield the keys in objects: the path, the letters in lower case, and the value of each."""
+    if isinstance(body, dict) and depth:
+        for key, value in body.items():
+            yield within + key, "".join(filter(str.isalpha, key.lower())), value
+        for key, value in body.items():
+            yield from _keys(value, f"{within}{key}.", depth - 1)
 
 
 def listing_of(source: object, page_size: int = 100) -> Listing[Any]:

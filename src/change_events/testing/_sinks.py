@@ -18,9 +18,9 @@ from change_events.testing._sink_extras import (
 from change_events.testing._sink_under_test import AWKWARD_IDS, DAY, Clock, SinkUnderTest, require
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from change_events.testing._contention import Win
+    from change_events.testing._contention import Change, Win
     from change_events.typing import Sink
 
 THREADS = 6
@@ -168,10 +168,9 @@ class _SharingRules(SinkUnderTest):
         self, sink: Sink[Any], other: Gone | Unchanged
     ) -> None:
         self.look(sink, "found", 0)
-        others, *found = self._changes_of(THREADS)
-        wins = contend_in_threads(sink, [[other for _ in others], *found])
+        changes: list[Sequence[Change]] = [[other] * ROUNDS, *self._changes_of(THREADS - 1)]
 
-        self._check_versions(wins)
+        self._check_versions(contend_in_threads(sink, changes))
 
     def test_of_many_processes_with_one_version_one_wins(
         self, sink: Sink[Any], open_again: Callable[[], Sink[Any]]
